@@ -1,0 +1,4 @@
+"""The Headrace engine: tokens in, tokens out, batched continuously over paged KV blocks.
+
+Knows no text, no HTTP and no JSON of the API. `server` imports this package; it imports nothing of `server`.
+"""

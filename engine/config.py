@@ -1,0 +1,42 @@
+"""What an engine process is told at its start: one frozen value, with every default in one place."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+AttentionName = Literal["auto", "reference", "cpu"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """Settings of one engine process. Zero or None means: choose for the device at hand."""
+
+    name: str
+    """The model's public name, for log lines."""
+    source: str
+    """Where the weights are: hub id, directory, `.gguf` file, `package://NAME/FILE` or `random://ARCHITECTURE`."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub source."""
+    dtype: Dtype = "auto"
+    """`auto` is what the checkpoint holds, except that a CPU without bf16 arithmetic gets float32."""
+    device: str = "auto"
+    context: int | None = None
+    """Longest prompt plus answer in tokens; None takes the model's own and lowers it if memory is short."""
+    memory: str = "auto"
+    """KV cache budget: `auto`, a fraction of the device's memory like `0.5`, or a size like `4GiB`."""
+    block_size: int = 16
+    """Tokens in a KV block."""
+    max_num_seqs: int = 0
+    """Most sequences in one step."""
+    max_batched_tokens: int = 0
+    """Token budget of one step."""
+    num_blocks: int = 0
+    """Fixes the number of KV blocks, overriding `memory`; for tests and benchmarks."""
+    attention: AttentionName = "auto"
+    fusion: bool = True
+    """Load-time surgery on the transformers model (design: tier 2)."""
+    prefix_cache: bool = True
+    threads: int = 0
+    """CPU threads of the forward pass."""
+    max_queued_requests: int = 1024
+    """Requests waiting for their first step beyond which admission is refused."""

@@ -1,0 +1,150 @@
+"""All that crosses between the API process and an engine process: plain data, encoded with msgpack.
+
+A decoder accepts only the union it was made for: an unknown tag, a missing field or a wrong type is
+`msgspec.DecodeError`, and nothing in a message is ever executed. Frames above `MAX_FRAME_BYTES` are dropped by the
+socket before they are read.
+"""
+
+import msgspec
+
+from engine.sampling_params import SamplingParams
+
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+
+
+class AddRequest(msgspec.Struct, tag="add", frozen=True):
+    """A prompt to be continued `n` times. Outputs come back under (`request_id`, index)."""
+
+    request_id: int
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    n: int = 1
+    salt: bytes = b""
+    """Separates tenants: blocks are shared only between requests of equal salt."""
+
+
+class AbortRequest(msgspec.Struct, tag="abort", frozen=True):
+    """Forget these requests; unknown and finished ids are ignored."""
+
+    request_ids: list[int]
+
+
+class Shutdown(msgspec.Struct, tag="shutdown", frozen=True):
+    """End the engine process now."""
+
+
+Inbound = AddRequest | AbortRequest | Shutdown
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probabilities at one position: the sampled token's, and the top alternatives in falling order."""
+
+    logprob: float
+    top_ids: list[int]
+    top_logprobs: list[float]
+
+
+class SequenceOutput(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one step gave one sequence.
+
+    `finish_reason` is None while the sequence runs, else `stop` (end-of-sequence or stop token, which is in
+    `token_ids`), `length`, or `error` (then `error` says what went wrong and nothing more follows).
+    """
+
+    request_id: int
+    index: int = 0
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprobs] | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+    error_param: str | None = None
+    num_cached_tokens: int = 0
+    """Prompt tokens that the prefix cache spared; meaningful from the first output on."""
+
+
+class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Counters and gauges of the engine at one moment. Counters only grow."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    blocks_total: int = 0
+    blocks_free: int = 0
+    blocks_cached: int = 0
+    """Blocks nobody owns whose content can still be hit; not counted in `blocks_free`."""
+    blocks_owned: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    """Prompt tokens computed, without those the prefix cache spared."""
+    cached_tokens: int = 0
+    generation_tokens: int = 0
+    preemptions: int = 0
+    aborted: int = 0
+    failed: int = 0
+
+
+class StepOutputs(msgspec.Struct, tag="outputs", frozen=True):
+    """All outputs of one step, in one message. With no outputs it is the heartbeat of an idle engine."""
+
+    outputs: list[SequenceOutput]
+    stats: EngineStats
+
+
+class Loading(msgspec.Struct, tag="loading", frozen=True, omit_defaults=True):
+    """Progress of a load: `stage` is a short phrase, `fraction` 0 to 1 where it can be told."""
+
+    stage: str
+    fraction: float | None = None
+
+
+class LoadFailed(msgspec.Struct, tag="load_failed", frozen=True, omit_defaults=True):
+    """The model cannot be loaded; the engine process ends after this."""
+
+    message: str
+    hint: str | None = None
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """What a loaded engine is and can do."""
+
+    name: str
+    model_dir: str
+    """Local directory with config.json, tokenizer files and chat template."""
+    architecture: str
+    context: int
+    vocab_size: int
+    """Width of the logits."""
+    eos_token_ids: list[int]
+    device: str
+    dtype: str
+    attention: str
+    block_size: int
+    num_blocks: int
+    max_num_seqs: int
+    weights_bytes: int
+    kv_bytes: int
+    num_parameters: int
+    load_seconds: float
+    generation_defaults: dict[str, float | int]
+    """Sampling values the model's generation_config.json names; whether they apply is the server's decision."""
+    numerics: str
+    """Names everything that can change the numbers: dtype, device, attention, fusion, library versions."""
+    notes: list[str]
+    """Lines the operator should see: a lowered context, a fusion that did not fit."""
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens the KV cache can hold."""
+        return self.block_size * self.num_blocks
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    """The model is loaded and requests may come."""
+
+    info: EngineInfo
+
+
+Outbound = StepOutputs | Loading | LoadFailed | Ready
+
+encode = msgspec.msgpack.Encoder().encode
+decode_inbound = msgspec.msgpack.Decoder(Inbound).decode
+decode_outbound = msgspec.msgpack.Decoder(Outbound).decode

@@ -1,0 +1,1 @@
+"""The Headrace server: text, HTTP, the API contract and the fleet of engine processes."""
