@@ -1,0 +1,111 @@
+"""How a transformers model reaches our attention: a name in its AttentionInterface, and one ambient step.
+
+transformers calls the attention function of every layer with q, k and v of all packed tokens. What it cannot pass, the
+step's block tables and the layer's cache, stands in an `AttentionStep` that is active while the forward runs.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from transformers import AttentionInterface
+
+from engine.forward_batch import ForwardBatch
+from engine.kv_cache import LayerCache, LayerShape
+
+ATTENTION_NAME = "headrace"
+"""Has no entry in transformers' mask registry, so no mask is ever built for it."""
+
+
+class AttentionBackend(Protocol):
+    """Plan once a step, run once a layer."""
+
+    def plan(self, batch: ForwardBatch) -> None:
+        """Prepare what all layers of this step share."""
+
+    def run(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        cache: LayerCache,
+        *,
+        scaling: float,
+        softcap: float | None,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Write k `[KV, T, Dk]` and v `[KV, T, Dv]` to the step's slots, attend with q `[H, T, Dk]`.
+
+        Returns `[T, H, Dv]`. `window` is the number of newest tokens a query sees, itself included.
+        """
+
+
+class _Step:
+    backend: AttentionBackend | None = None
+    caches: dict[int, LayerCache] | None = None
+    probe: dict[int, LayerShape] | None = None
+
+
+_step = _Step()
+
+
+@contextmanager
+def attention_step(backend: AttentionBackend, caches: dict[int, LayerCache], batch: ForwardBatch) -> Iterator[None]:
+    """Make `backend` serve the attention layers of the forward that runs inside."""
+    assert _step.backend is None and _step.probe is None, "attention steps do not nest"
+    backend.plan(batch)
+    _step.backend, _step.caches = backend, caches
+    try:
+        yield
+    finally:
+        _step.backend = _step.caches = None
+
+
+@contextmanager
+def probe_layers() -> Iterator[dict[int, LayerShape]]:
+    """Inside, attention computes nothing and notes the shape of each layer's keys and values.
+
+    One forward of one token thus tells the cache layout of any architecture, without reading its configuration.
+    """
+    assert _step.backend is None and _step.probe is None, "attention steps do not nest"
+    _step.probe = {}
+    try:
+        yield _step.probe
+    finally:
+        _step.probe = None
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention function: query `[1, H, T, D]`, key and value `[1, KV, T, D]`; returns `[1, T, H, D]`."""
+    layer = module.layer_idx
+    assert isinstance(layer, int) and query.shape[0] == 1 and attention_mask is None
+    if _step.probe is not None:
+        _step.probe[layer] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1])
+        return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1]), None
+    assert _step.backend is not None and _step.caches is not None, "attention outside a step"
+    output = _step.backend.run(
+        query[0],
+        key[0],
+        value[0],
+        _step.caches[layer],
+        scaling=scaling if scaling is not None else query.shape[-1] ** -0.5,
+        softcap=softcap,
+        window=sliding_window,
+    )
+    return output.unsqueeze(0), None
+
+
+def register() -> None:
+    """Make `ATTENTION_NAME` known to transformers. Idempotent."""
+    AttentionInterface.register(ATTENTION_NAME, _attention)

@@ -1,0 +1,70 @@
+"""Which device and dtype the engine computes on, and the one way host data gets there."""
+
+import logging
+import os
+
+import numpy as np
+import psutil
+import torch
+
+from engine.config import Dtype
+from engine.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def select_device(name: str) -> torch.device:
+    """`auto` is the first CUDA device, else the CPU. Raises ConfigError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: {name!r} is not a device", hint="use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ConfigError(f"device: {name} was asked for, but this machine has {count} usable CUDA devices")
+        return torch.device("cuda", device.index or 0)
+    if device.type != "cpu":
+        raise ConfigError(f"device: {name!r} is not supported", hint="use auto, cpu, cuda or cuda:N")
+    return device
+
+
+def select_dtype(asked: Dtype, checkpoint: torch.dtype, device: torch.device) -> torch.dtype:
+    """Resolve `auto`: what the checkpoint holds, in bfloat16 rather than float32 where the device computes in it."""
+    if asked != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[asked]
+    if device.type == "cpu":
+        # Without AVX512 oneDNN emulates bf16, which is slower than float32.
+        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return torch.bfloat16 if checkpoint == torch.float32 else checkpoint
+
+
+def set_threads(threads: int) -> int:
+    """Bound the CPU threads of this process; 0 takes every core this process may use. The number chosen."""
+    chosen = threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(chosen)
+    return chosen
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes the device has."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return int(psutil.virtual_memory().total)
+
+
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Copy a host array to the device without waiting for it; on the CPU, share its memory."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,129 @@
+"""The memory of the paged KV cache: one pair of tensors per attention layer, laid out as the backend wants it."""
+
+from dataclasses import dataclass
+
+import torch
+
+from engine.config import EngineConfig
+from engine.device import available_memory, total_memory
+from engine.errors import ConfigError, ModelLoadError
+
+GIB = 1024**3
+CPU_SHARE = 0.4
+"""Of the memory that is left beside the weights; the rest is for activations and the page cache."""
+CUDA_SHARE = 0.92
+CPU_CONTEXTS = 16
+"""On a CPU, more full-length contexts than this are not worth memory that others may want."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """Widths of one layer's keys and values, per token."""
+
+    num_kv_heads: int
+    k_dim: int
+    v_dim: int
+
+    @property
+    def elements(self) -> int:
+        """Numbers stored per token."""
+        return self.num_kv_heads * (self.k_dim + self.v_dim)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """One layer's blocks: keys `[num_kv_heads, num_slots, k_dim]` and values `[num_kv_heads, num_slots, v_dim]`.
+
+    A slot is `block * block_size + offset`; block 0 is the null block that padding rows write to.
+    """
+
+    k: torch.Tensor
+    v: torch.Tensor
+
+
+def bytes_per_token(shapes: dict[int, LayerShape], dtype: torch.dtype) -> int:
+    """Memory of one token's keys and values over all layers."""
+    return sum(shape.elements for shape in shapes.values()) * dtype.itemsize
+
+
+def allocate(
+    shapes: dict[int, LayerShape], *, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+) -> dict[int, LayerCache]:
+    """Zeroed cache for `num_blocks` blocks and the null block, by layer index."""
+    num_slots = (num_blocks + 1) * block_size
+
+    def zeros(heads: int, dim: int) -> torch.Tensor:
+        return torch.zeros(heads, num_slots, dim, dtype=dtype, device=device)
+
+    return {
+        layer: LayerCache(zeros(shape.num_kv_heads, shape.k_dim), zeros(shape.num_kv_heads, shape.v_dim))
+        for layer, shape in shapes.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSize:
+    """How many blocks fit, and the context that follows from it."""
+
+    num_blocks: int
+    context: int
+    note: str | None = None
+
+
+def size_cache(config: EngineConfig, token_bytes: int, model_context: int, device: torch.device) -> CacheSize:
+    """Decide the number of KV blocks and the context.
+
+    A context the operator asked for and that cannot fit is an error; the model's own is lowered with a note.
+    Raises ConfigError, ModelLoadError.
+    """
+    context = config.context or model_context
+    if config.num_blocks:
+        num_blocks = config.num_blocks
+    else:
+        budget = memory_budget(config.memory, device)
+        if config.memory == "auto" and device.type == "cpu":
+            budget = min(budget, CPU_CONTEXTS * (context + config.block_size) * token_bytes)
+        num_blocks = int(budget // (token_bytes * config.block_size))
+    capacity = num_blocks * config.block_size
+    if num_blocks < 2:
+        raise ModelLoadError(
+            f"{config.name}: no memory is left for the KV cache "
+            f"({available_memory(device) / GIB:.1f} GiB free, one token takes {token_bytes / 1024:.0f} KiB)",
+            hint="choose a smaller model or give it more memory",
+        )
+    if context <= capacity:
+        return CacheSize(num_blocks, context)
+    if config.context:
+        raise ConfigError(
+            f"{config.name}: context {config.context} was asked for, but the KV cache holds {capacity} tokens",
+            hint="lower context, or raise memory",
+        )
+    note = f"context lowered from {context} to {capacity} tokens: that is what the KV cache holds"
+    return CacheSize(num_blocks, capacity, note)
+
+
+def memory_budget(asked: str, device: torch.device) -> float:
+    """Bytes for the KV cache: `auto`, a fraction of the device's memory, or a size such as `4GiB`.
+
+    Raises ConfigError for anything else, or for more than is free.
+    """
+    available = available_memory(device)
+    if asked == "auto":
+        return available * (CPU_SHARE if device.type == "cpu" else CUDA_SHARE)
+    try:
+        if asked.endswith("GiB"):
+            wanted = float(asked.removesuffix("GiB")) * GIB
+        else:
+            fraction = float(asked)
+            if not 0 < fraction < 1:
+                raise ValueError
+            wanted = fraction * total_memory(device)
+    except ValueError:
+        raise ConfigError(
+            f"memory: {asked!r} is neither auto, nor a fraction below 1, nor a size", hint="for example 0.5 or 4GiB"
+        ) from None
+    if wanted > available:
+        raise ConfigError(
+            f"memory: {wanted / GIB:.1f} GiB for the KV cache was asked for, {available / GIB:.1f} GiB are free"
+        )
+    return wanted

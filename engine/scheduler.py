@@ -1,0 +1,177 @@
+"""Which sequences compute how many tokens in the next step.
+
+There is no prefill phase and no decode phase: each step lets `num_computed_tokens` of the running sequences catch up
+with `num_tokens` under a token budget, one-token rows first, so a long prompt never starves a decoding sequence. Then
+waiting sequences join while slots, budget and blocks last, strictly in order.
+
+When blocks run out the newest sequence gives its own back and waits again at the head of the queue, to be recomputed
+(Kwon et al., arXiv 2309.06180, section 4.5). A sequence preempted `MAX_PREEMPTIONS` times comes back only with all the
+blocks it can ever need, and is never preempted again.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from engine.block_manager import BlockManager
+from engine.sequence import Sequence, Status
+
+MAX_PREEMPTIONS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """One row group of a step: `num_tokens` tokens of `sequence`, from its first uncomputed one on."""
+
+    sequence: Sequence
+    num_tokens: int
+
+    @property
+    def samples(self) -> bool:
+        """Whether this reaches the newest token, so that a next one is sampled."""
+        return self.sequence.num_computed_tokens + self.num_tokens == self.sequence.num_tokens
+
+
+class Scheduler:
+    """Waiting and running sequences, their slots, and the order in which they compute."""
+
+    def __init__(
+        self, blocks: BlockManager, *, max_num_seqs: int, max_batched_tokens: int, max_prefill_tokens: int = 0
+    ) -> None:
+        """`max_batched_tokens` bounds the tokens of a step, `max_prefill_tokens` those of the rows that catch up by
+        more than one token while others decode (0: no bound of its own), which bounds what a long prompt can add to
+        their inter-token latency."""
+        assert max_batched_tokens >= max_num_seqs > 0
+        self.blocks = blocks
+        self.max_batched_tokens = max_batched_tokens
+        self.max_prefill_tokens = max_prefill_tokens or max_batched_tokens
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        """In order of arrival: the last is the newest."""
+        self.num_preemptions = 0
+        self._free_slots = list(range(max_num_seqs - 1, -1, -1))
+        self._num_slots = max_num_seqs
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any sequence is waiting or running."""
+        return bool(self.waiting or self.running)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence. It must fit the pool when alone (the engine refuses what does not)."""
+        assert self.blocks.blocks_for(sequence.max_len - 1) <= self.blocks.num_blocks
+        self.waiting.append(sequence)
+
+    def schedule(self) -> list[Scheduled]:
+        """Choose the rows of the next step: one-token rows first, each sequence at most once."""
+        rows: list[Scheduled] = []
+        catching_up: list[Sequence] = []
+        for sequence in list(self.running):
+            if sequence.status is not Status.RUNNING:  # preempted for an older one in this very loop
+                continue
+            if sequence.num_tokens - sequence.num_computed_tokens > 1:
+                catching_up.append(sequence)
+            elif self._make_room(sequence):
+                rows.append(Scheduled(sequence, 1))
+        budget = self.max_batched_tokens - len(rows)
+        if rows:
+            budget = min(budget, self.max_prefill_tokens)
+        for sequence in catching_up:
+            num_tokens = min(budget, sequence.num_tokens - sequence.num_computed_tokens)
+            if num_tokens > 0 and sequence.status is Status.RUNNING:
+                rows.append(Scheduled(sequence, num_tokens))
+                budget -= num_tokens
+        self._admit(rows, budget)
+        return rows
+
+    def _admit(self, rows: list[Scheduled], budget: int) -> None:
+        while self.waiting and self._free_slots and budget > 0:
+            sequence = self.waiting[0]
+            leader = sequence.leader
+            if leader is not None and not leader.is_finished and leader.num_computed_tokens < leader.num_prompt_tokens:
+                break
+            num_computed = self.blocks.match_prefix(sequence)
+            if not self._reserve(sequence):
+                self.blocks.release(sequence)
+                break
+            self.waiting.popleft()
+            sequence.leader = None
+            sequence.num_computed_tokens = num_computed
+            if sequence.num_preemptions == 0:
+                sequence.num_cached_tokens = num_computed
+            sequence.slot = self._free_slots.pop()
+            sequence.status = Status.RUNNING
+            self.running.append(sequence)
+            num_tokens = min(budget, sequence.num_tokens - num_computed)
+            rows.append(Scheduled(sequence, num_tokens))
+            budget -= num_tokens
+
+    def _reserve(self, sequence: Sequence) -> bool:
+        """Blocks for all tokens a waiting sequence holds, leaving one for each running sequence's next token.
+
+        A prompt admitted by its first chunk alone would only be preempted half-way; so a sequence that is catching up
+        never asks for blocks.
+        """
+        if sequence.num_preemptions >= MAX_PREEMPTIONS:
+            return self.blocks.grow(sequence, sequence.max_len - 1)
+        missing = self.blocks.blocks_for(sequence.num_tokens) - len(sequence.block_table)
+        if self.running and missing + len(self.running) > self.blocks.num_available:
+            return False
+        return self.blocks.grow(sequence, sequence.num_tokens)
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """A block for the next token of a decoding sequence, taken from a newer one if need be.
+
+        False if the sequence itself was the newest and had to give way. One that is past `MAX_PREEMPTIONS` holds all
+        its blocks already, so it never comes to a choice here, neither as asker nor as victim.
+        """
+        while not self.blocks.grow(sequence, sequence.num_tokens):
+            victim = next(s for s in reversed(self.running) if s.num_preemptions < MAX_PREEMPTIONS)
+            self.preempt(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take blocks and slot from a running sequence and put it at the head of the queue."""
+        self._leave(sequence)
+        sequence.status = Status.WAITING
+        sequence.num_computed_tokens = 0
+        sequence.num_preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.appendleft(sequence)
+
+    def finish(self, sequence: Sequence, reason: str) -> None:
+        """End a sequence wherever it is, giving back what it holds. Idempotent."""
+        if sequence.status is Status.WAITING:
+            self.waiting.remove(sequence)
+        elif sequence.status is Status.RUNNING:
+            self._leave(sequence)
+        else:
+            return
+        sequence.status = Status.FINISHED
+        sequence.finish_reason = reason
+
+    def commit(self, row: Scheduled) -> None:
+        """Note that a row's tokens are computed. Its full blocks can be hit from now on."""
+        sequence = row.sequence
+        first_token = sequence.num_computed_tokens
+        sequence.num_computed_tokens += row.num_tokens
+        if sequence.num_computed_tokens // self.blocks.block_size > first_token // self.blocks.block_size:
+            self.blocks.publish(sequence, first_token)
+
+    def check(self) -> None:
+        """Raise AssertionError if the books disagree anywhere."""
+        self.blocks.check(self.running)
+        assert not any(s.block_table or s.slot >= 0 for s in self.waiting), "a waiting sequence holds memory"
+        assert all(s.status is Status.WAITING for s in self.waiting)
+        assert all(s.status is Status.RUNNING for s in self.running)
+        slots = [s.slot for s in self.running] + self._free_slots
+        assert sorted(slots) == list(range(self._num_slots)), "slots are lost or shared"
+        for sequence in self.running:
+            assert self.blocks.blocks_for(sequence.num_computed_tokens) <= len(sequence.block_table)
+
+    def _leave(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.blocks.release(sequence)
+        self._free_slots.append(sequence.slot)
+        sequence.slot = -1

@@ -1,0 +1,104 @@
+"""The host's state of one running request: its tokens, how far they are computed, which blocks hold them."""
+
+import enum
+
+from engine.sampling_params import SamplingParams
+
+
+class Status(enum.Enum):
+    """Where a sequence stands. Preempted sequences are `WAITING` again."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """One prompt being continued once.
+
+    The scheduler lets `num_computed_tokens` catch up with `num_tokens`; when it has, the sequence samples and grows by
+    one token. Prefill, decode, recomputation after preemption and prefix hits are all that one rule.
+    """
+
+    __slots__ = (
+        "block_digests",
+        "block_table",
+        "eos_token_ids",
+        "finish_reason",
+        "index",
+        "leader",
+        "max_len",
+        "num_cached_tokens",
+        "num_computed_tokens",
+        "num_preemptions",
+        "num_prompt_tokens",
+        "params",
+        "request_id",
+        "root_digest",
+        "seed",
+        "slot",
+        "status",
+        "token_ids",
+    )
+
+    def __init__(
+        self,
+        *,
+        request_id: int,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        seed: int,
+        max_len: int,
+        eos_token_ids: frozenset[int] = frozenset(),
+        index: int = 0,
+        root_digest: bytes = b"",
+        leader: "Sequence | None" = None,
+    ) -> None:
+        """`max_len` is the most tokens, prompt included, that the sequence may ever hold.
+
+        `leader` is the first of `n` sequences of one request: the others wait until its prompt is computed, so that
+        they find its blocks in the prefix cache.
+        """
+        assert prompt_token_ids and max_len > len(prompt_token_ids)
+        self.request_id = request_id
+        self.index = index
+        self.params = params
+        self.seed = seed
+        self.max_len = max_len
+        self.eos_token_ids = eos_token_ids
+        self.root_digest = root_digest
+        self.leader = leader
+        self.token_ids = list(prompt_token_ids)
+        self.num_prompt_tokens = len(prompt_token_ids)
+        self.num_computed_tokens = 0
+        self.num_cached_tokens = 0
+        """Prompt tokens found in the prefix cache when the sequence first ran."""
+        self.num_preemptions = 0
+        self.block_table: list[int] = []
+        self.block_digests: list[bytes] = []
+        """Chain digests of the leading full blocks, as far as they were needed."""
+        self.slot = -1
+        """Row of the per-sequence device state while running, else -1."""
+        self.status = Status.WAITING
+        self.finish_reason: str | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Sequence({self.request_id}.{self.index} {self.status.value} "
+            f"{self.num_computed_tokens}/{self.num_tokens} slot={self.slot} blocks={self.block_table})"
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and generated tokens."""
+        return len(self.token_ids)
+
+    @property
+    def num_generated(self) -> int:
+        """Generated tokens."""
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has ended, for whatever reason."""
+        return self.status is Status.FINISHED
