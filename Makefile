@@ -1,0 +1,41 @@
+# Everything a person or a machine does with this repository. `make help` lists it.
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+ARGS ?=
+
+.PHONY: help serve test lint format clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@echo "Settings: PYTHON=$(PYTHON) HOST=$(HOST) PORT=$(PORT) ARGS='$(ARGS)'"
+
+serve: .venv/.installed ## Install what is missing, then serve the default model
+	@.venv/bin/headrace serve --host $(HOST) --port $(PORT) $(ARGS)
+
+test: .venv/.installed-dev ## Run the tests; ARGS='-k name' picks some
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: .venv/.installed-dev ## Check style, format and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/.installed-dev ## Format the code
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+clean: ## Remove the environment and everything built
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The stamps are newer than what decides the content of .venv, so a second run starts at once.
+.venv/.installed: pyproject.toml constraints.txt scripts/install.py
+	@command -v $(PYTHON) >/dev/null || { echo "Headrace needs Python 3.11 or newer, and there is no $(PYTHON) here."; exit 1; }
+	@$(PYTHON) scripts/install.py
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml constraints.txt scripts/install.py
+	@command -v $(PYTHON) >/dev/null || { echo "Headrace needs Python 3.11 or newer, and there is no $(PYTHON) here."; exit 1; }
+	@$(PYTHON) scripts/install.py --dev
+	@touch .venv/.installed $@

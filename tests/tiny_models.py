@@ -1,0 +1,98 @@
+"""Tiny random models, one per family of architecture, for comparing the engine with transformers token for token."""
+
+from pathlib import Path
+from typing import Any
+
+VOCAB_SIZE = 320
+EOS_TOKEN_ID = 2
+
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": EOS_TOKEN_ID,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"model_type": "llama"},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen3": {"model_type": "qwen3", "head_dim": 32, "tie_word_embeddings": True},
+    # A window shorter than the prompts of any test, alternating with full attention, and caps that bind.
+    "gemma2": {
+        "model_type": "gemma2",
+        "head_dim": 256,
+        "query_pre_attn_scalar": 64,
+        "sliding_window": 8,
+        "attn_logit_softcapping": 5.0,
+        "final_logit_softcapping": 8.0,
+        "num_hidden_layers": 4,
+        "tie_word_embeddings": True,
+    },
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "head_dim": 32,
+        "query_pre_attn_scalar": 32,
+        "sliding_window": 8,
+        "num_hidden_layers": 6,
+        "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+        "tie_word_embeddings": True,
+    },
+    "phi3": {"model_type": "phi3", "original_max_position_embeddings": 512, "sliding_window": 12},
+    "mistral": {"model_type": "mistral", "head_dim": 16, "sliding_window": 8},
+    "deepseek_v3": {
+        "model_type": "deepseek_v3",
+        "num_key_value_heads": 4,
+        "moe_intermediate_size": 32,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "n_group": 2,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 24,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 16,
+        "v_head_dim": 16,
+    },
+}
+
+
+def build_tiny_model(family: str, directory: Path, *, seed: int = 0) -> Path:
+    """Save a random fp32 model of `family` into `directory`, which is returned.
+
+    Weights are an order of magnitude larger than a fresh initialisation's, so that greedy outputs vary from token to
+    token and depend on the whole prompt: a wrong position or mask then changes them.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    options = _COMMON | FAMILIES[family]
+    config = AutoConfig.for_model(**options)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    # A tied head would otherwise find the input token again, whatever the layers add.
+    embedding_scale = 0.02 if config.tie_word_embeddings else 1.0
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() >= 2:
+                scale = embedding_scale if "embed_tokens" in name else 1.5 * parameter.shape[-1] ** -0.5
+                parameter.normal_(0.0, scale, generator=generator)
+            elif "norm" in name:
+                parameter.add_(torch.empty_like(parameter).uniform_(-0.3, 0.3, generator=generator))
+            else:
+                parameter.uniform_(-0.5, 0.5, generator=generator)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.uniform_(-0.1, 0.1, generator=generator)
+    model.save_pretrained(directory)
+    return directory
