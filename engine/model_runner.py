@@ -1,0 +1,157 @@
+"""One model on one device: its weights, its KV cache, and a step over them."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from engine.attention.context import ATTENTION_NAME, AttentionBackend, attention_step, probe_layers, register
+from engine.attention.cpu import CpuAttention
+from engine.attention.reference import ReferenceAttention
+from engine.config import EngineConfig
+from engine.device import select_device, set_threads
+from engine.errors import ConfigError, ModelLoadError
+from engine.forward_batch import BatchBuilder, ForwardBatch
+from engine.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, size_cache
+from engine.models.fusion import fuse, pack_linears
+from engine.models.loader import LoadedModel, load
+from engine.sampler import Sampled, Sampler
+from engine.scheduler import Scheduled
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, float | None], None]
+CHECK_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a step may hold on this device."""
+
+    max_num_seqs: int
+    max_batched_tokens: int
+    max_prefill_tokens: int
+
+
+def device_limits(config: EngineConfig, device: torch.device) -> Limits:
+    """Fill in what the configuration leaves open.
+
+    On a CPU a prompt's tokens cost about as much each as a decoding row, so chunks are small while others decode.
+    """
+    cpu = device.type == "cpu"
+    max_num_seqs = config.max_num_seqs or (64 if cpu else 256)
+    max_batched_tokens = config.max_batched_tokens or (512 if cpu else 8192)
+    max_batched_tokens = max(max_batched_tokens, max_num_seqs)
+    return Limits(max_num_seqs, max_batched_tokens, min(128 if cpu else 2048, max_batched_tokens))
+
+
+class ModelRunner:
+    """Loads a model and runs steps; knows nothing of queues or requests beyond the rows it is given."""
+
+    def __init__(self, config: EngineConfig, progress: Progress) -> None:
+        """Load the model. Raises ConfigError, ModelLoadError."""
+        self.device = select_device(config.device)
+        self.threads = set_threads(config.threads) if self.device.type == "cpu" else 0
+        self.limits = device_limits(config, self.device)
+        register()
+        self.loaded: LoadedModel = load(config, self.device, ATTENTION_NAME, progress)
+        self.model = self.loaded.model
+        self.dtype: torch.dtype = self.model.dtype
+        self.notes: list[str] = []
+        shapes = self._probe_layers()
+        if config.fusion:
+            progress("fusing operations", None)
+            self._fuse()
+        self.attention_name = self._select_attention(config)
+        self.backend = self._make_backend(config.block_size)
+        size = size_cache(config, bytes_per_token(shapes, self.dtype), self.loaded.max_context, self.device)
+        if size.note:
+            self.notes.append(size.note)
+        self.num_blocks, self.context = size.num_blocks, size.context
+        progress("allocating the KV cache", None)
+        self.caches: dict[int, LayerCache] = allocate(
+            shapes, num_blocks=size.num_blocks, block_size=config.block_size, dtype=self.dtype, device=self.device
+        )
+        self.kv_bytes = bytes_per_token(shapes, self.dtype) * size.num_blocks * config.block_size
+        self.builder = BatchBuilder(
+            max_num_seqs=self.limits.max_num_seqs,
+            max_blocks=-(-self.context // config.block_size) + 1,
+            block_size=config.block_size,
+            device=self.device,
+        )
+        self.sampler = Sampler(
+            max_num_seqs=self.limits.max_num_seqs, vocab_size=self.loaded.vocab_size, device=self.device
+        )
+
+    @torch.inference_mode()
+    def execute(self, rows: list[Scheduled]) -> Sampled:
+        """Run one step and sample the rows that reach their newest token, in order."""
+        batch = self.builder.build(rows)
+        logits = self._forward(batch)
+        sequences = [row.sequence for row in rows if row.samples]
+        if not sequences:
+            return Sampled([], [], [])
+        return self.sampler.sample(logits, sequences)
+
+    def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
+        """Zero the content of blocks, so that a NaN in them cannot outlive the sequence that made it."""
+        slots = (np.array(blocks)[:, None] * block_size + np.arange(block_size)).ravel()
+        index = torch.from_numpy(slots).to(self.device)
+        for cache in self.caches.values():
+            cache.k[:, index] = 0
+            cache.v[:, index] = 0
+
+    def _forward(self, batch: ForwardBatch) -> torch.Tensor:
+        """Logits `[R, V]` of the batch's sampling tokens."""
+        with attention_step(self.backend, self.caches, batch):
+            return self._logits(batch.input_ids, batch.positions, batch.logits_index)
+
+    def _logits(self, input_ids: torch.Tensor, positions: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        output = self.model(
+            input_ids=input_ids.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
+            attention_mask=None,
+            use_cache=False,
+            logits_to_keep=index,
+        )
+        return torch.as_tensor(output.logits[0])
+
+    @torch.inference_mode()
+    def _probe_layers(self) -> dict[int, LayerShape]:
+        """The attention layers, found by a forward of one token."""
+        token = torch.zeros(1, dtype=torch.int64, device=self.device)
+        with probe_layers() as shapes:
+            logits = self._logits(token, token, token)
+        if logits.shape[-1] != self.loaded.vocab_size or not shapes:
+            raise ModelLoadError(
+                f"{self.loaded.architecture} does not run on this engine: its attention is not reached",
+                hint="the architecture needs transformers' attention interface",
+            )
+        return dict(shapes)
+
+    @torch.inference_mode()
+    def _fuse(self) -> None:
+        tokens = torch.arange(CHECK_TOKENS, device=self.device) % self.loaded.vocab_size
+
+        def check() -> torch.Tensor:
+            with probe_layers():
+                return self._logits(tokens, tokens, tokens).float()
+
+        report = fuse(self.model, check, tolerance=1e-3 if self.dtype == torch.float32 else 0.2)
+        if report is None:
+            self.notes.append("fusion switched off: the fused model's logits differ")
+        packed = pack_linears(self.model, self.dtype) if self.device.type == "cpu" else 0
+        logger.info("fusion: %s, %d linears packed", report, packed)
+
+    def _select_attention(self, config: EngineConfig) -> str:
+        name = config.attention
+        if name == "auto":
+            name = "cpu" if self.device.type == "cpu" else "reference"
+        if name == "cpu" and self.device.type != "cpu":
+            raise ConfigError("attention: cpu serves the CPU only", hint="use auto")
+        return name
+
+    def _make_backend(self, block_size: int) -> AttentionBackend:
+        return CpuAttention(block_size) if self.attention_name == "cpu" else ReferenceAttention(block_size)

@@ -1,0 +1,179 @@
+"""Load-time surgery on a transformers model: fewer, larger operations with the same result.
+
+Each change is made where the modules have the shape it knows, and left undone elsewhere, so an architecture nobody has
+thought of still runs as transformers wrote it. `fuse` checks the changed model against itself before it trusts it.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+MERGES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Linears of one parent that read the same input."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusionReport:
+    """What was changed, by kind of change."""
+
+    merged: int = 0
+    packed: int = 0
+    norms: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.merged} merged projections, {self.packed} packed linears, {self.norms} norms"
+
+
+class MergedLinear(nn.Module):
+    """Stands in the first of several linears that read one input: computes all, returns the first slice.
+
+    The other slices wait for their `MergedSlice`, which must be called next and with the same input tensor.
+    """
+
+    def __init__(self, linears: list[nn.Linear]) -> None:
+        super().__init__()
+        self.sizes = [linear.out_features for linear in linears]
+        first = linears[0]
+        self.linear = nn.Linear(first.in_features, sum(self.sizes), bias=first.bias is not None, device="meta")
+        self.linear.weight = nn.Parameter(torch.cat([linear.weight for linear in linears]), requires_grad=False)
+        if first.bias is not None:
+            self.linear.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]), requires_grad=False)
+        self._input: torch.Tensor | None = None
+        self._slices: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x `[..., in]` → the first slice `[..., sizes[0]]`."""
+        first, *rest = self.linear(x).split(self.sizes, dim=-1)
+        self._input, self._slices = x, rest
+        return torch.as_tensor(first)
+
+    def take(self, x: torch.Tensor) -> torch.Tensor:
+        """The next slice for the input that `forward` has seen."""
+        assert x is self._input, "a merged linear was called with another input than its first part"
+        result = self._slices.pop(0)
+        if not self._slices:
+            self._input = None
+        return result
+
+
+class MergedSlice(nn.Module):
+    """Stands in the other linears of a `MergedLinear`."""
+
+    def __init__(self, merged: MergedLinear) -> None:
+        super().__init__()
+        self._merged = [merged]  # in a list, so that it is not registered as a submodule twice
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The kept slice."""
+        return self._merged[0].take(x)
+
+
+class PackedLinear(nn.Module):
+    """A linear whose weight is laid out for oneDNN: about twice as fast on a CPU at one row in bf16."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+        self.bias = linear.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x `[..., in]` → `[..., out]`."""
+        return torch.as_tensor(torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], ""))
+
+
+class FusedRMSNorm(nn.Module):
+    """RMSNorm in one operation. `weight` already includes the 1 that Gemma adds to its own."""
+
+    def __init__(self, weight: torch.Tensor, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x `[..., dim]`, normalised over the last dimension."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def fuse(model: nn.Module, check: Callable[[], torch.Tensor], *, tolerance: float) -> FusionReport | None:
+    """Apply every change that fits. `check` runs the model on a fixed input and returns its logits.
+
+    Returns None, with the model as it was, if the logits moved by more than `tolerance` of their spread.
+    """
+    before = check()
+    undo: list[Callable[[], None]] = []
+    report = FusionReport(merged=_merge(model, undo), norms=_fuse_norms(model, undo))
+    error = float((check() - before).abs().max() / before.std().clamp(min=1e-6))
+    if not error <= tolerance:
+        for revert in reversed(undo):
+            revert()
+        logger.warning("fusion switched off: it moved the logits by %.3g of their spread", error)
+        return None
+    return report
+
+
+def pack_linears(model: nn.Module, dtype: torch.dtype) -> int:
+    """Lay out every linear's weight for oneDNN; the number changed. For CPUs, after `fuse`, for good."""
+    if dtype not in (torch.bfloat16, torch.float32) or not torch.backends.mkldnn.is_available():
+        return 0
+    found = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear and child.weight.dtype == dtype
+    ]
+    for parent, name, child in found:
+        setattr(parent, name, PackedLinear(child))
+    return len(found)
+
+
+def _replace(parent: nn.Module, name: str, new: nn.Module, undo: list[Callable[[], None]]) -> None:
+    old = getattr(parent, name)
+    setattr(parent, name, new)
+    undo.append(lambda: setattr(parent, name, old))
+
+
+def _merge(model: nn.Module, undo: list[Callable[[], None]]) -> int:
+    count = 0
+    for parent in list(model.modules()):
+        for names in MERGES:
+            linears = [getattr(parent, name, None) for name in names]
+            if all(type(linear) is nn.Linear for linear in linears) and _mergeable(linears):
+                merged = MergedLinear(linears)
+                _replace(parent, names[0], merged, undo)
+                for name in names[1:]:
+                    _replace(parent, name, MergedSlice(merged), undo)
+                count += 1
+    return count
+
+
+def _mergeable(linears: list[nn.Linear]) -> bool:
+    first = linears[0]
+    return all(
+        linear.in_features == first.in_features
+        and linear.weight.dtype == first.weight.dtype
+        and (linear.bias is None) == (first.bias is None)
+        for linear in linears
+    )
+
+
+def _fuse_norms(model: nn.Module, undo: list[Callable[[], None]]) -> int:
+    count = 0
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if not type(child).__name__.endswith("RMSNorm") or isinstance(child, FusedRMSNorm):
+                continue
+            weight = getattr(child, "weight", None)
+            eps = getattr(child, "variance_epsilon", getattr(child, "eps", None))
+            if not isinstance(weight, torch.Tensor) or not isinstance(eps, float):
+                continue
+            offset = 1.0 if type(child).__name__.startswith("Gemma") else 0.0
+            _replace(parent, name, FusedRMSNorm(weight.detach() + offset, eps), undo)
+            count += 1
+    return count

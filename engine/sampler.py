@@ -1,0 +1,272 @@
+"""From logits to tokens, for all sampling rows of a step at once, with one copy back to the host.
+
+Order: logit bias, penalties, suppressed tokens → temperature → top_k, top_p, min_p → one draw.
+
+**Noise.** Row r at position p draws with one uniform number u(seed, p) from a counter-based generator, and takes the
+first token, in id order, at which the cumulative probability of the kept tokens exceeds u. Neighbours, batch shape and
+preemption do not enter.
+
+**Filters** are thresholds on probabilities, not orders of tokens: top_k keeps what is at least as probable as the k-th,
+top_p what is at least as probable as the last token of the nucleus, min_p what is at least min_p times the best. Equal
+tokens are kept or dropped together, so the order of ties can never matter, and the thresholds need only the largest
+probabilities: those of `PREFIX` tokens. Rows whose nucleus is not complete within them are found by their sum, which
+is exact, and get a sort of their own; the result is the same number either way.
+
+**Log-probabilities** are of the raw logits in fp32, before everything above.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from engine.device import to_device
+from engine.messages import TokenLogprobs
+from engine.sampling_params import SamplingParams
+from engine.sequence import Sequence
+from engine.stop import suppressed_token_ids
+
+PREFIX = 256
+"""Largest probabilities looked at before a full sort is considered."""
+TILE = 256
+"""Tokens summed at once in the cumulative distribution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What the sampler gave, on the host: one entry per row."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs | None]
+    finite: list[bool]
+    """False where the logits held a NaN or were all minus infinity: that row's token means nothing."""
+
+
+def uniform(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """float64 in [0, 1), a pure function of (seed, position), both int64 arrays of one shape.
+
+    Two rounds of the splitmix64 finaliser (Steele, Lea and Flood, OOPSLA 2014), one for each input.
+    """
+    with np.errstate(over="ignore"):
+        state = _mix(seeds.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+        state = _mix(state + (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
+    bits: np.ndarray = state >> np.uint64(11)
+    return bits.astype(np.float64) * 2.0**-53
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def derive_seed(seed: int, index: int) -> int:
+    """The seed of choice `index` of a request: `seed` itself for the first, else one mixed from both."""
+    if index == 0:
+        return seed
+    with np.errstate(over="ignore"):
+        mixed = _mix(_mix(np.array([seed], dtype=np.int64).astype(np.uint64)) + np.uint64(index))
+    return int(mixed.astype(np.int64)[0])
+
+
+class Sampler:
+    """Holds the per-slot token counts that penalties need; everything else comes with the sequences."""
+
+    def __init__(self, *, max_num_seqs: int, vocab_size: int, device: torch.device) -> None:
+        self._shape = (max_num_seqs, vocab_size)
+        self._device = device
+        self._counts: torch.Tensor | None = None
+        """int32 [slots, vocab]: how often each token was generated. Allocated at the first use of a penalty."""
+        self._in_prompt: torch.Tensor | None = None
+        """bool [slots, vocab], for repetition_penalty."""
+        self._counted: dict[int, tuple[int, int, int]] = {}
+        """Slot → (request, index, tokens counted): what the rows above hold."""
+
+    def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> Sampled:
+        """logits `[R, V]` in the model's dtype, one row per sequence. Slots must be held while sampling."""
+        params = [sequence.params for sequence in sequences]
+        if all(_is_plain_greedy(p) and s.num_generated >= p.min_tokens for p, s in zip(params, sequences, strict=True)):
+            best, token_ids = logits.max(dim=-1)
+            packed = torch.stack((token_ids.to(torch.int32), torch.isfinite(best).to(torch.int32))).cpu()
+            return Sampled(packed[0].tolist(), [None] * len(params), [bool(f) for f in packed[1].tolist()])
+        raw = logits.float()
+        finite = torch.isfinite(raw.max(dim=-1, keepdim=True).values)
+        raw = torch.where(finite, raw, 0.0)  # so that a broken row cannot break the operations it shares
+        token_ids = self._draw(self._adjust(raw, sequences), sequences)
+        return self._collect(raw, finite, token_ids, params)
+
+    def _collect(
+        self, raw: torch.Tensor, finite: torch.Tensor, token_ids: torch.Tensor, params: list[SamplingParams]
+    ) -> Sampled:
+        """Pack ids, finiteness and log-probabilities as int32 columns and copy them once."""
+        columns = [token_ids.to(torch.int32).unsqueeze(1), finite.to(torch.int32)]
+        most = max((p.logprobs for p in params if p.logprobs is not None), default=None)
+        if most is not None:
+            log_z = raw.logsumexp(dim=-1, keepdim=True)
+            columns.append((raw.gather(1, token_ids.unsqueeze(1)) - log_z).view(torch.int32))
+            top = raw.topk(min(max(most, 1), raw.shape[1]), dim=-1)
+            columns += [top.indices.to(torch.int32), (top.values - log_z).view(torch.int32)]
+        packed = torch.cat(columns, dim=1).cpu().numpy()
+        logprobs: list[TokenLogprobs | None] = [None] * len(params)
+        if most is not None:
+            width = (packed.shape[1] - 3) // 2
+            for row, p in enumerate(params):
+                if p.logprobs is not None:
+                    logprobs[row] = _token_logprobs(packed[row], width, min(p.logprobs, width))
+        return Sampled(packed[:, 0].tolist(), logprobs, [bool(f) for f in packed[:, 1].tolist()])
+
+    def _adjust(self, raw: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+        """Bias, penalties and suppressed tokens, on a copy where there are any."""
+        entries: list[tuple[int, int, float]] = []
+        for row, sequence in enumerate(sequences):
+            entries += [(row, token, bias) for token, bias in sequence.params.logit_bias.items()]
+            entries += [(row, token, float("-inf")) for token in suppressed_token_ids(sequence)]
+        logits = self._penalise(raw, sequences)
+        if not entries:
+            return logits
+        logits = logits.clone() if logits is raw else logits
+        indices = to_device(np.array([entry[:2] for entry in entries], dtype=np.int64), self._device)
+        values = to_device(np.array([entry[2] for entry in entries], dtype=np.float32), self._device)
+        return logits.index_put_((indices[:, 0], indices[:, 1]), values, accumulate=True)
+
+    def _penalise(self, raw: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+        rows = [row for row, sequence in enumerate(sequences) if _has_penalty(sequence.params)]
+        if not rows:
+            return raw
+        counts, in_prompt = self._count([sequences[row] for row in rows])
+        params = [sequences[row].params for row in rows]
+
+        def column(name: str) -> torch.Tensor:
+            values = np.array([getattr(p, name) for p in params], dtype=np.float32)
+            return to_device(values, self._device).unsqueeze(1)
+
+        index = to_device(np.array(rows, dtype=np.int64), self._device)
+        part = raw[index]
+        repetition = torch.where((counts > 0) | in_prompt, column("repetition_penalty"), 1.0)
+        part = torch.where(part > 0, part / repetition, part * repetition)
+        part -= column("frequency_penalty") * counts + column("presence_penalty") * (counts > 0)
+        return raw.index_copy(0, index, part)
+
+    def _count(self, sequences: list[Sequence]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bring the slots' counts up to date; (counts int32 `[r, V]`, in_prompt bool `[r, V]`)."""
+        if self._counts is None or self._in_prompt is None:
+            self._counts = torch.zeros(self._shape, dtype=torch.int32, device=self._device)
+            self._in_prompt = torch.zeros(self._shape, dtype=torch.bool, device=self._device)
+        slots, tokens = [], []
+        for sequence in sequences:
+            slot = sequence.slot
+            key = (sequence.request_id, sequence.index)
+            *owner, counted = self._counted.get(slot, (-1, -1, 0))
+            if tuple(owner) != key or counted > sequence.num_tokens:
+                counted = sequence.num_prompt_tokens
+                prompt = to_device(np.array(sequence.token_ids[:counted], dtype=np.int64), self._device)
+                self._counts[slot] = 0
+                self._in_prompt[slot] = False
+                self._in_prompt[slot, prompt] = True
+            fresh = sequence.token_ids[counted:]
+            slots += [slot] * len(fresh)
+            tokens += fresh
+            self._counted[slot] = (*key, sequence.num_tokens)
+        if tokens:
+            index = to_device(np.array([slots, tokens], dtype=np.int64), self._device)
+            ones = torch.ones(len(tokens), dtype=torch.int32, device=self._device)
+            self._counts.index_put_((index[0], index[1]), ones, accumulate=True)
+        rows = to_device(np.array([sequence.slot for sequence in sequences], dtype=np.int64), self._device)
+        return self._counts[rows], self._in_prompt[rows]
+
+    def _draw(self, logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
+        """int64 `[R]`: argmax where temperature is 0, else one draw."""
+        greedy = logits.argmax(dim=-1)
+        rows = [row for row, sequence in enumerate(sequences) if sequence.params.temperature > 0]
+        if not rows:
+            return greedy
+        chosen = [sequences[row] for row in rows]
+        seeds = np.array([sequence.seed for sequence in chosen], dtype=np.int64)
+        positions = np.array([sequence.num_tokens for sequence in chosen], dtype=np.int64)
+        index = to_device(np.array(rows, dtype=np.int64), self._device)
+        temperature = np.array([[sequence.params.temperature] for sequence in chosen], dtype=np.float32)
+        probabilities = (logits[index] / to_device(temperature, self._device)).softmax(dim=-1)
+        kept = _filter(probabilities, [sequence.params for sequence in chosen])
+        drawn = draw(kept, to_device(uniform(seeds, positions), self._device))
+        return greedy.index_copy(0, index, drawn)
+
+
+def draw(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """The first token at which the running sum of `weights` fp32 `[r, V]` exceeds `u` float64 `[r]` times their total.
+
+    Sums tiles first, then runs through one tile: a running sum over the whole vocabulary would lose its tail to
+    rounding, and cost more. A token of weight 0 is never drawn.
+    """
+    rows, vocab = weights.shape
+    tiles = torch.nn.functional.pad(weights, (0, -vocab % TILE)).view(rows, -1, TILE)
+    sums = tiles.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    target = (u * sums[:, -1]).unsqueeze(1)
+    tile = torch.searchsorted(sums, target, right=True).clamp_(max=sums.shape[1] - 1)
+    before = torch.where(tile > 0, sums.gather(1, (tile - 1).clamp(min=0)), 0.0)
+    inner = tiles.gather(1, tile.unsqueeze(2).expand(-1, -1, TILE)).squeeze(1).double().cumsum(dim=-1)
+    # Rounding may leave the rest above the tile's own sum; then the tile's last token of any weight is meant.
+    rest = torch.minimum(target - before, inner[:, -1:] * (1 - 2.0**-50))
+    return (tile * TILE + torch.searchsorted(inner, rest, right=True)).squeeze(1).clamp_(max=vocab - 1)
+
+
+def _filter(probabilities: torch.Tensor, params: list[SamplingParams]) -> torch.Tensor:
+    """Zero what top_k, top_p and min_p drop, each judged on what the one before has kept."""
+    if not any(p.top_k or p.top_p < 1 or p.min_p for p in params):
+        return probabilities
+    vocab = probabilities.shape[1]
+    device = probabilities.device
+    limits = [p.top_k if p.top_k < vocab else 0 for p in params]
+    top_k = to_device(np.array(limits, dtype=np.int64), device)
+    top_p = to_device(np.array([p.top_p for p in params], dtype=np.float64), device)
+    min_p = to_device(np.array([p.min_p for p in params], dtype=np.float32), device)
+    whole = max(limits) > PREFIX or vocab <= PREFIX
+    if not whole:
+        largest = probabilities.topk(PREFIX, dim=-1).values
+        thresholds, complete = _thresholds(largest, top_k, top_p)
+        whole = any(p.top_p < 1 for p in params) and not bool(complete.all())
+    if whole:
+        largest = probabilities.sort(dim=-1, descending=True).values
+        thresholds, _ = _thresholds(largest, top_k, top_p)
+    thresholds = torch.maximum(thresholds, min_p * largest[:, 0])
+    return torch.where(probabilities >= thresholds.unsqueeze(1), probabilities, 0.0)
+
+
+def _thresholds(largest: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The least probability that top_k (0: off) and top_p keep, fp32 `[r]`, and whether `largest` told it, bool `[r]`.
+
+    `largest` fp32 `[r, width]` are the largest probabilities in falling order; they tell it if the nucleus ends
+    within them.
+    """
+    width = largest.shape[1]
+    sums = largest.double().cumsum(dim=-1)
+    has_k, has_p = top_k > 0, top_p < 1
+    k_value = largest.gather(1, (top_k - 1).clamp(min=0, max=width - 1).unsqueeze(1))
+    # Ties with the k-th are kept, so the mass that top_k keeps runs to the last of them.
+    last_tie = (largest >= k_value).sum(dim=-1) - 1
+    mass = torch.where(has_k, sums.gather(1, last_tie.unsqueeze(1)).squeeze(1), 1.0)
+    p_index = (sums < (top_p * mass).unsqueeze(1)).sum(dim=-1)
+    p_value = largest.gather(1, p_index.clamp(max=width - 1).unsqueeze(1)).squeeze(1)
+    threshold = torch.maximum(
+        torch.where(has_k, k_value.squeeze(1), 0.0), torch.where(has_p & (p_index < width), p_value, 0.0)
+    )
+    complete = ~has_p | ((p_index < width) & ~(has_k & (last_tie == width - 1)))
+    return threshold, complete
+
+
+def _is_plain_greedy(params: SamplingParams) -> bool:
+    """Whether argmax of the logits is all there is to do."""
+    return params.temperature == 0 and params.logprobs is None and not params.logit_bias and not _has_penalty(params)
+
+
+def _has_penalty(params: SamplingParams) -> bool:
+    return params.frequency_penalty != 0 or params.presence_penalty != 0 or params.repetition_penalty != 1
+
+
+def _token_logprobs(packed: np.ndarray, width: int, wanted: int) -> TokenLogprobs:
+    """One packed row: id, finite, logprob, `width` top ids, `width` top logprobs."""
+    floats = packed.view(np.float32)
+    return TokenLogprobs(
+        logprob=float(floats[2]),
+        top_ids=packed[3 : 3 + wanted].tolist(),
+        top_logprobs=floats[3 + width : 3 + width + wanted].tolist(),
+    )

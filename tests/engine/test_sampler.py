@@ -1,0 +1,195 @@
+"""The sampler against a straightforward one, and against exact distributions."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from engine.sampler import PREFIX, Sampler, derive_seed, draw, uniform
+from engine.sampling_params import SamplingParams
+from engine.sequence import Sequence
+
+CPU = torch.device("cpu")
+VOCAB = 300
+EOS = frozenset({5})
+
+
+def sequence(params: SamplingParams, *, slot: int = 0, seed: int = 0, prompt: list[int] | None = None) -> Sequence:
+    prompt = prompt or [1, 2, 3]
+    made = Sequence(request_id=slot, prompt_token_ids=prompt, params=params, seed=seed, max_len=1000, eos_token_ids=EOS)
+    made.slot = slot
+    return made
+
+
+def reference_distribution(logits: torch.Tensor, seq: Sequence) -> torch.Tensor:
+    """The distribution one request asks for, computed the long way with sorts, float64 `[V]`."""
+    p = seq.params
+    scores = logits.double().clone()
+    generated = seq.token_ids[seq.num_prompt_tokens :]
+    for token in set(seq.token_ids):
+        scores[token] = (
+            scores[token] / p.repetition_penalty if scores[token] > 0 else scores[token] * p.repetition_penalty
+        )
+    for token in set(generated):
+        scores[token] -= p.frequency_penalty * generated.count(token) + p.presence_penalty
+    for token, bias in p.logit_bias.items():
+        scores[token] += bias
+    if seq.num_generated < p.min_tokens:
+        for token in EOS | set(p.stop_token_ids):
+            scores[token] = -math.inf
+    if p.temperature == 0:
+        return torch.nn.functional.one_hot(scores.argmax(), len(scores)).double()
+    probabilities = (scores / p.temperature).softmax(-1)
+    order = probabilities.argsort(descending=True, stable=True)
+    if p.top_k:
+        probabilities[order[p.top_k :]] = 0
+    if p.top_p < 1:
+        ordered = probabilities[order] / probabilities.sum()
+        before = ordered.cumsum(-1) - ordered
+        probabilities[order[before >= p.top_p]] = 0
+    probabilities[probabilities < p.min_p * probabilities.max()] = 0
+    return probabilities / probabilities.sum()
+
+
+def reference_draw(distribution: torch.Tensor, u: float) -> int:
+    return int(torch.searchsorted(distribution.cumsum(-1), torch.tensor([u], dtype=torch.float64), right=True)[0])
+
+
+MIXES = {
+    "greedy": SamplingParams(max_tokens=9, temperature=0),
+    "plain": SamplingParams(max_tokens=9),
+    "cold": SamplingParams(max_tokens=9, temperature=0.3),
+    "hot": SamplingParams(max_tokens=9, temperature=2.0),
+    "top_k": SamplingParams(max_tokens=9, top_k=7),
+    "top_k_beyond_prefix": SamplingParams(max_tokens=9, top_k=PREFIX + 20, temperature=2.0),
+    "top_p": SamplingParams(max_tokens=9, top_p=0.7),
+    "top_p_beyond_prefix": SamplingParams(max_tokens=9, top_p=0.99, temperature=2.0),
+    "min_p": SamplingParams(max_tokens=9, min_p=0.1),
+    "all_filters": SamplingParams(max_tokens=9, top_k=20, top_p=0.8, min_p=0.02, temperature=1.3),
+    "frequency": SamplingParams(max_tokens=9, frequency_penalty=1.5),
+    "presence": SamplingParams(max_tokens=9, presence_penalty=-1.0, temperature=0.5),
+    "repetition": SamplingParams(max_tokens=9, repetition_penalty=1.7),
+    "greedy_penalised": SamplingParams(max_tokens=9, temperature=0, frequency_penalty=2, repetition_penalty=1.2),
+    "bias": SamplingParams(max_tokens=9, logit_bias={7: 4.0, 9: -100.0}),
+    "min_tokens": SamplingParams(max_tokens=9, min_tokens=8, stop_token_ids=(11, 12)),
+    "all": SamplingParams(
+        max_tokens=9, temperature=0.8, top_k=40, top_p=0.9, min_p=0.01, frequency_penalty=0.5,
+        presence_penalty=0.5, repetition_penalty=1.1, logit_bias={4: 2.0}, min_tokens=5,
+    ),
+}  # fmt: skip
+
+
+def test_mixed_batch_draws_what_each_row_draws_in_the_long_way() -> None:
+    generator = torch.Generator().manual_seed(1)
+    sampler = Sampler(max_num_seqs=len(MIXES), vocab_size=VOCAB, device=CPU)
+    sequences = [sequence(p, slot=i, seed=i * 77 - 5) for i, p in enumerate(MIXES.values())]
+    for _ in range(8):
+        logits = torch.randn(len(MIXES), VOCAB, generator=generator) * 3
+        sampled = sampler.sample(logits, sequences)
+        for row, seq in enumerate(sequences):
+            u = uniform(np.array([seq.seed]), np.array([seq.num_tokens]))[0]
+            expected = reference_draw(reference_distribution(logits[row], seq), u)
+            assert sampled.token_ids[row] == expected, (list(MIXES)[row], seq.num_generated)
+            seq.token_ids.append(expected)
+
+
+def test_neighbours_do_not_matter() -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(len(MIXES), VOCAB, generator=generator) * 2
+    together = Sampler(max_num_seqs=32, vocab_size=VOCAB, device=CPU).sample(
+        logits, [sequence(p, slot=i, seed=i) for i, p in enumerate(MIXES.values())]
+    )
+    for row, params in enumerate(MIXES.values()):
+        one = Sampler(max_num_seqs=32, vocab_size=VOCAB, device=CPU)
+        seq = sequence(params, slot=9, seed=row)
+        assert one.sample(logits[row : row + 1], [seq]).token_ids == [together.token_ids[row]]
+
+
+def test_a_recycled_slot_forgets_its_former_tenant() -> None:
+    sampler = Sampler(max_num_seqs=1, vocab_size=VOCAB, device=CPU)
+    params = SamplingParams(max_tokens=9, temperature=0, frequency_penalty=2.0, repetition_penalty=5.0)
+    logits = torch.zeros(1, VOCAB)
+    logits[0, 40], logits[0, 41] = 1.0, 0.9
+    former = sequence(params, prompt=[40])
+    former.token_ids += [40, 40]
+    assert sampler.sample(logits, [former]).token_ids == [41]
+    newcomer = sequence(params)
+    newcomer.request_id = 99
+    assert sampler.sample(logits, [newcomer]).token_ids == [40]
+
+
+@pytest.mark.parametrize("name", ["plain", "cold", "top_k", "top_p", "min_p", "all_filters", "bias"])
+def test_frequencies_are_those_of_the_exact_distribution(name: str) -> None:
+    """Chi-square over 20,000 draws; the bound is far in the tail, and the draws are fixed by their seeds."""
+    draws, vocab = 20_000, 60
+    logits = torch.randn(vocab, generator=torch.Generator().manual_seed(3)) * 2
+    sampler = Sampler(max_num_seqs=1, vocab_size=vocab, device=CPU)
+    sequences = [sequence(MIXES[name], seed=seed) for seed in range(draws)]
+    sampled = sampler.sample(logits.expand(draws, vocab), sequences).token_ids
+    expected = reference_distribution(logits, sequences[0]).numpy() * draws
+    observed = np.bincount(sampled, minlength=vocab)
+    assert observed[expected == 0].sum() == 0
+    likely = expected >= 5
+    chi_square = ((observed[likely] - expected[likely]) ** 2 / expected[likely]).sum()
+    freedom = likely.sum() - 1
+    assert chi_square < freedom + 5 * math.sqrt(2 * freedom)
+
+
+def test_ties_at_a_threshold_are_kept_together() -> None:
+    sampler = Sampler(max_num_seqs=1, vocab_size=VOCAB, device=CPU)
+    logits = torch.full((400, VOCAB), -50.0)
+    logits[:, 10:14] = 1.0
+    params = SamplingParams(max_tokens=9, top_k=2)
+    sampled = sampler.sample(logits, [sequence(params, seed=seed) for seed in range(400)]).token_ids
+    assert set(sampled) == {10, 11, 12, 13}
+
+
+def test_draw_never_takes_a_token_without_weight() -> None:
+    weights = torch.zeros(6, 1000)
+    weights[:, 513] = 1e-30
+    weights[3:, 700] = 1.0
+    u = torch.tensor([0.0, 0.5, 1 - 2**-53, 1e-9, 0.5, 1 - 2**-53], dtype=torch.float64)
+    assert draw(weights, u).tolist() == [513, 513, 513, 700, 700, 700]
+
+
+def test_uniform_is_uniform_and_independent_of_its_company() -> None:
+    seeds, positions = np.meshgrid(np.arange(-100, 100), np.arange(200))
+    u = uniform(seeds.ravel(), positions.ravel())
+    assert u.min() >= 0 and u.max() < 1
+    counts = np.histogram(u, bins=50, range=(0, 1))[0]
+    assert ((counts - 800) ** 2 / 800).sum() < 49 + 5 * math.sqrt(98)
+    assert uniform(np.array([-3]), np.array([7]))[0] == u.reshape(200, 200)[7, 97]
+    assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 0.02
+
+
+def test_derived_seeds_differ() -> None:
+    assert derive_seed(5, 0) == 5
+    assert len({derive_seed(seed, index) for seed in (-1, 0, 1, 2**62) for index in range(16)}) == 64
+
+
+def test_logprobs_are_of_the_raw_logits() -> None:
+    logits = torch.randn(3, VOCAB, generator=torch.Generator().manual_seed(4))
+    base = SamplingParams(max_tokens=9, temperature=0.5, top_k=3, logit_bias={8: 50.0})
+    sequences = [sequence(replace(base, logprobs=wanted), slot=i) for i, wanted in enumerate((0, 4, None))]
+    sampled = Sampler(max_num_seqs=4, vocab_size=VOCAB, device=CPU).sample(logits, sequences)
+    exact = logits.double().log_softmax(-1)
+    for row in (0, 1):
+        got = sampled.logprobs[row]
+        assert got is not None and sampled.token_ids[row] == 8
+        assert got.logprob == pytest.approx(float(exact[row, 8]), abs=1e-5)
+        best = exact[row].topk(4)
+        assert got.top_ids == best.indices.tolist()[: (0, 4)[row]]
+        assert got.top_logprobs == pytest.approx(best.values.tolist()[: (0, 4)[row]], abs=1e-5)
+    assert sampled.logprobs[2] is None
+
+
+def test_non_finite_logits_are_told() -> None:
+    logits = torch.zeros(3, VOCAB)
+    logits[1, 3] = math.nan
+    logits[2] = -math.inf
+    sampler = Sampler(max_num_seqs=3, vocab_size=VOCAB, device=CPU)
+    for params in (MIXES["greedy"], MIXES["all"]):
+        rows = [sequence(params, slot=i) for i in range(3)]
+        assert sampler.sample(logits, rows).finite == [True, False, False]
