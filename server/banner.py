@@ -1,0 +1,107 @@
+"""What the operator sees on the terminal: the progress of loading, then the ready banner."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterable
+from typing import TextIO
+
+from engine.errors import HeadraceError
+from engine.messages import EngineInfo
+from server.fleet import EngineHandle, ModelState
+
+BAR_CELLS = 24
+_CLEAR_LINE = "\r\x1b[K"
+
+
+class Console:
+    """Writes to standard error: lines, and on a terminal one progress line that later lines do not tear."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._is_terminal = self._stream.isatty()
+        self._has_bar = False
+        self._last: dict[str, str] = {}
+
+    def line(self, text: str) -> None:
+        """Print a whole line."""
+        self._write((_CLEAR_LINE if self._has_bar else "") + text + "\n")
+        self._has_bar = False
+
+    def error(self, error: HeadraceError) -> None:
+        """Print an error and what to do about it."""
+        self.line(f"headrace: {error}")
+        if error.hint:
+            self.line(f"  {error.hint}")
+
+    def progress(self, handle: EngineHandle) -> None:
+        """Show where a model's loading stands; a stage is a line unless this is a terminal."""
+        progress = handle.progress
+        if progress is None or handle.state is not ModelState.LOADING:
+            return
+        if self._is_terminal:
+            self._write(_CLEAR_LINE + _bar(handle.name, progress.stage, progress.fraction))
+            self._has_bar = True
+        elif self._last.get(handle.name) != progress.stage:
+            self._last[handle.name] = progress.stage
+            self.line(f"{handle.name}: {progress.stage}")
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            return  # a closed terminal must not stop the server
+
+
+class ConsoleHandler(logging.Handler):
+    """Log records as lines on the console."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        try:
+            self._console.line(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+def ready_banner(url: str, infos: Iterable[EngineInfo], *, version: str, needs_key: bool) -> str:
+    """Where the server is, what it serves, and one command to try. `url` has no trailing slash."""
+    infos = list(infos)
+    lines = [f"Headrace {version} is ready at {url}/v1"]
+    for info in infos:
+        lines += [
+            f"  model     {info.name} ({info.architecture}, {_count(info.num_parameters)} parameters)",
+            f"  context   {info.context:,} tokens; the KV cache holds {info.kv_tokens:,} ({_size(info.kv_bytes)})",
+            f"  running   {info.dtype} on {info.device}, weights {_size(info.weights_bytes)},"
+            f" loaded in {info.load_seconds:.1f} s",
+        ]
+        lines += [f"  note      {note}" for note in info.notes]
+    if infos:
+        body = json.dumps({"model": infos[0].name, "messages": [{"role": "user", "content": "What is gravity?"}]})
+        key = " -H 'Authorization: Bearer YOUR_KEY'" if needs_key else ""
+        lines.append("Try it:")
+        lines.append(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'")
+    return "\n".join(lines)
+
+
+def _bar(name: str, stage: str, fraction: float | None) -> str:
+    if fraction is None:
+        return f"{name}: {stage} ..."
+    filled = round(max(0.0, min(1.0, fraction)) * BAR_CELLS)
+    return f"{name}: [{'#' * filled}{'.' * (BAR_CELLS - filled)}] {fraction:4.0%} {stage}"
+
+
+def _count(number: int) -> str:
+    for unit, name in ((10**9, "B"), (10**6, "M")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return str(number)
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"

@@ -1,0 +1,127 @@
+"""What /metrics says, in the Prometheus text format.
+
+The set of series is fixed: labels are model names of this server and words from this file, never words of a request.
+"""
+
+import bisect
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from engine.messages import EngineStats
+from server.fleet import EngineHandle
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+_ENGINE_GAUGES = (
+    ("requests_running", "num_running", "Sequences in the engine's steps."),
+    ("requests_waiting", "num_waiting", "Sequences that wait for their first step or were preempted."),
+)
+_ENGINE_COUNTERS = (
+    ("engine_steps_total", "steps", "Steps of the engine since it was started."),
+    ("prompt_tokens_computed_total", "prompt_tokens", "Prompt tokens computed."),
+    ("prompt_tokens_cached_total", "cached_tokens", "Prompt tokens the prefix cache spared."),
+    ("generation_tokens_total", "generation_tokens", "Tokens generated."),
+    ("preemptions_total", "preemptions", "Sequences that gave their blocks back to be computed again."),
+    ("requests_aborted_total", "aborted", "Sequences aborted by the server or its clients."),
+    ("requests_failed_total", "failed", "Sequences that ended with an error."),
+)
+_BLOCK_STATES = ("free", "cached", "owned", "total")
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Counts by upper bound, and their sum."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS) + 1))
+    total: float = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one value."""
+        self.counts[bisect.bisect_left(LATENCY_BUCKETS, seconds)] += 1
+        self.total += seconds
+
+    def lines(self, name: str) -> Iterator[str]:
+        """The series of this histogram."""
+        seen = 0
+        for bound, count in zip((*map(str, LATENCY_BUCKETS), "+Inf"), self.counts, strict=True):
+            seen += count
+            yield f'{name}_bucket{{le="{bound}"}} {seen}'
+        yield f"{name}_sum {self.total:.6f}"
+        yield f"{name}_count {seen}"
+
+
+@dataclass(slots=True)
+class ServerCounters:
+    """What the API process counts itself."""
+
+    responses: dict[int, int] = field(default_factory=lambda: {hundred: 0 for hundred in range(1, 6)})
+    """By the hundreds of the status code."""
+    refused: int = 0
+    """Requests refused because the server was full."""
+    disconnected: int = 0
+    """Requests whose client left before the answer was complete."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    """As reported to clients in `usage`."""
+    first_token: Histogram = field(default_factory=Histogram)
+    duration: Histogram = field(default_factory=Histogram)
+
+
+def exposition(handles: Iterable[EngineHandle], counters: ServerCounters, in_flight: int) -> str:
+    """The page."""
+    handles = list(handles)
+    lines: list[str] = []
+    _engine_part(lines, handles)
+    _server_part(lines, counters, in_flight)
+    return "\n".join(lines) + "\n"
+
+
+def _engine_part(lines: list[str], handles: list[EngineHandle]) -> None:
+    stats = {handle.name: handle.client.stats if handle.client else EngineStats() for handle in handles}
+    live = {handle.name: int(handle.is_live) for handle in handles}
+    restarts = {handle.name: handle.restarts for handle in handles}
+    _family(lines, "model_ready", "gauge", "Whether the model is loaded and its engine answers.", live)
+    _family(lines, "engine_restarts_total", "counter", "Starts of the engine process after a death.", restarts)
+    for kind, table in (("gauge", _ENGINE_GAUGES), ("counter", _ENGINE_COUNTERS)):
+        for name, attribute, text in table:
+            _family(lines, name, kind, text, {model: getattr(value, attribute) for model, value in stats.items()})
+    _head(lines, "kv_blocks", "gauge", "KV blocks by state; free, cached and owned add up to total.")
+    for model, value in stats.items():
+        for state in _BLOCK_STATES:
+            label = _escape(model)
+            lines.append(f'headrace_kv_blocks{{model="{label}",state="{state}"}} {getattr(value, f"blocks_{state}")}')
+
+
+def _server_part(lines: list[str], counters: ServerCounters, in_flight: int) -> None:
+    _head(lines, "http_responses_total", "counter", "Responses by status class.")
+    for hundred, count in counters.responses.items():
+        lines.append(f'headrace_http_responses_total{{status="{hundred}xx"}} {count}')
+    for name, kind, text, value in (
+        ("requests_in_flight", "gauge", "Choices admitted and not yet answered.", in_flight),
+        ("requests_refused_total", "counter", "Requests refused because the server was full.", counters.refused),
+        ("requests_disconnected_total", "counter", "Requests whose client left early.", counters.disconnected),
+        ("answered_prompt_tokens_total", "counter", "Prompt tokens as told in usage.", counters.prompt_tokens),
+        ("answered_completion_tokens_total", "counter", "Answer tokens as told in usage.", counters.completion_tokens),
+    ):
+        _head(lines, name, kind, text)
+        lines.append(f"headrace_{name} {value}")
+    _head(lines, "time_to_first_token_seconds", "histogram", "From the request's arrival to its first token.")
+    lines.extend(counters.first_token.lines("headrace_time_to_first_token_seconds"))
+    _head(lines, "request_duration_seconds", "histogram", "From a chat request's arrival to the end of its answer.")
+    lines.extend(counters.duration.lines("headrace_request_duration_seconds"))
+
+
+def _family(lines: list[str], name: str, kind: str, text: str, values: dict[str, int]) -> None:
+    _head(lines, name, kind, text)
+    for model, value in values.items():
+        lines.append(f'headrace_{name}{{model="{_escape(model)}"}} {value}')
+
+
+def _head(lines: list[str], name: str, kind: str, text: str) -> None:
+    lines.append(f"# HELP headrace_{name} {text}")
+    lines.append(f"# TYPE headrace_{name} {kind}")
+
+
+def _escape(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

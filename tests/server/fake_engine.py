@@ -1,0 +1,209 @@
+"""A scripted engine process: speaks `engine.messages` over the real socket, imports no torch.
+
+Started like the real one (`python -m tests.server.fake_engine ENDPOINT`, configuration on standard input). The script
+is JSON in the environment variable FAKE_ENGINE; see `Script`. What happened is appended to `log`, a line of JSON for
+each event.
+"""
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+import zmq
+
+from engine.config import EngineConfig
+from engine.messages import (
+    AbortRequest,
+    AddRequest,
+    EngineInfo,
+    EngineStats,
+    LoadFailed,
+    Loading,
+    Ready,
+    SequenceOutput,
+    Shutdown,
+    StepOutputs,
+    TokenLogprobs,
+    decode_inbound,
+    encode,
+)
+
+SCRIPT_VARIABLE = "FAKE_ENGINE"
+
+
+class Script(msgspec.Struct, frozen=True):
+    """What the fake engine does."""
+
+    model_dir: str = ""
+    token_ids: list[int] = []
+    """Every sequence gets these, over and over, up to its max_tokens; a seed rotates them."""
+    eos_after: int = 0
+    """Tokens after which a sequence ends with `stop`; 0 never."""
+    step_seconds: float = 0.0
+    load_seconds: float = 0.0
+    load_fails: str = ""
+    load_exit: int = -1
+    """Exit with this code while loading."""
+    error_after: int = -1
+    """Tokens after which a sequence fails with `error`."""
+    error_param: str = ""
+    hold_first: float = 0.0
+    """Seconds before a sequence's first output, its prefill."""
+    log: str = ""
+    context: int = 8192
+    exit_at_start_if: str = ""
+    """A file whose existence makes the process exit at once with code 3."""
+
+
+@dataclass
+class Running:
+    """One sequence."""
+
+    add: AddRequest
+    started: float
+    done: int = 0
+
+
+@dataclass
+class FakeEngine:
+    """The loop, the sequences and the socket."""
+
+    script: Script
+    config: EngineConfig
+    socket: "zmq.Socket[bytes]"
+    running: dict[int, Running] = field(default_factory=dict)
+    generated: int = 0
+    prompt: int = 0
+    aborted: int = 0
+    steps: int = 0
+
+    def note(self, event: str, **more: object) -> None:
+        """Append an event to the log."""
+        if self.script.log:
+            with open(self.script.log, "a") as file:
+                file.write(json.dumps({"event": event, "pid": os.getpid(), **more}) + "\n")
+
+    def load(self) -> bool:
+        """Pretend to load."""
+        if self.script.load_exit >= 0:
+            os._exit(self.script.load_exit)
+        for step in range(5):
+            self.socket.send(encode(Loading("reading weights", step / 5)))
+            time.sleep(self.script.load_seconds / 5)
+        if self.script.load_fails:
+            self.socket.send(encode(LoadFailed(self.script.load_fails, "try something else")))
+            return False
+        self.socket.send(encode(Ready(self.info())))
+        return True
+
+    def info(self) -> EngineInfo:
+        """A plausible description."""
+        return EngineInfo(
+            name=self.config.name, model_dir=self.script.model_dir, architecture="FakeForCausalLM",
+            context=self.script.context, vocab_size=49152, eos_token_ids=[2], device="cpu", dtype="float32",
+            attention="reference", block_size=16, num_blocks=4096, max_num_seqs=64, weights_bytes=0, kv_bytes=0,
+            num_parameters=0, load_seconds=0.0, generation_defaults={}, numerics="fake", notes=[],
+        )  # fmt: skip
+
+    def stats(self) -> EngineStats:
+        """Counters so far."""
+        owned = len(self.running)
+        return EngineStats(
+            num_running=owned, blocks_total=4096, blocks_free=4096 - owned, blocks_owned=owned, steps=self.steps,
+            prompt_tokens=self.prompt, generation_tokens=self.generated, aborted=self.aborted,
+        )  # fmt: skip
+
+    def receive(self, frame: bytes) -> bool:
+        """Handle one message; False ends the engine."""
+        match decode_inbound(frame):
+            case AddRequest() as add:
+                self.note("add", id=add.request_id, n=add.n, seed=add.params.seed, salt=add.salt.hex(),
+                          max_tokens=add.params.max_tokens, prompt=len(add.prompt_token_ids))  # fmt: skip
+                self.prompt += len(add.prompt_token_ids)
+                self.running[add.request_id] = Running(add, time.monotonic())
+            case AbortRequest(request_ids=ids):
+                self.note("abort", ids=ids)
+                for request_id in ids:
+                    self.aborted += self.running.pop(request_id, None) is not None
+            case Shutdown():
+                self.note("shutdown")
+                return False
+        return True
+
+    def step(self) -> list[SequenceOutput]:
+        """One token for each sequence."""
+        now = time.monotonic()
+        outputs = [
+            self.token(sequence)
+            for sequence in self.running.values()
+            if now - sequence.started >= self.script.hold_first
+        ]
+        for output in outputs:
+            if output.finish_reason is not None:
+                del self.running[output.request_id]
+        self.steps += 1
+        return outputs
+
+    def token(self, sequence: Running) -> SequenceOutput:
+        """The next output of one sequence."""
+        script, params, request_id = self.script, sequence.add.params, sequence.add.request_id
+        if sequence.done == script.error_after:
+            return SequenceOutput(
+                request_id, finish_reason="error", error="the scripted failure", error_param=script.error_param or None
+            )
+        if script.eos_after and sequence.done == script.eos_after:
+            return SequenceOutput(request_id, token_ids=[2], finish_reason="stop")
+        token_id = script.token_ids[(sequence.done + (params.seed or 0)) % len(script.token_ids)]
+        sequence.done += 1
+        self.generated += 1
+        logprobs = None
+        if params.logprobs is not None:
+            top = [token_id, *(token_id + 1 + k for k in range(params.logprobs))][: params.logprobs]
+            logprobs = [TokenLogprobs(-0.5, top, [-0.5 - k for k in range(len(top))])]
+        return SequenceOutput(
+            request_id,
+            token_ids=[token_id],
+            logprobs=logprobs,
+            finish_reason="length" if sequence.done >= params.max_tokens else None,
+        )
+
+    def run(self) -> None:
+        """Serve until told to end."""
+        heartbeat = 0.0
+        while True:
+            timeout = 0 if self.running else 200
+            while self.socket.poll(timeout):
+                if not self.receive(self.socket.recv()):
+                    return
+                timeout = 0
+            outputs = self.step() if self.running else []
+            if outputs or time.monotonic() - heartbeat > 0.5:
+                heartbeat = time.monotonic()
+                self.socket.send(encode(StepOutputs(outputs, self.stats())))
+            if self.running:
+                time.sleep(self.script.step_seconds)
+
+
+def main() -> None:
+    """Read the configuration and the script, connect, load, serve."""
+    config = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineConfig)
+    script = msgspec.json.decode(os.environ[SCRIPT_VARIABLE], type=Script)
+    if script.exit_at_start_if and os.path.exists(script.exit_at_start_if):
+        sys.exit(3)
+    context = zmq.Context()
+    socket: zmq.Socket[bytes] = context.socket(zmq.PAIR)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.connect(sys.argv[1])
+    fake = FakeEngine(script, config, socket)
+    fake.note("start")
+    print("fake engine speaking", file=sys.stderr)
+    if fake.load():
+        fake.run()
+    context.destroy(linger=500)
+
+
+if __name__ == "__main__":
+    main()

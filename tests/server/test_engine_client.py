@@ -1,0 +1,177 @@
+"""The client against the scripted engine, over the real socket and a real process."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from engine.client import EngineClient
+from engine.errors import EngineDeadError, ModelLoadError
+from engine.messages import SequenceOutput
+from engine.sampling_params import SamplingParams
+from server.engine_process import EngineProcess
+from tests.server.fakes import FAKE_COMMAND, Script, engine_config, set_script
+
+
+@asynccontextmanager
+async def running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script) -> AsyncIterator[EngineProcess]:
+    set_script(monkeypatch, script)
+    process = await EngineProcess.spawn(engine_config(), tmp_path, FAKE_COMMAND)
+    try:
+        yield process
+    finally:
+        await process.stop(2.0)
+
+
+async def collect(client: EngineClient, params: SamplingParams, n: int = 1, prompt: int = 4) -> dict[int, list[int]]:
+    tokens: dict[int, list[int]] = {index: [] for index in range(n)}
+    async for outputs in client.submit([1] * prompt, params, n=n):
+        for output in outputs:
+            tokens[output.index] += output.token_ids
+    return tokens
+
+
+def events(path: Path, kind: str) -> list[dict[str, object]]:
+    return [entry for entry in map(json.loads, path.read_text().splitlines()) if entry["event"] == kind]
+
+
+def test_tokens_arrive_whole_and_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(monkeypatch, tmp_path, Script(token_ids=[5, 6, 7])) as process:
+            await process.client.wait_ready()
+            results = await asyncio.gather(
+                *(collect(process.client, SamplingParams(max_tokens=count)) for count in range(1, 40))
+            )
+            for count, result in enumerate(results, 1):
+                assert result[0] == ([5, 6, 7] * 40)[:count]
+            assert process.client.num_requests == 0
+
+    asyncio.run(scenario())
+
+
+def test_seeded_choices_differ_and_are_requests_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    async def scenario() -> None:
+        async with running(monkeypatch, tmp_path, Script(token_ids=list(range(11)), log=str(log))) as process:
+            await process.client.wait_ready()
+            top = 2**63 - 1
+            result = await collect(process.client, SamplingParams(max_tokens=2, seed=top), n=3, prompt=100)
+            assert len({tuple(tokens) for tokens in result.values()}) == 3
+            assert [add["seed"] for add in events(log, "add")] == [top, -top - 1, -top]
+
+    asyncio.run(scenario())
+
+
+def test_further_choices_wait_for_the_shared_prompt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    async def scenario() -> None:
+        async with running(monkeypatch, tmp_path, Script(token_ids=[5], hold_first=0.3, log=str(log))) as process:
+            await process.client.wait_ready()
+            pending = asyncio.create_task(collect(process.client, SamplingParams(max_tokens=2), n=3, prompt=100))
+            await asyncio.sleep(0.15)
+            assert len(events(log, "add")) == 1
+            assert await pending == {0: [5, 5], 1: [5, 5], 2: [5, 5]}
+
+    asyncio.run(scenario())
+
+
+def test_one_choice_can_be_aborted_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    async def scenario() -> None:
+        async with running(monkeypatch, tmp_path, Script(token_ids=[5], step_seconds=0.01, log=str(log))) as process:
+            await process.client.wait_ready()
+            stream = process.client.submit([1], SamplingParams(max_tokens=30), n=2)
+            seen: list[SequenceOutput] = []
+            async for outputs in stream:
+                seen += outputs
+                if len(seen) >= 6:
+                    stream.abort(1)
+            first = [output for output in seen if output.index == 0]
+            assert len(first) == 30 and first[-1].finish_reason == "length"
+            assert not any(output.finish_reason for output in seen if output.index == 1)
+            assert [len(entry["ids"]) for entry in events(log, "abort")] == [1]  # type: ignore[arg-type]
+
+    asyncio.run(scenario())
+
+
+def test_abort_ends_the_iterator_and_is_idempotent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    async def scenario() -> None:
+        async with running(monkeypatch, tmp_path, Script(token_ids=[5], step_seconds=0.01, log=str(log))) as process:
+            await process.client.wait_ready()
+            stream = process.client.submit([1] * 100, SamplingParams(max_tokens=1000), n=4)
+            async for _ in stream:
+                stream.abort()
+                stream.abort()
+            assert process.client.num_requests == 0
+            async with asyncio.timeout(3.0):
+                while process.client.stats.aborted < 1:
+                    await asyncio.sleep(0.02)
+            assert process.client.stats.num_running == 0
+            assert len(events(log, "abort")) == 1
+
+    asyncio.run(scenario())
+
+
+def test_poke_yields_an_empty_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(monkeypatch, tmp_path, Script(token_ids=[5], hold_first=0.3)) as process:
+            await process.client.wait_ready()
+            stream = process.client.submit([1], SamplingParams(max_tokens=1))
+            asyncio.get_running_loop().call_later(0.05, stream.poke)
+            assert [len(outputs) async for outputs in stream] == [0, 1]
+
+    asyncio.run(scenario())
+
+
+def test_a_killed_engine_fails_its_streams_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(monkeypatch, tmp_path, Script(token_ids=[5], step_seconds=0.01)) as process:
+            await process.client.wait_ready()
+            stream = process.client.submit([1], SamplingParams(max_tokens=100_000))
+            asyncio.get_running_loop().call_later(0.1, process.kill)
+            with pytest.raises(EngineDeadError, match="SIGKILL"):
+                async with asyncio.timeout(2.0):
+                    async for _ in stream:
+                        pass
+            with pytest.raises(EngineDeadError):
+                process.client.submit([1], SamplingParams(max_tokens=1))
+
+    asyncio.run(scenario())
+
+
+def test_a_failed_load_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(monkeypatch, tmp_path, Script(load_fails="no such weights")) as process:
+            with pytest.raises(ModelLoadError, match="no such weights") as caught:
+                await process.client.wait_ready()
+            assert caught.value.hint == "try something else"
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_ends_while_loading_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(monkeypatch, tmp_path, Script(load_exit=7)) as process:
+            with pytest.raises(EngineDeadError, match="exit code 7"):
+                async with asyncio.timeout(10.0):
+                    await process.client.wait_ready()
+
+    asyncio.run(scenario())
+
+
+def test_what_the_engine_prints_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(monkeypatch, tmp_path, Script(token_ids=[5])) as process:
+            await process.client.wait_ready()
+            await asyncio.sleep(0.05)
+            assert list(process.last_words) == ["fake engine speaking"]
+
+    asyncio.run(scenario())
