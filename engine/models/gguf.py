@@ -1,0 +1,146 @@
+"""Converting a GGUF file, once, into a directory that transformers loads as it loads any other model.
+
+    <cache>/converted/<digest>/  config.json  generation_config.json  tokenizer.json  tokenizer_config.json
+                                 model.safetensors (bf16)  complete
+
+The digest covers this converter's version, the file's name and its content. A conversion is written beside its place
+and moved there whole under a lock, so it is either complete or not there, and two processes that convert the same file
+wait for one another.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import ModelLoadError
+from engine.models.cache import Progress, cache_dir
+from engine.models.gguf_config import build_config, convert_tensor
+from engine.models.gguf_file import MAGIC, GGUFFile
+from engine.models.gguf_tokenizer import build_tokenizer, end_token_ids
+
+_CONVERTER_VERSION = 1
+_MARKER = "complete"
+# Reading all of a large file would take longer than loading it, so of those only parts are hashed, and their date.
+_HASHED_WHOLE_BYTES = 1 << 29
+_CHUNK_BYTES = 1 << 20
+_NUM_SAMPLES = 64
+# Newer files carry their maker's sampling defaults.
+_SAMPLING_KEYS = {
+    "general.sampling.temp": "temperature",
+    "general.sampling.top_p": "top_p",
+    "general.sampling.top_k": "top_k",
+    "general.sampling.min_p": "min_p",
+    "general.sampling.penalty_repeat": "repetition_penalty",
+}
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as GGUF files do."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def converted_dir(path: Path) -> Path:
+    """Where the conversion of this file lies or will lie."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(f"{_CONVERTER_VERSION}\0{path.name}\0{size}\0".encode())
+    with path.open("rb") as file:
+        if size <= _HASHED_WHOLE_BYTES:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+        else:
+            digest.update(f"{path.stat().st_mtime_ns}\0".encode())
+            for start in range(0, size, max(_CHUNK_BYTES, size // _NUM_SAMPLES)):
+                file.seek(start)
+                digest.update(file.read(_CHUNK_BYTES))
+    return cache_dir() / "converted" / digest.hexdigest()[:32]
+
+
+def is_converted(path: Path) -> bool:
+    """Whether a complete conversion of this file lies in the cache."""
+    return (converted_dir(path) / _MARKER).exists()
+
+
+def convert(path: Path, progress: Progress) -> Path:
+    """Directory of the converted model; converts on the first call. Raises `ModelLoadError`.
+
+    Needs about the size of the bf16 weights in memory and on disk. Calls `progress` with the share of the tensors
+    that are unpacked.
+    """
+    from filelock import FileLock
+
+    target = converted_dir(path)
+    if (target / _MARKER).exists():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not (target / _MARKER).exists():
+                _convert_into(path, target, progress)
+    except OSError as error:
+        raise ModelLoadError(
+            f"cannot write the converted weights of {path.name}: {error.strerror or error}",
+            hint=f"Free some disk space or set HEADRACE_CACHE to another directory than {cache_dir()}.",
+        ) from error
+    return target
+
+
+def _convert_into(path: Path, target: Path, progress: Progress) -> None:
+    work = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    try:
+        progress(f"converting {path.name}", 0.0)
+        file = GGUFFile(path)
+        config = build_config(file)
+        _write_json(work / "config.json", config)
+        _write_json(work / "generation_config.json", _generation_config(file, config))
+        tokenizer, tokenizer_config = build_tokenizer(file)
+        _write_json(work / "tokenizer.json", tokenizer)
+        _write_json(work / "tokenizer_config.json", tokenizer_config)
+        _write_weights(file, config, work / "model.safetensors", progress)
+        (work / _MARKER).touch()
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(work, target)
+        progress(f"converting {path.name}", 1.0)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(work)
+
+
+def _write_weights(file: GGUFFile, config: dict[str, Any], path: Path, progress: Progress) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    tensors: dict[str, torch.Tensor] = {}
+    try:
+        for done, name in enumerate(file.tensors):
+            converted = convert_tensor(file, name, config)
+            if converted is not None:
+                tensors[converted[0]] = torch.from_numpy(np.require(converted[1], requirements="W")).to(torch.bfloat16)
+            progress(f"converting {file.path.name}", done / len(file.tensors))
+    except (ValueError, NotImplementedError) as error:
+        raise ModelLoadError(
+            f"{file.path.name} holds tensors that cannot be unpacked: {error}",
+            hint="The file may be incomplete, or quantised in a way that is not known.",
+        ) from error
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _generation_config(file: GGUFFile, config: dict[str, Any]) -> dict[str, Any]:
+    sampling = {name: file.metadata[key] for key, name in _SAMPLING_KEYS.items() if key in file.metadata}
+    return {
+        "bos_token_id": config["bos_token_id"],
+        "eos_token_id": end_token_ids(file),
+        "pad_token_id": config["pad_token_id"],
+        **({"do_sample": True} | sampling if sampling else {}),
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,210 @@
+"""From a source to a model on its device: transformers' class, our attention, nothing that needs a gradient."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from engine.config import EngineConfig
+from engine.device import available_memory, select_dtype
+from engine.errors import HeadraceError, ModelLoadError
+from engine.models.cache import Progress
+from engine.models.checkpoint import weights_size
+from engine.models.random_model import SEED_FILE
+from engine.models.sources import ResolvedModel, resolve
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+_SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in evaluation mode on its device, and what the engine needs to know of it."""
+
+    model: "PreTrainedModel"
+    directory: Path
+    architecture: str
+    """Name of transformers' class."""
+    hf_config: "PretrainedConfig"
+    text_config: "PretrainedConfig"
+    """The language model's part of `hf_config`; the same object where there is no other part."""
+    vocab_size: int
+    """Rows of the output head: the width of the logits, which may exceed the tokenizer's length."""
+    eos_token_ids: list[int]
+    max_context: int
+    generation_defaults: dict[str, float | int]
+    weights_bytes: int
+    num_parameters: int
+
+
+def load(config: EngineConfig, device: torch.device, attention_name: str, progress: Progress) -> LoadedModel:
+    """Resolve the source of `config`, and build the model on `device` with the attention of that name.
+
+    `attention_name` must be registered with transformers before. Raises `ModelLoadError` with a hint.
+    """
+    resolved = resolve(config.source, config.revision, progress=progress)
+    progress("reading the configuration", None)
+    hush_transformers()
+    try:
+        hf_config = _read_config(resolved.directory)
+        dtype = select_dtype(config.dtype, _checkpoint_dtype(hf_config), device)
+        build = _build_random if resolved.kind == "random" else _load_weights
+        progress("loading the weights" if build is _load_weights else "drawing random weights", None)
+        model = build(resolved, hf_config, device, dtype, attention_name)
+    except HeadraceError:
+        raise
+    except Exception as error:  # transformers raises every kind, and each means that this model cannot be loaded
+        logger.debug("loading %s failed", config.source, exc_info=True)
+        raise _explained(config, error) from error
+    model.eval().requires_grad_(False)
+    return _describe(model, resolved.directory, hf_config)
+
+
+def hush_transformers() -> None:
+    """Keep transformers' progress bars and advice out of our output; its errors still reach us."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def _read_config(directory: Path) -> "PretrainedConfig":
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+
+
+def _checkpoint_dtype(config: "PretrainedConfig") -> torch.dtype:
+    for part in (config, config.get_text_config()):
+        dtype = getattr(part, "dtype", None)
+        if isinstance(dtype, str):
+            dtype = getattr(torch, dtype, None)
+        if isinstance(dtype, torch.dtype):
+            return dtype
+    return torch.float32
+
+
+def _auto_class(config: "PretrainedConfig") -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+
+
+def _load_weights(
+    resolved: ResolvedModel, config: "PretrainedConfig", device: torch.device, dtype: torch.dtype, attention_name: str
+) -> "PreTrainedModel":
+    if getattr(config, "quantization_config", None) is None:
+        stored = _checkpoint_dtype(config)
+        _check_memory(weights_size(resolved.directory) * dtype.itemsize // stored.itemsize, device)
+    model, report = _auto_class(config).from_pretrained(
+        resolved.directory,
+        config=config,
+        dtype=dtype,
+        attn_implementation=attention_name,
+        device_map=None if device.type == "cpu" else {"": device},
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    # transformers fills missing weights with random ones and only warns, which nobody would forgive.
+    absent = sorted({*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])})
+    if absent:
+        raise ModelLoadError(
+            f"the checkpoint lacks {absent[0]} or has it in another shape" + _and_more(absent),
+            hint="config.json and the weights do not belong together, or the download is incomplete.",
+        )
+    return model
+
+
+def _and_more(names: list[str]) -> str:
+    return f" ({len(names) - 1} more such tensors)" if names[1:] else ""
+
+
+def _build_random(
+    resolved: ResolvedModel, config: "PretrainedConfig", device: torch.device, dtype: torch.dtype, attention_name: str
+) -> "PreTrainedModel":
+    """Draw the weights on the device itself, as the architecture initialises them, from a seed of their own."""
+    auto_class = _auto_class(config)
+    with torch.device("meta"):
+        skeleton = auto_class.from_config(config, dtype=dtype, trust_remote_code=False)
+    _check_memory(sum(parameter.nbytes for parameter in skeleton.parameters()), device)
+    seed = int((resolved.directory / SEED_FILE).read_text(encoding="utf-8"))
+    generators = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=generators), torch.device(device):
+        torch.manual_seed(seed)
+        return auto_class.from_config(config, dtype=dtype, attn_implementation=attention_name, trust_remote_code=False)
+
+
+def _check_memory(needed: int, device: torch.device) -> None:
+    available = available_memory(device)
+    if needed > available:
+        place = "GPU memory" if device.type == "cuda" else "memory"
+        raise ModelLoadError(
+            f"the weights need {needed / _GIB:.1f} GiB of {place}, and {available / _GIB:.1f} GiB are free",
+            hint="Choose a smaller model, or free some memory.",
+        )
+
+
+def _explained(config: EngineConfig, error: Exception) -> ModelLoadError:
+    """What went wrong, in the words of the one who must mend it."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return ModelLoadError(f"{config.name} does not fit into memory", hint="Choose a smaller model or dtype.")
+    if "trust_remote_code" in str(error) or "custom code" in str(error):
+        return ModelLoadError(
+            f"{config.name} needs Python code from its repository, which is never run",
+            hint="Only architectures that transformers itself has are served.",
+        )
+    if "does not recognize this architecture" in str(error) or "Unrecognized" in text:
+        return ModelLoadError(
+            f"{config.name} is of an architecture that this version of transformers does not have",
+            hint="A newer transformers may have it.",
+        )
+    return ModelLoadError(f"{config.name} cannot be loaded: {text}")
+
+
+def _describe(model: "PreTrainedModel", directory: Path, config: "PretrainedConfig") -> LoadedModel:
+    text_config = config.get_text_config()
+    generation = _generation_config(directory)
+    eos = generation.get("eos_token_id", getattr(text_config, "eos_token_id", None))
+    if eos is None:
+        eos = []
+    parameters = list(model.parameters())
+    return LoadedModel(
+        model=model,
+        directory=directory,
+        architecture=type(model).__name__,
+        hf_config=config,
+        text_config=text_config,
+        vocab_size=int(model.get_output_embeddings().weight.shape[0]),
+        eos_token_ids=[int(token) for token in (eos if isinstance(eos, list) else [eos])],
+        max_context=int(text_config.max_position_embeddings),
+        generation_defaults=_sampling_defaults(generation),
+        weights_bytes=sum(parameter.nbytes for parameter in parameters),
+        num_parameters=sum(parameter.numel() for parameter in parameters),
+    )
+
+
+def _generation_config(directory: Path) -> dict[str, Any]:
+    path = directory / "generation_config.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelLoadError(f"generation_config.json cannot be read: {error}") from error
+
+
+def _sampling_defaults(generation: dict[str, Any]) -> dict[str, float | int]:
+    """The sampling values a model's makers recommend; none where they recommend greedy decoding."""
+    if generation.get("do_sample") is False:
+        return {}
+    values = ((key, generation.get(key)) for key in _SAMPLING_KEYS)
+    return {key: value for key, value in values if isinstance(value, int | float) and not isinstance(value, bool)}

@@ -1,0 +1,160 @@
+"""Random models: any architecture at its own or a given size, for tests and benchmarks without a download.
+
+    random://Llama-3.1-8B                        by the shipped facts of architectures/Llama-3.1-8B.json
+    random://llama?hidden_size=64&vocab_size=300 by a model type of transformers, its defaults changed
+    random:///path/to/config.json                by a configuration on disk (or the directory that holds it)
+
+The directory made for one holds config.json and a tokenizer whose every id has a text, but no weights: the loader
+draws those on the device, from `seed` (default 0).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from engine.errors import ModelLoadError
+from engine.models.cache import cache_dir
+from engine.models.random_tokenizer import TOKENIZER_FILES, write_tokenizer
+
+SEED_FILE = "random_seed"
+_FORMAT_VERSION = 1
+_ARCHITECTURES = Path(__file__).parent / "architectures"
+
+
+def architecture_names() -> list[str]:
+    """Names of the shipped configurations."""
+    return sorted(path.stem for path in _ARCHITECTURES.glob("*.json"))
+
+
+def random_model_dir(spec: str) -> Path:
+    """Directory for `NAME?key=value&...`, made on the first call. Raises `ModelLoadError`."""
+    name, _, query = spec.partition("?")
+    options = {key: _value(text) for key, text in parse_qsl(query, keep_blank_values=True)}
+    seed = options.pop("seed", 0)
+    if not isinstance(seed, int) or seed < 0:
+        raise ModelLoadError(f"seed must be a whole number that is not negative, got {seed!r}")
+    base = Path(name).expanduser() if name.startswith(("/", "~", ".")) else None
+    config = _read_config(base) if base else _shipped_config(name)
+    config = _config_of_type(name, options) if config is None else _overridden(config, options)
+    tokenizer_dir = (base if base.is_dir() else base.parent) if base else None
+    return _write(config, seed, tokenizer_dir)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"True": True, "False": False, "None": None}.get(text, text)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if "model_type" not in config:
+            raise ValueError("it names no model_type")
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelLoadError(f"random://{path}: {file.name} cannot be read: {error}") from error
+    return dict(config)
+
+
+def _shipped_config(name: str) -> dict[str, Any] | None:
+    """Facts by name; a hub id counts by its last part, in any case, and `-Instruct` and `-it` do not matter."""
+    wanted = _plain(name)
+    for path in _ARCHITECTURES.glob("*.json"):
+        if _plain(path.stem) == wanted:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+    return None
+
+
+def _plain(name: str) -> str:
+    return name.rpartition("/")[2].lower().removesuffix("-instruct").removesuffix("-it").removeprefix("meta-")
+
+
+def _overridden(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with fields changed; only fields that exist, since a misspelt one would go unnoticed."""
+    known = set(config) | set(_defaults(config["model_type"]))
+    _check_keys(options, known, config["model_type"])
+    config = config | options
+    if isinstance(kinds := config.get("layer_types"), list):
+        config["layer_types"] = kinds[: config["num_hidden_layers"]]
+    return config
+
+
+def _config_of_type(model_type: str, options: dict[str, Any]) -> dict[str, Any]:
+    defaults = _defaults(model_type)
+    _check_keys(options, set(defaults), model_type)
+    return {"model_type": model_type, "dtype": "bfloat16"} | options
+
+
+def _defaults(model_type: str) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.for_model(model_type)
+    except (ValueError, KeyError):
+        raise ModelLoadError(
+            f"random://{model_type}: there is no such architecture",
+            hint=f"Give a model type of transformers, such as llama, or one of {', '.join(architecture_names())}.",
+        ) from None
+    return dict(config.to_dict())
+
+
+def _check_keys(options: dict[str, Any], known: set[str], model_type: str) -> None:
+    for key in options:
+        if key not in known:
+            raise ModelLoadError(f"random://{model_type}: {key!r} is not a field of its configuration")
+
+
+def _write(config: dict[str, Any], seed: int, tokenizer_dir: Path | None) -> Path:
+    text = json.dumps(config, sort_keys=True)
+    digest = hashlib.sha256(f"{_FORMAT_VERSION}\0{text}\0{seed}\0{tokenizer_dir}".encode()).hexdigest()[:32]
+    target = cache_dir() / "random" / digest
+    if target.is_dir():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f"{digest}.", dir=target.parent))
+        (work / SEED_FILE).write_text(str(seed), encoding="utf-8")
+        (work / "config.json").write_text(text, encoding="utf-8")
+        own = [tokenizer_dir / name for name in TOKENIZER_FILES] if tokenizer_dir else []
+        if own and own[0].is_file():
+            for path in own:
+                if path.is_file():
+                    shutil.copy(path, work)
+        else:
+            write_tokenizer(work, _vocab_size(config), _eos_token_id(config))
+        try:
+            os.replace(work, target)
+        except OSError:  # another process was first, with the same content
+            shutil.rmtree(work)
+            if not target.is_dir():
+                raise
+    except OSError as error:
+        raise ModelLoadError(f"cannot write to the cache: {error.strerror or error}") from error
+    return target
+
+
+def _text_field(config: dict[str, Any], key: str) -> Any:
+    text = config.get("text_config")
+    value = text.get(key) if isinstance(text, dict) else None
+    value = config.get(key, value)
+    return value if value is not None else _defaults(config["model_type"]).get(key)
+
+
+def _vocab_size(config: dict[str, Any]) -> int:
+    size = _text_field(config, "vocab_size")
+    if not isinstance(size, int) or size < 1:
+        raise ModelLoadError(f"vocab_size must be a positive number, got {size!r}")
+    return size
+
+
+def _eos_token_id(config: dict[str, Any]) -> int | None:
+    ids = _text_field(config, "eos_token_id")
+    first = ids[0] if isinstance(ids, list) and ids else ids
+    return first if isinstance(first, int) else None

