@@ -124,6 +124,15 @@ class BlockManager:
                     self._evictable[block] = None
         sequence.block_table.clear()
 
+    def discard(self, sequence: Sequence) -> list[int]:
+        """Take all blocks back and forget their content where nobody else owns it; the blocks now free."""
+        alone = [block for block in sequence.block_table if self._ref_counts[block] == 1]
+        for block in alone:
+            if self._digests[block] is not None:
+                self._forget(block)
+        self.release(sequence)
+        return alone
+
     def shrink(self, num_blocks: int) -> int:
         """Withdraw up to `num_blocks` available blocks for good; the number withdrawn."""
         taken = 0

@@ -6,6 +6,7 @@ loop and nothing waits while it sends.
 """
 
 import asyncio
+import hashlib
 import itertools
 import logging
 import time
@@ -152,8 +153,8 @@ class EngineClient:
     ) -> RequestStream:
         """Send a prompt to be continued `n` times; the outputs arrive on the returned stream.
 
-        Each choice is a request of its own to the engine, so that one can end alone, and choice i of a seeded request
-        draws from seed + i. Raises `EngineDeadError`.
+        Each choice is a request of its own to the engine, so that one can end alone; the first keeps the seed given,
+        the others' seeds are derived from it. Raises `EngineDeadError`.
         """
         if self._dead is not None:
             raise self._dead
@@ -261,5 +262,6 @@ class EngineClient:
 def _params_of_choice(params: SamplingParams, index: int) -> SamplingParams:
     if index == 0 or params.seed is None:
         return params
-    # Seeds are signed 64-bit numbers; past the largest comes the smallest.
-    return replace(params, seed=(params.seed + index + 2**63) % 2**64 - 2**63)
+    # Mixed, not counted up: choice 1 of seed 7 must have nothing to do with choice 0 of seed 8.
+    digest = hashlib.sha256(f"{params.seed} {index}".encode()).digest()
+    return replace(params, seed=int.from_bytes(digest[:8], "little", signed=True))

@@ -47,7 +47,7 @@ class CpuAttention:
         decode_lens = batch.context_lens[: batch.num_decodes]
         self._order = sorted(range(batch.num_decodes), key=decode_lens.__getitem__)
         self._permuted = self._order != list(range(batch.num_decodes))
-        self._permutation = torch.tensor(self._order)
+        self._permutation = torch.tensor(self._order, dtype=torch.int64)
         self._inverse = torch.empty_like(self._permutation)
         self._inverse[self._permutation] = torch.arange(len(self._order))
         self._groups = self._group(decode_lens)

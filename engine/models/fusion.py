@@ -109,7 +109,7 @@ def fuse(model: nn.Module, check: Callable[[], torch.Tensor], *, tolerance: floa
     before = check()
     undo: list[Callable[[], None]] = []
     report = FusionReport(merged=_merge(model, undo), norms=_fuse_norms(model, undo))
-    error = float((check() - before).abs().max() / before.std().clamp(min=1e-6))
+    error = float((check() - before).abs().mean() / before.std().clamp(min=1e-6))
     if not error <= tolerance:
         for revert in reversed(undo):
             revert()

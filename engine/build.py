@@ -1,0 +1,67 @@
+"""Puts an engine together from its configuration: runner, blocks, scheduler."""
+
+import torch
+import transformers
+
+from engine.block_manager import BlockManager
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.messages import EngineInfo
+from engine.model_runner import ModelRunner, Progress
+from engine.scheduler import Scheduler
+
+
+def build_engine(config: EngineConfig, progress: Progress) -> tuple[Engine, EngineInfo]:
+    """Load the model and make an engine around it. Raises ConfigError, ModelLoadError."""
+    runner = ModelRunner(config, progress)
+    blocks = BlockManager(runner.num_blocks, config.block_size, prefix_cache=config.prefix_cache)
+    limits = runner.limits
+    scheduler = Scheduler(
+        blocks,
+        max_num_seqs=limits.max_num_seqs,
+        max_batched_tokens=limits.max_batched_tokens,
+        max_prefill_tokens=limits.max_prefill_tokens,
+    )
+    loaded = runner.loaded
+    engine = Engine(
+        runner,
+        scheduler,
+        context=runner.context,
+        vocab_size=loaded.vocab_size,
+        eos_token_ids=frozenset(loaded.eos_token_ids),
+        max_queued=config.max_queued_requests,
+    )
+    dtype = str(runner.dtype).removeprefix("torch.")
+    info = EngineInfo(
+        name=config.name,
+        model_dir=str(loaded.directory),
+        architecture=loaded.architecture,
+        context=runner.context,
+        vocab_size=loaded.vocab_size,
+        eos_token_ids=sorted(loaded.eos_token_ids),
+        device=str(runner.device),
+        dtype=dtype,
+        attention=runner.attention_name,
+        block_size=config.block_size,
+        num_blocks=runner.num_blocks,
+        max_num_seqs=limits.max_num_seqs,
+        weights_bytes=loaded.weights_bytes,
+        kv_bytes=runner.kv_bytes,
+        num_parameters=loaded.num_parameters,
+        load_seconds=0.0,
+        generation_defaults=loaded.generation_defaults,
+        numerics="/".join(
+            (
+                config.source,
+                config.revision or "",
+                dtype,
+                runner.device.type,
+                runner.attention_name,
+                f"fusion={config.fusion}",
+                f"torch={torch.__version__}",
+                f"transformers={transformers.__version__}",
+            )
+        ),
+        notes=runner.notes,
+    )
+    return engine, info

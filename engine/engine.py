@@ -1,0 +1,231 @@
+"""The step loop: admit requests, schedule rows, run them, commit what was sampled.
+
+**Error boundary.** Whatever is done for one request (admit, commit, finish) fails that request only. Only the shared
+forward pass can fail the rows that were in it; the engine and everybody else go on.
+"""
+
+import logging
+import os
+import time
+from typing import Protocol
+
+from engine.block_manager import BlockManager, root_digest
+from engine.errors import RequestError
+from engine.messages import AddRequest, EngineStats, SequenceOutput, TokenLogprobs
+from engine.sampler import Sampled, derive_seed
+from engine.scheduler import Scheduled, Scheduler
+from engine.sequence import Sequence
+from engine.stop import finish_reason
+
+logger = logging.getLogger(__name__)
+
+MAX_CHOICES = 128
+
+
+class Runner(Protocol):
+    """What the engine needs of a model: `ModelRunner`, or a fake in tests."""
+
+    def execute(self, rows: list[Scheduled]) -> Sampled:
+        """Compute the rows and sample those that reach their newest token, in order."""
+
+    def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
+        """Zero the content of blocks."""
+
+
+class Engine:
+    """Requests in, token outputs out. Single-threaded: the process loop calls it between reading and writing."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        *,
+        context: int,
+        vocab_size: int,
+        eos_token_ids: frozenset[int],
+        max_queued: int,
+    ) -> None:
+        """`context` is the most tokens of one sequence, prompt included; `vocab_size` the width of the logits."""
+        self._runner = runner
+        self._scheduler = scheduler
+        self._blocks: BlockManager = scheduler.blocks
+        self._context = context
+        self._vocab_size = vocab_size
+        self._eos_token_ids = eos_token_ids
+        self._max_queued = max_queued
+        self._sequences: dict[int, list[Sequence]] = {}
+        self._outputs: list[SequenceOutput] = []
+        self._counters = {"steps": 0, "prompt": 0, "cached": 0, "generated": 0, "aborted": 0, "failed": 0}
+        self.last_step_seconds = 0.0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do something."""
+        return self._scheduler.has_work or bool(self._outputs)
+
+    def add(self, request: AddRequest) -> None:
+        """Queue a request; a refusal becomes its output of the next step."""
+        try:
+            self._admit(request)
+        except RequestError as error:
+            self._refuse(request, error.message, error.param)
+        except Exception:
+            logger.exception("request %d could not be admitted", request.request_id)
+            self._refuse(request, "internal error while admitting the request", None)
+
+    def abort(self, request_ids: list[int]) -> None:
+        """Forget requests, wherever they are; unknown and finished ones are ignored."""
+        for request_id in request_ids:
+            for sequence in self._sequences.pop(request_id, ()):
+                if not sequence.is_finished:
+                    self._scheduler.finish(sequence, "abort")
+                    self._counters["aborted"] += 1
+
+    def step(self) -> list[SequenceOutput]:
+        """Run one step and return all outputs that came of it."""
+        started = time.perf_counter()
+        rows = self._scheduler.schedule()
+        if rows:
+            self._counters["steps"] += 1
+            try:
+                sampled = self._runner.execute(rows)
+            except Exception:
+                logger.exception("a step of %d rows failed", len(rows))
+                for row in rows:
+                    self._fail(row.sequence, "internal error while computing this request")
+            else:
+                self._commit(rows, sampled)
+        elif not self._scheduler.has_work:
+            self._scheduler.check()
+        outputs, self._outputs = self._outputs, []
+        self.last_step_seconds = time.perf_counter() - started
+        return outputs
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges now."""
+        counters, blocks = self._counters, self._blocks
+        return EngineStats(
+            num_running=len(self._scheduler.running),
+            num_waiting=len(self._scheduler.waiting),
+            blocks_total=blocks.num_blocks,
+            blocks_free=blocks.num_free,
+            blocks_cached=blocks.num_cached,
+            blocks_owned=blocks.num_owned,
+            steps=counters["steps"],
+            prompt_tokens=counters["prompt"],
+            cached_tokens=counters["cached"],
+            generation_tokens=counters["generated"],
+            preemptions=self._scheduler.num_preemptions,
+            aborted=counters["aborted"],
+            failed=counters["failed"],
+        )
+
+    def _admit(self, request: AddRequest) -> None:
+        prompt, params = request.prompt_token_ids, request.params
+        params.check(self._vocab_size)
+        if not prompt:
+            raise RequestError("the prompt has no tokens", param="messages")
+        if not 1 <= request.n <= MAX_CHOICES:
+            raise RequestError(f"n must be between 1 and {MAX_CHOICES}, got {request.n}", param="n")
+        if not all(0 <= token < self._vocab_size for token in prompt):
+            raise RequestError(f"the prompt has a token outside the vocabulary of {self._vocab_size}", param="messages")
+        if len(prompt) >= self._context:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens; this model's context is {self._context} tokens, "
+                "of which at least one is for the answer",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        if len(self._scheduler.waiting) + request.n > self._max_queued:
+            raise RequestError(f"the queue of {self._max_queued} requests is full", code="overloaded")
+        seed = params.seed if params.seed is not None else int.from_bytes(os.urandom(8), "little", signed=True)
+        max_len = min(len(prompt) + params.max_tokens, self._context)
+        digest = root_digest(request.salt)
+        sequences: list[Sequence] = []
+        for index in range(request.n):
+            sequence = Sequence(
+                request_id=request.request_id,
+                index=index,
+                prompt_token_ids=prompt,
+                params=params,
+                seed=derive_seed(seed, index),
+                max_len=max_len,
+                eos_token_ids=self._eos_token_ids,
+                root_digest=digest,
+                leader=sequences[0] if sequences else None,
+            )
+            sequences.append(sequence)
+        self._sequences[request.request_id] = sequences
+        for sequence in sequences:
+            self._scheduler.add(sequence)
+
+    def _commit(self, rows: list[Scheduled], sampled: Sampled) -> None:
+        """Note what was computed and give each sampled token to its sequence."""
+        position = 0
+        for row in rows:
+            sequence = row.sequence
+            samples = row.samples
+            if sequence.num_computed_tokens < sequence.num_prompt_tokens:
+                self._counters["prompt"] += min(
+                    row.num_tokens, sequence.num_prompt_tokens - sequence.num_computed_tokens
+                )
+            try:
+                self._scheduler.commit(row)
+                if samples:
+                    self._append(sequence, sampled, position)
+            except Exception:
+                logger.exception("request %d failed after a step", sequence.request_id)
+                self._fail(sequence, "internal error while computing this request")
+            position += samples
+
+    def _append(self, sequence: Sequence, sampled: Sampled, position: int) -> None:
+        if not sampled.finite[position]:
+            self._discard(sequence)
+            self._fail(sequence, "the model computed no finite logits for this request")
+            return
+        if sequence.num_generated == 0:
+            self._counters["cached"] += sequence.num_cached_tokens
+        self._counters["generated"] += 1
+        token_id = sampled.token_ids[position]
+        sequence.token_ids.append(token_id)
+        reason = finish_reason(sequence)
+        if reason:
+            self._scheduler.finish(sequence, reason)
+        self._publish(sequence, token_id, sampled.logprobs[position], reason)
+
+    def _publish(self, sequence: Sequence, token_id: int, logprobs: TokenLogprobs | None, reason: str | None) -> None:
+        self._outputs.append(
+            SequenceOutput(
+                request_id=sequence.request_id,
+                index=sequence.index,
+                token_ids=[token_id],
+                logprobs=None if logprobs is None else [logprobs],
+                finish_reason=reason,
+                num_cached_tokens=sequence.num_cached_tokens,
+            )
+        )
+        if reason:
+            self._forget(sequence)
+
+    def _discard(self, sequence: Sequence) -> None:
+        """Wipe the blocks of a sequence that holds NaNs, so that no later tenant can meet them."""
+        self._runner.wipe_blocks(self._blocks.discard(sequence), self._blocks.block_size)
+
+    def _fail(self, sequence: Sequence, message: str) -> None:
+        self._scheduler.finish(sequence, "error")
+        self._counters["failed"] += 1
+        self._outputs.append(SequenceOutput(sequence.request_id, sequence.index, finish_reason="error", error=message))
+        self._forget(sequence)
+
+    def _refuse(self, request: AddRequest, message: str, param: str | None) -> None:
+        self._counters["failed"] += 1
+        for index in range(min(max(request.n, 1), MAX_CHOICES)):
+            self._outputs.append(
+                SequenceOutput(request.request_id, index, finish_reason="error", error=message, error_param=param)
+            )
+
+    def _forget(self, sequence: Sequence) -> None:
+        """Drop a request whose last sequence has ended."""
+        sequences = self._sequences.get(sequence.request_id)
+        if sequences is not None and all(s.is_finished for s in sequences):
+            del self._sequences[sequence.request_id]

@@ -1,0 +1,145 @@
+"""The engine process: `python -m engine.process ENDPOINT`, with its EngineConfig as msgpack on standard input.
+
+Loads the model, telling how far it is, then turns messages into steps and steps into messages until it is told to
+end, or its parent dies.
+"""
+
+import ctypes
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+import zmq
+
+from engine.config import EngineConfig
+from engine.errors import HeadraceError
+from engine.messages import (
+    MAX_FRAME_BYTES,
+    AbortRequest,
+    AddRequest,
+    EngineInfo,
+    LoadFailed,
+    Loading,
+    Outbound,
+    Ready,
+    Shutdown,
+    StepOutputs,
+    decode_inbound,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent ends, however that ends."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+class Pipe:
+    """The engine's end of the socket pair."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PAIR)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self._socket.setsockopt(zmq.LINGER, 1000)
+        self._socket.connect(endpoint)
+
+    def send(self, message: Outbound) -> None:
+        """Send one message, waiting if the other side does not read."""
+        self._socket.send(encode(message))
+
+    def receive(self, timeout: float) -> list[AddRequest | AbortRequest | Shutdown]:
+        """All messages that are there, waiting up to `timeout` seconds for the first."""
+        messages: list[AddRequest | AbortRequest | Shutdown] = []
+        wait = self._socket.poll(int(timeout * 1000)) if timeout else True
+        while wait:
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            try:
+                messages.append(decode_inbound(frame))
+            except msgspec.DecodeError as error:
+                logger.error("dropped a frame that is not a message: %s", error)
+        return messages
+
+    def close(self) -> None:
+        """Send what is left and release the socket."""
+        self._socket.close()
+        self._context.term()
+
+
+def load_engine(config: EngineConfig, pipe: Pipe) -> "tuple[Engine, EngineInfo]":
+    """Load the model. Raises HeadraceError."""
+    started = time.monotonic()
+    pipe.send(Loading(stage="starting the engine"))
+    from engine.build import build_engine  # imports torch, which takes seconds: the first message goes out before
+
+    engine, info = build_engine(config, lambda stage, fraction: pipe.send(Loading(stage=stage, fraction=fraction)))
+    return engine, msgspec.structs.replace(info, load_seconds=time.monotonic() - started)
+
+
+def serve(engine: "Engine", pipe: Pipe) -> None:
+    """Turn messages into steps and steps into messages, until told to end."""
+    last_sent = 0.0
+    while True:
+        for message in pipe.receive(0 if engine.has_work else HEARTBEAT_SECONDS):
+            match message:
+                case AddRequest():
+                    engine.add(message)
+                case AbortRequest(request_ids=request_ids):
+                    engine.abort(request_ids)
+                case Shutdown():
+                    return
+        outputs = engine.step()
+        now = time.monotonic()
+        if outputs or now - last_sent >= HEARTBEAT_SECONDS:
+            pipe.send(StepOutputs(outputs=outputs, stats=engine.stats()))
+            last_sent = now
+
+
+def main() -> int:
+    """Entry point of the process."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the API process decides
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    config = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineConfig)
+    pipe = Pipe(sys.argv[1])
+    try:
+        engine, info = load_engine(config, pipe)
+    except HeadraceError as error:
+        pipe.send(LoadFailed(message=error.message, hint=error.hint))
+        pipe.close()
+        return 1
+    except Exception as error:
+        logger.exception("loading %s failed", config.name)
+        pipe.send(LoadFailed(message=f"{config.name}: loading failed: {type(error).__name__}: {error}"))
+        pipe.close()
+        return 1
+    gc.collect()
+    gc.freeze()  # nothing loaded so far is ever garbage; the collector need not look at it again
+    pipe.send(Ready(info=info))
+    serve(engine, pipe)
+    pipe.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The engine against transformers' `generate` on the same weights: greedy output, token for token, in fp32.
+
+Requests start and end at different steps, with prompts of very different length, under small token budgets and small
+pools, so that chunked prefill, prefix hits, preemption and slot reuse all happen while the comparison runs.
+"""
+
+import random
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from engine.build import build_engine
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.messages import AddRequest
+from engine.sampling_params import SamplingParams
+from tests.tiny_models import EOS_TOKEN_ID, FAMILIES, VOCAB_SIZE
+
+TinyModelDir = Callable[[str], Path]
+
+
+@lru_cache(maxsize=2)
+def oracle(directory: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def generate(directory: Path, prompt: list[int], max_tokens: int) -> list[int]:
+    model = oracle(directory)
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False)
+    return output[0, len(prompt) :].tolist()
+
+
+def make_engine(directory: Path, **options: object) -> Engine:
+    settings = {"dtype": "float32", "device": "cpu", "max_num_seqs": 4, "block_size": 4, **options}
+    engine, _ = build_engine(EngineConfig(name="tiny", source=str(directory), **settings), lambda *_: None)  # type: ignore[arg-type]
+    return engine
+
+
+def run(engine: Engine, requests: dict[int, AddRequest], arrivals: dict[int, int]) -> dict[int, list[int]]:
+    """Outputs by request; each request arrives before the step that `arrivals` says."""
+    outputs: dict[int, list[int]] = {request_id: [] for request_id in requests}
+    waiting = sorted(requests, key=lambda request_id: arrivals[request_id])
+    for step in range(5000):
+        while waiting and arrivals[waiting[0]] <= step:
+            engine.add(requests[waiting.pop(0)])
+        for output in engine.step():
+            assert output.error is None, output.error
+            outputs[output.request_id] += output.token_ids
+        if not waiting and not engine.has_work:
+            engine.step()  # the idle self-check
+            stats = engine.stats()
+            assert stats.blocks_owned == stats.num_running == stats.num_waiting == 0
+            return outputs
+    raise AssertionError("the engine did not become idle")
+
+
+def random_mix(seed: int, *, longest: int, vocab: int = VOCAB_SIZE) -> tuple[dict[int, AddRequest], dict[int, int]]:
+    generator = random.Random(seed)
+    shared = [generator.randrange(3, vocab) for _ in range(longest)]
+    requests, arrivals = {}, {}
+    for request_id in range(10):
+        length = generator.choice([1, 2, 3, 5, 17, longest // 2, longest])
+        prompt = shared[:length] if generator.random() < 0.5 else [generator.randrange(3, vocab) for _ in range(length)]
+        params = SamplingParams(max_tokens=generator.randint(1, 24), temperature=0)
+        requests[request_id] = AddRequest(request_id, prompt, params)
+        arrivals[request_id] = generator.randint(0, 30)
+    return requests, arrivals
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("attention", ["cpu", "reference"])
+def test_alone(family: str, attention: str, tiny_model_dir: TinyModelDir) -> None:
+    directory = tiny_model_dir(family)
+    engine = make_engine(directory, attention=attention)
+    prompt = [(7 * i) % (VOCAB_SIZE - 3) + 3 for i in range(21)]
+    request = AddRequest(1, prompt, SamplingParams(max_tokens=30, temperature=0))
+    assert run(engine, {1: request}, {1: 0})[1] == generate(directory, prompt, 30)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="default"),
+        pytest.param({"max_batched_tokens": 5, "num_blocks": 40}, id="chunked"),
+        pytest.param({"num_blocks": 32, "context": 90, "max_batched_tokens": 16}, id="preempted"),
+        pytest.param({"fusion": False, "prefix_cache": False}, id="unfused"),
+    ],
+)
+def test_in_any_mix(family: str, options: dict[str, object], tiny_model_dir: TinyModelDir) -> None:
+    directory = tiny_model_dir(family)
+    requests, arrivals = random_mix(len(family), longest=60)
+    engine = make_engine(directory, **options)
+    outputs = run(engine, requests, arrivals)
+    for request_id, request in requests.items():
+        expected = generate(directory, request.prompt_token_ids, request.params.max_tokens)
+        assert outputs[request_id] == expected, f"request {request_id}"
+    if options.get("num_blocks") == 32:
+        assert engine.stats().preemptions > 0
+    if "prefix_cache" not in options:
+        assert engine.stats().cached_tokens > 0
+
+
+def test_end_of_sequence_ends_both(tiny_model_dir: TinyModelDir) -> None:
+    """Some prompt makes the tiny model say its end-of-sequence token; both stop there, and it is part of the output."""
+    directory = tiny_model_dir("llama")
+    engine = make_engine(directory)
+    ended = 0
+    for first in range(3, 200):
+        expected = generate(directory, [first], 12)
+        request = AddRequest(first, [first], SamplingParams(max_tokens=12, temperature=0))
+        assert run(engine, {first: request}, {first: 0})[first] == expected
+        ended += expected[-1] == EOS_TOKEN_ID and len(expected) < 12
+        if ended == 2:
+            return
+    pytest.fail("no prompt made the model stop")
+
+
+@pytest.mark.slow
+def test_smollm2_real_weights(smollm2_dir: Path) -> None:
+    engine = make_engine(smollm2_dir, num_blocks=200, block_size=16, context=2000, max_batched_tokens=64)
+    requests, arrivals = random_mix(11, longest=300, vocab=49000)
+    outputs = run(engine, requests, arrivals)
+    for request_id, request in requests.items():
+        expected = generate(smollm2_dir, request.prompt_token_ids, request.params.max_tokens)
+        assert outputs[request_id] == expected, f"request {request_id}"
