@@ -1,0 +1,147 @@
+"""From a checked request to what the engine needs: prompt ids and sampling parameters."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from engine.errors import RequestError
+from engine.messages import EngineInfo
+from engine.sampling_params import SamplingParams
+from server.detokenizer import Detokenizer
+from server.errors import context_length_exceeded, from_request_error
+from server.protocol import ChatCompletionRequest, ChatMessage
+from server.tokenizer import ChatTokenizer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptPlan:
+    """One request, ready to be submitted, and how its answer is to be shown."""
+
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    n: int
+    stop: tuple[str, ...]
+    include_stop: bool
+    skip_special_tokens: bool
+    hidden_ids: frozenset[int]
+    """Ids that end the answer and are not part of its text."""
+    continues: bool
+    """The answer continues the prompt's last message."""
+    stream: bool
+    include_usage: bool
+    continuous_usage: bool
+    system_fingerprint: str
+
+    @property
+    def logprobs(self) -> bool:
+        """Whether log-probabilities are part of the answer."""
+        return self.params.logprobs is not None
+
+    def detokenizer(self, tokenizer: ChatTokenizer) -> Detokenizer:
+        """A fresh one for one of the `n` answers."""
+        return Detokenizer(
+            tokenizer,
+            stop=self.stop,
+            include_stop=self.include_stop,
+            skip_special_tokens=self.skip_special_tokens,
+            hidden_ids=self.hidden_ids,
+            prompt_tail_ids=self.prompt_token_ids[-1:] if self.continues else (),
+        )
+
+
+def convert(request: ChatCompletionRequest, tokenizer: ChatTokenizer, info: EngineInfo) -> PromptPlan:
+    """Render, tokenise and check a request against one model.
+
+    Raises `ApiError` 400 for a conversation the template refuses, a prompt that leaves no room for an answer, a
+    token limit beyond the room, and token ids outside the vocabulary.
+    """
+    continues = bool(request.continue_final_message)
+    prompt = tokenizer.encode_prompt(
+        [_plain(message) for message in request.messages],
+        add_generation_prompt=_or(request.add_generation_prompt, not continues),
+        continue_final_message=continues,
+        kwargs=request.chat_template_kwargs,
+    )
+    params = _sampling_params(request, _token_limit(request, len(prompt), info))
+    try:
+        params.check(info.vocab_size)
+    except RequestError as error:
+        raise from_request_error(error) from None
+    include_stop = bool(request.include_stop_str_in_output)
+    options = request.stream_options
+    return PromptPlan(
+        prompt_token_ids=prompt,
+        params=params,
+        n=_or(request.n, 1),
+        stop=request.stop_strings,
+        include_stop=include_stop,
+        skip_special_tokens=_or(request.skip_special_tokens, True),
+        hidden_ids=frozenset() if include_stop else _ending_ids(params, info.eos_token_ids),
+        continues=continues,
+        stream=bool(request.stream),
+        include_usage=bool(options and options.include_usage),
+        continuous_usage=bool(options and options.include_usage and options.continuous_usage_stats),
+        system_fingerprint=system_fingerprint(info),
+    )
+
+
+def system_fingerprint(info: EngineInfo) -> str:
+    """Changes with everything that can change the numbers."""
+    return f"fp_{hashlib.sha256(info.numerics.encode()).hexdigest()[:12]}"
+
+
+def _plain(message: ChatMessage) -> dict[str, Any]:
+    return message.model_dump(exclude_none=True)
+
+
+def _token_limit(request: ChatCompletionRequest, prompt_tokens: int, info: EngineInfo) -> int:
+    """The answer's limit: as asked, or all that is left. Nothing is ever cut to fit."""
+    context = min(info.context, info.kv_tokens)
+    room = context - prompt_tokens
+    if room < 1:
+        raise context_length_exceeded(
+            f"This model's context is {context} tokens and the messages are {prompt_tokens} tokens long, which leaves "
+            "no room for an answer; shorten the messages"
+        )
+    asked = request.token_limit
+    if asked is None:
+        return room
+    if asked > room:
+        field = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+        raise context_length_exceeded(
+            f"This model's context is {context} tokens; the messages are {prompt_tokens} tokens long and {field} asks "
+            f"for {asked} more, {prompt_tokens + asked} together; at most {room} are left",
+            param=field,
+        )
+    return asked
+
+
+def _sampling_params(request: ChatCompletionRequest, max_tokens: int) -> SamplingParams:
+    """OpenAI's defaults; what a model's generation_config.json suggests is not applied."""
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=_or(request.temperature, 1.0),
+        top_p=_or(request.top_p, 1.0),
+        top_k=_or(request.top_k, 0),
+        min_p=_or(request.min_p, 0.0),
+        frequency_penalty=_or(request.frequency_penalty, 0.0),
+        presence_penalty=_or(request.presence_penalty, 0.0),
+        repetition_penalty=_or(request.repetition_penalty, 1.0),
+        logit_bias={int(token_id): bias for token_id, bias in (request.logit_bias or {}).items()},
+        seed=request.seed,
+        min_tokens=_or(request.min_tokens, 0),
+        ignore_eos=bool(request.ignore_eos),
+        stop_token_ids=tuple(dict.fromkeys(request.stop_token_ids or ())),
+        logprobs=_or(request.top_logprobs, 0) if request.logprobs else None,
+    )
+
+
+def _ending_ids(params: SamplingParams, eos_token_ids: Sequence[int]) -> frozenset[int]:
+    return frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else frozenset(eos_token_ids))
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value

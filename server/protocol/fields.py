@@ -1,0 +1,96 @@
+"""The table of every field of a chat request, from which the documentation is generated."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from server.protocol.messages import MAX_PARTS
+from server.protocol.request import MAX_MESSAGES, MAX_N, MAX_STOP_CHARS, MAX_STOP_STRINGS
+
+Status = Literal["supported", "partly", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRow:
+    """One field: what it means, what it may hold, and whether this server does it.
+
+    `refused`: every use that asks for something is a 400 that names the field. `partly`: some uses are, as `range`
+    says.
+    """
+
+    name: str
+    meaning: str
+    range: str
+    status: Status = "supported"
+
+
+def field_table() -> list[FieldRow]:
+    """A row for each field of `ChatCompletionRequest`, in its order."""
+    return list(_ROWS)
+
+
+_ROWS = (
+    FieldRow(
+        "messages",
+        "The conversation. Text parts are joined by line breaks. `name`, `tool_calls`, `tool` turns and reasoning go "
+        "to the model's chat template; a turn that the template cannot show is refused",
+        f"1 to {MAX_MESSAGES} messages of at most {MAX_PARTS} parts; image_url parts are refused",
+        "partly",
+    ),
+    FieldRow("model", "The model to use", "a name from /v1/models"),
+    FieldRow("max_tokens", "Most tokens to generate; all that the context leaves when absent", "1 to the context"),
+    FieldRow("max_completion_tokens", "OpenAI's newer name of max_tokens", "1 to the context"),
+    FieldRow("temperature", "Flattens or sharpens the distribution; 0 is greedy. Default 1", "0 to 2"),
+    FieldRow("top_p", "Sample only from the likeliest tokens that together reach this probability", "above 0, to 1"),
+    FieldRow("frequency_penalty", "Lowers tokens by how often they were generated", "-2 to 2"),
+    FieldRow("presence_penalty", "Lowers tokens that were generated at all", "-2 to 2"),
+    FieldRow("logprobs", "Return the log-probability of each generated token, before any sampling option", "boolean"),
+    FieldRow("top_logprobs", "Return so many likeliest alternatives too; needs logprobs", "0 to 20"),
+    FieldRow(
+        "logit_bias",
+        "Added to the logits of single tokens",
+        "object of token id to -100..100, at most 1024 entries; an array is refused",
+    ),
+    FieldRow("n", "Completions to generate", f"1 to {MAX_N}"),
+    FieldRow("seed", "Makes sampling repeatable", "64-bit integer"),
+    FieldRow(
+        "stop",
+        "Generation ends before the first of these",
+        f"a string or up to {MAX_STOP_STRINGS}, each of 1 to {MAX_STOP_CHARS} characters",
+    ),
+    FieldRow("stream", "Send tokens as server-sent events", "boolean"),
+    FieldRow(
+        "stream_options",
+        "`include_usage` adds a last chunk with the usage, `continuous_usage_stats` puts it in every chunk",
+        "object; needs stream",
+    ),
+    FieldRow(
+        "response_format",
+        "Constrains the answer",
+        "`text`; `json_object`, `json_schema`, `json` and `regex` are refused",
+        "partly",
+    ),
+    FieldRow("tools", "Functions the model may call", "an empty array; anything else is refused", "partly"),
+    FieldRow("tool_choice", "Whether tools are called", "`none` or `auto`; anything else is refused", "partly"),
+    FieldRow("tool_prompt", "Text before the tools", "refused", "refused"),
+    FieldRow("parallel_tool_calls", "Several calls in one turn", "refused", "refused"),
+    FieldRow("reasoning_effort", "How long a model reasons", "refused", "refused"),
+    FieldRow("user", "A label of the caller's own; changes nothing in the answer", "at most 512 characters"),
+    FieldRow("metadata", "Labels of the caller's own; changes nothing in the answer", "at most 16 short strings"),
+    FieldRow("store", "Keep the completion on the server", "false; true is refused", "partly"),
+    FieldRow("service_tier", "Processing tier", "`auto` or `default`; anything else is refused", "partly"),
+    FieldRow("top_k", "Sample only from so many likeliest tokens; 0 keeps all", "0 or more"),
+    FieldRow("min_p", "Sample only from tokens at least so likely, relative to the likeliest", "0 to 1"),
+    FieldRow("repetition_penalty", "Divides the logits of tokens in prompt and answer; 1 is none", "above 0, to 10"),
+    FieldRow("min_tokens", "No end of the answer before so many tokens", "0 to max_tokens"),
+    FieldRow("ignore_eos", "Generate on past the model's end-of-sequence token", "boolean"),
+    FieldRow("stop_token_ids", "Token ids that end the answer and are not shown", "at most 64 ids"),
+    FieldRow("include_stop_str_in_output", "Show the stop string or stop token that ended the answer", "boolean"),
+    FieldRow("skip_special_tokens", "Leave control tokens out of the text. Default true", "boolean"),
+    FieldRow("add_generation_prompt", "Open an assistant turn after the messages. Default true", "boolean"),
+    FieldRow("continue_final_message", "Continue the last message, of the assistant, in place of answering", "boolean"),
+    FieldRow(
+        "chat_template_kwargs",
+        "Variables for the model's chat template",
+        "object; a variable the template does not read is refused",
+    ),
+)

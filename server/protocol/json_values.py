@@ -1,0 +1,65 @@
+"""Checks on the JSON that the request's models leave untyped (schemas, template variables), and on the body's form."""
+
+import json
+import math
+from typing import Any
+
+from server.errors import ApiError, bad_request, shorten
+
+MAX_DEPTH = 64
+MAX_KEYS_PER_OBJECT = 10_000
+MAX_INTEGER = 2**63
+
+
+def check_object_keys(raw: bytes) -> None:
+    """Refuse a body in which an object names a key twice, or has more than `MAX_KEYS_PER_OBJECT` keys.
+
+    Of a key named twice one parser takes the first value and another the last, so what a proxy has checked could
+    differ from what is served. Bodies that are no JSON at all pass here: the parser proper has the better words.
+    """
+    try:
+        json.loads(raw, object_pairs_hook=_check_pairs)
+    except (ValueError, RecursionError):
+        return
+
+
+def _check_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_KEYS_PER_OBJECT:
+        raise bad_request(
+            f"The request body holds an object with {len(pairs)} keys, at most {MAX_KEYS_PER_OBJECT} are allowed"
+        )
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise bad_request(f"The request body names the key {shorten(key)} twice in one object")
+            seen.add(key)
+    return found
+
+
+def check_json_value(value: Any, param: str) -> None:
+    """Refuse what JSON text can spell and JSON values are not: NaN, infinities, and absurd integers or depth.
+
+    Raises `ApiError` 400 on `param`.
+    """
+    pending: list[tuple[Any, int]] = [(value, 1)]
+    while pending:
+        item, depth = pending.pop()
+        if isinstance(item, dict | list):
+            if depth > MAX_DEPTH:
+                raise bad_request(f"{param} is nested deeper than {MAX_DEPTH} levels", param=param)
+            children = item.values() if isinstance(item, dict) else item
+            pending.extend((child, depth + 1) for child in children)
+        else:
+            _check_scalar(item, param)
+
+
+def _check_scalar(item: Any, param: str) -> None:
+    problem: ApiError | None = None
+    if isinstance(item, float) and not math.isfinite(item):
+        problem = bad_request(f"{param} must hold finite numbers only, got {item}", param=param)
+    elif isinstance(item, int) and abs(item) > MAX_INTEGER:
+        problem = bad_request(f"{param} holds the integer {shorten(item)}, beyond 64 bits", param=param)
+    if problem is not None:
+        raise problem

@@ -1,0 +1,283 @@
+"""Text to token ids and back, and conversations to prompts, for one model.
+
+Built on the tokenizers library and Jinja alone: the API process imports neither torch nor transformers. Everything
+here is safe to call from several threads at once.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from engine.errors import ModelLoadError
+from server.chat_template import ChatTemplate
+from server.control_tokens import ControlTokens, looks_like_control, strings_of, unused_break
+from server.conversation import Message, TemplateForm, check_shown, fit, probe
+from server.errors import ApiError, bad_request, shorten
+from server.model_files import ChatFiles, read_chat_files
+from server.token_text import TokenText
+
+_RESERVED_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A rendered conversation; `mark` breaks control tokens of users, None where there were none."""
+
+    text: str
+    mark: str | None
+
+
+class ChatTokenizer:
+    """The tokenizer and chat template of one model; made by `load`."""
+
+    def __init__(self, tokenizer: Tokenizer, files: ChatFiles) -> None:
+        """Raises `ModelLoadError` where the template is broken or the tokenizer is of an unknown kind."""
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self.special_tokens = dict(files.special_tokens)
+        """`bos_token`, `eos_token` and the like, as templates see them."""
+        decoder = tokenizer.decoder
+        self._token_text = TokenText(tokenizer, None if decoder is None else json.loads(decoder.__getstate__()))
+        self.leading_spaces = self._token_text.leading_spaces
+        self.token_bytes = self._token_text.token_bytes
+        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        """Ids the tokenizer knows; the model's logits may be wider."""
+        added = tokenizer.get_added_tokens_decoder()
+        self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        """Ids that `skip_special_tokens` leaves out of texts."""
+        self._templates = {name: _compile(name, source) for name, source in files.templates.items()}
+        self._set_up_control_tokens()
+        self._newline = self._encode("\n")
+        self._adds_space = self._encode("\nx") != self._newline + self._encode("x")
+        self._forms = {name: self._probe(name) for name in self._templates}
+
+    @classmethod
+    def load(cls, directory: Path) -> "ChatTokenizer":
+        """Read tokenizer.json, tokenizer_config.json and the chat template of a model's directory.
+
+        Raises `ModelLoadError` where they are missing, broken, or not of a kind that is understood.
+        """
+        files = read_chat_files(directory)
+        try:
+            tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        except Exception as error:  # the library raises plain Exception
+            raise ModelLoadError(f"tokenizer.json cannot be read: {error}") from None
+        return cls(tokenizer, files)
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Id of the end-of-sequence token that the tokenizer's configuration names."""
+        token_id = self._tokenizer.token_to_id(self.special_tokens.get("eos_token", ""))
+        return frozenset() if token_id is None else frozenset({token_id})
+
+    @property
+    def has_template(self) -> bool:
+        """Whether conversations can be rendered at all."""
+        return bool(self._templates)
+
+    def render(
+        self,
+        messages: list[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt of a conversation as text.
+
+        `messages` are plain dicts as in the API. With `continue_final_message` the prompt ends where the last
+        message's text ends. `kwargs` are further template variables. Raises `ApiError` 400 for what the template
+        refuses or does not show, and for variables it does not read.
+        """
+        prompt = self._render(messages, add_generation_prompt, continue_final_message, tools, kwargs or {})
+        return prompt.text if prompt.mark is None else prompt.text.replace(prompt.mark, "")
+
+    def encode_prompt(
+        self,
+        messages: list[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """The prompt of a conversation as token ids; arguments as in `render`.
+
+        Control tokens come from the template alone, a beginning-of-sequence token included.
+        """
+        prompt = self._render(messages, add_generation_prompt, continue_final_message, tools, kwargs or {})
+        return self._encode_broken(prompt.text, prompt.mark)
+
+    def encode(self, text: str, *, allow_special: bool) -> list[int]:
+        """Ids of a text, nothing added; with `allow_special` control tokens in it are matched."""
+        if allow_special or not self._control.occur_in(text):
+            return self._encode(text)
+        mark = unused_break(text)
+        return self._encode_broken(self._control.broken(text, mark), mark)
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """Text of generated ids. Ids the tokenizer does not know have none."""
+        shown = (i for i in ids if i not in self.special_ids) if skip_special_tokens else ids
+        text = self._token_text.join(shown).decode("utf-8", "replace")
+        for _ in range(self.leading_spaces):
+            text = text.removeprefix(" ")
+        return text
+
+    def token_text(self, token_id: int) -> str:
+        """Text of one token by itself; bytes that are no character by themselves show as U+FFFD."""
+        return self.token_bytes(token_id).decode("utf-8", "replace")
+
+    def _set_up_control_tokens(self) -> None:
+        literals = "\0".join(template.literals for template in self._templates.values())
+        inspected = "\0".join(text for template in self._templates.values() for text in template.inspected)
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        special = {token.content for token in added if token.special}
+        plain = {token.content for token in added if not token.special}
+        named = {content for content in plain if content in literals or looks_like_control(content)}
+        self._control = ControlTokens(special | named)
+        # A template that looks for `</think>` in an assistant's turn must find it.
+        self._assistant_control = ControlTokens(special | {token for token in named if token not in inspected})
+        normalized = [token.content for token in added if token.normalized and token.content in self._control.tokens]
+        # Matched after normalization, so other spellings can become these tokens.
+        self._normalized_control = ControlTokens(normalized) if normalized and self._tokenizer.normalizer else None
+
+    def _probe(self, name: str) -> TemplateForm:
+        template = self._templates[name]
+
+        def render(messages: list[Message]) -> str:
+            return template.render(self._variables(messages, True, None, {}))
+
+        try:
+            return probe(render, template.source)
+        except ApiError as error:
+            raise ModelLoadError(
+                f"the chat template '{name}' cannot show one question: {error.message}",
+                hint="mend chat_template.jinja, or remove it",
+            ) from None
+
+    def _variables(
+        self,
+        messages: list[Message],
+        add_generation_prompt: bool,
+        tools: list[dict[str, Any]] | None,
+        kwargs: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        return {
+            **self.special_tokens,
+            **kwargs,
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+
+    def _render(
+        self,
+        messages: list[Message],
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        tools: list[dict[str, Any]] | None,
+        kwargs: Mapping[str, Any],
+    ) -> _Prompt:
+        name = "tool_use" if tools and "tool_use" in self._templates else "default"
+        template = self._templates.get(name)
+        if template is None:
+            raise bad_request("This model has no chat template, so it cannot hold a conversation", param="messages")
+        self._check_variables(template, kwargs)
+        outside = [messages, tools, dict(kwargs)]
+        self._check_normalized(outside)
+        mark = unused_break(outside) if self._control.occur_in(outside) else None
+        if mark is not None:
+            messages = [self._broken_turn(message, mark) for message in messages]
+            tools = self._control.broken(tools, mark)
+            kwargs = self._control.broken(dict(kwargs), mark)
+        turns = fit(messages, self._forms[name])
+        end = _mark_end(turns, outside, mark) if continue_final_message else None
+        text = template.render(
+            self._variables(turns, add_generation_prompt and not continue_final_message, tools, kwargs)
+        )
+        if end is not None:
+            text = _cut_at_end(text, end)
+        check_shown(messages, text)
+        return _Prompt(text, mark)
+
+    def _broken_turn(self, message: Message, mark: str) -> Message:
+        control = self._assistant_control if message["role"] == "assistant" else self._control
+        broken: Message = control.broken(message, mark)
+        return broken
+
+    def _check_variables(self, template: ChatTemplate, kwargs: Mapping[str, Any]) -> None:
+        for name in kwargs:
+            if name in _RESERVED_VARIABLES or name in self.special_tokens or name not in template.variables:
+                raise bad_request(
+                    f"chat_template_kwargs: this model's chat template has no variable {shorten(name)} to set",
+                    param="chat_template_kwargs",
+                )
+
+    def _check_normalized(self, outside: list[Any]) -> None:
+        if self._normalized_control is None:
+            return
+        for text in strings_of(outside):
+            normal = self._tokenizer.normalizer.normalize_str(text)
+            if normal != text and self._normalized_control.occur_in(normal):
+                raise bad_request(
+                    "messages hold text that this model's tokenizer would read as a control token", param="messages"
+                )
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _encode_broken(self, text: str, mark: str | None) -> list[int]:
+        pieces = [text] if mark is None else text.split(mark)
+        ids = self._encode(pieces[0])
+        for piece in pieces[1:]:
+            ids += self._encode_continuation(piece)
+        return ids
+
+    def _encode_continuation(self, piece: str) -> list[int]:
+        """Ids of a text that does not begin anything, so without the space SentencePiece puts before a first word."""
+        if self._adds_space:
+            ids = self._encode("\n" + piece)
+            if ids[: len(self._newline)] == self._newline:
+                return ids[len(self._newline) :]
+        return self._encode(piece) if piece else []
+
+
+def _compile(name: str, source: str) -> ChatTemplate:
+    try:
+        return ChatTemplate(source)
+    except Exception as error:  # a hostile source can make the compiler fail in any way
+        raise ModelLoadError(f"the chat template '{name}' is broken: {error}") from None
+
+
+def _mark_end(turns: list[Message], outside: list[Any], mark: str | None) -> str:
+    """Put an end mark behind the last turn's text, and a space that shows whether the template trims it."""
+    content = turns[-1].get("content")
+    end = unused_break([outside, mark or ""])
+    if isinstance(content, str):
+        turns[-1]["content"] = f"{content}{end} "
+    elif content:
+        turns[-1]["content"] = [*content[:-1], content[-1] | {"text": f"{content[-1]['text']}{end} "}]
+    else:
+        raise bad_request(
+            "continue_final_message needs text in the last message to continue", param="continue_final_message"
+        )
+    return end
+
+
+def _cut_at_end(text: str, end: str) -> str:
+    head, found, tail = text.rpartition(end)
+    if not found:
+        raise bad_request(
+            "The model's chat template does not show the last message, so it cannot be continued",
+            param="continue_final_message",
+        )
+    # A template that trims content would have trimmed the white space before the end mark too.
+    return head if tail.startswith(" ") else head.rstrip()
