@@ -34,7 +34,7 @@ def missing_weights(directory: Path) -> list[str]:
         return ["model.safetensors"]
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return [f"a readable {index.name}"]
     return sorted(name for name in names if not (directory / name).is_file())
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.cache import Progress, cache_dir
 from engine.errors import ModelLoadError
-from engine.models.cache import Progress, cache_dir
 from engine.models.gguf_config import build_config, convert_tensor
 from engine.models.gguf_file import MAGIC, GGUFFile
 from engine.models.gguf_tokenizer import build_tokenizer, end_token_ids

@@ -215,11 +215,11 @@ def _llama_config(file: GGUFFile, config: dict[str, Any]) -> dict[str, Any]:
     return {"attention_bias": "blk.0.attn_q.bias" in file.tensors, "mlp_bias": "blk.0.ffn_up.bias" in file.tensors}
 
 
-def _gemma_scale(config: dict[str, Any], largest: int) -> float:
+def _gemma_scale(config: dict[str, Any], largest: int) -> int:
     """The largest Gemma 2 and 3 divide by another root than their head size (llama.cpp tells them by their layers)."""
     if config["num_hidden_layers"] == largest:
-        return float(config["hidden_size"] // config["num_attention_heads"])
-    return float(config["head_dim"])
+        return int(config["hidden_size"] // config["num_attention_heads"])
+    return int(config["head_dim"])
 
 
 def _gemma2_config(file: GGUFFile, config: dict[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 Only safetensors, JSON and templates are fetched: no pickles, no code.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
+from engine.cache import Progress
 from engine.errors import ModelLoadError
-from engine.models.cache import Progress
 from engine.models.checkpoint import missing_weights
+
+logger = logging.getLogger(__name__)
 
 _WANTED = ["*.safetensors", "*.json", "*.jinja"]
 _UNWANTED = ["*/*", "consolidated*"]
@@ -33,12 +36,7 @@ def cached_snapshot(repo: str, revision: str | None) -> Path | None:
 def download(repo: str, revision: str | None, progress: Progress) -> Path:
     """Fetch a repository into the hub's cache, resuming what is there. Raises `ModelLoadError` with a hint."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     progress(f"downloading {repo}", None)
     try:
@@ -63,8 +61,8 @@ def download(repo: str, revision: str | None, progress: Progress) -> Path:
         ) from error
     except RevisionNotFoundError as error:
         raise ModelLoadError(f"{repo} has no revision {revision!r} on the hub") from error
-    except (LocalEntryNotFoundError, OSError) as error:
-        # Whatever else goes wrong on the way there is of these kinds: no route, a proxy, a timeout, a full disk.
+    except Exception as error:  # no route, a proxy, a timeout, a full disk: each layer below has its own kinds
+        logger.debug("downloading %s failed", repo, exc_info=True)
         raise ModelLoadError(
             f"{repo} is not in the hub's local cache and could not be downloaded",
             hint="Check the network and the space on disk, or give a local directory or a .gguf file as the source. "

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from engine.cache import Progress
 from engine.config import EngineConfig
 from engine.device import available_memory, select_dtype
 from engine.errors import HeadraceError, ModelLoadError
-from engine.models.cache import Progress
 from engine.models.checkpoint import weights_size
 from engine.models.random_model import SEED_FILE
 from engine.models.sources import ResolvedModel, resolve
@@ -114,8 +114,9 @@ def _load_weights(
         trust_remote_code=False,
         local_files_only=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,
     )
-    # transformers fills missing weights with random ones and only warns, which nobody would forgive.
+    # transformers fills what is missing or misshapen with random weights; here it is an error, with a name.
     absent = sorted({*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])})
     if absent:
         raise ModelLoadError(

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from engine.cache import cache_dir
 from engine.errors import ModelLoadError
-from engine.models.cache import cache_dir
 from engine.models.random_tokenizer import TOKENIZER_FILES, write_tokenizer
 
 SEED_FILE = "random_seed"

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from engine.cache import Progress, no_progress
 from engine.errors import ModelLoadError
 from engine.models import gguf, hub
-from engine.models.cache import Progress, no_progress
 from engine.models.checkpoint import check_directory, missing_weights, weights_size
 from engine.models.random_model import random_model_dir
 

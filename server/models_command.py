@@ -1,0 +1,98 @@
+"""`headrace models`: of every known model, whether it is ready, where it comes from, its size, whether it fits here.
+
+Reads no network and imports no torch, so that it answers at once.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import psutil
+
+from engine.models.sources import SourceState, describe
+from server.settings import ModelsFile, ModelSpec, default_models_file, load_models_file
+
+_SUITABLE_SHARE = 0.9
+"""Of a machine's memory, what weights may take at most and still leave room for a KV cache."""
+_GGUF_GROWTH = 3.4
+"""bf16 weights per byte of a four-bit GGUF file: 16 bits for about 4.7."""
+
+
+def add_models_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand; its handler is `run`, in the namespace's `handler`."""
+    parser = subparsers.add_parser(
+        "models",
+        help="list the known models",
+        description="List the known models: state, size, whether they fit here, and where their weights are.",
+    )
+    parser.add_argument("--models", metavar="FILE", type=Path, help="the file that names the models [models.yaml]")
+    parser.set_defaults(handler=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table; the exit code. Raises `ConfigError` if the file is wrong."""
+    print_models(load_models_file(arguments.models or default_models_file()), sys.stdout)
+    return 0
+
+
+def print_models(file: ModelsFile, out: TextIO) -> None:
+    """Write the table of a file's models to `out`."""
+    gpu = gpu_memory()
+    rows = [("MODEL", "STATE", "SIZE", "FITS", "WEIGHTS")]
+    rows += [_row(spec, is_default=spec.name == file.default, gpu=gpu) for spec in file.models]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        out.write(line.rstrip() + "\n")
+    total = psutil.virtual_memory().total
+    place = f"{_readable(gpu)} of GPU memory" if gpu else f"{_readable(total)} of memory, no GPU"
+    out.write(f"\nThis machine has {place}. The default is marked with *; serve others with: headrace serve MODEL...\n")
+
+
+def _row(spec: ModelSpec, *, is_default: bool, gpu: int | None) -> tuple[str, str, str, str, str]:
+    state = describe(spec.source, spec.revision)
+    name = " = ".join((spec.name, *spec.aliases))
+    size = state.size_bytes or spec.size
+    return (
+        ("* " if is_default else "  ") + name,
+        state.state,
+        _readable(size) if size else "-",
+        _fits(state, size, spec, gpu),
+        state.location,
+    )
+
+
+def _fits(state: SourceState, size: int | None, spec: ModelSpec, gpu: int | None) -> str:
+    """Whether the weights leave room for anything else, on the GPU if there is one and the model may use it."""
+    if size is None:
+        return "-"
+    needed = size * _GGUF_GROWTH if state.kind == "gguf" else size
+    if gpu and spec.device != "cpu" and needed <= gpu * _SUITABLE_SHARE:
+        return "yes"
+    if needed > psutil.virtual_memory().total * _SUITABLE_SHARE or (gpu and spec.device != "cpu"):
+        return "no"
+    return "yes" if spec.device in ("auto", "cpu") else "no"
+
+
+def gpu_memory() -> int | None:
+    """Bytes of the first NVIDIA GPU, or None where there is none or its driver does not answer."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return None
+    query = [command, "--query-gpu=memory.total", "--format=csv,noheader,nounits", "--id=0"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
+        return int(answer.split()[0]) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+
+
+def _readable(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

@@ -1,0 +1,164 @@
+"""Reading a YAML file strictly: every value is checked against a table of fields, every complaint names its line."""
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from engine.errors import ConfigError
+
+Kind = Literal["text", "texts", "count", "switch", "memory", "size", "list"]
+
+_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(" + "|".join(_UNITS) + ")")
+_MAX_FILE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a key may hold."""
+
+    kind: Kind
+    required: bool = False
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A checked mapping: its values, and where each key stands."""
+
+    file: str
+    values: dict[str, Any]
+    lines: dict[str, int]
+    first_line: int
+
+    def line(self, key: str) -> int:
+        """The line of a key, or of the whole section where the key is not given."""
+        return self.lines.get(key, self.first_line)
+
+    def error(self, key: str, message: str, *, hint: str | None = None) -> ConfigError:
+        """An error at a key, to be raised."""
+        return _error(self.file, self.line(key), message, hint)
+
+
+def read_yaml(path: Path) -> yaml.Node:
+    """The tree of a YAML file, with its positions. Raises `ConfigError` if it cannot be read or parsed."""
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ConfigError(f"{path.name} is larger than {_MAX_FILE_BYTES} bytes")
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", hint="name another with --models FILE") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path.name} is not UTF-8 text") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise _error(path.name, line, f"this is not YAML: {error.problem or error.context}", None) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path.name} is not YAML") from error
+    if node is None:
+        raise ConfigError(f"{path.name} is empty", hint="it needs `default` and `models`")
+    return node
+
+
+def parse_mapping(node: yaml.Node, file: str, fields: dict[str, Field], what: str) -> Section:
+    """Check a mapping against its fields. Raises `ConfigError` at the first key that is wrong."""
+    if not isinstance(node, yaml.MappingNode):
+        raise _error(file, _line(node), f"{what} must be a mapping of keys to values, {_given(node)}", None)
+    values: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for key_node, value_node in node.value:
+        key, line = str(key_node.value), _line(key_node)
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1, cutoff=0.6)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(fields)}"
+            raise _error(file, line, f"unknown key {key!r}", hint)
+        if key in lines:
+            raise _error(file, line, f"{key} is given twice, first in line {lines[key]}", None)
+        values[key] = _value(value_node, file, key, fields[key])
+        lines[key] = line
+    for key, field in fields.items():
+        if field.required and key not in values:
+            raise _error(file, _line(node), f"{what} needs {key!r}", None)
+    return Section(file, values, lines, _line(node))
+
+
+def parse_list(section: Section, key: str) -> list[yaml.Node]:
+    """The entries of a list, of which there must be one at least."""
+    nodes: list[yaml.Node] = section.values[key]
+    if not nodes:
+        raise section.error(key, f"{key} must not be empty")
+    return nodes
+
+
+def size_in_bytes(text: str) -> int:
+    """Bytes of a size such as `5.2GB` or `4GiB`. Raises ValueError."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a size")
+    return round(float(match[1]) * _UNITS[match[2]])
+
+
+def _value(node: yaml.Node, file: str, key: str, field: Field) -> Any:
+    if field.kind in ("list", "texts"):
+        if not isinstance(node, yaml.SequenceNode):
+            raise _error(file, _line(node), f"{key} must be a list, {_given(node)}", None)
+        if field.kind == "list":
+            return node.value
+        return [_scalar(item, file, key, Field("text")) for item in node.value]
+    return _scalar(node, file, key, field)
+
+
+def _scalar(node: yaml.Node, file: str, key: str, field: Field) -> str | int | bool:
+    kind = node.tag.rpartition(":")[2] if isinstance(node, yaml.ScalarNode) else ""
+    text = str(node.value)
+    if field.kind == "text" and kind == "str" and text:
+        if field.choices and text not in field.choices:
+            close = difflib.get_close_matches(text, field.choices, n=1, cutoff=0.6)
+            hint = f"did you mean {close[0]}?" if close else None
+            raise _error(file, _line(node), f"{key} must be one of {', '.join(field.choices)}, got {text!r}", hint)
+        return text
+    if field.kind == "count" and kind == "int" and text.isdigit() and int(text) > 0:
+        return int(text)
+    if field.kind == "switch" and kind == "bool":
+        return bool(yaml.SafeLoader.bool_values[text.lower()])
+    if field.kind == "memory" and (text == "auto" or _is_fraction(kind, text) or _SIZE.fullmatch(text)):
+        return text
+    if field.kind == "size" and _SIZE.fullmatch(text):
+        return text
+    raise _error(file, _line(node), f"{key} must be {_EXPECTED[field.kind]}, {_given(node)}", _type_hint(field, kind))
+
+
+_EXPECTED = {
+    "text": "text",
+    "count": "a whole number of at least 1",
+    "switch": "true or false",
+    "memory": "auto, a fraction between 0 and 1, or a size such as 4GiB",
+    "size": "a size such as 5.2GB",
+}
+
+
+def _is_fraction(kind: str, text: str) -> bool:
+    return kind == "float" and re.fullmatch(r"0?\.\d+", text) is not None and float(text) > 0
+
+
+def _type_hint(field: Field, kind: str) -> str | None:
+    return "put it in quotes" if field.kind == "text" and kind in ("int", "float", "bool", "timestamp") else None
+
+
+def _given(node: yaml.Node) -> str:
+    if isinstance(node, yaml.ScalarNode):
+        return f"got {node.value!r}" if node.value else "got nothing"
+    return "got a list" if isinstance(node, yaml.SequenceNode) else "got a mapping"
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _error(file: str, line: int, message: str, hint: str | None) -> ConfigError:
+    return ConfigError(f"{file}:{line}: {message}", hint=hint)

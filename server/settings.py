@@ -1,0 +1,160 @@
+"""models.yaml: which models there are, and how each is to be served.
+
+    file = load_models_file(Path("models.yaml"))
+    configs = [spec.engine_config() for spec in file.at_startup]
+
+The file is read once. Whatever is wrong in it (an unknown key, a wrong type, a name given twice) is a `ConfigError`
+that says where: `models.yaml:12: ...`.
+"""
+
+import difflib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from engine.config import AttentionName, Dtype, EngineConfig
+from engine.errors import ConfigError
+from server.models_file import Field, Section, parse_list, parse_mapping, read_yaml, size_in_bytes
+
+Load = Literal["startup", "on_demand"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """One model of models.yaml; `EngineConfig` says what its settings mean."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    source: str
+    revision: str | None = None
+    load: Load = "on_demand"
+    dtype: Dtype = "auto"
+    device: str = "auto"
+    context: int | None = None
+    memory: str = "auto"
+    max_num_seqs: int = 0
+    attention: AttentionName = "auto"
+    fusion: bool = True
+    prefix_cache: bool = True
+    threads: int = 0
+    size: int | None = None
+    """Bytes of the download, as far as the file knows."""
+
+    def engine_config(self) -> EngineConfig:
+        """What the engine process of this model is told."""
+        return EngineConfig(
+            name=self.name,
+            source=self.source,
+            revision=self.revision,
+            dtype=self.dtype,
+            device=self.device,
+            context=self.context,
+            memory=self.memory,
+            max_num_seqs=self.max_num_seqs,
+            attention=self.attention,
+            fusion=self.fusion,
+            prefix_cache=self.prefix_cache,
+            threads=self.threads,
+        )
+
+
+@dataclass(frozen=True)
+class ModelsFile:
+    """The whole file. `default` is the name of the model that is served when nobody names one."""
+
+    default: str
+    models: tuple[ModelSpec, ...]
+
+    @cached_property
+    def _by_name(self) -> dict[str, ModelSpec]:
+        return {name: spec for spec in self.models for name in (spec.name, *spec.aliases)}
+
+    @property
+    def at_startup(self) -> tuple[ModelSpec, ...]:
+        """The models to serve when the command line names none: the default, then those with `load: startup`."""
+        default = self.find(self.default)
+        others = (spec for spec in self.models if spec.load == "startup" and spec is not default)
+        return (default, *others)
+
+    def find(self, name: str) -> ModelSpec:
+        """The model of that name or alias. Raises `ConfigError`, with the nearest name as its hint."""
+        spec = self._by_name.get(name)
+        if spec is None:
+            raise ConfigError(
+                f"models.yaml has no model {name!r}",
+                hint=_nearest(name, self._by_name) or f"it has {', '.join(model.name for model in self.models)}",
+            )
+        return spec
+
+
+_MODEL_FIELDS = {
+    "name": Field("text", required=True),
+    "aliases": Field("texts"),
+    "source": Field("text"),
+    "revision": Field("text"),
+    "load": Field("text", choices=("startup", "on_demand")),
+    "dtype": Field("text", choices=("auto", "float32", "bfloat16", "float16")),
+    "device": Field("text"),
+    "context": Field("count"),
+    "memory": Field("memory"),
+    "max_num_seqs": Field("count"),
+    "attention": Field("text", choices=("auto", "reference", "cpu")),
+    "fusion": Field("switch"),
+    "prefix_cache": Field("switch"),
+    "threads": Field("count"),
+    "size": Field("size"),
+}
+_FILE_FIELDS = {"default": Field("text", required=True), "models": Field("list", required=True)}
+
+
+def default_models_file() -> Path:
+    """models.yaml of the working directory, else the one that came with the source. Raises `ConfigError`."""
+    candidates = (Path("models.yaml"), Path(__file__).resolve().parent.parent / "models.yaml")
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise ConfigError("there is no models.yaml here", hint="name one with --models FILE")
+
+
+def load_models_file(path: Path) -> ModelsFile:
+    """Read and check models.yaml. Raises `ConfigError` for whatever is wrong, with the line."""
+    top = parse_mapping(read_yaml(path), path.name, _FILE_FIELDS, "the file")
+    models: list[ModelSpec] = []
+    seen: dict[str, int] = {}
+    for node in parse_list(top, "models"):
+        section = parse_mapping(node, path.name, _MODEL_FIELDS, "a model")
+        spec = _model_spec(section)
+        for name, key in ((spec.name, "name"), *((alias, "aliases") for alias in spec.aliases)):
+            if name in seen:
+                raise section.error(key, f"the name {name!r} is taken by line {seen[name]} already")
+            seen[name] = section.line(key)
+        models.append(spec)
+    default = top.values["default"]
+    if default not in seen:
+        raise top.error("default", f"there is no model {default!r} below", hint=_nearest(default, seen))
+    file = ModelsFile(default=default, models=tuple(models))
+    return ModelsFile(default=file.find(default).name, models=file.models)
+
+
+def _model_spec(section: Section) -> ModelSpec:
+    values = dict(section.values)
+    values.setdefault("source", values["name"])
+    if "aliases" in values:
+        values["aliases"] = tuple(values["aliases"])
+    if "size" in values:
+        values["size"] = size_in_bytes(values["size"])
+    if values.get("memory", "auto")[-1] == "B":
+        values["memory"] = f"{size_in_bytes(values['memory']) / 2**30}GiB"
+    device = values.get("device", "auto")
+    if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdigit()):
+        raise section.error("device", f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
+    return ModelSpec(**values)
+
+
+def _nearest(name: str, known: dict[str, ModelSpec] | dict[str, int]) -> str | None:
+    """`did you mean` the known name that looks most like this one, whole or by its part after the slash."""
+    tails = {candidate.lower().rpartition("/")[2]: candidate for candidate in known}
+    tails |= {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), tails, n=1, cutoff=0.6)
+    return f"did you mean {tails[close[0]]}?" if close else None

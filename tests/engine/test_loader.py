@@ -1,0 +1,164 @@
+"""The loader gives a model fit to serve, and a clear error for one that is not."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from engine.cache import no_progress
+from engine.config import EngineConfig
+from engine.errors import ModelLoadError
+from engine.models import loader
+from engine.models.loader import LoadedModel, load
+
+CPU = torch.device("cpu")
+TINY = "random://llama?hidden_size=64&intermediate_size=64&num_hidden_layers=2&vocab_size=300&num_attention_heads=4"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of this test's own."""
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def copy_of(tiny_model_dir: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A tiny Llama whose files a test may spoil."""
+    return Path(shutil.copytree(tiny_model_dir("llama"), tmp_path / "copy"))
+
+
+def load_from(source: str | Path, **options: object) -> LoadedModel:
+    """Load on the CPU with eager attention, which every architecture has."""
+    return load(EngineConfig(name="test", source=str(source), **options), CPU, "eager", no_progress)  # type: ignore[arg-type]
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    """Change keys of a JSON file; None removes one."""
+    content = json.loads(path.read_text()) if path.exists() else {}
+    content |= changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def test_a_directory_loads_as_it_is(copy_of: Path) -> None:
+    loaded = load_from(copy_of, dtype="float32")
+    assert loaded.directory == copy_of and loaded.architecture == "LlamaForCausalLM"
+    assert (loaded.vocab_size, loaded.max_context, loaded.eos_token_ids) == (320, 512, [2])
+    assert loaded.num_parameters == 133_568 and loaded.weights_bytes == 4 * loaded.num_parameters
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert loaded.text_config is loaded.hf_config
+    reference = AutoModelForCausalLM.from_pretrained(copy_of)
+    ids = torch.arange(5, 25)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.model(ids).logits, reference(ids).logits)
+
+
+def test_generation_config_goes_before_config(copy_of: Path) -> None:
+    edit_json(copy_of / "generation_config.json", eos_token_id=[7, 9], temperature=0.6, top_p=0.9, do_sample=True)
+    loaded = load_from(copy_of)
+    assert loaded.eos_token_ids == [7, 9]
+    assert loaded.generation_defaults == {"temperature": 0.6, "top_p": 0.9}
+    edit_json(copy_of / "generation_config.json", do_sample=False)
+    assert load_from(copy_of).generation_defaults == {}
+    (copy_of / "generation_config.json").unlink()
+    assert load_from(copy_of).eos_token_ids == [2]
+
+
+def test_dtype_is_what_was_asked(copy_of: Path) -> None:
+    assert load_from(copy_of, dtype="bfloat16").model.dtype == torch.bfloat16
+    assert load_from(copy_of, dtype="float32").model.dtype == torch.float32
+
+
+def test_progress_is_told_in_stages(copy_of: Path) -> None:
+    stages: list[str] = []
+    load(EngineConfig(name="t", source=str(copy_of)), CPU, "eager", lambda stage, fraction: stages.append(stage))
+    assert stages == ["reading the configuration", "loading the weights"]
+
+
+def test_missing_weights_are_not_made_up(copy_of: Path) -> None:
+    weights = load_file(copy_of / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"], weights["model.norm.weight"]
+    save_file(weights, copy_of / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match=r"lacks model\.layers\.1\.mlp\.up_proj\.weight .*1 more"):
+        load_from(copy_of)
+
+
+def test_weights_of_another_shape_are_refused(copy_of: Path) -> None:
+    edit_json(copy_of / "config.json", intermediate_size=128)
+    with pytest.raises(ModelLoadError, match="mlp"):
+        load_from(copy_of)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model_type": "from_the_future"}, "does not have"),
+        ({"model_type": None, "architectures": None}, "does not have|cannot be loaded"),
+        ({"model_type": "own", "auto_map": {"AutoConfig": "code.Config"}}, "never run|does not have"),
+    ],
+)
+def test_unknown_architectures_are_refused(changes: dict[str, object], said: str, copy_of: Path) -> None:
+    marker = copy_of / "executed"
+    (copy_of / "code.py").write_text(f"open({str(marker)!r}, 'w')\nclass Config: pass\n")
+    edit_json(copy_of / "config.json", **changes)
+    with pytest.raises(ModelLoadError, match=said) as caught:
+        load_from(copy_of)
+    assert not marker.exists() and "\n" not in caught.value.message
+
+
+def test_spoilt_files_are_refused(copy_of: Path) -> None:
+    (copy_of / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(ModelLoadError, match="test cannot be loaded"):
+        load_from(copy_of)
+    (copy_of / "config.json").write_text("{")
+    with pytest.raises(ModelLoadError):
+        load_from(copy_of)
+
+
+def test_weights_beyond_the_memory_are_refused_before_they_are_read(
+    copy_of: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "available_memory", lambda device: 1000)
+    with pytest.raises(ModelLoadError, match=r"0\.0 GiB are free"):
+        load_from(copy_of)
+    with pytest.raises(ModelLoadError, match=r"0\.0 GiB are free"):
+        load_from(TINY)
+
+
+def test_random_weights_come_from_their_seed() -> None:
+    first, again = load_from(TINY), load_from(TINY)
+    other = load_from(TINY + "&seed=7")
+    names = dict(first.model.named_parameters())
+    for name, parameter in again.model.named_parameters():
+        assert torch.equal(parameter, names[name]), name
+    assert not torch.equal(other.model.get_input_embeddings().weight, first.model.get_input_embeddings().weight)
+    weight = first.model.get_input_embeddings().weight.float()
+    assert 0.018 < weight.std() < 0.022
+    assert first.model.dtype == torch.bfloat16 or not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def test_drawing_random_weights_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    load_from(TINY)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "phi3", "deepseek_v3"])
+def test_random_models_have_right_norms_and_rotations(family: str, tiny_model_dir: Callable[[str], Path]) -> None:
+    loaded = load_from(f"random://{tiny_model_dir(family)}", dtype="float32")
+    reference = load_from(tiny_model_dir(family), dtype="float32")
+    buffers = dict(reference.model.named_buffers())
+    for name, buffer in loaded.model.named_buffers():
+        if "inv_freq" in name:
+            torch.testing.assert_close(buffer, buffers[name])
+    with torch.inference_mode():
+        logits = loaded.model(torch.arange(3, 30)[None]).logits
+    assert torch.isfinite(logits).all() and 0.001 < logits.std() < 10
+    assert loaded.eos_token_ids == [2]
