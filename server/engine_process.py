@@ -163,4 +163,9 @@ def _environment() -> dict[str, str]:
     """This process's environment, with the engine package importable from wherever this process found it."""
     root = str(Path(engine.__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root, "PYTHONUNBUFFERED": "1"}
+    return {
+        **os.environ,
+        "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",  # a crash, or our SIGABRT, prints where every thread stood
+    }

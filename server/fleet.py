@@ -10,7 +10,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -232,10 +232,12 @@ class Fleet:
         configs: Iterable[EngineConfig],
         policy: FleetPolicy | None = None,
         *,
+        aliases: Mapping[str, str] | None = None,
         on_change: Callable[[EngineHandle], None] = lambda handle: None,
     ) -> None:
         policy = policy or FleetPolicy()
         self.handles = {config.name: EngineHandle(config, policy, on_change=on_change) for config in configs}
+        self._aliases = dict(aliases or {})
         self._directory: Path | None = None
 
     async def start(self) -> None:
@@ -253,8 +255,8 @@ class Fleet:
         await asyncio.gather(*(handle.wait_settled() for handle in self.handles.values()))
 
     def get(self, name: str) -> EngineHandle | None:
-        """The model of that name."""
-        return self.handles.get(name)
+        """The model of that name or alias."""
+        return self.handles.get(self._aliases.get(name, name))
 
     async def stop(self) -> None:
         """End all engine processes. Idempotent."""

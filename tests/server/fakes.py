@@ -1,16 +1,33 @@
-"""Starting the scripted engine and a real server in front of it."""
+"""Starting the scripted engine, and a real server on a free port in front of it."""
 
+import asyncio
+import io
+import json
+import socket
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
+import httpx
 import msgspec
 import pytest
 
 from engine.config import EngineConfig
+from server.auth import Keys
+from server.banner import Console
+from server.fleet import EngineHandle, FleetPolicy
+from server.serve import HeadraceServer, ServeSettings, bind
 from tests.server.fake_engine import SCRIPT_VARIABLE, Script
 
 FAKE_COMMAND = (sys.executable, "-m", "tests.server.fake_engine")
+FAST_POLICY = FleetPolicy(command=FAKE_COMMAND, first_restart_delay=0.1)
 
-__all__ = ["FAKE_COMMAND", "Script", "engine_config", "set_script"]
+T = TypeVar("T")
 
 
 def engine_config(name: str = "fake") -> EngineConfig:
@@ -21,3 +38,89 @@ def engine_config(name: str = "fake") -> EngineConfig:
 def set_script(monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
     """Hand the script to engine processes started from now on."""
     monkeypatch.setenv(SCRIPT_VARIABLE, msgspec.json.encode(script).decode())
+
+
+@dataclass
+class RunningServer:
+    """A server in a thread of this process, its engines in processes of their own."""
+
+    server: HeadraceServer
+    port: int
+    console: io.StringIO
+    loop: asyncio.AbstractEventLoop
+    thread: threading.Thread
+    log: Path
+
+    @property
+    def url(self) -> str:
+        """Without a trailing slash."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def handle(self) -> EngineHandle:
+        """The first model."""
+        return next(iter(self.server.fleet.handles.values()))
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run a function in the server's event loop."""
+
+        async def run() -> T:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(10)
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """What the engines wrote down."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [entry for entry in map(json.loads, lines) if entry["event"] == kind]
+
+    def connect(self) -> socket.socket:
+        """A raw connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait for a condition, and fail if it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def wait_ready(url: str, seconds: float = 20.0) -> None:
+    """Wait until /health says ready."""
+    wait_until(lambda: httpx.get(f"{url}/health").status_code == 200, seconds)
+
+
+@contextmanager
+def running_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script, *, ready: bool = True, **settings: Any
+) -> Iterator[RunningServer]:
+    """Run a server as `headrace serve` does, but for signals; it is ended and waited for at the end."""
+    log = tmp_path / "engine-log"
+    set_script(monkeypatch, msgspec.structs.replace(script, log=str(log)))
+    options: dict[str, Any] = {"models": (engine_config(),), "policy": FAST_POLICY, "drain_seconds": 0.0} | settings
+    chosen = ServeSettings(port=0, **options)
+    console = io.StringIO()
+    listener = bind(chosen.host, 0)
+    server = HeadraceServer(chosen, Keys(chosen.api_keys), listener, Console(console))
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def run() -> None:
+        loops.append(asyncio.get_running_loop())
+        await server.run()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    wait_until(lambda: loops)
+    running = RunningServer(server, listener.getsockname()[1], console, loops[0], thread, log)
+    try:
+        if ready:
+            wait_ready(running.url)
+        yield running
+    finally:
+        if thread.is_alive() and not server.admission.draining:  # a second stop would end this whole process
+            running.loop.call_soon_threadsafe(server.stop)
+        thread.join(15)
+        assert not thread.is_alive(), "the server did not end"
+        listener.close()

@@ -58,10 +58,12 @@ def test_seeded_choices_differ_and_are_requests_of_their_own(monkeypatch: pytest
     async def scenario() -> None:
         async with running(monkeypatch, tmp_path, Script(token_ids=list(range(11)), log=str(log))) as process:
             await process.client.wait_ready()
-            top = 2**63 - 1
-            result = await collect(process.client, SamplingParams(max_tokens=2, seed=top), n=3, prompt=100)
-            assert len({tuple(tokens) for tokens in result.values()}) == 3
-            assert [add["seed"] for add in events(log, "add")] == [top, -top - 1, -top]
+            params = SamplingParams(max_tokens=2, seed=2**63 - 1)
+            first = await collect(process.client, params, n=3, prompt=100)
+            again = await collect(process.client, params, n=3, prompt=100)
+            assert first == again and len({tuple(tokens) for tokens in first.values()}) == 3
+            seeds = [add["seed"] for add in events(log, "add")]
+            assert seeds[0] == 2**63 - 1 and len(set(seeds)) == 3 and seeds[:3] == seeds[3:]
 
     asyncio.run(scenario())
 

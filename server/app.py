@@ -1,0 +1,63 @@
+"""The ASGI application: routes, error shapes and the edge around them."""
+
+import json
+from collections.abc import Iterable
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from server.auth import Keys
+from server.context import ServerContext, version
+from server.edge import Edge, internal_error
+from server.errors import ApiError
+from server.routes.chat import router as chat_router
+from server.routes.health import router as health_router
+from server.routes.models import router as models_router
+
+
+def build_app(context: ServerContext, *, keys: Keys, hosts: Iterable[str] | None = None) -> ASGIApp:
+    """The whole application. `hosts` are the only Host names it answers to, None for any."""
+    # The documentation pages of FastAPI load scripts from elsewhere, so only the description itself is served.
+    app = FastAPI(title="Headrace", version=version(), docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.context = context
+    for router in (chat_router, models_router, health_router):
+        app.include_router(router)
+    app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(Exception, _answer_unexpected)
+    return Edge(app, keys=keys, counters=context.counters, hosts=hosts)
+
+
+async def _answer_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_response(error)
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    """What the router raises: no such path, or a path that knows not this method."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path[:200]
+    match error.status_code:
+        case 404:
+            answer = ApiError(404, f"There is no {path!r} here", type="not_found_error", code="not_found")
+        case 405:
+            answer = ApiError(
+                405, f"{path!r} does not answer {request.method[:20]} requests", code="method_not_allowed"
+            )
+        case status:
+            answer = ApiError(status, str(error.detail), code="http_error")
+    response = error_response(answer)
+    if error.headers:
+        response.headers.update(error.headers)
+    return response
+
+
+async def _answer_unexpected(request: Request, error: Exception) -> Response:
+    return error_response(internal_error())
+
+
+def error_response(error: ApiError) -> Response:
+    """An error in OpenAI's shape."""
+    return Response(json.dumps(error.body()), error.status, error.headers, media_type="application/json")

@@ -1,0 +1,150 @@
+"""The `headrace` command."""
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from engine.config import Dtype, EngineConfig
+from engine.errors import HeadraceError
+from server.banner import Console, ConsoleHandler
+from server.context import version
+from server.limits import Limits
+from server.models_command import add_models_parser
+from server.serve import ServeSettings, run
+from server.settings import ModelSpec, default_models_file, load_models_file
+
+KEY_VARIABLE = "HEADRACE_API_KEY"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; the exit code. 1 for what the operator can mend, 2 for wrong usage."""
+    console = Console()
+    options = build_parser().parse_args(arguments)
+    try:
+        code: int = options.handler(options)
+    except HeadraceError as error:
+        console.error(error)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        # What reads the output has seen enough; Python must not complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="headrace", description="A self-hosted, OpenAI-compatible chat-completion server."
+    )
+    parser.add_argument("--version", action="version", version=f"headrace {version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_serve_parser(commands)
+    add_models_parser(commands)
+    return parser
+
+
+def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    serve = commands.add_parser("serve", help="serve models over HTTP", description="Serve models over HTTP.")
+    serve.set_defaults(handler=_serve)
+    serve.add_argument("names", nargs="*", metavar="NAME", help="models of models.yaml [those with load: startup]")
+    serve.add_argument("--models", metavar="FILE", type=Path, help="the file that names the models [models.yaml]")
+    where = serve.add_argument_group("where to listen")
+    where.add_argument("--host", default="127.0.0.1", help="address [%(default)s; 0.0.0.0 for all]")
+    where.add_argument("--port", type=_port, default=8000, help="port [%(default)s; 0 for any free one]")
+    where.add_argument(
+        "--allowed-host", action="append", default=[], metavar="NAME", help="a Host name to answer to, besides our own"
+    )
+    where.add_argument(
+        "--api-key", action="append", default=[], metavar="KEY",
+        help=f"a key that clients must send; {KEY_VARIABLE} may hold some, separated by spaces",
+    )  # fmt: skip
+    how = serve.add_argument_group("how to run, instead of what models.yaml says")
+    how.add_argument("--dtype", choices=get_args(Dtype), help="number format of weights and arithmetic")
+    how.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    how.add_argument("--context", type=_positive, metavar="TOKENS", help="longest prompt plus answer")
+    how.add_argument("--memory", help="KV cache: auto, a fraction such as 0.5, or a size such as 4GiB")
+    how.add_argument("--threads", type=_positive, help="CPU threads of each engine")
+    how.add_argument("--max-num-seqs", type=_positive, metavar="N", help="most sequences in one step")
+    limits = serve.add_argument_group("limits")
+    limits.add_argument(
+        "--max-requests", type=_positive, default=Limits().max_requests, metavar="N",
+        help="running and waiting answers beyond which requests are refused [%(default)s]",
+    )  # fmt: skip
+    limits.add_argument(
+        "--drain", type=_seconds, default=5.0, metavar="SECONDS",
+        help="what running requests get to finish when the server is told to end [%(default)s]",
+    )  # fmt: skip
+    serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+
+
+def _serve(options: argparse.Namespace) -> int:
+    console = Console()
+    _set_up_logging(console, options.log_level)
+    file = load_models_file(options.models or default_models_file())
+    specs = tuple(dict.fromkeys(map(file.find, options.names))) or file.at_startup
+    settings = ServeSettings(
+        models=tuple(_configured(spec, options) for spec in specs),
+        aliases={alias: spec.name for spec in specs for alias in spec.aliases},
+        host=options.host,
+        port=options.port,
+        api_keys=(*options.api_key, *os.environ.get(KEY_VARIABLE, "").split()),
+        allowed_hosts=tuple(options.allowed_host),
+        drain_seconds=options.drain,
+        limits=Limits(max_requests=options.max_requests),
+    )
+    return run(settings, console)
+
+
+def _configured(spec: ModelSpec, options: argparse.Namespace) -> EngineConfig:
+    """The model's settings, with what the command line says in their place."""
+    given = {
+        name: getattr(options, name)
+        for name in ("dtype", "device", "context", "memory", "threads", "max_num_seqs")
+        if getattr(options, name) is not None
+    }
+    return dataclasses.replace(spec.engine_config(), **given)
+
+
+def _set_up_logging(console: Console, level: str) -> None:
+    handler = ConsoleHandler(console)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    # uvicorn tells at length what our own lines say, and asyncio's debug lines are about asyncio.
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL if level != "debug" else logging.DEBUG)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _port(text: str) -> int:
+    return _number(text, 0, 65535)
+
+
+def _positive(text: str) -> int:
+    return _number(text, 1, 2**31 - 1)
+
+
+def _number(text: str, low: int, high: int) -> int:
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"must be seconds from 0 to 86400, got {text!r}")
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

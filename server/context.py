@@ -1,0 +1,59 @@
+"""What every route needs to know of this server."""
+
+import importlib.metadata
+from dataclasses import dataclass, field
+
+from server.errors import ApiError, model_not_found
+from server.fleet import EngineHandle, Fleet, ModelState
+from server.limits import Admission
+from server.metrics import ServerCounters
+
+LOADING_RETRY_SECONDS = 5
+
+
+@dataclass(slots=True)
+class ServerContext:
+    """The fleet and the counts of one running server; `app.state.context` holds it."""
+
+    fleet: Fleet
+    admission: Admission
+    counters: ServerCounters = field(default_factory=ServerCounters)
+
+    def model(self, name: str) -> EngineHandle:
+        """The model of that name, ready or not. Raises `ApiError` 404."""
+        handle = self.fleet.get(name)
+        if handle is None:
+            raise model_not_found(name)
+        return handle
+
+    def default_model(self) -> EngineHandle:
+        """The model of a request that names none: the first that this server was told to serve."""
+        return next(iter(self.fleet.handles.values()))
+
+
+def version() -> str:
+    """The installed version of Headrace."""
+    try:
+        return importlib.metadata.version("headrace")
+    except importlib.metadata.PackageNotFoundError:
+        return "unreleased"
+
+
+def not_ready(handle: EngineHandle) -> ApiError:
+    """Why a model cannot answer now: 503, with Retry-After where waiting helps."""
+    match handle.state:
+        case ModelState.FAILED:
+            reason, waiting_helps = "could not be loaded or died too often; the server's log says why", False
+        case ModelState.RESTARTING:
+            reason, waiting_helps = "is being restarted", True
+        case ModelState.STOPPED:
+            reason, waiting_helps = "is shutting down", True
+        case _:
+            reason, waiting_helps = "is loading", True
+    return ApiError(
+        503,
+        f"The model {handle.name} {reason}",
+        type="server_error",
+        code="model_not_ready",
+        headers={"Retry-After": str(LOADING_RETRY_SECONDS)} if waiting_helps else {},
+    )

@@ -1,0 +1,156 @@
+"""The outermost layer of the application: what holds for every route alike.
+
+Request ids, the refusal of requests that two parties could read differently, host names, API keys, error answers and
+one log line a request. Pure ASGI, because Starlette's `BaseHTTPMiddleware` hides disconnects from what it wraps.
+"""
+
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.auth import Keys
+from server.errors import ApiError
+from server.limits import ClientGone
+from server.metrics import ServerCounters
+
+logger = logging.getLogger(__name__)
+
+MAX_HEADERS = 100
+OPEN_PATHS = frozenset({"/health"})
+"""Reachable without a key."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Edge:
+    """Wraps the application. `hosts` are the only acceptable Host names, None for any."""
+
+    def __init__(
+        self, app: ASGIApp, *, keys: Keys, counters: ServerCounters, hosts: Iterable[str] | None = None
+    ) -> None:
+        self._app = app
+        self._keys = keys
+        self._counters = counters
+        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; whatever it raises becomes an answer, or the end of the connection."""
+        assert scope["type"] == "http", "websockets and lifespan are switched off"
+        exchange = _Exchange(scope, receive, send)
+        try:
+            self._check(exchange)
+            await self._app(scope, exchange.receive, exchange.send)
+        except ClientGone:
+            self._counters.disconnected += 1
+        except ApiError as error:
+            await exchange.answer(error)
+        except Exception:
+            logger.exception("request %s failed unexpectedly", exchange.request_id)
+            await exchange.answer(internal_error())
+        finally:
+            if exchange.status:
+                self._counters.responses[exchange.status // 100] += 1
+            exchange.log()
+
+    def _check(self, exchange: "_Exchange") -> None:
+        headers = exchange.headers
+        if len(headers.raw) > MAX_HEADERS:
+            raise ApiError(431, f"More than {MAX_HEADERS} headers", code="too_many_headers")
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise ApiError(400, "Content-Length and Transfer-Encoding exclude each other", code="bad_http")
+        if self._hosts is not None and _host_name(headers.get("host", "")) not in self._hosts:
+            raise ApiError(
+                403,
+                "This server does not answer under that Host name; its operator can allow it with --allowed-host",
+                type="permission_error",
+                code="host_not_allowed",
+            )
+        state = exchange.scope.setdefault("state", {})
+        state["request_id"] = exchange.request_id
+        state["salt"] = b""
+        if exchange.scope["path"] in OPEN_PATHS:
+            return
+        authorization = headers.get("authorization")
+        salt = self._keys.salt_for(authorization.encode("latin-1") if authorization is not None else None)
+        if salt is None:
+            raise ApiError(
+                401,
+                "A valid API key is needed: Authorization: Bearer KEY",
+                type="authentication_error",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        state["salt"] = salt
+
+
+class _Exchange:
+    """One request and what has been sent in answer to it."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.headers = Headers(scope=scope)
+        given = self.headers.get("x-request-id", "")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+        self.status = 0
+        self._receive = receive
+        self._send = send
+        self._began = time.monotonic()
+        self._body_read = self.headers.get("content-length", "0") == "0" and "transfer-encoding" not in self.headers
+
+    async def receive(self) -> Message:
+        """Pass a message on, noting the end of the body."""
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self._body_read = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on, with the request's id among the headers."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [
+                *message.get("headers", ()),
+                (b"x-request-id", self.request_id.encode()),
+                (b"x-content-type-options", b"nosniff"),
+            ]
+            if not self._body_read:
+                # The unread rest of the body would be taken for the next request.
+                message["headers"].append((b"connection", b"close"))
+        await self._send(message)
+
+    async def answer(self, error: ApiError) -> None:
+        """Send an error, if nothing was sent yet."""
+        if self.status:
+            return
+        body = json.dumps(error.body()).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+    def log(self) -> None:
+        """One line: never the prompt, never a byte that could forge another line."""
+        target = self.scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200]
+        logger.info(
+            "%s %s %s in %.3f s id=%s",
+            self.scope["method"][:20],
+            target,
+            self.status or "gone",
+            time.monotonic() - self._began,
+            self.request_id,
+        )
+
+
+def internal_error() -> ApiError:
+    """500, for what should not have happened; the log holds the rest."""
+    return ApiError(500, "The server met an unexpected error", type="server_error", code="internal_error")
+
+
+def _host_name(host: str) -> str:
+    """The name in a Host header, without its port."""
+    return re.sub(r":\d*$", "", host).lower()

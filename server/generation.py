@@ -1,0 +1,96 @@
+"""The choices of one request on their way from token ids to text."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from engine.messages import SequenceOutput
+from server.convert import PromptPlan
+from server.detokenizer import logprob_entries
+from server.errors import ApiError, bad_request
+from server.protocol import FinishReason, usage
+from server.tokenizer import ChatTokenizer
+
+
+@dataclass(slots=True)
+class Delta:
+    """What came for one choice since the last look. `finish_reason` is set once, in a choice's last delta."""
+
+    index: int
+    text: str = ""
+    logprobs: list[dict[str, Any]] | None = None
+    finish_reason: FinishReason | None = None
+    is_first: bool = False
+
+
+class Generation:
+    """Detokenises and counts; knows neither HTTP nor the engine's process."""
+
+    def __init__(self, plan: PromptPlan, tokenizer: ChatTokenizer) -> None:
+        self.plan = plan
+        self.completion_tokens = 0
+        """Tokens that made up the answers, up to the one that completed a stop string."""
+        self._tokenizer = tokenizer
+        self._cached_tokens = 0
+        self._detokenizers = [plan.detokenizer(tokenizer) for _ in range(plan.n)]
+        self._started = [False] * plan.n
+        self._finished = [False] * plan.n
+
+    def usage(self) -> dict[str, Any]:
+        """Counts so far: the prompt once, the answers together."""
+        return usage(len(self.plan.prompt_token_ids), self.completion_tokens, self._cached_tokens)
+
+    def take(self, outputs: list[SequenceOutput]) -> list[Delta]:
+        """Turn all that has come into one delta for each choice it came for.
+
+        Raises `ApiError` if the engine failed the request: 400 where it names a field, else 500.
+        """
+        deltas: dict[int, Delta] = {}
+        for output in outputs:
+            if output.finish_reason == "error":
+                raise _failure(output)
+            if self._finished[output.index]:
+                continue
+            delta = deltas.get(output.index)
+            if delta is None:
+                delta = deltas[output.index] = Delta(output.index, is_first=not self._started[output.index])
+                if delta.is_first:
+                    self._begin(output)
+            self._extend(delta, output)
+        return list(deltas.values())
+
+    def _begin(self, output: SequenceOutput) -> None:
+        self._started[output.index] = True
+        # Choices after the first find the prompt that the first has computed; only what was there before counts.
+        if sum(self._started) == 1:
+            self._cached_tokens = output.num_cached_tokens
+
+    def _extend(self, delta: Delta, output: SequenceOutput) -> None:
+        detokenizer = self._detokenizers[output.index]
+        ids = output.token_ids
+        if self.plan.stop:
+            ids = []
+            for token_id in output.token_ids:
+                ids.append(token_id)
+                delta.text += detokenizer.push((token_id,))
+                if detokenizer.stopped is not None:
+                    break
+        else:
+            delta.text += detokenizer.push(ids)
+        self.completion_tokens += len(ids)
+        if output.logprobs is not None:
+            entries = logprob_entries(self._tokenizer, ids, output.logprobs[: len(ids)])
+            delta.logprobs = entries if delta.logprobs is None else delta.logprobs + entries
+        if output.finish_reason is None and detokenizer.stopped is None:
+            return
+        self._finished[output.index] = True
+        delta.text += detokenizer.finish()
+        # What is held back at the end can complete a stop string only together with more text, so this is the answer.
+        stopped = detokenizer.stopped is not None
+        delta.finish_reason = "stop" if stopped else cast(FinishReason, output.finish_reason)
+
+
+def _failure(output: SequenceOutput) -> ApiError:
+    message = output.error or "The engine could not serve this request"
+    if output.error_param is not None:
+        return bad_request(message, param=output.error_param)
+    return ApiError(500, message, type="server_error", code="engine_error")

@@ -1,0 +1,154 @@
+"""What a request may cost before any work is done for it: bytes, seconds, and a place among the others."""
+
+import asyncio
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import Receive
+
+from server.errors import ApiError, overloaded
+
+MIB = 1024 * 1024
+RETRY_SECONDS = 2
+LINGER_SECONDS = 5.0
+LINGER_BYTES = 64 * MIB
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """Bounds of the whole server."""
+
+    max_body_bytes: int = 20 * MIB
+    body_seconds: float = 30.0
+    """From the first look at the body to its last byte."""
+    max_buffered_bytes: int = 512 * MIB
+    """All bodies being read at once."""
+    max_requests: int = 1024
+    """Choices admitted and not yet answered."""
+
+
+class ClientGone(Exception):
+    """The client left before its request was whole; nobody is there to be answered."""
+
+
+class _BodyTooLargeError(Exception):
+    """`is_coming`: more of it is on its way."""
+
+    def __init__(self, *, is_coming: bool) -> None:
+        super().__init__()
+        self.is_coming = is_coming
+
+
+class Ticket:
+    """A place among the running requests. `release` may be called any number of times."""
+
+    def __init__(self, admission: "Admission", cost: int) -> None:
+        self._admission = admission
+        self._cost = cost
+
+    def release(self) -> None:
+        """Give the place back."""
+        self._admission.in_flight -= self._cost
+        self._cost = 0
+
+
+class Admission:
+    """Counts what runs and refuses what would be too much, before any work."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.in_flight = 0
+        self.refused = 0
+        self.draining = False
+        self._buffered = 0
+
+    def check(self, cost: int = 1) -> None:
+        """Raise `ApiError` 503 with Retry-After if `cost` more choices find no place."""
+        if self.draining:
+            raise overloaded("The server is shutting down", retry_after=RETRY_SECONDS)
+        if self.in_flight + cost > self.limits.max_requests:
+            self.refused += 1
+            raise overloaded(
+                f"The server is full: {self.in_flight} of {self.limits.max_requests} places are taken"
+                f" and this request needs {cost}",
+                retry_after=RETRY_SECONDS,
+            )
+
+    def admit(self, cost: int) -> Ticket:
+        """Take `cost` places. Raises as `check` does."""
+        self.check(cost)
+        self.in_flight += cost
+        return Ticket(self, cost)
+
+    async def read_json_body(self, headers: Headers, receive: Receive) -> bytes:
+        """The whole body of a JSON request.
+
+        Raises `ApiError` 415 for another type or an encoding, 413 for too many bytes, 408 for too slow ones, 503 if
+        other bodies fill the memory set aside for them; `ClientGone` if the client leaves.
+        """
+        _check_type(headers)
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                return await self._read(headers, receive)
+        except _BodyTooLargeError as error:
+            if error.is_coming:
+                await _linger(receive)
+            raise ApiError(
+                413, f"The request body is larger than {self.limits.max_body_bytes} bytes", code="request_too_large"
+            ) from None
+        except TimeoutError:
+            raise ApiError(
+                408, f"The request body did not arrive within {self.limits.body_seconds:g} s", code="request_timeout"
+            ) from None
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        limit = self.limits.max_body_bytes
+        declared = headers.get("content-length", "0")
+        if declared.isdigit() and int(declared) > limit:
+            raise _BodyTooLargeError(is_coming="expect" not in headers)
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                part = message.get("body", b"")
+                size += len(part)
+                self._buffered += len(part)
+                if size > limit:
+                    raise _BodyTooLargeError(is_coming=message.get("more_body", False))
+                if self._buffered > self.limits.max_buffered_bytes:
+                    raise overloaded("Too many large requests at once", retry_after=RETRY_SECONDS)
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+        finally:
+            self._buffered -= size
+
+
+def _check_type(headers: Headers) -> None:
+    content_type = headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(
+            415, f"The content type must be application/json, got {content_type[:100]!r}", code="unsupported_media_type"
+        )
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise ApiError(
+            415, f"Request bodies must not be encoded, got {encoding[:100]!r}", code="unsupported_media_type"
+        )
+
+
+async def _linger(receive: Receive) -> None:
+    """Throw away what a client still sends: closing while it writes would lose it the answer."""
+    seen = 0
+    try:
+        async with asyncio.timeout(LINGER_SECONDS):
+            while seen < LINGER_BYTES:
+                message = await receive()
+                seen += len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return

@@ -1,0 +1,197 @@
+"""Running the server: listen, load, announce, serve, and end in good order."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from engine.config import EngineConfig
+from engine.errors import ConfigError
+from server.auth import Keys
+from server.banner import Console, ready_banner
+from server.context import ServerContext, version
+from server.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
+from server.limits import Admission, Limits
+
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeSettings:
+    """Everything `headrace serve` was told."""
+
+    models: tuple[EngineConfig, ...]
+    """The first is the model of requests that name none."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other names of these models."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    drain_seconds: float = 5.0
+    """What running requests get to finish once the server is told to end."""
+    limits: Limits = field(default_factory=Limits)
+    policy: FleetPolicy = field(default_factory=FleetPolicy)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `ConfigError` if the address cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}: {error.strerror or error}", hint="check --host") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        hint = f"end what uses it, or choose another: headrace serve --port {port + 1}"
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror or error}", hint=hint) from error
+    listener.setblocking(False)
+    return listener
+
+
+def run(settings: ServeSettings, console: Console) -> int:
+    """Serve until told to end; the exit code. Raises `ConfigError` before anything is loaded."""
+    keys = Keys(settings.api_keys)
+    listener = bind(settings.host, settings.port)
+    with contextlib.closing(listener):
+        return asyncio.run(HeadraceServer(settings, keys, listener, console).run())
+
+
+class HeadraceServer:
+    """One run of the server. Make it inside or outside of the event loop; `run` is the run."""
+
+    def __init__(self, settings: ServeSettings, keys: Keys, listener: socket.socket, console: Console) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._listener = listener
+        self._console = console
+        self.admission = Admission(settings.limits)
+        self.fleet = Fleet(settings.models, settings.policy, aliases=settings.aliases, on_change=self._on_change)
+        self._stop = asyncio.Event()
+        self._signals = 0
+
+    async def run(self) -> int:
+        """Start, wait, stop; the exit code."""
+        with self._handle_signals():
+            try:
+                await self.fleet.start()
+                serving = asyncio.create_task(self._serve_http(), name="http")
+                failed = await self._wait_for_the_end(serving)
+                await self._drain()
+                await self.fleet.stop()
+                self._stop.set()
+                await serving
+            finally:
+                await self.fleet.stop()
+        return 1 if failed else 0
+
+    async def _serve_http(self) -> None:
+        # Imported only now that the engine processes are starting, so that the two go on side by side.
+        from server.app import build_app
+        from server.http_protocol import HttpServer
+
+        context = ServerContext(self.fleet, self.admission)
+        server = HttpServer(build_app(context, keys=self._keys, hosts=allowed_hosts(self._settings)))
+        serving = asyncio.create_task(server.serve(sockets=[self._listener]))
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        stopped.cancel()
+        await serving
+
+    async def _wait_for_the_end(self, serving: "asyncio.Task[None]") -> bool:
+        """Wait for a signal, or for every model to have failed; the latter is True."""
+        loaded = asyncio.create_task(self._announce())
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({serving, stopped, loaded}, return_when=asyncio.FIRST_COMPLETED)
+            if loaded.done() and not loaded.result():
+                return True
+            await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            return serving.done()
+        finally:
+            loaded.cancel()
+            stopped.cancel()
+
+    async def _announce(self) -> bool:
+        """Wait for the loads and print what came of them; whether any model can serve."""
+        await self.fleet.wait_settled()
+        ready = [handle for handle in self.fleet.handles.values() if handle.state is ModelState.READY]
+        if not ready:
+            return self._signals > 0
+        infos = [handle.info for handle in ready if handle.info is not None]
+        self._console.line(
+            ready_banner(public_url(self._listener), infos, version=version(), needs_key=bool(self._keys))
+        )
+        return True
+
+    async def _drain(self) -> None:
+        """Refuse what is new, and give what runs some time."""
+        self.admission.draining = True
+        seconds = self._settings.drain_seconds
+        if self.admission.in_flight and seconds:
+            self._console.line(
+                f"Stopping: {self.admission.in_flight} running requests have {seconds:g} s to finish"
+                " (again to stop at once)"
+            )
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self.admission.in_flight and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+
+    def _on_change(self, handle: EngineHandle) -> None:
+        self._console.progress(handle)
+        if handle.state is ModelState.FAILED and handle.error is not None:
+            self._console.error(handle.error)
+
+    def stop(self) -> None:
+        """End the run in good order; the second call ends it at once. To be called in the event loop."""
+        self._signals += 1
+        self._stop.set()
+        if self._signals > 1:
+            self.fleet.kill()
+            os._exit(1)
+
+    @contextlib.contextmanager
+    def _handle_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may listen to signals
+            return
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
+def allowed_hosts(settings: ServeSettings) -> frozenset[str] | None:
+    """The Host names to answer to, None for any.
+
+    A server that listens on this machine alone and asks for no key is open to any web page whose name its author lets
+    point here, so it answers to its own names only. With a key the page would not get in anyway, and on other
+    interfaces nobody knows what the server is called.
+    """
+    if settings.allowed_hosts:
+        return frozenset((*settings.allowed_hosts, *LOOPBACK_HOSTS))
+    is_loopback = settings.host in ("localhost", "::1") or settings.host.startswith("127.")
+    return frozenset((settings.host, *LOOPBACK_HOSTS)) if is_loopback and not settings.api_keys else None
+
+
+def public_url(listener: socket.socket) -> str:
+    """The address to type, of a socket that may listen on all interfaces."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104 (compared, not bound)
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,380 @@
+"""Chat completions over real HTTP, with the clients people use and with raw sockets."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from huggingface_hub import InferenceClient
+
+from server.http_protocol import GuardedH11Protocol
+from server.limits import Limits
+from tests.server.fakes import FAST_POLICY, RunningServer, Script, engine_config, running_server, wait_ready, wait_until
+
+MESSAGES: list[Any] = [{"role": "user", "content": "Tell me something."}]
+TEXT = "The capital of France is Paris, as everybody knows."
+
+
+@pytest.fixture(scope="module")
+def words(smollm2_dir: Path) -> list[int]:
+    """The token ids of `TEXT`."""
+    from tokenizers import Tokenizer
+
+    return list(Tokenizer.from_file(str(smollm2_dir / "tokenizer.json")).encode(TEXT, add_special_tokens=False).ids)
+
+
+@pytest.fixture(scope="module")
+def script(smollm2_dir: Path, words: list[int]) -> Script:
+    return Script(model_dir=str(smollm2_dir), token_ids=words, eos_after=len(words), step_seconds=0.002)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, script: Script) -> Iterator[RunningServer]:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        running_server(patch, tmp_path_factory.mktemp("chat"), script) as running,
+    ):
+        yield running
+
+
+@pytest.fixture
+def client(server: RunningServer) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+def raw_request(**fields: Any) -> bytes:
+    body = json.dumps({"messages": MESSAGES, **fields}).encode()
+    return (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+
+
+def read_until(connection: socket.socket, marker: bytes) -> bytes:
+    data = b""
+    while marker not in data:
+        chunk = connection.recv(65536)
+        assert chunk, f"closed before {marker!r}: {data[-500:]!r}"
+        data += chunk
+    return data
+
+
+def events_of(text: str) -> list[dict[str, Any]]:
+    """The events of a stream, whose grammar is checked on the way."""
+    blocks = text.split("\n\n")
+    assert blocks[-1] == "" and blocks[-2] == "data: [DONE]"
+    data = [block for block in blocks[:-2] if not block.startswith(":")]
+    assert all(block.startswith("data: ") for block in data)
+    return [json.loads(block.removeprefix("data: ")) for block in data]
+
+
+def idle(server: RunningServer) -> bool:
+    client = server.handle.client
+    return client is not None and client.num_requests == 0 and server.server.admission.in_flight == 0
+
+
+# ---- answers
+
+
+def test_a_whole_answer(client: openai.OpenAI, words: list[int]) -> None:
+    answer = client.chat.completions.create(model="fake", messages=MESSAGES)
+    assert answer.choices[0].message.content == TEXT
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None and answer.usage.completion_tokens == len(words) + 1
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert answer.model == "fake" and answer.system_fingerprint
+
+
+def test_a_streamed_answer(client: openai.OpenAI, words: list[int]) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model="fake", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == TEXT
+    assert all(chunk.choices[0].delta.role == "assistant" for chunk in chunks[:-1])
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1] if chunk.choices[0].finish_reason] == ["stop"]
+    assert chunks[-1].choices == [] and chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == len(words) + 1
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_the_asynchronous_client_many_at_once(server: RunningServer) -> None:
+    async def one(client: openai.AsyncOpenAI) -> str:
+        stream = await client.chat.completions.create(model="fake", messages=MESSAGES, stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    async def scenario() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+            return await asyncio.gather(*(one(client) for _ in range(24)))
+
+    assert asyncio.run(scenario()) == [TEXT] * 24
+
+
+def test_the_hugging_face_client(server: RunningServer) -> None:
+    client = InferenceClient(base_url=f"{server.url}/v1")
+    answer = client.chat.completions.create(model="fake", messages=MESSAGES, max_tokens=4)
+    assert TEXT.startswith(answer.choices[0].message.content) and answer.choices[0].finish_reason == "length"
+    stream = client.chat.completions.create(model="fake", messages=MESSAGES, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == TEXT
+
+
+def test_choices_are_interleaved_under_their_indices(client: openai.OpenAI) -> None:
+    texts = ["", "", ""]
+    for chunk in client.chat.completions.create(model="fake", messages=MESSAGES, n=3, seed=5, stream=True):
+        texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert len(set(texts)) > 1 and all(texts)
+    whole = client.chat.completions.create(model="fake", messages=MESSAGES, n=3, seed=5)
+    assert [choice.message.content for choice in whole.choices] == texts
+
+
+def test_stream_and_whole_agree_on_logprobs(client: openai.OpenAI, words: list[int]) -> None:
+    options: dict[str, Any] = {"model": "fake", "messages": MESSAGES, "logprobs": True, "top_logprobs": 2}
+    whole = client.chat.completions.create(**options).choices[0].logprobs
+    streamed = [
+        entry
+        for chunk in client.chat.completions.create(**options, stream=True)
+        if chunk.choices[0].logprobs is not None
+        for entry in chunk.choices[0].logprobs.content or []
+    ]
+    assert whole is not None and whole.content == streamed and len(streamed) >= len(words)
+    assert all(len(entry.top_logprobs) == 2 for entry in streamed[:-1])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_string_ends_the_answer_and_the_engine_s_work(server: RunningServer, stream: bool) -> None:
+    before = len(server.events("abort"))
+    body = {
+        "messages": MESSAGES,
+        "stop": [" Paris"],
+        "stream": stream,
+        **({"stream_options": {"include_usage": True}} if stream else {}),
+    }
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body)
+    if stream:
+        events = events_of(answer.text)
+        text = "".join(event["choices"][0]["delta"]["content"] for event in events[:-1])
+        usage, reason = events[-1]["usage"], events[-2]["choices"][0]["finish_reason"]
+    else:
+        text = answer.json()["choices"][0]["message"]["content"]
+        usage, reason = answer.json()["usage"], answer.json()["choices"][0]["finish_reason"]
+    assert text == "The capital of France is" and reason == "stop"
+    assert usage["completion_tokens"] == 6
+    wait_until(lambda: len(server.events("abort")) > before)
+    wait_until(lambda: idle(server))
+
+
+def test_the_model_may_be_left_out_and_unknown_ones_are_404(server: RunningServer, client: openai.OpenAI) -> None:
+    assert httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES}).json()["model"] == "fake"
+    for name in ("nope", "../etc", "a" * 500, "fake\n"):
+        with pytest.raises(openai.NotFoundError) as caught:
+            client.chat.completions.create(model=name, messages=MESSAGES)
+        assert caught.value.code == "model_not_found" and caught.value.param == "model"
+
+
+def test_models_are_described(client: openai.OpenAI, server: RunningServer) -> None:
+    assert [model.id for model in client.models.list()] == ["fake"]
+    model = client.models.retrieve("fake").model_dump()
+    assert model["context_length"] == 8192 and model["state"] == "ready"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("no/such/model")
+
+
+def test_metrics_count_what_usage_said(server: RunningServer) -> None:
+    def value(name: str) -> float:
+        lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+        return next(float(line.split()[-1]) for line in lines if line.startswith(f"headrace_{name}"))
+
+    wait_until(lambda: idle(server))
+    before = value("answered_completion_tokens_total")
+    used = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, "max_tokens": 7}).json()["usage"]
+    assert value("answered_completion_tokens_total") - before == used["completion_tokens"] == 7
+    parts = httpx.get(f"{server.url}/metrics").text
+    states = {
+        state: value(f'kv_blocks{{model="fake",state="{state}"}}') for state in ("free", "cached", "owned", "total")
+    }
+    assert states["free"] + states["cached"] + states["owned"] == states["total"] > 0
+    series = len(parts.splitlines())
+    httpx.get(f"{server.url}/whatever/{'x' * 50}")
+    assert len(httpx.get(f"{server.url}/metrics").text.splitlines()) == series
+
+
+# ---- clients that leave or dawdle
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("hold", [0.0, 30.0], ids=["in the middle", "before the first token"])
+def test_a_client_that_leaves_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script, stream: bool, hold: float
+) -> None:
+    endless = Script(
+        model_dir=script.model_dir, token_ids=script.token_ids, step_seconds=0.01, hold_first=hold, context=10**7
+    )
+    with running_server(monkeypatch, tmp_path, endless) as server:
+        with server.connect() as connection:
+            connection.sendall(raw_request(stream=stream, max_tokens=10**6))
+            wait_until(lambda: server.events("add"))
+            if stream and not hold:
+                read_until(connection, b"capital")
+            else:
+                time.sleep(0.1)
+        left = time.monotonic()
+        wait_until(lambda: server.events("abort"))
+        assert time.monotonic() - left < 1.0
+        wait_until(lambda: idle(server))
+
+
+def test_a_reader_that_never_reads_costs_no_memory_and_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    monkeypatch.setattr(GuardedH11Protocol, "unread_seconds", 1.0)
+    endless = Script(model_dir=script.model_dir, token_ids=script.token_ids, context=10**7)
+    with running_server(monkeypatch, tmp_path, endless) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(raw_request(stream=True, max_tokens=10**7 - 100))
+        wait_until(lambda: server.events("add"))
+        wait_until(lambda: server.events("abort"), 60)
+        wait_until(lambda: idle(server))
+
+
+# ---- faults of the engine
+
+
+def test_a_refusal_by_the_engine_is_a_400(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script) -> None:
+    refusing = Script(model_dir=script.model_dir, token_ids=[1], error_after=0, error_param="logit_bias")
+    with running_server(monkeypatch, tmp_path, refusing) as server:
+        for stream in (False, True):
+            answer = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, "stream": stream})
+            assert answer.status_code == 400
+            assert answer.json()["error"]["param"] == "logit_bias"
+        wait_until(lambda: idle(server))
+
+
+def test_a_failure_in_the_middle_is_an_event_and_then_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    failing = Script(model_dir=script.model_dir, token_ids=script.token_ids, error_after=3, step_seconds=0.02)
+    with running_server(monkeypatch, tmp_path, failing) as server:
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, "stream": True, "n": 2})
+        assert answer.status_code == 200
+        assert events_of(answer.text)[-1]["error"]["message"] == "the scripted failure"
+        whole = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES})
+        assert whole.status_code == 500
+        with pytest.raises(openai.APIError, match="scripted"):
+            client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+            list(client.chat.completions.create(model="fake", messages=MESSAGES, stream=True))
+
+
+def test_a_killed_engine_is_an_event_and_then_a_restart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    endless = Script(model_dir=script.model_dir, token_ids=script.token_ids, step_seconds=0.01, context=10**7)
+    with running_server(monkeypatch, tmp_path, endless) as server, server.connect() as connection:
+        connection.sendall(raw_request(stream=True, max_tokens=10**6))
+        data = read_until(connection, b"capital")
+        first = server.handle.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        killed = time.monotonic()
+        data += read_until(connection, b"data: [DONE]\n\n")
+        assert time.monotonic() - killed < 2.0
+        assert b'"code":"engine_died"' in data.replace(b": ", b":")
+        refused = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES})
+        assert refused.status_code in (200, 503)
+        wait_ready(server.url)
+        assert server.handle.pid != first
+        again = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, "max_tokens": 3})
+        assert again.json()["choices"][0]["message"]["content"] == "The capital of"
+        assert 'headrace_engine_restarts_total{model="fake"} 1' in httpx.get(f"{server.url}/metrics").text
+
+
+# ---- states of the server
+
+
+def test_while_loading_the_server_answers_503_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    slow = Script(model_dir=script.model_dir, token_ids=script.token_ids, load_seconds=1.5)
+    with running_server(monkeypatch, tmp_path, slow, ready=False) as server:
+        wait_until(lambda: server.handle.progress is not None)
+        health = httpx.get(f"{server.url}/health")
+        assert health.status_code == 503 and health.json()["status"] == "loading" and "retry-after" in health.headers
+        assert health.json()["progress"]["fake"]["stage"] == "reading weights"
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES})
+        assert answer.status_code == 503 and "retry-after" in answer.headers
+        assert answer.json()["error"]["code"] == "model_not_ready"
+        assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["state"] == "loading"
+        wait_ready(server.url)
+        assert "Headrace" in server.console.getvalue() and "curl" in server.console.getvalue()
+
+
+def test_a_full_server_refuses_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script) -> None:
+    endless = Script(model_dir=script.model_dir, token_ids=script.token_ids, step_seconds=0.01, context=10**7)
+    with (
+        running_server(monkeypatch, tmp_path, endless, limits=Limits(max_requests=4)) as server,
+        server.connect() as connection,
+    ):
+        connection.sendall(raw_request(stream=True, max_tokens=10**6, n=3))
+        read_until(connection, b"capital")
+        assert httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, "n": 2}).status_code == 503
+        fits = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, "max_tokens": 2})
+        assert fits.status_code == 200
+        refused = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, "n": 2})
+        assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
+        assert refused.elapsed.total_seconds() < 0.2
+        assert len(server.events("add")) == 4
+
+
+def test_every_route_but_health_wants_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script) -> None:
+    with running_server(monkeypatch, tmp_path, script, api_keys=("first-key", "second-key")) as server:
+        for method, path in (
+            ("GET", "/v1/models"), ("GET", "/v1/models/fake"), ("POST", "/v1/chat/completions"), ("GET", "/metrics"),
+            ("GET", "/openapi.json"), ("GET", "/nothing"), ("GET", "//health"), ("GET", "/health/"), ("OPTIONS", "/"),
+        ):  # fmt: skip
+            for value in (None, b"Bearer wrong", b"Bearer \xff\xfe", b"Basic first-key", b"Bearer " + b"x" * 10_000):
+                headers = {} if value is None else {b"authorization": value}
+                answer = httpx.request(method, server.url + path, headers=headers)
+                assert answer.status_code == 401, (method, path, value)
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        for key in ("first-key", "second-key"):
+            client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
+            assert client.chat.completions.create(model="fake", messages=MESSAGES).choices[0].message.content == TEXT
+        salts = [add["salt"] for add in server.events("add")]
+        assert len(set(salts)) == 2 and all(salts)
+
+
+def test_stopping_refuses_what_is_new_and_ends_what_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    endless = Script(model_dir=script.model_dir, token_ids=script.token_ids, step_seconds=0.01, context=10**7)
+    with (
+        running_server(monkeypatch, tmp_path, endless, drain_seconds=1.0) as server,
+        server.connect() as connection,
+    ):
+        connection.sendall(raw_request(stream=True, max_tokens=10**6))
+        read_until(connection, b"capital")
+        server.loop.call_soon_threadsafe(server.server.stop)
+        wait_until(lambda: server.server.admission.draining)
+        assert httpx.get(f"{server.url}/health").json()["status"] == "draining"
+        assert httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES}).status_code == 503
+        read_until(connection, b"data: [DONE]\n\n")
+
+
+def test_two_models_do_not_touch_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script) -> None:
+    models = (engine_config("org/one"), engine_config("two"))
+    with running_server(monkeypatch, tmp_path, script, models=models, policy=FAST_POLICY) as server:
+        victim = server.server.fleet.handles["two"].pid
+        assert victim is not None
+        os.kill(victim, signal.SIGKILL)
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        assert client.chat.completions.create(model="org/one", messages=MESSAGES).choices[0].message.content == TEXT
+        assert client.models.retrieve("org/one").id == "org/one"

@@ -1,0 +1,205 @@
+"""What holds for every route, over raw sockets against the real server."""
+
+import json
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from server.http_protocol import GuardedH11Protocol
+from server.limits import Limits
+from tests.server.fakes import RunningServer, Script, running_server
+
+CHAT = "/v1/chat/completions"
+
+
+def exchange(server: RunningServer, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Send raw bytes and read until the server closes."""
+    with server.connect() as connection:
+        connection.sendall(request)
+        data = b""
+        while chunk := connection.recv(65536):
+            data += chunk
+    head, _, body = data.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return int(status.split()[1]), headers, body
+
+
+def error_of(body: bytes) -> dict[str, str]:
+    error: dict[str, str] = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path):  # type: ignore[no-untyped-def]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        running_server(
+            patch,
+            tmp_path_factory.mktemp("edge"),
+            Script(model_dir=str(smollm2_dir), token_ids=[504]),
+            limits=Limits(max_body_bytes=100_000, body_seconds=1.0),
+        ) as running,
+    ):
+        patch.setattr(GuardedH11Protocol, "header_seconds", 1.0)
+        yield running
+
+
+def test_unknown_paths_and_methods_answer_in_the_api_shape(server: RunningServer) -> None:
+    missing = httpx.get(f"{server.url}/nothing/here")
+    assert missing.status_code == 404 and error_of(missing.content)["code"] == "not_found"
+    wrong = httpx.get(server.url + CHAT)
+    assert wrong.status_code == 405 and error_of(wrong.content)["code"] == "method_not_allowed"
+    assert wrong.headers["allow"] == "POST"
+
+
+def test_length_and_chunked_together_are_refused(server: RunningServer) -> None:
+    status, headers, body = exchange(
+        server,
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    )
+    assert status == 400 and error_of(body)["code"] == "bad_http"
+    assert headers["connection"] == "close"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    ],
+    ids=["two hosts", "not http", "two lengths"],
+)
+def test_what_is_not_http_gets_a_400_in_the_api_shape(server: RunningServer, request_bytes: bytes) -> None:
+    status, _, body = exchange(server, request_bytes)
+    assert status == 400 and error_of(body)["type"] == "invalid_request_error"
+
+
+def test_a_big_header_is_not_taken(server: RunningServer) -> None:
+    try:
+        status, _, _ = exchange(
+            server, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Big: " + b"a" * 8_000_000 + b"\r\n\r\n"
+        )
+    except ConnectionError:
+        status = 400  # closed while we wrote, which can lose the answer
+    assert status == 400
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_many_headers_are_refused(server: RunningServer) -> None:
+    lines = b"".join(b"X-%d: a\r\n" % number for number in range(200))
+    status, _, _ = exchange(
+        server, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + lines + b"\r\n"
+    )
+    assert status == 431
+
+
+@pytest.mark.parametrize("start", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: localhost\r\n"])
+def test_headers_that_do_not_come_end_the_connection(server: RunningServer, start: bytes) -> None:
+    with server.connect() as connection:
+        connection.sendall(start)
+        began = time.monotonic()
+        assert connection.recv(1000) == b""
+        assert time.monotonic() - began < 3
+
+
+def test_a_second_request_that_stalls_ends_the_connection_too(server: RunningServer) -> None:
+    with server.connect() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        data = b""
+        while not data.endswith(b"}}"):
+            data += connection.recv(65536)
+        assert data.startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET /health")
+        began = time.monotonic()
+        assert connection.recv(1000) == b""
+        assert time.monotonic() - began < 3
+
+
+def test_a_body_that_does_not_come_is_a_408(server: RunningServer) -> None:
+    status, _, body = exchange(
+        server,
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 100\r\n\r\n{",
+    )
+    assert status == 408 and error_of(body)["code"] == "request_timeout"
+
+
+def test_oversized_bodies_are_413_declared_or_not(server: RunningServer) -> None:
+    declared = httpx.post(server.url + CHAT, content=b" " * 200_000, headers={"content-type": "application/json"})
+    assert declared.status_code == 413 and error_of(declared.content)["code"] == "request_too_large"
+    pieces = (b" " * 10_000 for _ in range(20))
+    streamed = httpx.post(server.url + CHAT, content=pieces, headers={"content-type": "application/json"})
+    assert streamed.status_code == 413
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "", "multipart/form-data; boundary=x"])
+def test_other_content_types_are_415(server: RunningServer, content_type: str) -> None:
+    answer = httpx.post(server.url + CHAT, content=b"{}", headers={"content-type": content_type})
+    assert answer.status_code == 415
+
+
+def test_encoded_bodies_are_415(server: RunningServer) -> None:
+    answer = httpx.post(
+        server.url + CHAT, content=b"{}", headers={"content-type": "application/json", "content-encoding": "gzip"}
+    )
+    assert answer.status_code == 415
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe{\x00}\x00",
+        b"\xef\xbb\xbf{}",
+        b'{"a":"\\ud800"}',
+        b"[" * 90_000,
+        b'{"zz":NaN}',
+        b"1e999",
+    ],
+)
+def test_bodies_that_are_not_a_request_are_400(server: RunningServer, body: bytes) -> None:
+    answer = httpx.post(server.url + CHAT, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    error_of(answer.content)
+
+
+def test_unknown_fields_are_named(server: RunningServer) -> None:
+    answer = httpx.post(server.url + CHAT, json={"messages": [{"role": "user", "content": "x"}], "zz": 1})
+    assert answer.status_code == 400 and error_of(answer.content)["param"] == "zz"
+
+
+def test_request_ids_are_given_back_if_they_are_safe(server: RunningServer) -> None:
+    assert httpx.get(f"{server.url}/health", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
+    for given in ("a b", "a" * 65, "<script>", "é".encode().decode("latin-1")):
+        status, headers, _ = exchange(
+            server,
+            b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Request-Id: "
+            + given.encode("latin-1")
+            + b"\r\n\r\n",
+        )
+        assert status == 200 and headers["x-request-id"].startswith("req-")
+
+
+def test_foreign_host_names_are_refused_on_loopback(server: RunningServer) -> None:
+    assert httpx.get(f"{server.url}/health", headers={"host": "evil.example"}).status_code == 403
+    assert httpx.get(f"{server.url}/health", headers={"host": "a/?x="}).status_code == 403
+    assert httpx.get(f"{server.url}/health", headers={"host": f"localhost:{server.port}"}).status_code == 200
+
+
+def test_pipelined_requests_are_answered_in_order(server: RunningServer) -> None:
+    one = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    two = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with server.connect() as connection:
+        connection.sendall(one + two)
+        data = b""
+        while chunk := connection.recv(65536):
+            data += chunk
+    assert data.index(b"HTTP/1.1 200") < data.index(b"HTTP/1.1 404")
