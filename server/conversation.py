@@ -27,7 +27,10 @@ class TemplateForm:
     """Without one, `developer` is another name of `system`."""
     content_parts: bool = False
     """Content must be an array of parts."""
+    tool_role: bool = True
+    tool_calls: bool = True
     arguments_as_text: bool = False
+    """A tool call's arguments must be JSON text, not an object."""
     no_content: Absent = "absent"
     """How a tool call without content is written."""
 
@@ -44,17 +47,21 @@ def probe(render: Render, source: str) -> TemplateForm:
     def shown(messages: list[Message], text: str) -> bool:
         return _shows(render, [_with_parts(m) for m in messages] if content_parts else messages, text)
 
-    arguments_as_text, no_content = _probe_tool_call(shown, question)
+    call_style = _probe_tool_call(shown, question)
+    arguments_as_text, no_content = call_style or (False, "absent")
     return TemplateForm(
         system_role=shown([{"role": "system", "content": "probe-rule"}, question], "probe-rule"),
         developer_role="developer" in source,
         content_parts=content_parts,
+        tool_role=shown([question, {"role": "tool", "content": "probe-answer"}], "probe-answer"),
+        tool_calls=call_style is not None,
         arguments_as_text=arguments_as_text,
         no_content=no_content,
     )
 
 
-def _probe_tool_call(shown: Callable[[list[Message], str], bool], question: Message) -> tuple[bool, Absent]:
+def _probe_tool_call(shown: Callable[[list[Message], str], bool], question: Message) -> tuple[bool, Absent] | None:
+    """Whether arguments must be text, and how no content is written; None where no way shows a call."""
     styles: tuple[Absent, ...] = ("absent", "null", "empty")
     for as_text in (False, True):
         for style in styles:
@@ -67,7 +74,7 @@ def _probe_tool_call(shown: Callable[[list[Message], str], bool], question: Mess
             wrong = shown(turns, "'probe_key'") or shown(turns, '\\"probe_key')
             if shown(turns, "probe_value") and shown(turns, "probe_name") and not wrong:
                 return as_text, style
-    return False, "absent"
+    return None
 
 
 def _shows(render: Render, messages: list[Message], text: str) -> bool:
@@ -78,7 +85,10 @@ def _shows(render: Render, messages: list[Message], text: str) -> bool:
 
 
 def fit(messages: list[Message], form: TemplateForm) -> list[Message]:
-    """The messages as the template wants them. Raises `ApiError` 400 for arguments that are not JSON."""
+    """The messages as the template wants them.
+
+    Raises `ApiError` 400 for tool turns it does not know, and arguments that are not JSON.
+    """
     fitted: list[Message] = []
     pending: list[str] = []
     for index, message in enumerate(messages):
@@ -97,6 +107,8 @@ def fit(messages: list[Message], form: TemplateForm) -> list[Message]:
 
 def _fit_turn(message: Message, index: int, form: TemplateForm) -> Message:
     turn = {key: value for key, value in message.items() if value is not None}
+    if turn["role"] == "tool" and not form.tool_role:
+        raise _not_shown(index, "tool")
     if turn["role"] == "developer" and not form.developer_role:
         turn["role"] = "system"
     if "content" in turn:
@@ -107,6 +119,10 @@ def _fit_turn(message: Message, index: int, form: TemplateForm) -> Message:
         turn.update(reasoning_content=reasoning, reasoning=reasoning, thinking=reasoning)
     calls = turn.pop("tool_calls", None)
     if calls:
+        if not form.tool_calls:
+            raise bad_request(
+                "The model's chat template does not show tool calls", param=f"messages[{index}].tool_calls"
+            )
         turn["tool_calls"] = [
             _fit_call(call, f"messages[{index}].tool_calls[{number}]", form) for number, call in enumerate(calls)
         ]
@@ -155,20 +171,19 @@ def text_parts(content: str | list[dict[str, Any]] | None) -> list[str]:
 def check_shown(messages: list[Message], rendered: str) -> None:
     """Refuse a conversation of which the template left something out, for it would be lost without a word.
 
-    Assistant turns are exempt but for their tool calls: templates drop reasoning from them on purpose.
+    Assistant turns are exempt: templates drop reasoning from them on purpose.
     """
     for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            for text in map(str.strip, text_parts(message.get("content"))):
-                # Llama 3.1 writes a tool's answer as a JSON string.
-                if text not in rendered and json.dumps(text, ensure_ascii=False)[1:-1] not in rendered:
-                    raise bad_request(
-                        f"The model's chat template does not show messages[{index}] "
-                        f"(role '{message['role']}') in this place",
-                        param=f"messages[{index}]",
-                    )
-        for call in message.get("tool_calls") or ():
-            if call["function"]["name"] not in rendered:
-                raise bad_request(
-                    "The model's chat template does not show tool calls", param=f"messages[{index}].tool_calls"
-                )
+        if message["role"] == "assistant":
+            continue
+        for text in map(str.strip, text_parts(message.get("content"))):
+            # Llama 3.1 writes a tool's answer as a JSON string.
+            if text not in rendered and json.dumps(text, ensure_ascii=False)[1:-1] not in rendered:
+                raise _not_shown(index, message["role"])
+
+
+def _not_shown(index: int, role: str) -> ApiError:
+    return bad_request(
+        f"The model's chat template does not show messages[{index}] (role '{role}') in this place",
+        param=f"messages[{index}]",
+    )
