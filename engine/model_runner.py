@@ -15,8 +15,10 @@ from engine.config import EngineConfig
 from engine.device import select_device, set_threads
 from engine.errors import ConfigError, ModelLoadError
 from engine.forward_batch import BatchBuilder, ForwardBatch
+from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
 from engine.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, size_cache
-from engine.models.fusion import fuse, pack_linears
+from engine.models.cpu_layer import replace_layers
+from engine.models.fusion import Undo, apply_checked, fuse_norms, merge_linears, pack_linears
 from engine.models.loader import LoadedModel, load
 from engine.sampler import Sampled, Sampler
 from engine.sampling_params import SamplingParams
@@ -64,11 +66,12 @@ class ModelRunner:
         self.dtype: torch.dtype = self.model.dtype
         self.notes: list[str] = []
         shapes = self._probe_layers()
+        self.attention_name = self._select_attention(config)
+        self.kernels = self._load_kernels(shapes, progress)
+        self.backend = self._make_backend(config.block_size)
         if config.fusion:
             progress("fusing operations", None)
             self._fuse(shapes, config.block_size)
-        self.attention_name = self._select_attention(config)
-        self.backend = self._make_backend(config.block_size)
         size = size_cache(config, bytes_per_token(shapes, self.dtype), self.loaded.max_context, self.device)
         if size.note:
             self.notes.append(size.note)
@@ -136,7 +139,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _fuse(self, shapes: dict[int, LayerShape], block_size: int) -> None:
-        """Operate on the model, checking it on a short prompt with reference attention."""
+        """Operate on the model, checking every change on a short prompt."""
         token_ids = np.random.default_rng(0).integers(0, self.loaded.vocab_size, CHECK_TOKENS).tolist()
         blocks = BlockManager(-(-CHECK_TOKENS // block_size), block_size, prefix_cache=False)
         sequence = Sequence(
@@ -153,17 +156,27 @@ class ModelRunner:
         caches = allocate(
             shapes, num_blocks=blocks.num_blocks, block_size=block_size, dtype=self.dtype, device=self.device
         )
-        backend = ReferenceAttention(block_size)
 
         def check() -> torch.Tensor:
-            with attention_step(backend, caches, batch):
+            with attention_step(self.backend, caches, batch):
                 return self._logits(batch.input_ids, batch.positions, batch.logits_index).float()
 
-        report = fuse(self.model, check, tolerance=1e-4 if self.dtype == torch.float32 else 0.25)
-        if report is None:
-            self.notes.append("fusion switched off: the fused model's logits differ")
-        packed = pack_linears(self.model, self.dtype) if self.device.type == "cpu" else 0
-        logger.info("fusion: %s, %d linears packed", report, packed)
+        tolerance = 1e-4 if self.dtype == torch.float32 else 0.25
+        done: dict[str, int | None] = {}
+
+        def change(name: str, operate: Callable[[Undo], int]) -> None:
+            done[name] = apply_checked(name, operate, check, tolerance=tolerance)
+            if done[name] is None:
+                self.notes.append(f"{name} switched off: the changed model's logits differ")
+
+        change("merged projections", lambda undo: merge_linears(self.model, undo))
+        change("fused norms", lambda undo: fuse_norms(self.model, undo))
+        if self.device.type == "cpu":
+            done["packed linears"] = pack_linears(self.model, self.dtype)
+        if isinstance(self.backend, CpuAttention) and self.kernels is not None:
+            kernels = self.kernels
+            change("CPU layers", lambda undo: replace_layers(self.model, kernels, undo))
+        logger.info("%s", ", ".join(f"{count} {name}" for name, count in done.items() if count))
 
     def _select_attention(self, config: EngineConfig) -> str:
         name = config.attention
@@ -173,5 +186,16 @@ class ModelRunner:
             raise ConfigError("attention: cpu serves the CPU only", hint="use auto")
         return name
 
+    def _load_kernels(self, shapes: dict[int, LayerShape], progress: Progress) -> CpuKernels | None:
+        if self.attention_name != "cpu" or any(max(s.k_dim, s.v_dim) > MAX_HEAD_DIM for s in shapes.values()):
+            return None
+        progress("building the CPU kernels", None)
+        kernels = load_kernels(self.dtype)
+        if kernels is None:
+            self.notes.append("no CPU kernels (see the log): plain torch serves instead, slower")
+        return kernels
+
     def _make_backend(self, block_size: int) -> AttentionBackend:
-        return CpuAttention(block_size) if self.attention_name == "cpu" else ReferenceAttention(block_size)
+        if self.attention_name == "cpu":
+            return CpuAttention(block_size, self.kernels)
+        return ReferenceAttention(block_size)

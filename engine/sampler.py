@@ -50,14 +50,13 @@ def uniform(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         state = _mix(seeds.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
         state = _mix(state + (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
-    bits: np.ndarray = state >> np.uint64(11)
-    return bits.astype(np.float64) * 2.0**-53
+    return np.asarray((state >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return np.asarray(x ^ (x >> np.uint64(31)))
 
 
 def derive_seed(seed: int, index: int) -> int:

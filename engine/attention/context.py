@@ -62,6 +62,12 @@ def attention_step(backend: AttentionBackend, caches: dict[int, LayerCache], bat
         _step.backend = _step.caches = None
 
 
+def attention_step_of(layer: int) -> tuple[AttentionBackend, LayerCache]:
+    """The backend that serves the forward now running, and the cache of one of its layers."""
+    assert _step.backend is not None and _step.caches is not None, "attention outside a step"
+    return _step.backend, _step.caches[layer]
+
+
 @contextmanager
 def probe_layers() -> Iterator[dict[int, LayerShape]]:
     """Inside, attention computes nothing and notes the shape of each layer's keys and values.
@@ -93,12 +99,12 @@ def _attention(
     if _step.probe is not None:
         _step.probe[layer] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1])
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1]), None
-    assert _step.backend is not None and _step.caches is not None, "attention outside a step"
-    output = _step.backend.run(
+    backend, cache = attention_step_of(layer)
+    output = backend.run(
         query[0],
         key[0],
         value[0],
-        _step.caches[layer],
+        cache,
         scaling=scaling if scaling is not None else query.shape[-1] ** -0.5,
         softcap=softcap,
         window=sliding_window,

@@ -1,9 +1,9 @@
-"""Paged attention for CPUs in plain torch.
+"""Paged attention for CPUs: one-token queries in a C kernel, or in plain torch where there is none; prompts in SDPA.
 
-One-token queries never go through SDPA, whose bf16 path takes 5 to 30 times as long for them: the query heads of a KV
-head are packed as rows, and matmul, softmax, matmul run over all sequences of about equal length at once. Blocks are
-gathered head-major, so that neither product needs a copy of its own. Longer queries go through SDPA one sequence at a
-time, unless softcap rules it out.
+In plain torch one-token queries never go through SDPA, whose bf16 path takes 5 to 30 times as long for them: the query
+heads of a KV head are packed as rows, and matmul, softmax, matmul run over all sequences of about equal length at once.
+Blocks are gathered head-major, so that neither product needs a copy of its own. Prompts go through SDPA one sequence at
+a time, unless softcap rules it out.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from engine.attention.reference import visible
 from engine.forward_batch import ForwardBatch
+from engine.kernels.cpu import CpuKernels
 from engine.kv_cache import LayerCache
 
 SCORES_LIMIT = 1 << 24
@@ -35,14 +36,22 @@ class _DecodeGroup:
 
 
 class CpuAttention:
-    """See the module's docstring. Caches hold the model's dtype; softmax is in fp32."""
+    """See the module's docstring. Caches hold the model's dtype; softmax is in fp32.
 
-    def __init__(self, block_size: int) -> None:
+    `kernels` serve heads up to `MAX_HEAD_DIM` wide; for wider ones pass None.
+    """
+
+    def __init__(self, block_size: int, kernels: CpuKernels | None) -> None:
         self._block_size = block_size
+        self._kernels = kernels
 
     def plan(self, batch: ForwardBatch) -> None:
         """See `AttentionBackend.plan`."""
         self._batch = batch
+        if self._kernels is None:
+            self._plan_torch(batch)
+
+    def _plan_torch(self, batch: ForwardBatch) -> None:
         self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
         decode_lens = batch.context_lens[: batch.num_decodes]
         self._order = sorted(range(batch.num_decodes), key=decode_lens.__getitem__)
@@ -80,17 +89,40 @@ class CpuAttention:
         """See `AttentionBackend.run`."""
         cache.k.index_copy_(1, self._batch.slot_mapping, k)
         cache.v.index_copy_(1, self._batch.slot_mapping, v)
-        heads, num_tokens, _ = q.shape
-        output = q.new_empty(num_tokens, heads, v.shape[-1])
+        return self._attend(q, cache, scaling, softcap, window)
+
+    def run_packed(
+        self,
+        qkv: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        cache: LayerCache,
+        *,
+        heads: int,
+        scaling: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Rotary embedding, write and attention of packed rows q|k|v `[T, (H + 2 * KV) * D]`; returns `[T, H * D]`.
+
+        cos and sin are `[T, D]`. qkv is overwritten. Needs the C kernels.
+        """
+        assert self._kernels is not None
+        self._kernels.rope_and_write(qkv, cos, sin, self._batch.slot_mapping, cache.k, cache.v, heads)
+        q = qkv[:, : heads * cos.shape[1]].view(len(qkv), heads, -1).transpose(0, 1)
+        return self._attend(q, cache, scaling, None, window).flatten(1)
+
+    def _attend(
+        self, q: torch.Tensor, cache: LayerCache, scaling: float, softcap: float | None, window: int | None
+    ) -> torch.Tensor:
+        """q `[H, T, Dk]` over what the cache holds now; returns `[T, H, Dv]`."""
         num_decodes = self._batch.num_decodes
-        if num_decodes:
-            output[:num_decodes] = self._decode(q[:, :num_decodes], cache, scaling, softcap, window)
+        outputs = [] if num_decodes == 0 else [self._decode(q[:, :num_decodes], cache, scaling, softcap, window)]
         start = num_decodes
         for row in range(num_decodes, len(self._batch.query_lens)):
             end = start + self._batch.query_lens[row]
-            output[start:end] = self._prompt(q[:, start:end], row, cache, scaling, softcap, window)
+            outputs.append(self._prompt(q[:, start:end], row, cache, scaling, softcap, window))
             start = end
-        return output
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _decode(
         self, q: torch.Tensor, cache: LayerCache, scaling: float, softcap: float | None, window: int | None
@@ -98,6 +130,18 @@ class CpuAttention:
         """q `[H, D, Dk]` over D decoding sequences; returns `[D, H, Dv]`."""
         kv_heads = cache.k.shape[0]
         heads, num_decodes, _ = q.shape
+        if self._kernels is not None:
+            return self._kernels.paged_decode(
+                q.transpose(0, 1),
+                cache.k,
+                cache.v,
+                self._batch.block_tables,
+                self._batch.seqlens_k,
+                block_size=self._block_size,
+                scaling=scaling,
+                softcap=softcap,
+                window=window,
+            )
         if self._permuted:
             q = q[:, self._permutation]
         q = q.reshape(kv_heads, heads // kv_heads, num_decodes, -1).transpose(1, 2) * scaling

@@ -1,12 +1,11 @@
 """Load-time surgery on a transformers model: fewer, larger operations with the same result.
 
 Each change is made where the modules have the shape it knows, and left undone elsewhere, so an architecture nobody has
-thought of still runs as transformers wrote it. `fuse` checks the changed model against itself before it trusts it.
+thought of still runs as transformers wrote it. `apply_checked` holds the changed model against itself.
 """
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,16 +17,8 @@ MERGES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Linears of one parent that read the same input."""
 
 
-@dataclass(frozen=True, slots=True)
-class FusionReport:
-    """What was changed, by kind of change."""
-
-    merged: int = 0
-    packed: int = 0
-    norms: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.merged} merged projections, {self.packed} packed linears, {self.norms} norms"
+Undo = list[Callable[[], None]]
+"""How to take back what was changed, in the order it was done."""
 
 
 class MergedLinear(nn.Module):
@@ -97,30 +88,35 @@ class FusedRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x `[..., dim]`, normalised over the last dimension."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        """x `[..., dim]` in the weight's dtype or fp32, normalised over the last dimension; in the weight's dtype."""
+        if x.dtype == self.weight.dtype:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x, self.weight.shape, None, self.eps).to(self.weight.dtype) * self.weight
 
 
-def fuse(model: nn.Module, check: Callable[[], torch.Tensor], *, tolerance: float) -> FusionReport | None:
-    """Apply every change that fits. `check` runs the model on a fixed input and returns its logits.
+def apply_checked(
+    name: str, change: Callable[[Undo], int], check: Callable[[], torch.Tensor], *, tolerance: float
+) -> int | None:
+    """Make a change to a model if it leaves the logits that `check` computes where they were.
 
-    Returns None, with the model as it was, if the logits moved by more than `tolerance` of their spread.
+    Returns how many places were changed, or None if the logits moved by more than `tolerance` of their spread on
+    average; then the model is as it was. (The mean, because in bf16 a single logit may move far by rounding alone.)
     """
     before = check()
-    undo: list[Callable[[], None]] = []
-    report = FusionReport(merged=_merge(model, undo), norms=_fuse_norms(model, undo))
-    error = float((check() - before).abs().mean() / before.std().clamp(min=1e-6))
-    if not error <= tolerance:
-        for revert in reversed(undo):
-            revert()
-        logger.warning("fusion switched off: it moved the logits by %.3g of their spread", error)
-        return None
-    return report
+    undo: Undo = []
+    count = change(undo)
+    error = float((check() - before).abs().mean() / before.std().clamp(min=1e-6)) if count else 0.0
+    if error <= tolerance:
+        return count
+    for revert in reversed(undo):
+        revert()
+    logger.warning("%s switched off: they moved the logits by %.3g of their spread", name, error)
+    return None
 
 
 def pack_linears(model: nn.Module, dtype: torch.dtype) -> int:
-    """Lay out every linear's weight for oneDNN; the number changed. For CPUs, after `fuse`, for good."""
-    if dtype not in (torch.bfloat16, torch.float32) or not torch.backends.mkldnn.is_available():
+    """Lay out every linear's weight for oneDNN; the number changed. For CPUs, after merging, for good."""
+    if dtype not in (torch.bfloat16, torch.float32) or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return 0
     found = [
         (parent, name, child)
@@ -133,18 +129,20 @@ def pack_linears(model: nn.Module, dtype: torch.dtype) -> int:
     return len(found)
 
 
-def _replace(parent: nn.Module, name: str, new: nn.Module, undo: list[Callable[[], None]]) -> None:
+def _replace(parent: nn.Module, name: str, new: nn.Module, undo: Undo) -> None:
     old = getattr(parent, name)
     setattr(parent, name, new)
     undo.append(lambda: setattr(parent, name, old))
 
 
-def _merge(model: nn.Module, undo: list[Callable[[], None]]) -> int:
+def merge_linears(model: nn.Module, undo: Undo) -> int:
+    """Compute linears that read the same input as one; the number of groups merged."""
     count = 0
     for parent in list(model.modules()):
         for names in MERGES:
-            linears = [getattr(parent, name, None) for name in names]
-            if all(type(linear) is nn.Linear for linear in linears) and _mergeable(linears):
+            children = [getattr(parent, name, None) for name in names]
+            linears = [child for child in children if type(child) is nn.Linear]
+            if len(linears) == len(names) and _mergeable(linears):
                 merged = MergedLinear(linears)
                 _replace(parent, names[0], merged, undo)
                 for name in names[1:]:
@@ -163,7 +161,8 @@ def _mergeable(linears: list[nn.Linear]) -> bool:
     )
 
 
-def _fuse_norms(model: nn.Module, undo: list[Callable[[], None]]) -> int:
+def fuse_norms(model: nn.Module, undo: Undo) -> int:
+    """Compute each RMSNorm in one operation; the number changed."""
     count = 0
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

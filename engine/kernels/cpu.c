@@ -1,0 +1,214 @@
+/* The small operations of a decoding step on a CPU: what is left of a layer beside its matrix products.
+ *
+ * Written for the vectoriser of the system's C compiler; built once per machine by engine/kernels/cpu.py, which states
+ * every argument's shape. This file is compiled twice, for element type T = bfloat16 and T = float; sums are in fp32.
+ */
+#ifndef SUFFIX
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <math.h>
+
+typedef uint16_t bf16;
+
+#define WORTH_SHARING 32768 /* elements; below, waking a second thread costs more than it saves */
+
+static inline float load_bf16(bf16 x) {
+    union { uint32_t u; float f; } word = {(uint32_t)x << 16};
+    return word.f;
+}
+
+/* Round to nearest even; a NaN stays one. */
+static inline bf16 store_bf16(float x) {
+    union { float f; uint32_t u; } word = {x};
+    uint32_t rounded = (word.u + 0x7fff + ((word.u >> 16) & 1)) >> 16;
+    return (word.u & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (bf16)rounded;
+}
+
+/* e^x for x <= 0, to 2 ulp: 2^n times a polynomial in the rest (Cody and Waite), without a branch or a call. */
+static inline float exp_negative(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    float n = nearbyintf(x * 1.44269504f);
+    float r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    union { int32_t i; float f; } power = {((int32_t)n + 127) << 23};
+    return p * power.f;
+}
+
+#define SUFFIX bf16
+#define T bf16
+#define LOAD load_bf16
+#define STORE store_bf16
+#include "cpu.c"
+#undef SUFFIX
+#undef T
+#undef LOAD
+#undef STORE
+
+#define SUFFIX f32
+#define T float
+#define LOAD(x) (x)
+#define STORE(x) (x)
+#include "cpu.c"
+
+#else
+
+#define PASTE(name, suffix) name##_##suffix
+#define EXPAND(name, suffix) PASTE(name, suffix)
+#define NAME(name) EXPAND(name, SUFFIX)
+
+/* residual += delta (if any), then out = residual / rms(residual) * weight. */
+void NAME(add_rms_norm)(T *out, float *residual, const T *delta, const T *weight, int64_t rows, int64_t dim, float eps) {
+#pragma omp parallel for if (rows * dim > WORTH_SHARING)
+    for (int64_t row = 0; row < rows; row++) {
+        float *x = residual + row * dim;
+        float sum = 0.0f;
+        if (delta) {
+            const T *d = delta + row * dim;
+            for (int64_t i = 0; i < dim; i++) x[i] += LOAD(d[i]);
+        }
+        for (int64_t i = 0; i < dim; i++) sum += x[i] * x[i];
+        float scale = 1.0f / sqrtf(sum / dim + eps);
+        T *y = out + row * dim;
+        for (int64_t i = 0; i < dim; i++) y[i] = STORE(x[i] * scale * LOAD(weight[i]));
+    }
+}
+
+/* out = silu(gate) * up, where a row of gate_up is gate then up. */
+void NAME(silu_mul)(T *out, const T *gate_up, int64_t rows, int64_t dim) {
+#pragma omp parallel for if (rows * dim > WORTH_SHARING)
+    for (int64_t row = 0; row < rows; row++) {
+        const T *gate = gate_up + row * 2 * dim, *up = gate + dim;
+        T *y = out + row * dim;
+        for (int64_t i = 0; i < dim; i++) {
+            float g = LOAD(gate[i]);
+            float e = exp_negative(g < 0 ? g : -g); /* sigmoid without overflow */
+            y[i] = STORE((g < 0 ? g * e : g) / (1.0f + e) * LOAD(up[i]));
+        }
+    }
+}
+
+static inline void NAME(rotate)(T *out, const T *x, const T *cos, const T *sin, int64_t dim) {
+    int64_t half = dim / 2;
+    for (int64_t i = 0; i < half; i++) {
+        float a = LOAD(x[i]), b = LOAD(x[i + half]);
+        float first = a * LOAD(cos[i]) - b * LOAD(sin[i]);
+        float second = b * LOAD(cos[i + half]) + a * LOAD(sin[i + half]);
+        out[i] = STORE(first);
+        out[i + half] = STORE(second);
+    }
+}
+
+/* Rotate the queries of a packed q|k|v row in place; rotate its keys into the cache, and copy its values there. */
+void NAME(rope_and_write)(T *qkv, const T *cos, const T *sin, const int64_t *slots, T *k_cache, T *v_cache,
+                          int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim, int64_t num_slots) {
+#pragma omp parallel for if (rows * heads * dim > WORTH_SHARING)
+    for (int64_t row = 0; row < rows; row++) {
+        T *q = qkv + row * (heads + 2 * kv_heads) * dim, *k = q + heads * dim, *v = k + kv_heads * dim;
+        const T *c = cos + row * dim, *s = sin + row * dim;
+        for (int64_t h = 0; h < heads; h++) NAME(rotate)(q + h * dim, q + h * dim, c, s, dim);
+        for (int64_t h = 0; h < kv_heads; h++) {
+            int64_t at = (h * num_slots + slots[row]) * dim;
+            NAME(rotate)(k_cache + at, k + h * dim, c, s, dim);
+            memcpy(v_cache + at, v + h * dim, dim * sizeof(T));
+        }
+    }
+}
+
+#define GROUP_MAX 16
+#define TILE 64
+
+/* One sequence, one KV head, up to GROUP_MAX of its query heads: online softmax over tiles of keys. */
+static inline __attribute__((always_inline)) void NAME(attend)(
+    T *out, const T *q, int64_t q_stride, const T *k_cache, const T *v_cache, const int32_t *table, int64_t block_size,
+    int64_t first, int64_t last, int64_t group, const int64_t k_dim, const int64_t v_dim, float scale, float softcap) {
+    float query[GROUP_MAX][256], sum[GROUP_MAX], best[GROUP_MAX], acc[GROUP_MAX][256], scores[GROUP_MAX][TILE];
+    for (int64_t h = 0; h < group; h++) {
+        sum[h] = 0.0f;
+        best[h] = -INFINITY;
+        for (int64_t i = 0; i < k_dim; i++) query[h][i] = LOAD(q[h * q_stride + i]) * scale;
+        for (int64_t i = 0; i < v_dim; i++) acc[h][i] = 0.0f;
+    }
+    for (int64_t start = first; start < last; start += TILE) {
+        int64_t count = last - start < TILE ? last - start : TILE;
+        for (int64_t t = 0; t < count; t++) {
+            int64_t position = start + t;
+            int64_t slot = (int64_t)table[position / block_size] * block_size + position % block_size;
+            const T *key = k_cache + slot * k_dim;
+            for (int64_t h = 0; h < group; h++) {
+                float dot = 0.0f;
+                for (int64_t i = 0; i < k_dim; i++) dot += query[h][i] * LOAD(key[i]);
+                scores[h][t] = softcap > 0 ? softcap * tanhf(dot / softcap) : dot;
+            }
+        }
+        for (int64_t h = 0; h < group; h++) {
+            float top = best[h], total = 0.0f;
+            for (int64_t t = 0; t < count; t++) top = scores[h][t] > top ? scores[h][t] : top;
+            float shrink = best[h] == -INFINITY ? 0.0f : exp_negative(best[h] - top);
+            for (int64_t t = 0; t < count; t++) {
+                scores[h][t] = exp_negative(scores[h][t] - top);
+                total += scores[h][t];
+            }
+            sum[h] = sum[h] * shrink + total;
+            best[h] = top;
+            for (int64_t i = 0; i < v_dim; i++) acc[h][i] *= shrink;
+        }
+        for (int64_t t = 0; t < count; t++) {
+            int64_t position = start + t;
+            int64_t slot = (int64_t)table[position / block_size] * block_size + position % block_size;
+            const T *value = v_cache + slot * v_dim;
+            for (int64_t h = 0; h < group; h++) {
+                float weight = scores[h][t];
+                for (int64_t i = 0; i < v_dim; i++) acc[h][i] += weight * LOAD(value[i]);
+            }
+        }
+    }
+    for (int64_t h = 0; h < group; h++)
+        for (int64_t i = 0; i < v_dim; i++) out[h * v_dim + i] = STORE(acc[h][i] / sum[h]);
+}
+
+/* One query per sequence over its blocks. window > 0 shows the newest `window` keys only. */
+void NAME(paged_decode)(T *out, const T *q, int64_t row_stride, int64_t head_stride, const T *k_cache, const T *v_cache,
+                        const int32_t *tables, int64_t table_stride, const int32_t *lens, int64_t rows, int64_t heads,
+                        int64_t kv_heads, int64_t k_dim, int64_t v_dim, int64_t num_slots, int64_t block_size,
+                        int64_t window, float scale, float softcap) {
+    int64_t group = heads / kv_heads;
+    int64_t parts = (group + GROUP_MAX - 1) / GROUP_MAX;
+#pragma omp parallel for collapse(3) schedule(dynamic, 1) if (rows * kv_heads > 1)
+    for (int64_t row = 0; row < rows; row++) {
+        for (int64_t kv = 0; kv < kv_heads; kv++) {
+            for (int64_t part = 0; part < parts; part++) {
+                int64_t head = kv * group + part * GROUP_MAX;
+                int64_t count = group - part * GROUP_MAX < GROUP_MAX ? group - part * GROUP_MAX : GROUP_MAX;
+                int64_t last = lens[row], first = window > 0 && last > window ? last - window : 0;
+                T *o = out + (row * heads + head) * v_dim;
+                const T *query = q + row * row_stride + head * head_stride;
+                const T *keys = k_cache + kv * num_slots * k_dim, *values = v_cache + kv * num_slots * v_dim;
+                const int32_t *table = tables + row * table_stride;
+                /* Constant widths let the compiler keep a head in registers. */
+                if (k_dim == 64 && v_dim == 64)
+                    NAME(attend)(o, query, head_stride, keys, values, table, block_size, first, last, count, 64, 64, scale, softcap);
+                else if (k_dim == 128 && v_dim == 128)
+                    NAME(attend)(o, query, head_stride, keys, values, table, block_size, first, last, count, 128, 128, scale, softcap);
+                else
+                    NAME(attend)(o, query, head_stride, keys, values, table, block_size, first, last, count, k_dim, v_dim, scale, softcap);
+            }
+        }
+    }
+}
+
+#undef GROUP_MAX
+#undef TILE
+#undef NAME
+#undef EXPAND
+#undef PASTE
+
+#endif

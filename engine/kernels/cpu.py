@@ -1,0 +1,164 @@
+"""The CPU's small operations in C, built by the system's compiler at the first start and kept in the cache.
+
+Building takes about two seconds and happens once per machine and source. Without a compiler there are no kernels
+(`load_kernels` returns None) and plain torch does the same work, slower. The tests hold each kernel against torch.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.cache import cache_dir
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("cpu.c")
+# Sums may be reordered, which vectorising them needs. -ffast-math would also make the process flush denormals.
+FLAGS = (
+    "-O3 -march=native -fopenmp -shared -fPIC -fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math"
+)
+BUILD_SECONDS = 60
+MAX_HEAD_DIM = 256
+
+_SUFFIX = {torch.bfloat16: "bf16", torch.float32: "f32"}
+_POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_SIGNATURES: dict[str, list[Any]] = {
+    "add_rms_norm": [_POINTER] * 4 + [_INT] * 2 + [_FLOAT],
+    "silu_mul": [_POINTER] * 2 + [_INT] * 2,
+    "rope_and_write": [_POINTER] * 6 + [_INT] * 5,
+    "paged_decode": [_POINTER] * 2 + [_INT] * 2 + [_POINTER] * 3 + [_INT] + [_POINTER] + [_INT] * 8 + [_FLOAT] * 2,
+}
+
+
+class CpuKernels:
+    """The built functions for one dtype. Tensors are contiguous and on the CPU unless said otherwise."""
+
+    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
+        def function(name: str) -> Callable[..., None]:
+            found: ctypes._NamedFuncPointer = getattr(library, f"{name}_{_SUFFIX[dtype]}")
+            found.argtypes, found.restype = _SIGNATURES[name], None
+            return found
+
+        self._add_rms_norm = function("add_rms_norm")
+        self._silu_mul = function("silu_mul")
+        self._rope_and_write = function("rope_and_write")
+        self._paged_decode = function("paged_decode")
+
+    def add_rms_norm(
+        self, residual: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float
+    ) -> torch.Tensor:
+        """Add delta `[T, dim]` to residual fp32 `[T, dim]` in place; the residual's RMSNorm, `[T, dim]` like weight."""
+        rows, dim = residual.shape
+        out = torch.empty(rows, dim, dtype=weight.dtype)
+        added = delta.data_ptr() if delta is not None else None
+        self._add_rms_norm(out.data_ptr(), residual.data_ptr(), added, weight.data_ptr(), rows, dim, eps)
+        return out
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """silu(gate) * up of gate_up `[T, 2 * dim]`, as `[T, dim]`."""
+        rows, double = gate_up.shape
+        out = gate_up.new_empty(rows, double // 2)
+        self._silu_mul(out.data_ptr(), gate_up.data_ptr(), rows, double // 2)
+        return out
+
+    def rope_and_write(
+        self,
+        qkv: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        slots: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        heads: int,
+    ) -> None:
+        """Rotate q in qkv `[T, (heads + 2 * KV) * D]` in place; write rotated k, and v, to slots int64 `[T]`.
+
+        cos and sin are `[T, D]`, caches `[KV, num_slots, D]`.
+        """
+        kv_heads, num_slots, dim = k_cache.shape
+        self._rope_and_write(
+            qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), slots.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(),
+            qkv.shape[0], heads, kv_heads, dim, num_slots,
+        )  # fmt: skip
+
+    def paged_decode(
+        self,
+        q: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        block_tables: torch.Tensor,
+        seqlens_k: torch.Tensor,
+        *,
+        block_size: int,
+        scaling: float,
+        softcap: float | None,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Attention of one query per sequence: q `[D, H, Dk]` with any strides but the last, → `[D, H, Dv]`.
+
+        block_tables int32 `[D, max_blocks]`, seqlens_k int32 `[D]`; see `AttentionBackend.run` for the rest.
+        """
+        rows, heads, k_dim = q.shape
+        kv_heads, num_slots, v_dim = v_cache.shape
+        assert q.stride(2) == 1 and k_dim <= MAX_HEAD_DIM and v_dim <= MAX_HEAD_DIM
+        out = q.new_empty(rows, heads, v_dim)
+        self._paged_decode(
+            out.data_ptr(), q.data_ptr(), q.stride(0), q.stride(1), k_cache.data_ptr(), v_cache.data_ptr(),
+            block_tables.data_ptr(), block_tables.stride(0), seqlens_k.data_ptr(), rows, heads, kv_heads, k_dim, v_dim,
+            num_slots, block_size, window or 0, scaling, softcap or 0.0,
+        )  # fmt: skip
+        return out
+
+
+def load_kernels(dtype: torch.dtype) -> CpuKernels | None:
+    """The kernels for a dtype, built if need be; None, with a logged reason, where that is not possible."""
+    library = _library()
+    return CpuKernels(library, dtype) if library is not None and dtype in _SUFFIX else None
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        logger.warning("no C compiler found: the CPU's small operations run in plain torch, which is slower")
+        return None
+    try:
+        return ctypes.CDLL(str(_build(compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = getattr(error, "stderr", None) or error
+        logger.warning("the CPU kernels could not be built, plain torch serves instead: %s", str(detail)[-2000:])
+        return None
+
+
+def _build(compiler: str) -> Path:
+    """Path of the shared library for this source, compiler and processor."""
+    key = hashlib.sha256("\n".join((SOURCE.read_text(), compiler, FLAGS, _processor())).encode()).hexdigest()[:32]
+    target = cache_dir() / "kernels" / f"cpu-{key}.so"
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        built = Path(scratch) / target.name
+        command = [compiler, *FLAGS.split(), "-o", str(built), str(SOURCE), "-lm"]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=BUILD_SECONDS)
+        built.replace(target)  # whole or not at all, also when two processes build at once
+    return target
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))}))
