@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -120,8 +121,6 @@ def test_an_old_python_is_told_so(tmp_path: Path) -> None:
         "import sys, runpy; sys.version_info = (3, 9, 1, 'final', 0); sys.argv = ['install.py'];"
         f"runpy.run_path({str(ROOT / 'scripts' / 'install.py')!r}, run_name='__main__')"
     )
-    import sys
-
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Headrace needs Python 3.11 to 3.13" in done.stderr and "Traceback" not in done.stderr
