@@ -24,7 +24,7 @@ import httpx
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-SERVER = "from tests.server.serve_fake import main; main()"
+SERVER = "tests.server.serve_fake"
 
 
 def main() -> None:
@@ -51,8 +51,8 @@ def running_server(tokenizer: str, step_seconds: float) -> Iterator[tuple[int, p
     }
     with tempfile.TemporaryDirectory() as directory:
         port_file = Path(directory) / "port"
-        environment = {**os.environ, "FAKE_ENGINE": json.dumps(script), "PORT_FILE": str(port_file)}
-        process = subprocess.Popen([sys.executable, "-c", SERVER], cwd=ROOT, env=environment)
+        environment = {**os.environ, "FAKE_ENGINE": json.dumps(script)}
+        process = subprocess.Popen([sys.executable, "-m", SERVER, str(port_file)], cwd=ROOT, env=environment)
         try:
             while not port_file.exists():
                 time.sleep(0.05)

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 MAX_HEADERS = 100
 OPEN_PATHS = frozenset({"/health"})
 """Reachable without a key."""
+PROBED_PATHS = frozenset({"/health", "/metrics"})
+"""Asked for every few seconds by other machines, so not worth a line each."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -136,7 +138,8 @@ class _Exchange:
     def log(self) -> None:
         """One line: never the prompt, never a byte that could forge another line."""
         target = self.scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200]
-        logger.info(
+        logger.log(
+            logging.DEBUG if self.scope["path"] in PROBED_PATHS else logging.INFO,
             "%s %s %s in %.3f s id=%s",
             self.scope["method"][:20],
             target,

@@ -78,6 +78,7 @@ class HeadraceServer:
         self.admission = Admission(settings.limits)
         self.fleet = Fleet(settings.models, settings.policy, aliases=settings.aliases, on_change=self._on_change)
         self._stop = asyncio.Event()
+        self._close = asyncio.Event()
         self._signals = 0
 
     async def run(self) -> int:
@@ -89,7 +90,7 @@ class HeadraceServer:
                 failed = await self._wait_for_the_end(serving)
                 await self._drain()
                 await self.fleet.stop()
-                self._stop.set()
+                self._close.set()
                 await serving
             finally:
                 await self.fleet.stop()
@@ -103,10 +104,10 @@ class HeadraceServer:
         context = ServerContext(self.fleet, self.admission)
         server = HttpServer(build_app(context, keys=self._keys, hosts=allowed_hosts(self._settings)))
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
-        stopped = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        closed = asyncio.create_task(self._close.wait())
+        await asyncio.wait({serving, closed}, return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
-        stopped.cancel()
+        closed.cancel()
         await serving
 
     async def _wait_for_the_end(self, serving: "asyncio.Task[None]") -> bool:
@@ -127,8 +128,8 @@ class HeadraceServer:
         """Wait for the loads and print what came of them; whether any model can serve."""
         await self.fleet.wait_settled()
         ready = [handle for handle in self.fleet.handles.values() if handle.state is ModelState.READY]
-        if not ready:
-            return self._signals > 0
+        if all(handle.state is ModelState.FAILED for handle in self.fleet.handles.values()):
+            return False
         infos = [handle.info for handle in ready if handle.info is not None]
         self._console.line(
             ready_banner(public_url(self._listener), infos, version=version(), needs_key=bool(self._keys))

@@ -378,3 +378,48 @@ def test_two_models_do_not_touch_each_other(monkeypatch: pytest.MonkeyPatch, tmp
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
         assert client.chat.completions.create(model="org/one", messages=MESSAGES).choices[0].message.content == TEXT
         assert client.models.retrieve("org/one").id == "org/one"
+
+
+def test_silence_is_filled_with_comments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script) -> None:
+    monkeypatch.setattr("server.routes.chat.KEEP_ALIVE_SECONDS", 0.1)
+    slow = Script(model_dir=script.model_dir, token_ids=script.token_ids, step_seconds=0.5)
+    with running_server(monkeypatch, tmp_path, slow) as server:
+        body = {"messages": MESSAGES, "stream": True, "max_tokens": 4}
+        text = httpx.post(f"{server.url}/v1/chat/completions", json=body).text
+        assert text.count(": keep-alive\n\n") >= 4
+        assert "".join(event["choices"][0]["delta"]["content"] for event in events_of(text)) == "The capital of France"
+
+
+def test_a_bad_request_does_not_touch_its_neighbours(server: RunningServer) -> None:
+    bad: list[dict[str, Any]] = [
+        {"temperature": 3},
+        {"n": 0},
+        {"max_tokens": 10**9},
+        {"logit_bias": {"999999": 1}},
+        {"messages": []},
+        {"top_logprobs": 2},
+        {"stop": [""]},
+        {"response_format": {"type": "json", "value": {}}},
+        {"prompt_embeds": "x"},
+    ]
+    pid = server.handle.pid
+
+    async def scenario() -> list[str]:
+        async with httpx.AsyncClient(base_url=server.url) as client:
+
+            async def good() -> str:
+                answer = await client.post("/v1/chat/completions", json={"messages": MESSAGES, "stream": True})
+                return "".join(event["choices"][0]["delta"]["content"] for event in events_of(answer.text))
+
+            async def refused(fields: dict[str, Any]) -> str:
+                answer = await client.post("/v1/chat/completions", json={"messages": MESSAGES, **fields})
+                assert answer.status_code == 400, fields
+                return str(answer.json()["error"]["param"])
+
+            neighbours = [asyncio.create_task(good()) for _ in range(4)]
+            params = await asyncio.gather(*map(refused, bad))
+            assert all(param.startswith(next(iter(fields))) for param, fields in zip(params, bad, strict=True)), params
+            return list(await asyncio.gather(*neighbours))
+
+    assert asyncio.run(scenario()) == [TEXT] * 4
+    assert server.handle.pid == pid

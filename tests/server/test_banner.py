@@ -1,0 +1,64 @@
+"""What the operator sees while a model loads, on a terminal and elsewhere."""
+
+import io
+import logging
+
+from engine.errors import ConfigError
+from engine.messages import Loading
+from server.banner import Console, ConsoleHandler
+from server.fleet import EngineHandle, FleetPolicy, ModelState
+from tests.server.fakes import engine_config
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is one."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def handle_at(stage: str, fraction: float | None) -> EngineHandle:
+    handle = EngineHandle(engine_config("m"), FleetPolicy())
+    handle.progress = Loading(stage, fraction)
+    return handle
+
+
+def test_elsewhere_each_stage_is_one_line() -> None:
+    stream = io.StringIO()
+    console = Console(stream)
+    for stage, fraction in (("reading", 0.0), ("reading", 0.5), ("fusing", None), ("reading", 0.9)):
+        console.progress(handle_at(stage, fraction))
+    assert stream.getvalue() == "m: reading\nm: fusing\nm: reading\n"
+
+
+def test_on_a_terminal_a_bar_is_redrawn_and_lines_do_not_tear_it() -> None:
+    stream = Terminal()
+    console = Console(stream)
+    logger = logging.Logger("test")
+    logger.addHandler(ConsoleHandler(console))
+    console.progress(handle_at("reading", 0.5))
+    logger.warning("a line")
+    console.progress(handle_at("fusing", None))
+    console.error(ConfigError("wrong", hint="mend it"))
+    clear = "\r\x1b[K"
+    assert stream.getvalue() == (
+        f"{clear}m: [############............]  50% reading"
+        f"{clear}a line\n"
+        f"{clear}m: fusing ...{clear}headrace: wrong\n  mend it\n"
+    )
+
+
+def test_nothing_is_drawn_once_it_is_loaded() -> None:
+    stream = Terminal()
+    handle = handle_at("reading", 0.5)
+    handle.state = ModelState.READY
+    Console(stream).progress(handle)
+    assert stream.getvalue() == ""
+
+
+def test_a_closed_terminal_does_not_stop_the_server() -> None:
+    stream = io.StringIO()
+    stream.close()
+    console = Console.__new__(Console)
+    console._stream, console._is_terminal, console._has_bar, console._last = stream, False, False, {}
+    console.line("nobody reads this")
