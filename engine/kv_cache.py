@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from engine.config import EngineConfig
@@ -53,6 +54,10 @@ def allocate(
     num_slots = (num_blocks + 1) * block_size
 
     def zeros(heads: int, dim: int) -> torch.Tensor:
+        if device.type == "cpu":
+            # The kernel hands out zeroed pages when they are first touched; torch.zeros would write to all of them now.
+            memory = torch.from_numpy(np.zeros(heads * num_slots * dim * dtype.itemsize, dtype=np.uint8))
+            return memory.view(dtype).view(heads, num_slots, dim)
         return torch.zeros(heads, num_slots, dim, dtype=dtype, device=device)
 
     return {
