@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Iterable
 from typing import TextIO
@@ -40,7 +41,9 @@ class Console:
         if progress is None or handle.state is not ModelState.LOADING:
             return
         if self._is_terminal:
-            self._write(_CLEAR_LINE + _bar(handle.name, progress.stage, progress.fraction))
+            bar = _bar(handle.name, progress.stage, progress.fraction)
+            # A line that wraps cannot be cleared by returning to its start.
+            self._write(_CLEAR_LINE + bar[: shutil.get_terminal_size().columns - 1])
             self._has_bar = True
         elif self._last.get(handle.name) != progress.stage:
             self._last[handle.name] = progress.stage

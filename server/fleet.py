@@ -265,9 +265,11 @@ class Fleet:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def kill(self) -> None:
-        """SIGKILL all engine processes."""
+        """SIGKILL all engine processes and leave nothing on disk; for an end that waits for nobody."""
         for handle in self.handles.values():
             handle.kill()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def _private_directory() -> Path:
