@@ -1,7 +1,10 @@
 """What an engine process is told at its start: one frozen value, with every default in one place."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
+
+from engine.errors import ConfigError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 AttentionName = Literal["auto", "reference", "cpu"]
@@ -40,3 +43,37 @@ class EngineConfig:
     """CPU threads of the forward pass."""
     max_queued_requests: int = 1024
     """Requests waiting for their first step beyond which admission is refused."""
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a `memory` that cannot be understood, before anything is loaded."""
+        parse_memory(self.memory)
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(MB|GB|TB|MiB|GiB|TiB)")
+_UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def size_in_bytes(text: str) -> int:
+    """Bytes of a size such as `5.2GB` or `4GiB`. Raises ConfigError."""
+    match = _SIZE.fullmatch(text)
+    if match is None or not float(match[1]):
+        raise ConfigError(f"{text!r} is not a size", hint="for example 5.2GB or 4GiB")
+    return round(float(match[1]) * _UNITS[match[2]])
+
+
+def parse_memory(text: str) -> float | int | None:
+    """What a KV cache budget means: None for `auto`, a float below 1 for a fraction, an int for bytes.
+
+    Raises ConfigError for anything else.
+    """
+    if text == "auto":
+        return None
+    if re.fullmatch(r"0?\.\d+", text) and float(text):
+        return float(text)
+    try:
+        return size_in_bytes(text)
+    except ConfigError:
+        raise ConfigError(
+            f"memory: {text!r} is neither auto, nor a fraction between 0 and 1, nor a size",
+            hint="for example 0.5 or 4GiB",
+        ) from None

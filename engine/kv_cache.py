@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engine.config import EngineConfig
+from engine.config import EngineConfig, parse_memory
 from engine.device import available_memory, total_memory
 from engine.errors import ConfigError, ModelLoadError
 
@@ -110,23 +110,13 @@ def size_cache(config: EngineConfig, token_bytes: int, model_context: int, devic
 def memory_budget(asked: str, device: torch.device) -> float:
     """Bytes for the KV cache: `auto`, a fraction of the device's memory, or a size such as `4GiB`.
 
-    Raises ConfigError for anything else, or for more than is free.
+    Raises ConfigError for more than is free.
     """
     available = available_memory(device)
-    if asked == "auto":
+    budget = parse_memory(asked)
+    if budget is None:
         return available * (CPU_SHARE if device.type == "cpu" else CUDA_SHARE)
-    try:
-        if asked.endswith("GiB"):
-            wanted = float(asked.removesuffix("GiB")) * GIB
-        else:
-            fraction = float(asked)
-            if not 0 < fraction < 1:
-                raise ValueError
-            wanted = fraction * total_memory(device)
-    except ValueError:
-        raise ConfigError(
-            f"memory: {asked!r} is neither auto, nor a fraction below 1, nor a size", hint="for example 0.5 or 4GiB"
-        ) from None
+    wanted = budget * total_memory(device) if isinstance(budget, float) else budget
     if wanted > available:
         raise ConfigError(
             f"memory: {wanted / GIB:.1f} GiB for the KV cache was asked for, {available / GIB:.1f} GiB are free"

@@ -1,20 +1,18 @@
 """Reading a YAML file strictly: every value is checked against a table of fields, every complaint names its line."""
 
 import difflib
-import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from engine.config import parse_memory, size_in_bytes
 from engine.errors import ConfigError
 
 Kind = Literal["text", "texts", "count", "switch", "memory", "size", "list"]
 
-_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(" + "|".join(_UNITS) + ")")
 _MAX_FILE_BYTES = 1 << 20
 
 
@@ -95,14 +93,6 @@ def parse_list(section: Section, key: str) -> list[yaml.Node]:
     return nodes
 
 
-def size_in_bytes(text: str) -> int:
-    """Bytes of a size such as `5.2GB` or `4GiB`. Raises ValueError."""
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a size")
-    return round(float(match[1]) * _UNITS[match[2]])
-
-
 def _value(node: yaml.Node, file: str, key: str, field: Field) -> Any:
     if field.kind in ("list", "texts"):
         if not isinstance(node, yaml.SequenceNode):
@@ -126,10 +116,10 @@ def _scalar(node: yaml.Node, file: str, key: str, field: Field) -> str | int | b
         return int(text)
     if field.kind == "switch" and kind == "bool":
         return bool(yaml.SafeLoader.bool_values[text.lower()])
-    if field.kind == "memory" and (text == "auto" or _is_fraction(kind, text) or _SIZE.fullmatch(text)):
-        return text
-    if field.kind == "size" and _SIZE.fullmatch(text):
-        return text
+    if field.kind in ("memory", "size"):
+        with suppress(ConfigError):
+            parse_memory(text) if field.kind == "memory" else size_in_bytes(text)
+            return text
     raise _error(file, _line(node), f"{key} must be {_EXPECTED[field.kind]}, {_given(node)}", _type_hint(field, kind))
 
 
@@ -140,10 +130,6 @@ _EXPECTED = {
     "memory": "auto, a fraction between 0 and 1, or a size such as 4GiB",
     "size": "a size such as 5.2GB",
 }
-
-
-def _is_fraction(kind: str, text: str) -> bool:
-    return kind == "float" and re.fullmatch(r"0?\.\d+", text) is not None and float(text) > 0
 
 
 def _type_hint(field: Field, kind: str) -> str | None:

@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from engine.config import AttentionName, Dtype, EngineConfig
+from engine.config import AttentionName, Dtype, EngineConfig, size_in_bytes
 from engine.errors import ConfigError
-from server.models_file import Field, Section, parse_list, parse_mapping, read_yaml, size_in_bytes
+from server.models_file import Field, Section, parse_list, parse_mapping, read_yaml
 
 Load = Literal["startup", "on_demand"]
 
@@ -144,8 +144,6 @@ def _model_spec(section: Section) -> ModelSpec:
         values["aliases"] = tuple(values["aliases"])
     if "size" in values:
         values["size"] = size_in_bytes(values["size"])
-    if values.get("memory", "auto")[-1] == "B":
-        values["memory"] = f"{size_in_bytes(values['memory']) / 2**30}GiB"
     device = values.get("device", "auto")
     if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdigit()):
         raise section.error("device", f"device must be auto, cpu, cuda or cuda:N, got {device!r}")

@@ -87,7 +87,7 @@ models:
         prefix_cache=False,
         threads=2,
     )
-    assert file.models[1].engine_config() == EngineConfig(name="org/e", source="org/e", memory="0.5GiB")
+    assert file.models[1].engine_config() == EngineConfig(name="org/e", source="org/e", memory="512MiB")
     assert file.at_startup == (spec,)
 
 
