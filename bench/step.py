@@ -1,0 +1,173 @@
+"""What one step costs beside the model: scheduling, packing inputs, sampling's host work, committing, telling.
+
+    python -m bench.step [--running 1 64 256] [--steps 300] [--json FILE]
+
+The real engine, scheduler, block manager, batch builder, sampler and messages, with a model that computes nothing and a
+vocabulary of 32, so that the sampler's tensor work vanishes. `decode` has every sequence add one token a step; `mixed`
+has one slot that always computes a prompt in chunks beside the others' decode, prefix hashing included. Times are CPU
+microseconds of the thread (other load on the machine does not count), medians and 99th percentiles over the steps.
+"""
+
+import argparse
+import gc
+import random
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch
+
+from bench.record import circumstances, percentile, table, write_json
+from engine.block_manager import BlockManager
+from engine.engine import Engine
+from engine.forward_batch import BatchBuilder
+from engine.messages import AddRequest, StepOutputs, encode
+from engine.sampler import Sampled, Sampler
+from engine.sampling_params import SamplingParams
+from engine.scheduler import Scheduled, Scheduler
+
+VOCAB = 32
+BLOCK_SIZE = 16
+CONTEXT = 8192
+CHUNK = 512
+"""Prompt tokens a mixed step computes."""
+PARTS = ("schedule", "build", "sample", "commit", "stats", "encode")
+TARGETED = ("schedule", "build")
+"""Parts whose sum is held to a millisecond with 256 running sequences; allocating blocks is in `schedule`."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--running", type=int, nargs="+", default=[1, 64, 256], metavar="N")
+    parser.add_argument("--context", type=int, default=1000, help="tokens of each sequence at the start")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    cases = []
+    for running in options.running:
+        for kind in ("decode", "mixed") if running > 1 else ("decode",):
+            times = Bench(running, options.context, mixed=kind == "mixed").run(options.steps)
+            cases.append({"case": kind, "running": running, "microseconds": _summary(times)})
+    header = ["case", "running", *(f"{name} p50/p99" for name in ("schedule+build", *PARTS, "all"))]
+    rows = [[case["case"], str(case["running"]), *_cells(case["microseconds"])] for case in cases]
+    print(table(header, rows))
+    if options.json:
+        write_json(options.json, {**circumstances(), "options": vars(options), "cases": cases})
+    return 0
+
+
+class Timer:
+    """Adds up the CPU time of named parts of a step."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, float] = defaultdict(float)
+
+    def call(self, part: str, function: Any, *arguments: Any) -> Any:
+        """Call and time a function."""
+        began = time.thread_time_ns()
+        result = function(*arguments)
+        self.parts[part] += (time.thread_time_ns() - began) / 1000
+        return result
+
+
+class TimedScheduler(Scheduler):
+    """The scheduler, timed."""
+
+    timer: Timer
+
+    def schedule(self) -> list[Scheduled]:
+        """Time it."""
+        rows: list[Scheduled] = self.timer.call("schedule", super().schedule)
+        return rows
+
+
+class EmptyModel:
+    """A runner that packs and samples as the real one does, and computes nothing between the two."""
+
+    def __init__(self, builder: BatchBuilder, sampler: Sampler, timer: Timer) -> None:
+        self._builder, self._sampler, self._timer = builder, sampler, timer
+
+    @torch.inference_mode()
+    def execute(self, rows: list[Scheduled]) -> Sampled:
+        """One step."""
+        self._timer.call("build", self._builder.build, rows)
+        sampling = [row.sequence for row in rows if row.samples]
+        logits = torch.zeros(len(sampling), VOCAB)
+        sampled: Sampled = self._timer.call("sample", self._sampler.sample, logits, sampling)
+        return sampled
+
+    def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
+        """Nothing holds anything."""
+
+
+class Bench:
+    """An engine with `running` sequences under way."""
+
+    def __init__(self, running: int, context: int, *, mixed: bool) -> None:
+        self._running, self._context, self._mixed = running, context, mixed
+        self._random = random.Random(0)
+        self._timer = Timer()
+        blocks = BlockManager(running * CONTEXT // BLOCK_SIZE // 4 + 1024, BLOCK_SIZE)
+        self._scheduler = TimedScheduler(
+            blocks, max_num_seqs=running, max_batched_tokens=8192, max_prefill_tokens=CHUNK
+        )
+        self._scheduler.timer = self._timer
+        device = torch.device("cpu")
+        builder = BatchBuilder(
+            max_num_seqs=running, max_blocks=CONTEXT // BLOCK_SIZE, block_size=BLOCK_SIZE, device=device
+        )
+        model = EmptyModel(builder, Sampler(max_num_seqs=running, vocab_size=VOCAB, device=device), self._timer)
+        self._engine = Engine(
+            model, self._scheduler, context=CONTEXT, vocab_size=VOCAB, eos_token_ids=frozenset({VOCAB - 1}),
+            max_queued=running,
+        )  # fmt: skip
+        self._requests = 0
+        for _ in range(running - mixed):
+            self._add(max_tokens=CONTEXT)
+
+    def run(self, steps: int) -> list[dict[str, float]]:
+        """Microseconds of each part of each step, once all sequences decode."""
+        while self._scheduler.waiting or any(s.num_generated == 0 for s in self._scheduler.running):
+            self._engine.step()
+        gc.collect()
+        gc.freeze()  # as the engine process does
+        results = [self._step() for _ in range(steps + 20)][20:]
+        gc.unfreeze()
+        return results
+
+    def _step(self) -> dict[str, float]:
+        if self._mixed and not self._scheduler.waiting:
+            self._add(max_tokens=1)
+        timer = self._timer
+        timer.parts.clear()
+        outputs = timer.call("all", self._engine.step)
+        stats = timer.call("stats", self._engine.stats)
+        timer.call("encode", lambda: encode(StepOutputs(outputs, stats)))
+        parts = dict(timer.parts)
+        parts["commit"] = parts["all"] - sum(parts[name] for name in ("schedule", "build", "sample"))
+        parts["all"] += parts["stats"] + parts["encode"]
+        parts["schedule+build"] = sum(parts[name] for name in TARGETED)
+        return parts
+
+    def _add(self, *, max_tokens: int) -> None:
+        self._requests += 1
+        prompt = [self._random.randrange(VOCAB - 1) for _ in range(self._context)]
+        params = SamplingParams(max_tokens=max_tokens, temperature=0.0)
+        self._engine.add(AddRequest(self._requests, prompt, params))
+
+
+def _summary(times: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {
+        name: {f"p{p}": percentile([step[name] for step in times], p) for p in (50, 99)}
+        for name in ("schedule+build", *PARTS, "all")
+    }
+
+
+def _cells(summary: dict[str, dict[str, float]]) -> list[str]:
+    return [f"{values['p50']:.0f}/{values['p99']:.0f}" for values in summary.values()]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
