@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
 
-.PHONY: help serve test lint format clean
+.PHONY: help serve test lint format docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -17,14 +17,18 @@ serve: .venv/.installed ## Install what is missing, then serve the default model
 test: .venv/.installed-dev ## Run the tests; ARGS='-k name' picks some
 	.venv/bin/python -m pytest $(ARGS)
 
-lint: .venv/.installed-dev ## Check style, format and types
+lint: .venv/.installed-dev ## Check style, format, types and the documentation's tables
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/python -m scripts.generate_docs --check
 
 format: .venv/.installed-dev ## Format the code
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+docs: .venv/.installed-dev ## Rewrite the documentation's generated tables
+	.venv/bin/python -m scripts.generate_docs
 
 clean: ## Remove the environment and everything built
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

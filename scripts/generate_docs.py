@@ -1,0 +1,168 @@
+"""Rewrite the generated tables of the documentation, or check that they are current.
+
+    python -m scripts.generate_docs [--check]
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; everything between the two comes from the code, so
+that the documentation cannot promise what the code does not do.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from engine.models.random_model import architecture_names
+from server.cli import build_parser
+from server.edge import MAX_HEADERS
+from server.fleet import FleetPolicy
+from server.http_protocol import HEADER_SECONDS, MAX_HEADER_BYTES, UNREAD_SECONDS
+from server.limits import MIB, Limits
+from server.metrics import ServerCounters, exposition
+from server.protocol import FieldRow, field_table
+from server.protocol.json_values import MAX_DEPTH, MAX_KEYS_PER_OBJECT
+from server.settings import ModelSpec, load_models_file
+from server.sse import KEEP_ALIVE_SECONDS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/api.md", "docs/models.md", "docs/deployment.md", "docs/security.md")
+STATUS = {"supported": "yes", "partly": "in part", "refused": "refused"}
+
+_REGION = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main() -> int:
+    """Rewrite, or with --check compare; the exit code."""
+    parser = argparse.ArgumentParser(description="Rewrite the generated tables of the documentation.")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a table is not current")
+    check = parser.parse_args().check
+    stale = stale_pages()
+    for page, text in stale.items():
+        if not check:
+            (ROOT / page).write_text(text, encoding="utf-8")
+        print(f"{page}: {'its tables are not current; run: make docs' if check else 'rewritten'}")
+    return 1 if check and stale else 0
+
+
+def stale_pages() -> dict[str, str]:
+    """The pages whose tables differ from the code, with the text they should have."""
+    texts = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+    current = {page: regenerated(text) for page, text in texts.items()}
+    return {page: text for page, text in current.items() if text != texts[page]}
+
+
+def regenerated(text: str) -> str:
+    """A page with its tables rewritten. Raises KeyError for a table that nobody generates."""
+    return _REGION.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", text)
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; each cell is one line."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n" for cells in lines)
+
+
+def support_table() -> str:
+    """The short table of the README: the fields by what becomes of them."""
+
+    def names(rows: Iterable[FieldRow]) -> str:
+        return ", ".join(f"`{row.name}`" for row in rows)
+
+    rows = field_table()
+    partly = "; ".join(f"`{row.name}` ({row.range})" for row in rows if row.status == "partly")
+    return table(
+        ("", "Fields of `POST /v1/chat/completions`"),
+        (
+            ("Works", names(row for row in rows if row.status == "supported")),
+            ("Works in part", partly),
+            ("Refused", names(row for row in rows if row.status == "refused")),
+        ),
+    )
+
+
+def fields_table() -> str:
+    """Every field of a request."""
+    rows = ((f"`{row.name}`", row.meaning, row.range, STATUS[row.status]) for row in field_table())
+    return table(("Field", "Meaning", "Range", "Done here"), rows)
+
+
+def models_table() -> str:
+    """The models of models.yaml."""
+    file = load_models_file(ROOT / "models.yaml")
+    return table(("Model", "Other names", "Download"), (_model_row(spec, file.default) for spec in file.models))
+
+
+def _model_row(spec: ModelSpec, default: str) -> tuple[str, str, str]:
+    name = f"`{spec.name}`" + (" (the default)" if spec.name == default else "")
+    size = "" if spec.size is None else f"{spec.size / 1e9:.1f} GB" if spec.size >= 1e9 else f"{spec.size / 1e6:.0f} MB"
+    return name, ", ".join(f"`{alias}`" for alias in spec.aliases), size
+
+
+def architectures_table() -> str:
+    """Names that `random://` knows."""
+    return table(("`random://NAME`",), ((f"`{name}`",) for name in architecture_names()))
+
+
+def options_table() -> str:
+    """The options of `headrace serve`."""
+    return table(("Option", "Meaning"), _options())
+
+
+def _options() -> Iterator[tuple[str, str]]:
+    commands = next(action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    serve: argparse.ArgumentParser = commands.choices["serve"]
+    for action in serve._actions:
+        if isinstance(action, argparse._HelpAction):
+            continue
+        choices = f"one of {', '.join(map(str, action.choices))}" if action.choices else ""
+        value = action.metavar or ("" if action.choices else action.dest.upper())
+        name = f"{action.option_strings[-1]} {value}" if action.option_strings else f"{value}..."
+        text = (action.help or "") % vars(action)
+        yield f"`{name.strip()}`", "; ".join(part for part in (text, choices) if part)
+
+
+def metrics_table() -> str:
+    """The series of /metrics."""
+    lines = exposition([], ServerCounters(), 0).splitlines()
+    helps = dict(line.removeprefix("# HELP ").split(" ", 1) for line in lines if line.startswith("# HELP "))
+    kinds = dict(line.removeprefix("# TYPE ").split(" ", 1) for line in lines if line.startswith("# TYPE "))
+    return table(("Series", "Kind", "Meaning"), ((f"`{name}`", kinds[name], text) for name, text in helps.items()))
+
+
+def limits_table() -> str:
+    """What a client may ask of the server, in numbers."""
+    limits, policy = Limits(), FleetPolicy()
+    rows = (
+        ("Request line and headers", f"{MAX_HEADER_BYTES // 1024} KiB, {MAX_HEADERS} headers", "400, 431"),
+        ("Time for the headers to arrive", f"{HEADER_SECONDS:g} s", "the connection is closed"),
+        ("Request body", f"{limits.max_body_bytes // MIB} MiB", "413"),
+        ("Time for the body to arrive", f"{limits.body_seconds:g} s", "408"),
+        ("All bodies being read at once", f"{limits.max_buffered_bytes // MIB} MiB", "503"),
+        ("Keys of one JSON object, depth of free JSON", f"{MAX_KEYS_PER_OBJECT}, {MAX_DEPTH}", "400"),
+        ("Answers running and waiting (`n` counts)", f"{limits.max_requests} (`--max-requests`)", "503"),
+        ("Time a client may leave sent bytes unread", f"{UNREAD_SECONDS:g} s", "the connection ends"),
+        ("Pause of a stream before a keep-alive comment", f"{KEEP_ALIVE_SECONDS:g} s", ""),
+        ("Silence of an engine before it is not called ready", f"{policy.stale_after:g} s", "`/health` is 503"),
+        ("Silence of an engine before it is replaced", f"{policy.hang_after:g} s", "its requests fail"),
+        (
+            "Deaths of an engine before it stays down",
+            f"{policy.max_crashes} within {policy.crash_window / 60:g} minutes",
+            "503 for that model",
+        ),
+    )
+    return table(("What", "Limit", "Beyond it"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "support": support_table,
+    "fields": fields_table,
+    "models": models_table,
+    "architectures": architectures_table,
+    "options": options_table,
+    "metrics": metrics_table,
+    "limits": limits_table,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
