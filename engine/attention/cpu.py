@@ -1,16 +1,17 @@
-"""Paged attention for CPUs: one-token queries in a C kernel, or in plain torch where there is none; prompts in SDPA.
+"""Paged attention for CPUs: decoding rows and short prompts in a C kernel, long prompts in SDPA.
 
-In plain torch one-token queries never go through SDPA, whose bf16 path takes 5 to 30 times as long for them: the query
-heads of a KV head are packed as rows, and matmul, softmax, matmul run over all sequences of about equal length at once.
-Blocks are gathered head-major, so that neither product needs a copy of its own. Prompts go through SDPA one sequence at
-a time, unless softcap rules it out.
+The kernel takes one query at a time, straight from the blocks; a short prompt is handed to it as so many queries, which
+costs less than the dozen torch operations of each prompt. A long prompt is worth gathering its blocks for: SDPA then
+takes all its queries at once, those of a KV head's group packed as rows. Without a C compiler, `cpu_torch` decodes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from engine.attention.cpu_torch import TorchDecode, softcapped
 from engine.attention.reference import visible
 from engine.forward_batch import ForwardBatch
 from engine.kernels.cpu import CpuKernels
@@ -18,25 +19,35 @@ from engine.kv_cache import LayerCache
 
 SCORES_LIMIT = 1 << 24
 """Most attention scores held at once for a chunk of a prompt (64 MiB in fp32)."""
-LENGTH_RATIO = 2.0
-"""Decoding sequences share one padded product while the longest is at most this many times the shortest."""
+SHORT_PROMPT_SCORES = 1 << 13
+"""Prompts with at most this many pairs of query and key go to the kernel."""
 
 
 @dataclass(frozen=True, slots=True)
-class _DecodeGroup:
-    """Decoding sequences of about equal length, padded to the longest."""
+class _Queries:
+    """Consecutive tokens that the kernel takes one by one."""
 
-    rows: slice
-    """Which of the length-sorted decoding sequences."""
-    blocks: torch.Tensor
-    """int64 [rows * num_blocks]"""
-    num_keys: int
+    tokens: slice
+    tables: torch.Tensor
+    """int32 [n, max_blocks]"""
     lens: torch.Tensor
-    """int64 [rows]"""
+    """int32 [n]: keys that each query sees, before any window."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """Consecutive tokens of one sequence, its newest, that SDPA takes together."""
+
+    tokens: slice
+    blocks: torch.Tensor
+    """int64 [num_blocks]"""
+    context_len: int
+    masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
+    """By first query and window: what all layers of a step share."""
 
 
 class CpuAttention:
-    """See the module's docstring. Caches hold the model's dtype; softmax is in fp32.
+    """See the module's docstring. Caches hold the model's dtype; sums and softmax are in fp32.
 
     `kernels` serve heads up to `MAX_HEAD_DIM` wide; for wider ones pass None.
     """
@@ -44,36 +55,46 @@ class CpuAttention:
     def __init__(self, block_size: int, kernels: CpuKernels | None) -> None:
         self._block_size = block_size
         self._kernels = kernels
+        self._torch_decode = TorchDecode(block_size)
 
     def plan(self, batch: ForwardBatch) -> None:
         """See `AttentionBackend.plan`."""
         self._batch = batch
+        self._parts: list[_Queries | _Prompt] = []
+        starts = np.cumsum([0, *batch.query_lens]).tolist()
+        row, num_rows = 0, len(batch.query_lens)
+        while row < num_rows:
+            end = row
+            while end < num_rows and self._is_short(end):
+                end += 1
+            if end > row:
+                self._parts.append(self._plan_queries(row, end, slice(starts[row], starts[end])))
+            else:
+                end = row + 1
+                self._parts.append(self._plan_prompt(row, slice(starts[row], starts[end])))
+            row = end
         if self._kernels is None:
-            self._plan_torch(batch)
+            self._torch_decode.plan(batch)
 
-    def _plan_torch(self, batch: ForwardBatch) -> None:
-        self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
-        decode_lens = batch.context_lens[: batch.num_decodes]
-        self._order = sorted(range(batch.num_decodes), key=decode_lens.__getitem__)
-        self._permuted = self._order != list(range(batch.num_decodes))
-        self._permutation = torch.tensor(self._order, dtype=torch.int64)
-        self._inverse = torch.empty_like(self._permutation)
-        self._inverse[self._permutation] = torch.arange(len(self._order))
-        self._groups = self._group(decode_lens)
+    def _is_short(self, row: int) -> bool:
+        if row < self._batch.num_decodes:
+            return True
+        scores = self._batch.query_lens[row] * self._batch.context_lens[row]
+        return self._kernels is not None and scores <= SHORT_PROMPT_SCORES
 
-    def _group(self, lens: list[int]) -> list[_DecodeGroup]:
-        groups, start = [], 0
-        for end in range(1, len(self._order) + 1):
-            shortest = lens[self._order[start]]
-            if end < len(self._order) and lens[self._order[end]] <= LENGTH_RATIO * shortest + 4 * self._block_size:
-                continue
-            rows = self._order[start:end]
-            num_blocks = -(-lens[rows[-1]] // self._block_size)
-            blocks = self._batch.block_tables[rows, :num_blocks].long().flatten()
-            row_lens = torch.tensor([lens[row] for row in rows])
-            groups.append(_DecodeGroup(slice(start, end), blocks, num_blocks * self._block_size, row_lens))
-            start = end
-        return groups
+    def _plan_queries(self, first: int, last: int, tokens: slice) -> _Queries:
+        batch = self._batch
+        if last <= batch.num_decodes:
+            return _Queries(tokens, batch.block_tables[first:last], batch.seqlens_k[first:last])
+        query_lens = batch.query_lens[first:last]
+        lens = [np.arange(c - n, c) + 1 for n, c in zip(query_lens, batch.context_lens[first:last], strict=True)]
+        tables = batch.block_tables[first:last].repeat_interleave(torch.tensor(query_lens), dim=0)
+        return _Queries(tokens, tables, torch.from_numpy(np.concatenate(lens).astype(np.int32)))
+
+    def _plan_prompt(self, row: int, tokens: slice) -> _Prompt:
+        context_len = self._batch.context_lens[row]
+        num_blocks = -(-context_len // self._block_size)
+        return _Prompt(tokens, self._batch.block_tables[row, :num_blocks].long(), context_len)
 
     def run(
         self,
@@ -115,112 +136,62 @@ class CpuAttention:
         self, q: torch.Tensor, cache: LayerCache, scaling: float, softcap: float | None, window: int | None
     ) -> torch.Tensor:
         """q `[H, T, Dk]` over what the cache holds now; returns `[T, H, Dv]`."""
-        num_decodes = self._batch.num_decodes
-        outputs = [] if num_decodes == 0 else [self._decode(q[:, :num_decodes], cache, scaling, softcap, window)]
-        start = num_decodes
-        for row in range(num_decodes, len(self._batch.query_lens)):
-            end = start + self._batch.query_lens[row]
-            outputs.append(self._prompt(q[:, start:end], row, cache, scaling, softcap, window))
-            start = end
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-    def _decode(
-        self, q: torch.Tensor, cache: LayerCache, scaling: float, softcap: float | None, window: int | None
-    ) -> torch.Tensor:
-        """q `[H, D, Dk]` over D decoding sequences; returns `[D, H, Dv]`."""
-        kv_heads = cache.k.shape[0]
-        heads, num_decodes, _ = q.shape
-        if self._kernels is not None:
-            return self._kernels.paged_decode(
-                q.transpose(0, 1),
-                cache.k,
-                cache.v,
-                self._batch.block_tables,
-                self._batch.seqlens_k,
-                block_size=self._block_size,
-                scaling=scaling,
-                softcap=softcap,
-                window=window,
-            )
-        if self._permuted:
-            q = q[:, self._permutation]
-        q = q.reshape(kv_heads, heads // kv_heads, num_decodes, -1).transpose(1, 2) * scaling
         outputs = []
-        for index, group in enumerate(self._groups):
-            keys = self._gather(cache.k, group)
-            scores = torch.matmul(q[:, group.rows], keys.transpose(2, 3)).float()
-            if softcap:
-                scores = softcap * torch.tanh(scores / softcap)
-            mask = self._decode_mask(index, window)
-            if mask is not None:
-                scores += mask
-            values = self._gather(cache.v, group)
-            outputs.append(torch.matmul(scores.softmax(-1).to(q.dtype), values))
-        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        if self._permuted:
-            output = output[:, self._inverse]
-        return output.transpose(0, 1).reshape(num_decodes, heads, -1)
-
-    def _gather(self, cache: torch.Tensor, group: _DecodeGroup) -> torch.Tensor:
-        """The group's blocks, `[KV, rows, num_keys, D]`."""
-        heads, _, dim = cache.shape
-        gathered = cache.view(heads, -1, self._block_size * dim).index_select(1, group.blocks)
-        return gathered.view(heads, len(group.lens), group.num_keys, dim)
-
-    def _decode_mask(self, index: int, window: int | None) -> torch.Tensor | None:
-        """fp32 `[rows, 1, num_keys]` to be added to the scores, None where nothing is hidden; once a step."""
-        if (index, window) not in self._masks:
-            group = self._groups[index]
-            shown = visible(group.lens - 1, torch.arange(group.num_keys), window)
-            mask = torch.zeros(shown.shape).masked_fill_(~shown, float("-inf")).unsqueeze(1)
-            self._masks[index, window] = None if bool(shown.all()) else mask
-        return self._masks[index, window]
-
-    def _prompt(
-        self, q: torch.Tensor, row: int, cache: LayerCache, scaling: float, softcap: float | None, window: int | None
-    ) -> torch.Tensor:
-        """q `[H, n, Dk]`, the newest n tokens of one sequence; returns `[n, H, Dv]`."""
-        context_len, query_len = self._batch.context_lens[row], q.shape[1]
-        num_blocks = -(-context_len // self._block_size)
-        group = _DecodeGroup(
-            slice(0, 1),
-            self._batch.block_tables[row, :num_blocks].long(),
-            num_blocks * self._block_size,
-            torch.tensor([context_len]),
-        )
-        keys = self._gather(cache.k, group)[:, 0, :context_len]
-        values = self._gather(cache.v, group)[:, 0, :context_len]
-        chunk = max(1, SCORES_LIMIT // (q.shape[0] * context_len))
-        outputs = []
-        for start in range(0, query_len, chunk):
-            end = min(start + chunk, query_len)
-            first = context_len - query_len + start
-            last_key = first + end - start
-            shown = visible(torch.arange(first, last_key), torch.arange(last_key), window)
-            part = q[:, start:end]
-            if softcap:
-                outputs.append(_softcapped(part, keys[:, :last_key], values[:, :last_key], shown, scaling, softcap))
+        for part in self._parts:
+            queries = q[:, part.tokens]
+            if isinstance(part, _Prompt):
+                outputs.append(self._prompt(queries, part, cache, scaling, softcap, window))
+            elif self._kernels is None:
+                outputs.append(self._torch_decode.run(queries, cache, scaling, softcap, window))
             else:
                 outputs.append(
-                    F.scaled_dot_product_attention(
-                        part.unsqueeze(0),
-                        keys[:, :last_key].unsqueeze(0),
-                        values[:, :last_key].unsqueeze(0),
-                        attn_mask=shown,
-                        scale=scaling,
-                        enable_gqa=True,
-                    )[0]
-                )
+                    self._kernels.paged_decode(
+                        queries.transpose(0, 1), cache.k, cache.v, part.tables, part.lens,
+                        block_size=self._block_size, scaling=scaling, softcap=softcap, window=window,
+                    )
+                )  # fmt: skip
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _prompt(
+        self,
+        q: torch.Tensor,
+        part: _Prompt,
+        cache: LayerCache,
+        scaling: float,
+        softcap: float | None,
+        window: int | None,
+    ) -> torch.Tensor:
+        """q `[H, n, Dk]`; returns `[n, H, Dv]`."""
+        heads, query_len, _ = q.shape
+        keys, values = self._gather(cache.k, part), self._gather(cache.v, part)
+        chunk = max(1, SCORES_LIMIT // (heads * part.context_len))
+        outputs = []
+        for start in range(0, query_len, chunk):
+            queries = q[:, start : start + chunk]
+            mask = self._mask(part, start, queries, heads // len(keys), window)
+            num_keys = mask.shape[1]
+            packed = queries.reshape(1, len(keys), -1, q.shape[2])
+            k, v = keys[:, :num_keys].unsqueeze(0), values[:, :num_keys].unsqueeze(0)
+            if softcap:
+                output = softcapped(packed, k, v, mask, scaling, softcap)
+            else:
+                output = F.scaled_dot_product_attention(packed, k, v, attn_mask=mask, scale=scaling)
+            outputs.append(output.view(heads, queries.shape[1], -1))
         return torch.cat(outputs, dim=1).transpose(0, 1)
 
+    def _gather(self, cache: torch.Tensor, part: _Prompt) -> torch.Tensor:
+        """The sequence's keys or values, `[KV, context_len, D]`."""
+        heads, _, dim = cache.shape
+        blocks = cache.view(heads, -1, self._block_size * dim).index_select(1, part.blocks)
+        return blocks.view(heads, -1, dim)[:, : part.context_len]
 
-def _softcapped(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, shown: torch.Tensor, scaling: float, softcap: float
-) -> torch.Tensor:
-    """Attention with capped scores (Gemma 2, arXiv 2408.00118): q `[H, n, D]`, k and v `[KV, m, D]`."""
-    kv_heads, group = k.shape[0], q.shape[0] // k.shape[0]
-    packed = q.reshape(kv_heads, group, *q.shape[1:])
-    scores = torch.matmul(packed * scaling, k.unsqueeze(1).transpose(2, 3)).float()
-    scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~shown, float("-inf"))
-    output = torch.matmul(scores.softmax(-1).to(q.dtype), v.unsqueeze(1))
-    return output.reshape(q.shape[0], q.shape[1], -1)
+    def _mask(self, part: _Prompt, start: int, queries: torch.Tensor, group: int, window: int | None) -> torch.Tensor:
+        """Added to the scores of the packed queries: `[group * n, num_keys]` in their dtype; once a step."""
+        if (start, window) not in part.masks:
+            num_tokens = part.tokens.stop - part.tokens.start
+            first = part.context_len - num_tokens + start
+            last = first + queries.shape[1]
+            shown = visible(torch.arange(first, last), torch.arange(last), window)
+            mask = torch.zeros(shown.shape, dtype=queries.dtype).masked_fill_(~shown, float("-inf"))
+            part.masks[start, window] = mask.repeat(group, 1)
+        return part.masks[start, window]

@@ -13,6 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from engine import model_runner
+from engine.attention import cpu
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -37,7 +39,7 @@ def generate(directory: Path, prompt: list[int], max_tokens: int) -> list[int]:
 
 
 def make_engine(directory: Path, **options: object) -> Engine:
-    settings = {"dtype": "float32", "device": "cpu", "max_num_seqs": 4, "block_size": 4, **options}
+    settings = {"dtype": "float32", "device": "cpu", "threads": 1, "max_num_seqs": 4, "block_size": 4, **options}
     engine, _ = build_engine(EngineConfig(name="tiny", source=str(directory), **settings), lambda *_: None)  # type: ignore[arg-type]
     return engine
 
@@ -107,6 +109,24 @@ def test_in_any_mix(family: str, options: dict[str, object], tiny_model_dir: Tin
         assert engine.stats().preemptions > 0
     if "prefix_cache" not in options:
         assert engine.stats().cached_tokens > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("compiler", [True, False], ids=["kernels", "no_compiler"])
+def test_prompts_in_sdpa(
+    family: str, compiler: bool, tiny_model_dir: TinyModelDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long prompts take another way through the attention than short ones, and decoding one without a compiler."""
+    monkeypatch.setattr(cpu, "SHORT_PROMPT_SCORES", 0)
+    monkeypatch.setattr(cpu, "SCORES_LIMIT", 1000)
+    if not compiler:
+        monkeypatch.setattr(model_runner, "load_kernels", lambda dtype: None)
+    directory = tiny_model_dir(family)
+    requests, arrivals = random_mix(7, longest=60)
+    outputs = run(make_engine(directory, max_batched_tokens=40), requests, arrivals)
+    for request_id, request in requests.items():
+        expected = generate(directory, request.prompt_token_ids, request.params.max_tokens)
+        assert outputs[request_id] == expected, f"request {request_id}"
 
 
 def test_end_of_sequence_ends_both(tiny_model_dir: TinyModelDir) -> None:
