@@ -21,7 +21,7 @@ class EngineConfig:
     revision: str | None = None
     """Branch, tag or commit of a hub source."""
     dtype: Dtype = "auto"
-    """`auto` is what the checkpoint holds, except that a CPU without bf16 arithmetic gets float32."""
+    """`auto` is bfloat16, float32 on a CPU without bf16 arithmetic, float16 on a GPU if the checkpoint holds it."""
     device: str = "auto"
     context: int | None = None
     """Longest prompt plus answer in tokens; None takes the model's own and lowers it if memory is short."""
