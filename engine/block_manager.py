@@ -125,16 +125,16 @@ class BlockManager:
         sequence.block_table.clear()
 
     def discard(self, sequence: Sequence) -> list[int]:
-        """Take all blocks back and forget their content where nobody else owns it; the blocks now free."""
+        """Take all blocks back and let nobody find their content again; the blocks now free."""
         alone = [block for block in sequence.block_table if self._ref_counts[block] == 1]
-        for block in alone:
+        for block in sequence.block_table:
             if self._digests[block] is not None:
                 self._forget(block)
         self.release(sequence)
         return alone
 
     def shrink(self, num_blocks: int) -> int:
-        """Withdraw up to `num_blocks` available blocks for good; the number withdrawn."""
+        """Withdraw up to `num_blocks` available blocks for good, those of no content first; the number withdrawn."""
         taken = 0
         while taken < num_blocks and self.num_available:
             self._ref_counts[self._allocate()] = 0

@@ -1,13 +1,16 @@
 """The step loop: admit requests, schedule rows, run them, commit what was sampled.
 
 **Error boundary.** Whatever is done for one request (admit, commit, finish) fails that request only. Only the shared
-forward pass can fail the rows that were in it; the engine and everybody else go on.
+forward pass can fail the rows that were in it; the engine and everybody else go on. A forward pass that runs out of
+memory is tried again with fewer tokens.
 """
 
 import logging
 import os
 import time
 from typing import Protocol
+
+import torch
 
 from engine.block_manager import BlockManager, root_digest
 from engine.errors import RequestError
@@ -45,13 +48,16 @@ class Engine:
         eos_token_ids: frozenset[int],
         max_queued: int,
     ) -> None:
-        """`context` is the most tokens of one sequence, prompt included; `vocab_size` the width of the logits."""
+        """`context` is the most tokens of one sequence, prompt included; `vocab_size` the width of the logits.
+
+        Of `eos_token_ids` those outside the logits are dropped: configurations hold such ones, and no model says them.
+        """
         self._runner = runner
         self._scheduler = scheduler
         self._blocks: BlockManager = scheduler.blocks
         self._context = context
         self._vocab_size = vocab_size
-        self._eos_token_ids = eos_token_ids
+        self._eos_token_ids = frozenset(token for token in eos_token_ids if 0 <= token < vocab_size)
         self._max_queued = max_queued
         self._sequences: dict[int, list[Sequence]] = {}
         self._outputs: list[SequenceOutput] = []
@@ -63,9 +69,15 @@ class Engine:
         """Whether a step would do something."""
         return self._scheduler.has_work or bool(self._outputs)
 
+    @property
+    def context(self) -> int:
+        """Most tokens of one sequence, prompt included: at most what the blocks hold, and one that stays uncomputed."""
+        return min(self._context, self._blocks.num_blocks * self._blocks.block_size + 1)
+
     def add(self, request: AddRequest) -> None:
         """Queue a request; a refusal becomes its output of the next step."""
         try:
+            self._check(request)
             self._admit(request)
         except RequestError as error:
             self._refuse(request, error.message, error.param)
@@ -74,7 +86,8 @@ class Engine:
             self._refuse(request, "internal error while admitting the request", None)
 
     def abort(self, request_ids: list[int]) -> None:
-        """Forget requests, wherever they are; unknown and finished ones are ignored."""
+        """Forget requests, wherever they are; unknown and finished ones are ignored. No output of theirs follows."""
+        self._outputs = [output for output in self._outputs if output.request_id not in request_ids]
         for request_id in request_ids:
             for sequence in self._sequences.pop(request_id, ()):
                 if not sequence.is_finished:
@@ -89,17 +102,35 @@ class Engine:
             self._counters["steps"] += 1
             try:
                 sampled = self._runner.execute(rows)
-            except Exception:
-                logger.exception("a step of %d rows failed", len(rows))
-                for row in rows:
-                    self._fail(row.sequence, "internal error while computing this request")
+            except Exception as error:
+                self._fail_step(rows, error)
             else:
                 self._commit(rows, sampled)
-        elif not self._scheduler.has_work:
+        elif self._scheduler.has_work:
+            self._unblock()
+        else:
             self._scheduler.check()
+            assert not self._sequences, "a request outlived its sequences"
         outputs, self._outputs = self._outputs, []
         self.last_step_seconds = time.perf_counter() - started
         return outputs
+
+    def shrink(self, num_blocks: int) -> int:
+        """Withdraw up to `num_blocks` KV blocks for good, between steps; how many are left, at least one.
+
+        Sequences that hold more than the rest can compute end now, with `length` if they have generated something,
+        else with an error. Their outputs come with the next step.
+        """
+        for sequence in self._scheduler.shrink(num_blocks):
+            if sequence.finish_reason == "length":
+                self._publish(sequence, [], None, "length")
+            else:
+                self._fail(
+                    sequence,
+                    f"the prompt has {sequence.num_prompt_tokens} tokens; memory ran short, and the context is "
+                    f"{self.context} tokens now",
+                )
+        return self._blocks.num_blocks
 
     def stats(self) -> EngineStats:
         """Counters and gauges now."""
@@ -120,26 +151,32 @@ class Engine:
             failed=counters["failed"],
         )
 
-    def _admit(self, request: AddRequest) -> None:
-        prompt, params = request.prompt_token_ids, request.params
-        params.check(self._vocab_size)
+    def _check(self, request: AddRequest) -> None:
+        """Raise RequestError for what cannot be served as asked, or not now."""
+        prompt = request.prompt_token_ids
+        request.params.check(self._vocab_size)
         if not prompt:
             raise RequestError("the prompt has no tokens", param="messages")
         if not 1 <= request.n <= MAX_CHOICES:
             raise RequestError(f"n must be between 1 and {MAX_CHOICES}, got {request.n}", param="n")
+        if request.request_id in self._sequences:
+            raise RequestError(f"request {request.request_id} is running already")
         if not all(0 <= token < self._vocab_size for token in prompt):
             raise RequestError(f"the prompt has a token outside the vocabulary of {self._vocab_size}", param="messages")
-        if len(prompt) >= self._context:
+        if len(prompt) >= self.context:
             raise RequestError(
-                f"the prompt has {len(prompt)} tokens; this model's context is {self._context} tokens, "
+                f"the prompt has {len(prompt)} tokens; this model's context is {self.context} tokens, "
                 "of which at least one is for the answer",
                 param="messages",
                 code="context_length_exceeded",
             )
         if len(self._scheduler.waiting) + request.n > self._max_queued:
             raise RequestError(f"the queue of {self._max_queued} requests is full", code="overloaded")
+
+    def _admit(self, request: AddRequest) -> None:
+        prompt, params = request.prompt_token_ids, request.params
         seed = params.seed if params.seed is not None else int.from_bytes(os.urandom(8), "little", signed=True)
-        max_len = min(len(prompt) + params.max_tokens, self._context)
+        max_len = min(len(prompt) + params.max_tokens, self.context)
         digest = root_digest(request.salt)
         sequences: list[Sequence] = []
         for index in range(request.n):
@@ -155,22 +192,19 @@ class Engine:
                 leader=sequences[0] if sequences else None,
             )
             sequences.append(sequence)
-        self._sequences[request.request_id] = sequences
         for sequence in sequences:
             self._scheduler.add(sequence)
+        self._sequences[request.request_id] = sequences
 
     def _commit(self, rows: list[Scheduled], sampled: Sampled) -> None:
         """Note what was computed and give each sampled token to its sequence."""
         position = 0
         for row in rows:
             sequence = row.sequence
-            samples = row.samples
-            if sequence.num_computed_tokens < sequence.num_prompt_tokens:
-                self._counters["prompt"] += min(
-                    row.num_tokens, sequence.num_prompt_tokens - sequence.num_computed_tokens
-                )
+            samples, prefilled = row.samples, sequence.num_prefilled_tokens
             try:
                 self._scheduler.commit(row)
+                self._counters["prompt"] += sequence.num_prefilled_tokens - prefilled
                 if samples:
                     self._append(sequence, sampled, position)
             except Exception:
@@ -191,14 +225,16 @@ class Engine:
         reason = finish_reason(sequence)
         if reason:
             self._scheduler.finish(sequence, reason)
-        self._publish(sequence, token_id, sampled.logprobs[position], reason)
+        self._publish(sequence, [token_id], sampled.logprobs[position], reason)
 
-    def _publish(self, sequence: Sequence, token_id: int, logprobs: TokenLogprobs | None, reason: str | None) -> None:
+    def _publish(
+        self, sequence: Sequence, token_ids: list[int], logprobs: TokenLogprobs | None, reason: str | None
+    ) -> None:
         self._outputs.append(
             SequenceOutput(
                 request_id=sequence.request_id,
                 index=sequence.index,
-                token_ids=[token_id],
+                token_ids=token_ids,
                 logprobs=None if logprobs is None else [logprobs],
                 finish_reason=reason,
                 num_cached_tokens=sequence.num_cached_tokens,
@@ -206,6 +242,25 @@ class Engine:
         )
         if reason:
             self._forget(sequence)
+
+    def _fail_step(self, rows: list[Scheduled], error: Exception) -> None:
+        """Fail all rows of a forward pass, unless it lacked memory and can be smaller: nothing was committed yet."""
+        if isinstance(error, torch.OutOfMemoryError) and self._scheduler.lower_budget():
+            logger.warning(
+                "a step of %d tokens ran out of memory; from now on a step has at most %d",
+                sum(row.num_tokens for row in rows),
+                self._scheduler.max_batched_tokens,
+            )
+            return
+        logger.error("a step of %d rows failed", len(rows), exc_info=error)
+        for row in rows:
+            self._fail(row.sequence, "internal error while computing this request")
+
+    def _unblock(self) -> None:
+        """Fail what nothing could be scheduled for. It takes a bug to come here; spinning for ever would hide it."""
+        sequence = (self._scheduler.waiting or self._scheduler.running)[0]
+        logger.error("nothing can be scheduled: %s blocks %s", sequence, self.stats())
+        self._fail(sequence, "internal error while scheduling this request")
 
     def _discard(self, sequence: Sequence) -> None:
         """Wipe the blocks of a sequence that holds NaNs, so that no later tenant can meet them."""
@@ -218,8 +273,8 @@ class Engine:
         self._forget(sequence)
 
     def _refuse(self, request: AddRequest, message: str, param: str | None) -> None:
-        self._counters["failed"] += 1
         for index in range(min(max(request.n, 1), MAX_CHOICES)):
+            self._counters["failed"] += 1
             self._outputs.append(
                 SequenceOutput(request.request_id, index, finish_reason="error", error=message, error_param=param)
             )

@@ -8,6 +8,7 @@ import torch
 from engine.block_manager import NULL_BLOCK
 from engine.device import to_device
 from engine.scheduler import Scheduled
+from engine.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class BatchBuilder:
         self._block_size = block_size
         self._device = device
         self._tables = np.full((max_num_seqs, max_blocks), NULL_BLOCK, dtype=np.int32)
-        self._owners: list[tuple[int, int, int] | None] = [None] * max_num_seqs
+        self._owners: list[tuple[Sequence, int] | None] = [None] * max_num_seqs
+        """By slot: whose table the row holds, since which of its preemptions."""
         self._copied = [0] * max_num_seqs
 
     def build(self, rows: list[Scheduled]) -> ForwardBatch:
@@ -82,10 +84,11 @@ class BatchBuilder:
         """Bring a slot's row up to date; only what is new since the sequence last ran is copied."""
         sequence = row.sequence
         slot = sequence.slot
-        owner = (sequence.request_id, sequence.index, sequence.num_preemptions)
+        owner = (sequence, sequence.num_preemptions)
         if self._owners[slot] != owner:
             self._owners[slot] = owner
             self._copied[slot] = 0
+            self._tables[slot] = NULL_BLOCK
         have, need = self._copied[slot], len(sequence.block_table)
         if need > have:
             self._tables[slot, have:need] = sequence.block_table[have:]

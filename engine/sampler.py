@@ -30,6 +30,8 @@ PREFIX = 256
 """Largest probabilities looked at before a full sort is considered."""
 TILE = 256
 """Tokens summed at once in the cumulative distribution."""
+LEAST_DIVISOR = 1e-30
+"""Temperatures and repetition penalties below this would make fp32 overflow, or be 0 in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,8 @@ class Sampler:
         """int32 [slots, vocab]: how often each token was generated. Allocated at the first use of a penalty."""
         self._in_prompt: torch.Tensor | None = None
         """bool [slots, vocab], for repetition_penalty."""
-        self._counted: dict[int, tuple[int, int, int]] = {}
-        """Slot → (request, index, tokens counted): what the rows above hold."""
+        self._counted: dict[int, tuple[Sequence, int]] = {}
+        """Slot → whose tokens, and how many of them, the rows above hold. The sequence itself: ids may come again."""
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> Sampled:
         """logits `[R, V]` in the model's dtype, one row per sequence. Slots must be held while sampling."""
@@ -141,7 +143,8 @@ class Sampler:
 
         index = to_device(np.array(rows, dtype=np.int64), self._device)
         part = raw[index]
-        repetition = torch.where((counts > 0) | in_prompt, column("repetition_penalty"), 1.0)
+        divisor = column("repetition_penalty").clamp_(min=LEAST_DIVISOR)
+        repetition = torch.where((counts > 0) | in_prompt, divisor, 1.0)
         part = torch.where(part > 0, part / repetition, part * repetition)
         part -= column("frequency_penalty") * counts + column("presence_penalty") * (counts > 0)
         return raw.index_copy(0, index, part)
@@ -154,9 +157,8 @@ class Sampler:
         slots, tokens = [], []
         for sequence in sequences:
             slot = sequence.slot
-            key = (sequence.request_id, sequence.index)
-            *owner, counted = self._counted.get(slot, (-1, -1, 0))
-            if tuple(owner) != key or counted > sequence.num_tokens:
+            owner, counted = self._counted.get(slot, (None, 0))
+            if owner is not sequence:
                 counted = sequence.num_prompt_tokens
                 prompt = to_device(np.array(sequence.token_ids[:counted], dtype=np.int64), self._device)
                 self._counts[slot] = 0
@@ -165,7 +167,7 @@ class Sampler:
             fresh = sequence.token_ids[counted:]
             slots += [slot] * len(fresh)
             tokens += fresh
-            self._counted[slot] = (*key, sequence.num_tokens)
+            self._counted[slot] = (sequence, sequence.num_tokens)
         if tokens:
             index = to_device(np.array([slots, tokens], dtype=np.int64), self._device)
             ones = torch.ones(len(tokens), dtype=torch.int32, device=self._device)
@@ -183,8 +185,10 @@ class Sampler:
         seeds = np.array([sequence.seed for sequence in chosen], dtype=np.int64)
         positions = np.array([sequence.num_tokens for sequence in chosen], dtype=np.int64)
         index = to_device(np.array(rows, dtype=np.int64), self._device)
-        temperature = np.array([[sequence.params.temperature] for sequence in chosen], dtype=np.float32)
-        probabilities = (logits[index] / to_device(temperature, self._device)).softmax(dim=-1)
+        temperature = np.array([[max(s.params.temperature, LEAST_DIVISOR)] for s in chosen], dtype=np.float32)
+        # Distances from the best cannot overflow to two infinities, whose difference softmax would not know.
+        scores = logits[index] - logits[index].amax(dim=-1, keepdim=True)
+        probabilities = (scores / to_device(temperature, self._device)).softmax(dim=-1)
         kept = _filter(probabilities, [sequence.params for sequence in chosen])
         drawn = draw(kept, to_device(uniform(seeds, positions), self._device))
         return greedy.index_copy(0, index, drawn)

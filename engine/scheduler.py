@@ -96,8 +96,10 @@ class Scheduler:
             self.waiting.popleft()
             sequence.leader = None
             sequence.num_computed_tokens = num_computed
-            if sequence.num_preemptions == 0:
-                sequence.num_cached_tokens = num_computed
+            found = min(num_computed, sequence.num_prompt_tokens) - sequence.num_prefilled_tokens
+            if found > 0:
+                sequence.num_cached_tokens += found
+                sequence.num_prefilled_tokens += found
             sequence.slot = self._free_slots.pop()
             sequence.status = Status.RUNNING
             self.running.append(sequence)
@@ -156,14 +158,48 @@ class Scheduler:
         sequence = row.sequence
         first_token = sequence.num_computed_tokens
         sequence.num_computed_tokens += row.num_tokens
+        prefilled = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
+        sequence.num_prefilled_tokens = max(sequence.num_prefilled_tokens, prefilled)
         if sequence.num_computed_tokens // self.blocks.block_size > first_token // self.blocks.block_size:
             self.blocks.publish(sequence, first_token)
+
+    def shrink(self, num_blocks: int) -> list[Sequence]:
+        """Withdraw up to `num_blocks` blocks for good, always leaving one; the sequences that this has ended.
+
+        No sequence can hold more than what the rest computes, and one token more. One that already does is ended:
+        with `length` if it has generated something, else with `error`. Where owned blocks must go, the newest
+        sequences are preempted, also those past `MAX_PREEMPTIONS`.
+        """
+        rest = max(1, self.blocks.num_blocks - num_blocks)
+        capacity = rest * self.blocks.block_size
+        ended = []
+        for sequence in [*self.running, *self.waiting]:
+            sequence.max_len = min(sequence.max_len, capacity + 1)
+            if sequence.num_tokens > capacity:
+                self.finish(sequence, "length" if sequence.num_generated else "error")
+                ended.append(sequence)
+        surplus = self.blocks.num_blocks - rest
+        while self.blocks.num_available < surplus:
+            self.preempt(self.running[-1])
+        self.blocks.shrink(surplus)
+        return ended
+
+    def lower_budget(self) -> bool:
+        """Halve the tokens of a step, because they took more memory than there was; False if they cannot be fewer."""
+        lowered = max(self.max_batched_tokens // 2, self._num_slots)
+        if lowered == self.max_batched_tokens:
+            return False
+        self.max_batched_tokens = lowered
+        self.max_prefill_tokens = min(self.max_prefill_tokens, lowered)
+        return True
 
     def check(self) -> None:
         """Raise AssertionError if the books disagree anywhere."""
         self.blocks.check(self.running)
+        queued = [id(s) for s in (*self.waiting, *self.running)]
+        assert len(set(queued)) == len(queued), "a sequence is queued twice"
         assert not any(s.block_table or s.slot >= 0 for s in self.waiting), "a waiting sequence holds memory"
-        assert all(s.status is Status.WAITING for s in self.waiting)
+        assert all(s.status is Status.WAITING and s.num_computed_tokens == 0 for s in self.waiting)
         assert all(s.status is Status.RUNNING for s in self.running)
         slots = [s.slot for s in self.running] + self._free_slots
         assert sorted(slots) == list(range(self._num_slots)), "slots are lost or shared"

@@ -31,6 +31,7 @@ class Sequence:
         "num_cached_tokens",
         "num_computed_tokens",
         "num_preemptions",
+        "num_prefilled_tokens",
         "num_prompt_tokens",
         "params",
         "request_id",
@@ -71,8 +72,10 @@ class Sequence:
         self.token_ids = list(prompt_token_ids)
         self.num_prompt_tokens = len(prompt_token_ids)
         self.num_computed_tokens = 0
+        self.num_prefilled_tokens = 0
+        """Prompt tokens computed or found in the prefix cache so far; recomputing after a preemption adds nothing."""
         self.num_cached_tokens = 0
-        """Prompt tokens found in the prefix cache when the sequence first ran."""
+        """Those of them that were found."""
         self.num_preemptions = 0
         self.block_table: list[int] = []
         self.block_digests: list[bytes] = []

@@ -193,3 +193,30 @@ def test_non_finite_logits_are_told() -> None:
     for params in (MIXES["greedy"], MIXES["all"]):
         rows = [sequence(params, slot=i) for i in range(3)]
         assert sampler.sample(logits, rows).finite == [True, False, False]
+
+
+def test_values_too_small_for_fp32_are_the_limit_they_stand_for() -> None:
+    """A temperature that is 0 in fp32, and one that makes logits overflow, are greedy; so is no row made of NaN."""
+    logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(5)) * 9
+    best = int(logits.argmax())
+    for temperature in (1e-320, 5e-324, 1e-45, 1e-40, 1e-38, 1e-30):
+        sampler = Sampler(max_num_seqs=1, vocab_size=VOCAB, device=CPU)
+        params = SamplingParams(max_tokens=9, temperature=temperature)
+        assert sampler.sample(logits, [sequence(params)]).token_ids == [best], temperature
+    known = int(logits.argsort(descending=True)[0, 3])
+    for repetition in (1e-320, 1e-45, 1e-38):
+        sampler = Sampler(max_num_seqs=1, vocab_size=VOCAB, device=CPU)
+        params = SamplingParams(max_tokens=9, repetition_penalty=repetition)
+        assert sampler.sample(logits, [sequence(params, prompt=[known])]).token_ids == [known], repetition
+
+
+def test_a_request_id_that_comes_again_is_counted_afresh() -> None:
+    sampler = Sampler(max_num_seqs=1, vocab_size=VOCAB, device=CPU)
+    params = SamplingParams(max_tokens=9, temperature=0, frequency_penalty=2.0)
+    logits = torch.zeros(1, VOCAB)
+    logits[0, 40], logits[0, 41] = 1.0, 0.9
+    former, newcomer = sequence(params), sequence(params)
+    former.token_ids += [40]
+    newcomer.token_ids += [41]
+    assert sampler.sample(logits, [former]).token_ids == [41]
+    assert sampler.sample(logits, [newcomer]).token_ids == [40]

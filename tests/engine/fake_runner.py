@@ -1,0 +1,147 @@
+"""A model made of hashes over paged memory: any wrong block, slot or position changes what it says next.
+
+`Memory` cells hold token ids where a real model holds keys and values. The next token is a hash of what the cells of a
+sequence really hold, found through the real `BatchBuilder`. What can only be a mistake of the engine is noted in
+`violations` rather than raised, since the engine survives whatever a runner raises.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+
+from engine.block_manager import BlockManager
+from engine.engine import Engine
+from engine.forward_batch import BatchBuilder, ForwardBatch
+from engine.sampler import Sampled
+from engine.sampling_params import SamplingParams
+from engine.scheduler import Scheduled, Scheduler
+from engine.sequence import Sequence
+from engine.stop import suppressed_token_ids
+
+EMPTY, BROKEN = -1, -2
+STOP, EOS = 3, 4
+VOCAB = 5
+"""Prompts are of tokens 0 to 2, so that their prefixes collide."""
+
+
+def next_token(token_ids: list[int], banned: list[int]) -> int:
+    """What follows `token_ids`: usually 0 to 2, sometimes EOS or STOP unless `banned`."""
+    digest = hashlib.blake2b(bytes(token_ids), digest_size=8).digest()
+    for byte in digest:
+        token = {0: EOS, 1: STOP}.get(byte % 16, byte % 3)
+        if token not in banned:
+            return token
+    return 0
+
+
+def continue_alone(prompt: list[int], params: SamplingParams, max_len: int) -> tuple[list[int], str]:
+    """What a request gets when nobody else is there: its tokens and why it ends, with stop rules of its own."""
+    ids: list[int] = []
+    while True:
+        may_end = len(ids) >= params.min_tokens
+        ending = {*params.stop_token_ids} | (set() if params.ignore_eos else {EOS})
+        ids.append(next_token(prompt + ids, [] if may_end else sorted(ending)))
+        if ids[-1] in ending and len(ids) >= params.min_tokens:
+            return ids, "stop"
+        if len(ids) >= params.max_tokens or len(prompt) + len(ids) >= max_len:
+            return ids, "length"
+
+
+class FakeRunner:
+    """See the module's docstring. Serves as `engine.engine.Runner`."""
+
+    def __init__(self, *, num_blocks: int, block_size: int, max_num_seqs: int, context: int) -> None:
+        self._block_size = block_size
+        self._tokens = np.full((num_blocks + 1) * block_size, EMPTY)
+        self._tenants: list[bytes | None] = [None] * len(self._tokens)
+        self._builder = BatchBuilder(
+            max_num_seqs=max_num_seqs,
+            max_blocks=-(-context // block_size) + 1,
+            block_size=block_size,
+            device=torch.device("cpu"),
+        )
+        self.violations: list[str] = []
+        self.num_steps = 0
+        self.broken: set[Sequence] = set()
+        """Sequences whose next sampled row is not finite."""
+        self.errors: list[Exception] = []
+        """Raised by the next steps, one by one, after the memory was written."""
+        self.failed_rows: list[Sequence] = []
+        """Sequences of the step that raised last."""
+
+    def execute(self, rows: list[Scheduled]) -> Sampled:
+        """See `Runner.execute`."""
+        self.num_steps += 1
+        batch = self._builder.build(rows)
+        self._check_rows(rows, batch)
+        written = batch.slot_mapping.numpy()
+        self._tokens[written] = batch.input_ids.numpy()
+        for row, ends in zip(rows, np.cumsum(batch.query_lens), strict=True):
+            for slot in written[ends - row.num_tokens : ends]:
+                self._tenants[slot] = row.sequence.root_digest
+        if self.errors:
+            self.failed_rows = [row.sequence for row in rows]
+            self._tokens[written] = BROKEN
+            raise self.errors.pop()
+        sampled = [self._sample(row.sequence, batch, i) for i, row in enumerate(rows) if row.samples]
+        if len(sampled) != len(batch.logits_index):
+            self.violations.append("the batch samples other rows than the scheduler meant")
+        return Sampled([token for token, _ in sampled], [None] * len(sampled), [finite for _, finite in sampled])
+
+    def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
+        """See `Runner.wipe_blocks`."""
+        for block in blocks:
+            self._tokens[block * block_size : (block + 1) * block_size] = EMPTY
+
+    def _check_rows(self, rows: list[Scheduled], batch: ForwardBatch) -> None:
+        slots = [row.sequence.slot for row in rows]
+        if len(set(slots)) != len(slots):
+            self.violations.append(f"a slot serves two sequences of one step: {rows}")
+        if (batch.slot_mapping < self._block_size).any():
+            self.violations.append(f"the null block is written: {rows}")
+        if len(set(batch.slot_mapping.tolist())) != len(batch.slot_mapping):
+            self.violations.append(f"a cell is written twice in a step: {rows}")
+        if any(n > 1 for n in batch.query_lens[: batch.num_decodes]):
+            self.violations.append("a prompt is taken for a decoding row")
+
+    def _sample(self, sequence: Sequence, batch: ForwardBatch, row: int) -> tuple[int, bool]:
+        positions = np.arange(batch.context_lens[row])
+        blocks = batch.block_tables[row].numpy()[positions // self._block_size].astype(np.int64)
+        cells = blocks * self._block_size + positions % self._block_size
+        seen = self._tokens[cells].tolist()
+        if seen != sequence.token_ids:
+            self.violations.append(f"{sequence} sees {seen} in place of {sequence.token_ids}")
+            return 0, True
+        if any(self._tenants[cell] != sequence.root_digest for cell in cells):
+            self.violations.append(f"{sequence} sees what another tenant wrote")
+        if sequence in self.broken:
+            self.broken.discard(sequence)
+            self._tokens[cells[-1]] = BROKEN
+            return 0, False
+        return next_token(seen, suppressed_token_ids(sequence)), True
+
+
+def make_engine(
+    *,
+    num_blocks: int = 20,
+    block_size: int = 4,
+    max_num_seqs: int = 4,
+    max_batched_tokens: int = 64,
+    max_prefill_tokens: int = 0,
+    context: int = 40,
+    max_queued: int = 100,
+    prefix_cache: bool = True,
+) -> tuple[Engine, Scheduler, FakeRunner]:
+    """An engine over a fake model, and the parts of it that tests look into."""
+    scheduler = Scheduler(
+        BlockManager(num_blocks, block_size, prefix_cache=prefix_cache),
+        max_num_seqs=max_num_seqs,
+        max_batched_tokens=max_batched_tokens,
+        max_prefill_tokens=max_prefill_tokens,
+    )
+    runner = FakeRunner(num_blocks=num_blocks, block_size=block_size, max_num_seqs=max_num_seqs, context=context)
+    engine = Engine(
+        runner, scheduler, context=context, vocab_size=VOCAB, eos_token_ids=frozenset({EOS}), max_queued=max_queued
+    )
+    return engine, scheduler, runner

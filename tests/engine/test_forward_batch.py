@@ -1,0 +1,34 @@
+"""How steps are packed: what a recycled slot must not keep."""
+
+import torch
+
+from engine.block_manager import NULL_BLOCK
+from engine.forward_batch import BatchBuilder
+from engine.sampling_params import SamplingParams
+from engine.scheduler import Scheduled
+from engine.sequence import Sequence
+
+
+def made(prompt: list[int], blocks: list[int]) -> Sequence:
+    params = SamplingParams(max_tokens=9)
+    sequence = Sequence(request_id=1, prompt_token_ids=prompt, params=params, seed=0, max_len=len(prompt) + 9)
+    sequence.slot = 0
+    sequence.block_table = blocks
+    return sequence
+
+
+def test_a_request_id_that_comes_again_in_the_same_slot_brings_its_own_blocks() -> None:
+    builder = BatchBuilder(max_num_seqs=2, max_blocks=8, block_size=2, device=torch.device("cpu"))
+    builder.build([Scheduled(made([1] * 6, [1, 2, 3]), 6)])
+    batch = builder.build([Scheduled(made([2] * 3, [4, 5]), 3)])
+    assert batch.block_tables.tolist() == [[4, 5]]
+    assert batch.slot_mapping.tolist() == [8, 9, 10]
+
+
+def test_tables_end_with_the_null_block_whoever_had_the_slot_before() -> None:
+    builder = BatchBuilder(max_num_seqs=2, max_blocks=8, block_size=2, device=torch.device("cpu"))
+    former, long = made([1] * 6, [1, 2, 3]), made([2] * 6, [5, 6, 7])
+    long.slot = 1
+    builder.build([Scheduled(former, 6)])
+    batch = builder.build([Scheduled(made([2], [4]), 1), Scheduled(long, 6)])
+    assert batch.block_tables.tolist() == [[4, NULL_BLOCK, NULL_BLOCK], [5, 6, 7]]
