@@ -16,7 +16,7 @@ from dataclasses import replace
 import msgspec
 import zmq
 
-from engine.errors import EngineDeadError, ModelLoadError
+from engine.errors import EngineDeadError, EngineStoppedError, ModelLoadError
 from engine.messages import (
     MAX_FRAME_BYTES,
     AbortRequest,
@@ -172,11 +172,11 @@ class EngineClient:
             self._send(add)
         return stream
 
-    def mark_dead(self, reason: str) -> None:
-        """The process has gone: fail everybody who waits for it. Idempotent."""
+    def mark_dead(self, error: EngineDeadError) -> None:
+        """The process has gone: fail everybody who waits for it with `error`. Idempotent."""
         if self._dead is not None:
             return
-        self._dead = EngineDeadError(reason)
+        self._dead = error
         if not self._ready.done():
             self._ready.set_exception(self._dead)
             self._ready.exception()  # a load nobody awaits must not warn about it
@@ -191,7 +191,7 @@ class EngineClient:
 
     async def close(self) -> None:
         """Fail what still waits and release the socket. Idempotent."""
-        self.mark_dead("the engine was shut down")
+        self.mark_dead(EngineStoppedError("the engine was shut down"))
         if not self._socket.closed:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()

@@ -5,6 +5,7 @@
     ├── ModelLoadError    a model's weights or files cannot be found, read or fitted
     ├── RequestError      one request cannot be served as asked; its neighbours are untouched
     └── EngineDeadError   the engine process has gone; every request it held is lost
+        └── EngineStoppedError   because it was told to
 
 Messages are written for the person who reads them: what was given, which limit it met, what to do.
 They hold no traceback, address or secret.
@@ -39,3 +40,7 @@ class RequestError(HeadraceError):
 
 class EngineDeadError(HeadraceError):
     """The engine process has ended; raised to everybody who waits for one of its outputs."""
+
+
+class EngineStoppedError(EngineDeadError):
+    """The engine process is being ended on purpose."""

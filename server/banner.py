@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from engine.errors import HeadraceError
-from engine.messages import EngineInfo
 from server.fleet import EngineHandle, ModelState
+from server.settings import SamplingDefaults
 
 BAR_CELLS = 24
 _CLEAR_LINE = "\r\x1b[K"
@@ -72,20 +72,24 @@ class ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
-def ready_banner(url: str, infos: Iterable[EngineInfo], *, version: str, needs_key: bool) -> str:
+def ready_banner(url: str, handles: Iterable[EngineHandle], *, version: str, needs_key: bool) -> str:
     """Where the server is, what it serves, and one command to try. `url` has no trailing slash."""
-    infos = list(infos)
+    served = [(handle.info, handle.defaults) for handle in handles if handle.info is not None]
     lines = [f"Headrace {version} is ready at {url}/v1"]
-    for info in infos:
+    for info, defaults in served:
         lines += [
             f"  model     {info.name} ({info.architecture}, {_count(info.num_parameters)} parameters)",
             f"  context   {info.context:,} tokens; the KV cache holds {info.kv_tokens:,} ({_size(info.kv_bytes)})",
             f"  running   {info.dtype} on {info.device}, weights {_size(info.weights_bytes)},"
             f" loaded in {info.load_seconds:.1f} s",
         ]
+        if defaults != SamplingDefaults():
+            lines.append(f"  defaults  {defaults}, where a request does not say (models.yaml)")
         lines += [f"  note      {note}" for note in info.notes]
-    if infos:
-        body = json.dumps({"model": infos[0].name, "messages": [{"role": "user", "content": "What is gravity?"}]})
+    if served:
+        body = json.dumps(
+            {"model": served[0][0].name, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+        )
         key = " -H 'Authorization: Bearer YOUR_KEY'" if needs_key else ""
         lines.append("Try it:")
         lines.append(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'")

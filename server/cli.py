@@ -93,6 +93,7 @@ def _serve(options: argparse.Namespace) -> int:
     settings = ServeSettings(
         models=tuple(_configured(spec, options) for spec in specs),
         aliases={alias: spec.name for spec in specs for alias in spec.aliases},
+        defaults={spec.name: spec.sampling for spec in specs},
         host=options.host,
         port=options.port,
         api_keys=(*options.api_key, *os.environ.get(KEY_VARIABLE, "").split()),

@@ -9,6 +9,8 @@ from server.limits import Admission
 from server.metrics import ServerCounters
 
 LOADING_RETRY_SECONDS = 5
+NAMELESS = frozenset({"dummy", "tgi"})
+"""What huggingface_hub's client, now and in former versions, puts for a model when it was given only an address."""
 
 
 @dataclass(slots=True)
@@ -19,16 +21,17 @@ class ServerContext:
     admission: Admission
     counters: ServerCounters = field(default_factory=ServerCounters)
 
-    def model(self, name: str) -> EngineHandle:
-        """The model of that name, ready or not. Raises `ApiError` 404."""
+    def model(self, name: str | None) -> EngineHandle:
+        """The model of that name, ready or not; the first that this server was told to serve if none is named.
+
+        Raises `ApiError` 404.
+        """
+        if name is None or name in NAMELESS:
+            return next(iter(self.fleet.handles.values()))
         handle = self.fleet.get(name)
         if handle is None:
             raise model_not_found(name)
         return handle
-
-    def default_model(self) -> EngineHandle:
-        """The model of a request that names none: the first that this server was told to serve."""
-        return next(iter(self.fleet.handles.values()))
 
 
 def version() -> str:

@@ -11,6 +11,7 @@ from engine.sampling_params import SamplingParams
 from server.detokenizer import Detokenizer
 from server.errors import context_length_exceeded, from_request_error
 from server.protocol import ChatCompletionRequest, ChatMessage
+from server.settings import SamplingDefaults
 from server.tokenizer import ChatTokenizer
 
 T = TypeVar("T")
@@ -52,7 +53,9 @@ class PromptPlan:
         )
 
 
-def convert(request: ChatCompletionRequest, tokenizer: ChatTokenizer, info: EngineInfo) -> PromptPlan:
+def convert(
+    request: ChatCompletionRequest, tokenizer: ChatTokenizer, info: EngineInfo, defaults: SamplingDefaults
+) -> PromptPlan:
     """Render, tokenise and check a request against one model.
 
     Raises `ApiError` 400 for a conversation the template refuses, a prompt that leaves no room for an answer, a
@@ -65,7 +68,7 @@ def convert(request: ChatCompletionRequest, tokenizer: ChatTokenizer, info: Engi
         continue_final_message=continues,
         kwargs=request.chat_template_kwargs,
     )
-    params = _sampling_params(request, _token_limit(request, len(prompt), info))
+    params = _sampling_params(request, defaults, _token_limit(request, len(prompt), info))
     try:
         params.check(info.vocab_size)
     except RequestError as error:
@@ -119,17 +122,17 @@ def _token_limit(request: ChatCompletionRequest, prompt_tokens: int, info: Engin
     return asked
 
 
-def _sampling_params(request: ChatCompletionRequest, max_tokens: int) -> SamplingParams:
-    """OpenAI's defaults; what a model's generation_config.json suggests is not applied."""
+def _sampling_params(request: ChatCompletionRequest, defaults: SamplingDefaults, max_tokens: int) -> SamplingParams:
+    """What a model's generation_config.json suggests is not applied: only models.yaml has defaults of its own."""
     return SamplingParams(
         max_tokens=max_tokens,
-        temperature=_or(request.temperature, 1.0),
-        top_p=_or(request.top_p, 1.0),
-        top_k=_or(request.top_k, 0),
-        min_p=_or(request.min_p, 0.0),
+        temperature=_or(request.temperature, defaults.temperature),
+        top_p=_or(request.top_p, defaults.top_p),
+        top_k=_or(request.top_k, defaults.top_k),
+        min_p=_or(request.min_p, defaults.min_p),
         frequency_penalty=_or(request.frequency_penalty, 0.0),
         presence_penalty=_or(request.presence_penalty, 0.0),
-        repetition_penalty=_or(request.repetition_penalty, 1.0),
+        repetition_penalty=_or(request.repetition_penalty, defaults.repetition_penalty),
         logit_bias={int(token_id): bias for token_id, bias in (request.logit_bias or {}).items()},
         seed=request.seed,
         min_tokens=_or(request.min_tokens, 0),

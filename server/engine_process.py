@@ -13,6 +13,7 @@ from pathlib import Path
 import engine
 from engine.client import EngineClient
 from engine.config import EngineConfig
+from engine.errors import EngineDeadError, EngineStoppedError
 from engine.messages import encode
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class EngineProcess:
         """End the process: ask it, then SIGTERM, then SIGKILL. Every stream still open fails at once."""
         if self.client.info is not None:
             self.client.shutdown()
-            self.client.mark_dead("the server is shutting down")
+            self.client.mark_dead(EngineStoppedError("the server is shutting down"))
             await self._wait_at_most(grace)
         self._signal(signal.SIGTERM)
         await self._wait_at_most(TERMINATE_SECONDS)
@@ -125,7 +126,7 @@ class EngineProcess:
         code = await self._process.wait()
         # What the engine said last may still be on its way through the socket.
         await asyncio.sleep(FINAL_FRAMES_SECONDS)
-        self.client.mark_dead(f"the engine of model {self.name} {describe_exit(code)}")
+        self.client.mark_dead(EngineDeadError(f"the engine of model {self.name} {describe_exit(code)}"))
         return code
 
     async def _pump_output(self) -> None:

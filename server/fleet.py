@@ -21,6 +21,7 @@ from engine.config import EngineConfig
 from engine.errors import ConfigError, EngineDeadError, HeadraceError, ModelLoadError
 from engine.messages import EngineInfo, Loading
 from server.engine_process import ENGINE_COMMAND, EngineProcess, describe_exit
+from server.settings import SamplingDefaults
 
 if TYPE_CHECKING:
     from server.tokenizer import ChatTokenizer
@@ -69,11 +70,13 @@ class EngineHandle:
         config: EngineConfig,
         policy: FleetPolicy,
         *,
+        defaults: SamplingDefaults | None = None,
         on_change: Callable[["EngineHandle"], None] = lambda handle: None,
     ) -> None:
         """`on_change` is called at each change of state and each step of loading; it must not raise."""
         self.config = config
         self.name = config.name
+        self.defaults = defaults or SamplingDefaults()
         self.state = ModelState.LOADING
         self.progress: Loading | None = None
         self.error: HeadraceError | None = None
@@ -233,10 +236,14 @@ class Fleet:
         policy: FleetPolicy | None = None,
         *,
         aliases: Mapping[str, str] | None = None,
+        defaults: Mapping[str, SamplingDefaults] | None = None,
         on_change: Callable[[EngineHandle], None] = lambda handle: None,
     ) -> None:
         policy = policy or FleetPolicy()
-        self.handles = {config.name: EngineHandle(config, policy, on_change=on_change) for config in configs}
+        self.handles = {
+            config.name: EngineHandle(config, policy, defaults=(defaults or {}).get(config.name), on_change=on_change)
+            for config in configs
+        }
         self._aliases = dict(aliases or {})
         self._directory: Path | None = None
 

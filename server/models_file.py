@@ -1,6 +1,7 @@
 """Reading a YAML file strictly: every value is checked against a table of fields, every complaint names its line."""
 
 import difflib
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from engine.config import parse_memory, size_in_bytes
 from engine.errors import ConfigError
 
-Kind = Literal["text", "texts", "count", "switch", "memory", "size", "list"]
+Kind = Literal["text", "texts", "count", "number", "switch", "memory", "size", "list", "mapping"]
 
 _MAX_FILE_BYTES = 1 << 20
 
@@ -94,6 +95,8 @@ def parse_list(section: Section, key: str) -> list[yaml.Node]:
 
 
 def _value(node: yaml.Node, file: str, key: str, field: Field) -> Any:
+    if field.kind == "mapping":
+        return node
     if field.kind in ("list", "texts"):
         if not isinstance(node, yaml.SequenceNode):
             raise _error(file, _line(node), f"{key} must be a list, {_given(node)}", None)
@@ -103,7 +106,7 @@ def _value(node: yaml.Node, file: str, key: str, field: Field) -> Any:
     return _scalar(node, file, key, field)
 
 
-def _scalar(node: yaml.Node, file: str, key: str, field: Field) -> str | int | bool:
+def _scalar(node: yaml.Node, file: str, key: str, field: Field) -> str | float | bool:
     kind = node.tag.rpartition(":")[2] if isinstance(node, yaml.ScalarNode) else ""
     text = str(node.value)
     if field.kind == "text" and kind == "str" and text:
@@ -114,6 +117,8 @@ def _scalar(node: yaml.Node, file: str, key: str, field: Field) -> str | int | b
         return text
     if field.kind == "count" and kind == "int" and text.isdigit() and int(text) > 0:
         return int(text)
+    if field.kind == "number" and kind in ("int", "float") and re.fullmatch(r"\d*\.?\d+", text):
+        return float(text)
     if field.kind == "switch" and kind == "bool":
         return bool(yaml.SafeLoader.bool_values[text.lower()])
     if field.kind in ("memory", "size"):
@@ -126,6 +131,7 @@ def _scalar(node: yaml.Node, file: str, key: str, field: Field) -> str | int | b
 _EXPECTED = {
     "text": "text",
     "count": "a whole number of at least 1",
+    "number": "a number of at least 0",
     "switch": "true or false",
     "memory": "auto, a fraction between 0 and 1, or a size such as 4GiB",
     "size": "a size such as 5.2GB",

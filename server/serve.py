@@ -16,6 +16,7 @@ from server.banner import Console, ready_banner
 from server.context import ServerContext, version
 from server.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
 from server.limits import Admission, Limits
+from server.settings import SamplingDefaults
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
@@ -28,6 +29,8 @@ class ServeSettings:
     """The first is the model of requests that name none."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names of these models."""
+    defaults: Mapping[str, SamplingDefaults] = field(default_factory=dict)
+    """By model, where models.yaml has any."""
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = ()
@@ -76,7 +79,13 @@ class HeadraceServer:
         self._listener = listener
         self._console = console
         self.admission = Admission(settings.limits)
-        self.fleet = Fleet(settings.models, settings.policy, aliases=settings.aliases, on_change=self._on_change)
+        self.fleet = Fleet(
+            settings.models,
+            settings.policy,
+            aliases=settings.aliases,
+            defaults=settings.defaults,
+            on_change=self._on_change,
+        )
         self._stop = asyncio.Event()
         self._close = asyncio.Event()
         self._signals = 0
@@ -130,9 +139,8 @@ class HeadraceServer:
         ready = [handle for handle in self.fleet.handles.values() if handle.state is ModelState.READY]
         if all(handle.state is ModelState.FAILED for handle in self.fleet.handles.values()):
             return False
-        infos = [handle.info for handle in ready if handle.info is not None]
         self._console.line(
-            ready_banner(public_url(self._listener), infos, version=version(), needs_key=bool(self._keys))
+            ready_banner(public_url(self._listener), ready, version=version(), needs_key=bool(self._keys))
         )
         return True
 

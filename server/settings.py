@@ -7,6 +7,7 @@ The file is read once. Whatever is wrong in it (an unknown key, a wrong type, a 
 that says where: `models.yaml:12: ...`.
 """
 
+import dataclasses
 import difflib
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +15,27 @@ from pathlib import Path
 from typing import Literal
 
 from engine.config import AttentionName, Dtype, EngineConfig, size_in_bytes
-from engine.errors import ConfigError
+from engine.errors import ConfigError, RequestError
+from engine.sampling_params import SamplingParams
 from server.models_file import Field, Section, parse_list, parse_mapping, read_yaml
 
 Load = Literal["startup", "on_demand"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingDefaults:
+    """What holds for a request that does not say. OpenAI's defaults, unless models.yaml has others for the model."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def __str__(self) -> str:
+        """Those that differ from OpenAI's."""
+        fields = dataclasses.fields(self)
+        return ", ".join(f"{f.name} {getattr(self, f.name):g}" for f in fields if getattr(self, f.name) != f.default)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +56,7 @@ class ModelSpec:
     fusion: bool = True
     prefix_cache: bool = True
     threads: int = 0
+    sampling: SamplingDefaults = SamplingDefaults()
     size: int | None = None
     """Bytes of the download, as far as the file knows."""
 
@@ -103,7 +122,15 @@ _MODEL_FIELDS = {
     "fusion": Field("switch"),
     "prefix_cache": Field("switch"),
     "threads": Field("count"),
+    "sampling": Field("mapping"),
     "size": Field("size"),
+}
+_SAMPLING_FIELDS = {
+    "temperature": Field("number"),
+    "top_p": Field("number"),
+    "top_k": Field("count"),
+    "min_p": Field("number"),
+    "repetition_penalty": Field("number"),
 }
 _FILE_FIELDS = {"default": Field("text", required=True), "models": Field("list", required=True)}
 
@@ -144,10 +171,20 @@ def _model_spec(section: Section) -> ModelSpec:
         values["aliases"] = tuple(values["aliases"])
     if "size" in values:
         values["size"] = size_in_bytes(values["size"])
+    if "sampling" in values:
+        values["sampling"] = _sampling(parse_mapping(values["sampling"], section.file, _SAMPLING_FIELDS, "sampling"))
     device = values.get("device", "auto")
     if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdigit()):
         raise section.error("device", f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
     return ModelSpec(**values)
+
+
+def _sampling(section: Section) -> SamplingDefaults:
+    try:
+        SamplingParams(max_tokens=1, **section.values).check(vocab_size=1)
+    except RequestError as error:
+        raise section.error(error.param or "", error.message) from error
+    return SamplingDefaults(**section.values)
 
 
 def _nearest(name: str, known: dict[str, ModelSpec] | dict[str, int]) -> str | None:

@@ -11,12 +11,12 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.client import RequestStream
-from engine.errors import EngineDeadError, RequestError
+from engine.errors import EngineDeadError, EngineStoppedError, RequestError
 from engine.messages import SequenceOutput
 from server.context import ServerContext, not_ready
 from server.convert import convert
 from server.edge import internal_error
-from server.errors import ApiError, from_request_error
+from server.errors import ApiError, from_request_error, overloaded
 from server.fleet import EngineHandle
 from server.generation import Delta, Generation
 from server.limits import ClientGone
@@ -40,6 +40,8 @@ INLINE_BYTES = 2048
 CLIENT_CLOSED_REQUEST = 499
 """What the log says of a client that left; it is never sent."""
 
+STOPPED_RETRY_SECONDS = 5
+
 T = TypeVar("T")
 
 
@@ -55,7 +57,7 @@ async def create_chat_completion(request: Request) -> Response:
         context.counters.disconnected += 1
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     chat = await _run(len(raw), lambda: parse_chat_request(raw))
-    handle = context.model(chat.model) if chat.model is not None else context.default_model()
+    handle = context.model(chat.model)
     return ChatAnswer(context, handle, chat, len(raw), salt=request.state.salt, began=began)
 
 
@@ -93,9 +95,9 @@ class ChatAnswer(Response):
             raise not_ready(self._handle)
         ticket = self._context.admission.admit(self._chat.n or 1)
         try:
-            tokenizer, info = self._handle.tokenizer, self._handle.info
+            tokenizer, info, defaults = self._handle.tokenizer, self._handle.info, self._handle.defaults
             assert tokenizer is not None and info is not None, "a ready model has both"
-            plan = await _run(self._num_bytes, lambda: convert(self._chat, tokenizer, info))
+            plan = await _run(self._num_bytes, lambda: convert(self._chat, tokenizer, info, defaults))
             generation = Generation(plan, tokenizer)
             stream = client.submit(plan.prompt_token_ids, plan.params, n=plan.n, salt=self._salt)
             try:
@@ -208,6 +210,8 @@ def as_api_error(error: Exception) -> ApiError:
             return error
         case RequestError():
             return from_request_error(error)
+        case EngineStoppedError():
+            return overloaded("The server is shutting down", retry_after=STOPPED_RETRY_SECONDS)
         case EngineDeadError():
             return ApiError(
                 503,

@@ -1,5 +1,6 @@
 """GET /v1/models and /v1/models/{id}: what this server has, what it can do and how it samples by default."""
 
+import dataclasses
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -41,7 +42,8 @@ def describe(handle: EngineHandle) -> dict[str, Any]:
             "max_model_len": info.context,
             "architecture": info.architecture,
             "capabilities": {"input": ["text"], "output": ["text"], "logprobs": True, "streaming": True},
-            "generation_defaults": info.generation_defaults,
+            "sampling_defaults": dataclasses.asdict(handle.defaults),
+            "generation_config": info.generation_defaults,
             "kv_cache_tokens": info.kv_tokens,
             "dtype": info.dtype,
             "device": info.device,

@@ -10,6 +10,7 @@ from engine.sampling_params import SamplingParams
 from server.convert import PromptPlan, convert, system_fingerprint
 from server.errors import ApiError
 from server.protocol import parse_chat_request
+from server.settings import SamplingDefaults
 from server.tokenizer import ChatTokenizer
 
 QUESTION = [{"role": "user", "content": "hi"}]
@@ -42,7 +43,7 @@ def engine_info(**changes: Any) -> EngineInfo:
 
 def plan(tokenizer: ChatTokenizer, info: EngineInfo | None = None, **fields: Any) -> PromptPlan:
     request = parse_chat_request(json.dumps({"messages": QUESTION} | fields).encode())
-    return convert(request, tokenizer, info or engine_info())
+    return convert(request, tokenizer, info or engine_info(), SamplingDefaults())
 
 
 def refusal(tokenizer: ChatTokenizer, info: EngineInfo | None = None, **fields: Any) -> ApiError:
