@@ -1,6 +1,6 @@
 """How many tokens a second the API process can stream, with a scripted engine behind it that costs next to nothing.
 
-    python -m bench.api [--streams 64] [--tokens 2000] [--seconds 10]
+    python -m bench.api --tokenizer DIR [--streams 64] [--seconds 10]
 
 Real HTTP over loopback: the server, the fake engine and the client are three processes. The number that counts is
 tokens per second of the server's own CPU time, since on a small machine the client and the engine take their share of
@@ -93,6 +93,7 @@ def measure(port: int, process: psutil.Process, streams: int, seconds: float) ->
     return {
         "tokens_per_second": round(tokens / wall),
         "tokens_per_server_cpu_second": round(tokens / cpu),
+        "server_cpu_seconds_per_10k_tokens": round(10_000 * cpu / tokens, 3),
         "events_per_second": round(events / wall),
         "server_cpu": round(cpu / wall, 2),
     }

@@ -55,7 +55,7 @@ def write_json(path: str, value: dict[str, Any]) -> None:
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table, padded so that it reads well in a terminal too."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    widths = [max(2, *(len(row[i]) for row in [header, *rows])) for i in range(len(header))]
     lines = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in [header, *rows]]
     rule = ["-" * (width - 1) + ":" for width in widths]
     return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])

@@ -1,0 +1,1 @@
+"""Headrace and its peers side by side on one machine."""
