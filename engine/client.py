@@ -6,12 +6,10 @@ loop and nothing waits while it sends.
 """
 
 import asyncio
-import hashlib
 import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 
 import msgspec
 import zmq
@@ -40,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 FRAMES_AT_A_TIME = 64
 """Frames read before other work of the event loop gets its turn."""
-SHARED_PROMPT_TOKENS = 64
-"""From this prompt length on, further choices wait until the first has left the prompt in the prefix cache."""
 
 
 class RequestStream:
@@ -51,10 +47,10 @@ class RequestStream:
     `EngineDeadError` if the engine dies first. `SequenceOutput.index` is the choice. One reader at a time.
     """
 
-    def __init__(self, client: "EngineClient", request_ids: list[int]) -> None:
+    def __init__(self, client: "EngineClient", request_id: int, n: int) -> None:
+        self.request_id = request_id
         self._client = client
-        self._running = {request_id: index for index, request_id in enumerate(request_ids)}
-        self._later: list[AddRequest] = []
+        self._running = set(range(n))
         self._pending: list[SequenceOutput] = []
         self._poked = False
         self._waiter: asyncio.Future[None] | None = None
@@ -62,13 +58,11 @@ class RequestStream:
 
     def abort(self, index: int | None = None) -> None:
         """Forget one choice, or all of them. Synchronous; may be called at any moment, any number of times."""
-        doomed = [request_id for request_id, choice in self._running.items() if index in (None, choice)]
-        self._pending = [] if index is None else [output for output in self._pending if output.index != index]
-        self._later = [add for add in self._later if add.request_id not in doomed]
-        for request_id in doomed:
-            del self._running[request_id]
-        self._client._abort(doomed)
-        self._send_later()
+        doomed = self._running if index is None else self._running & {index}
+        self._pending = [output for output in self._pending if index not in (None, output.index)]
+        if doomed:
+            self._running = self._running - doomed
+            self._client._abort(self, index if self._running else None)
         self._wake()
 
     def poke(self) -> None:
@@ -90,19 +84,14 @@ class RequestStream:
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
 
-    def _deliver(self, output: SequenceOutput) -> None:
-        """Take one output of the engine, which numbers no choices: each was submitted as a request of its own."""
-        index = self._running[output.request_id]
-        self._pending.append(output if index == output.index else msgspec.structs.replace(output, index=index))
-        if output.finish_reason is not None:
-            del self._running[output.request_id]
-        self._send_later()
-        self._wake()
-
-    def _send_later(self) -> None:
-        adds, self._later = self._later, []
-        for add in adds:
-            self._client._send(add)
+    def _deliver(self, output: SequenceOutput) -> bool:
+        """Take one output; whether it was the last of the request. What comes for an aborted choice is dropped."""
+        if output.index in self._running:
+            self._pending.append(output)
+            if output.finish_reason is not None:
+                self._running.remove(output.index)
+            self._wake()
+        return not self._running
 
     def _fail(self, error: EngineDeadError) -> None:
         self._error = error
@@ -141,7 +130,7 @@ class EngineClient:
 
     @property
     def num_requests(self) -> int:
-        """Choices submitted and not yet ended."""
+        """Requests submitted and not yet ended."""
         return len(self._streams)
 
     async def wait_ready(self) -> EngineInfo:
@@ -153,23 +142,13 @@ class EngineClient:
     ) -> RequestStream:
         """Send a prompt to be continued `n` times; the outputs arrive on the returned stream.
 
-        Each choice is a request of its own to the engine, so that one can end alone; the first keeps the seed given,
-        the others' seeds are derived from it. Raises `EngineDeadError`.
+        Raises `EngineDeadError`.
         """
         if self._dead is not None:
             raise self._dead
-        adds = [
-            AddRequest(next(self._ids), prompt_token_ids, _params_of_choice(params, index), salt=salt)
-            for index in range(n)
-        ]
-        stream = RequestStream(self, [add.request_id for add in adds])
-        for add in adds:
-            self._streams[add.request_id] = stream
-        if len(prompt_token_ids) >= SHARED_PROMPT_TOKENS:
-            stream._later = adds[1:]
-            del adds[1:]
-        for add in adds:
-            self._send(add)
+        request_id = next(self._ids)
+        stream = self._streams[request_id] = RequestStream(self, request_id, n)
+        self._send(AddRequest(request_id, prompt_token_ids, params, n=n, salt=salt))
         return stream
 
     def mark_dead(self, error: EngineDeadError) -> None:
@@ -180,9 +159,8 @@ class EngineClient:
         if not self._ready.done():
             self._ready.set_exception(self._dead)
             self._ready.exception()  # a load nobody awaits must not warn about it
-        streams = set(self._streams.values())
-        self._streams.clear()
-        for stream in streams:
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
             stream._fail(self._dead)
 
     def shutdown(self) -> None:
@@ -197,10 +175,10 @@ class EngineClient:
             self._socket.close()
             self._context.term()
 
-    def _abort(self, request_ids: list[int]) -> None:
-        known = [request_id for request_id in request_ids if self._streams.pop(request_id, None) is not None]
-        if known:
-            self._send(AbortRequest(request_ids=known))
+    def _abort(self, stream: RequestStream, index: int | None) -> None:
+        if index is None:
+            self._streams.pop(stream.request_id, None)
+        self._send(AbortRequest(request_ids=[stream.request_id], index=index))
 
     def _send(self, message: Inbound) -> None:
         if self._dead is not None or self._socket.closed:
@@ -252,16 +230,5 @@ class EngineClient:
     def _deliver(self, output: SequenceOutput) -> None:
         """Hand one output to its stream; outputs of aborted and unknown requests fall on the floor."""
         stream = self._streams.get(output.request_id)
-        if stream is None:
-            return
-        if output.finish_reason is not None:
+        if stream is not None and stream._deliver(output):
             del self._streams[output.request_id]
-        stream._deliver(output)
-
-
-def _params_of_choice(params: SamplingParams, index: int) -> SamplingParams:
-    if index == 0 or params.seed is None:
-        return params
-    # Mixed, not counted up: choice 1 of seed 7 must have nothing to do with choice 0 of seed 8.
-    digest = hashlib.sha256(f"{params.seed} {index}".encode()).digest()
-    return replace(params, seed=int.from_bytes(digest[:8], "little", signed=True))

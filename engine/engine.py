@@ -15,6 +15,7 @@ import torch
 from engine.block_manager import BlockManager, root_digest
 from engine.errors import RequestError
 from engine.messages import AddRequest, EngineStats, SequenceOutput, TokenLogprobs
+from engine.pacing import PrefillPacer
 from engine.sampler import Sampled, derive_seed
 from engine.scheduler import Scheduled, Scheduler
 from engine.sequence import Sequence
@@ -62,7 +63,7 @@ class Engine:
         self._sequences: dict[int, list[Sequence]] = {}
         self._outputs: list[SequenceOutput] = []
         self._counters = {"steps": 0, "prompt": 0, "cached": 0, "generated": 0, "aborted": 0, "failed": 0}
-        self.last_step_seconds = 0.0
+        self._pacer = PrefillPacer(scheduler.max_prefill_tokens)
 
     @property
     def has_work(self) -> bool:
@@ -80,39 +81,39 @@ class Engine:
             self._check(request)
             self._admit(request)
         except RequestError as error:
-            self._refuse(request, error.message, error.param)
+            self._refuse(request, error.message, error.param, error.code)
         except Exception:
             logger.exception("request %d could not be admitted", request.request_id)
-            self._refuse(request, "internal error while admitting the request", None)
+            self._refuse(request, "internal error while admitting the request")
 
-    def abort(self, request_ids: list[int]) -> None:
-        """Forget requests, wherever they are; unknown and finished ones are ignored. No output of theirs follows."""
-        self._outputs = [output for output in self._outputs if output.request_id not in request_ids]
+    def abort(self, request_ids: list[int], index: int | None = None) -> None:
+        """Forget requests, or one choice of each, wherever they are; unknown and finished ones are ignored.
+
+        No output of theirs follows.
+        """
+        self._outputs = [
+            output
+            for output in self._outputs
+            if output.request_id not in request_ids or index not in (None, output.index)
+        ]
         for request_id in request_ids:
-            for sequence in self._sequences.pop(request_id, ()):
-                if not sequence.is_finished:
+            for sequence in self._sequences.get(request_id, ()):
+                if not sequence.is_finished and index in (None, sequence.index):
                     self._scheduler.finish(sequence, "abort")
                     self._counters["aborted"] += 1
+                    self._forget(sequence)
 
     def step(self) -> list[SequenceOutput]:
         """Run one step and return all outputs that came of it."""
-        started = time.perf_counter()
         rows = self._scheduler.schedule()
         if rows:
-            self._counters["steps"] += 1
-            try:
-                sampled = self._runner.execute(rows)
-            except Exception as error:
-                self._fail_step(rows, error)
-            else:
-                self._commit(rows, sampled)
+            self._run(rows)
         elif self._scheduler.has_work:
             self._unblock()
         else:
             self._scheduler.check()
             assert not self._sequences, "a request outlived its sequences"
         outputs, self._outputs = self._outputs, []
-        self.last_step_seconds = time.perf_counter() - started
         return outputs
 
     def shrink(self, num_blocks: int) -> int:
@@ -196,6 +197,22 @@ class Engine:
             self._scheduler.add(sequence)
         self._sequences[request.request_id] = sequences
 
+    def _run(self, rows: list[Scheduled]) -> None:
+        self._counters["steps"] += 1
+        started = time.perf_counter()
+        try:
+            sampled = self._runner.execute(rows)
+        except Exception as error:
+            self._fail_step(rows, error)
+            return
+        num_decodes = sum(row.num_tokens == 1 for row in rows)
+        num_prefill_tokens = sum(row.num_tokens for row in rows) - num_decodes
+        self._pacer.observe(
+            time.perf_counter() - started, num_decodes=num_decodes, num_prefill_tokens=num_prefill_tokens
+        )
+        self._scheduler.max_prefill_tokens = self._pacer.budget
+        self._commit(rows, sampled)
+
     def _commit(self, rows: list[Scheduled], sampled: Sampled) -> None:
         """Note what was computed and give each sampled token to its sequence."""
         position = 0
@@ -272,11 +289,18 @@ class Engine:
         self._outputs.append(SequenceOutput(sequence.request_id, sequence.index, finish_reason="error", error=message))
         self._forget(sequence)
 
-    def _refuse(self, request: AddRequest, message: str, param: str | None) -> None:
+    def _refuse(self, request: AddRequest, message: str, param: str | None = None, code: str | None = None) -> None:
         for index in range(min(max(request.n, 1), MAX_CHOICES)):
             self._counters["failed"] += 1
             self._outputs.append(
-                SequenceOutput(request.request_id, index, finish_reason="error", error=message, error_param=param)
+                SequenceOutput(
+                    request.request_id,
+                    index,
+                    finish_reason="error",
+                    error=message,
+                    error_param=param,
+                    error_code=code,
+                )
             )
 
     def _forget(self, sequence: Sequence) -> None:

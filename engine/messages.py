@@ -24,9 +24,10 @@ class AddRequest(msgspec.Struct, tag="add", frozen=True):
 
 
 class AbortRequest(msgspec.Struct, tag="abort", frozen=True):
-    """Forget these requests; unknown and finished ids are ignored."""
+    """Forget these requests, or only one choice of each; unknown and finished ones are ignored."""
 
     request_ids: list[int]
+    index: int | None = None
 
 
 class Shutdown(msgspec.Struct, tag="shutdown", frozen=True):
@@ -58,6 +59,7 @@ class SequenceOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     finish_reason: str | None = None
     error: str | None = None
     error_param: str | None = None
+    error_code: str | None = None
     num_cached_tokens: int = 0
     """Prompt tokens that the prefix cache spared; meaningful from the first output on."""
 

@@ -104,8 +104,8 @@ def serve(engine: "Engine", pipe: Pipe) -> None:
             match message:
                 case AddRequest():
                     engine.add(message)
-                case AbortRequest(request_ids=request_ids):
-                    engine.abort(request_ids)
+                case AbortRequest(request_ids=request_ids, index=index):
+                    engine.abort(request_ids, index)
                 case Shutdown():
                     return
         outputs = engine.step()

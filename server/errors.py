@@ -66,15 +66,9 @@ def context_length_exceeded(message: str, *, param: str = "messages") -> ApiErro
     return ApiError(400, message, param=param, code="context_length_exceeded")
 
 
-def overloaded(message: str, *, retry_after: int, status: int = 503) -> ApiError:
-    """The queue is full: 503 for the whole server, 429 for one client. `retry_after` is in seconds."""
-    return ApiError(
-        status,
-        message,
-        type="rate_limit_error" if status == 429 else "server_error",
-        code="rate_limit_exceeded" if status == 429 else "overloaded",
-        headers={"Retry-After": str(retry_after)},
-    )
+def overloaded(message: str, *, retry_after: int) -> ApiError:
+    """503: the server can take no more now. `retry_after` is in seconds."""
+    return ApiError(503, message, type="server_error", code="overloaded", headers={"Retry-After": str(retry_after)})
 
 
 def from_request_error(error: RequestError) -> ApiError:

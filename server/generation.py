@@ -6,9 +6,11 @@ from typing import Any, cast
 from engine.messages import SequenceOutput
 from server.convert import PromptPlan
 from server.detokenizer import logprob_entries
-from server.errors import ApiError, bad_request
+from server.errors import ApiError, bad_request, context_length_exceeded, overloaded
 from server.protocol import FinishReason, usage
 from server.tokenizer import ChatTokenizer
+
+OVERLOADED_RETRY_SECONDS = 2
 
 
 @dataclass(slots=True)
@@ -42,7 +44,8 @@ class Generation:
     def take(self, outputs: list[SequenceOutput]) -> list[Delta]:
         """Turn all that has come into one delta for each choice it came for.
 
-        Raises `ApiError` if the engine failed the request: 400 where it names a field, else 500.
+        Raises `ApiError` if the engine failed the request: 400 where it names a field, 503 if it is full,
+        else 500.
         """
         deltas: dict[int, Delta] = {}
         for output in outputs:
@@ -91,6 +94,10 @@ class Generation:
 
 def _failure(output: SequenceOutput) -> ApiError:
     message = output.error or "The engine could not serve this request"
+    if output.error_code == "overloaded":
+        return overloaded(message, retry_after=OVERLOADED_RETRY_SECONDS)
+    if output.error_code == "context_length_exceeded":
+        return context_length_exceeded(message)
     if output.error_param is not None:
         return bad_request(message, param=output.error_param)
     return ApiError(500, message, type="server_error", code="engine_error")

@@ -39,7 +39,7 @@ class Script(msgspec.Struct, frozen=True):
 
     model_dir: str = ""
     token_ids: list[int] = []
-    """Every sequence gets these, over and over, up to its max_tokens; a seed rotates them."""
+    """Every sequence gets these, over and over, up to its max_tokens; a seed and the choice rotate them."""
     eos_after: int = 0
     """Tokens after which a sequence ends with `stop`; 0 never."""
     step_seconds: float = 0.0
@@ -50,6 +50,7 @@ class Script(msgspec.Struct, frozen=True):
     error_after: int = -1
     """Tokens after which a sequence fails with `error`."""
     error_param: str = ""
+    error_code: str = ""
     hold_first: float = 0.0
     """Seconds before a sequence's first output, its prefill."""
     log: str = ""
@@ -63,6 +64,7 @@ class Running:
     """One sequence."""
 
     add: AddRequest
+    index: int
     started: float
     done: int = 0
 
@@ -124,11 +126,13 @@ class FakeEngine:
                 self.note("add", id=add.request_id, n=add.n, seed=add.params.seed, salt=add.salt.hex(),
                           max_tokens=add.params.max_tokens, prompt=len(add.prompt_token_ids))  # fmt: skip
                 self.prompt += len(add.prompt_token_ids)
-                self.running[add.request_id] = Running(add, time.monotonic())
-            case AbortRequest(request_ids=ids):
-                self.note("abort", ids=ids)
-                for request_id in ids:
-                    self.aborted += self.running.pop(request_id, None) is not None
+                for choice in range(add.n):
+                    self.running[add.request_id, choice] = Running(add, choice, time.monotonic())
+            case AbortRequest(request_ids=ids, index=index):
+                self.note("abort", ids=ids, index=index)
+                for key in [key for key in self.running if key[0] in ids and index in (None, key[1])]:
+                    del self.running[key]
+                    self.aborted += 1
             case Shutdown():
                 self.note("shutdown")
                 return False
@@ -144,20 +148,27 @@ class FakeEngine:
         ]
         for output in outputs:
             if output.finish_reason is not None:
-                del self.running[output.request_id]
+                del self.running[output.request_id, output.index]
         self.steps += 1
         return outputs
 
     def token(self, sequence: Running) -> SequenceOutput:
         """The next output of one sequence."""
-        script, params, request_id = self.script, sequence.add.params, sequence.add.request_id
+        script, params = self.script, sequence.add.params
+        request_id, index = sequence.add.request_id, sequence.index
         if sequence.done == script.error_after:
             return SequenceOutput(
-                request_id, finish_reason="error", error="the scripted failure", error_param=script.error_param or None
+                request_id,
+                index,
+                finish_reason="error",
+                error="the scripted failure",
+                error_param=script.error_param or None,
+                error_code=script.error_code or None,
             )
         if script.eos_after and sequence.done == script.eos_after:
-            return SequenceOutput(request_id, token_ids=[2], finish_reason="stop")
-        token_id = script.token_ids[(sequence.done + (params.seed or 0)) % len(script.token_ids)]
+            return SequenceOutput(request_id, index, token_ids=[2], finish_reason="stop")
+        shift = 0 if params.seed is None else params.seed + index
+        token_id = script.token_ids[(sequence.done + shift) % len(script.token_ids)]
         sequence.done += 1
         self.generated += 1
         logprobs = None
@@ -166,6 +177,7 @@ class FakeEngine:
             logprobs = [TokenLogprobs(-0.5, top, [-0.5 - k for k in range(len(top))])]
         return SequenceOutput(
             request_id,
+            index,
             token_ids=[token_id],
             logprobs=logprobs,
             finish_reason="length" if sequence.done >= params.max_tokens else None,

@@ -52,32 +52,19 @@ def test_tokens_arrive_whole_and_in_order(monkeypatch: pytest.MonkeyPatch, tmp_p
     asyncio.run(scenario())
 
 
-def test_seeded_choices_differ_and_are_requests_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_choices_travel_as_one_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     log = tmp_path / "log"
 
     async def scenario() -> None:
         async with running(monkeypatch, tmp_path, Script(token_ids=list(range(11)), log=str(log))) as process:
             await process.client.wait_ready()
-            params = SamplingParams(max_tokens=2, seed=2**63 - 1)
-            first = await collect(process.client, params, n=3, prompt=100)
-            again = await collect(process.client, params, n=3, prompt=100)
-            assert first == again and len({tuple(tokens) for tokens in first.values()}) == 3
-            seeds = [add["seed"] for add in events(log, "add")]
-            assert seeds[0] == 2**63 - 1 and len(set(seeds)) == 3 and seeds[:3] == seeds[3:]
-
-    asyncio.run(scenario())
-
-
-def test_further_choices_wait_for_the_shared_prompt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-
-    async def scenario() -> None:
-        async with running(monkeypatch, tmp_path, Script(token_ids=[5], hold_first=0.3, log=str(log))) as process:
-            await process.client.wait_ready()
-            pending = asyncio.create_task(collect(process.client, SamplingParams(max_tokens=2), n=3, prompt=100))
-            await asyncio.sleep(0.15)
-            assert len(events(log, "add")) == 1
-            assert await pending == {0: [5, 5], 1: [5, 5], 2: [5, 5]}
+            assert await collect(process.client, SamplingParams(max_tokens=2, seed=4), n=3) == {
+                0: [4, 5],
+                1: [5, 6],
+                2: [6, 7],
+            }
+            assert [(add["n"], add["seed"]) for add in events(log, "add")] == [(3, 4)]
+            assert process.client.num_requests == 0
 
     asyncio.run(scenario())
 
@@ -97,7 +84,7 @@ def test_one_choice_can_be_aborted_alone(monkeypatch: pytest.MonkeyPatch, tmp_pa
             first = [output for output in seen if output.index == 0]
             assert len(first) == 30 and first[-1].finish_reason == "length"
             assert not any(output.finish_reason for output in seen if output.index == 1)
-            assert [len(entry["ids"]) for entry in events(log, "abort")] == [1]  # type: ignore[arg-type]
+            assert [entry["index"] for entry in events(log, "abort")] == [1]
 
     asyncio.run(scenario())
 
@@ -114,7 +101,7 @@ def test_abort_ends_the_iterator_and_is_idempotent(monkeypatch: pytest.MonkeyPat
                 stream.abort()
             assert process.client.num_requests == 0
             async with asyncio.timeout(3.0):
-                while process.client.stats.aborted < 1:
+                while process.client.stats.aborted < 4:
                     await asyncio.sleep(0.02)
             assert process.client.stats.num_running == 0
             assert len(events(log, "abort")) == 1

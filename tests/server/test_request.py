@@ -365,7 +365,6 @@ def test_error_helpers() -> None:
     from engine.errors import RequestError
 
     assert overloaded("full", retry_after=3).headers == {"Retry-After": "3"}
-    assert overloaded("full", retry_after=3, status=429).type == "rate_limit_error"
     assert unsupported("tools", "no").body()["error"]["code"] == "unsupported_parameter"
     converted = from_request_error(RequestError("bad", param="seed", code="c"))
     assert (converted.status, converted.param, converted.code) == (400, "seed", "c")
