@@ -50,6 +50,7 @@ def main() -> int:
     add("--start-seconds", type=float, default=300, help="how long a server may take to its first answer")
     add("--json", default="", metavar="FILE", help="default: bench/results/DATE-peers.json")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that the server under test is ended too
     (options.home / "weights").mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {**circumstances(), "versions": {}, "runs": []}
     for name in options.only:
