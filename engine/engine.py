@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 
+from engine.admission import MAX_CHOICES, check_request
 from engine.block_manager import BlockManager, root_digest
 from engine.errors import RequestError
 from engine.messages import AddRequest, EngineStats, SequenceOutput, TokenLogprobs
@@ -22,8 +23,6 @@ from engine.sequence import Sequence
 from engine.stop import finish_reason
 
 logger = logging.getLogger(__name__)
-
-MAX_CHOICES = 128
 
 
 class Runner(Protocol):
@@ -154,23 +153,9 @@ class Engine:
 
     def _check(self, request: AddRequest) -> None:
         """Raise RequestError for what cannot be served as asked, or not now."""
-        prompt = request.prompt_token_ids
-        request.params.check(self._vocab_size)
-        if not prompt:
-            raise RequestError("the prompt has no tokens", param="messages")
-        if not 1 <= request.n <= MAX_CHOICES:
-            raise RequestError(f"n must be between 1 and {MAX_CHOICES}, got {request.n}", param="n")
+        check_request(request, vocab_size=self._vocab_size, context=self.context)
         if request.request_id in self._sequences:
             raise RequestError(f"request {request.request_id} is running already")
-        if not all(0 <= token < self._vocab_size for token in prompt):
-            raise RequestError(f"the prompt has a token outside the vocabulary of {self._vocab_size}", param="messages")
-        if len(prompt) >= self.context:
-            raise RequestError(
-                f"the prompt has {len(prompt)} tokens; this model's context is {self.context} tokens, "
-                "of which at least one is for the answer",
-                param="messages",
-                code="context_length_exceeded",
-            )
         if len(self._scheduler.waiting) + request.n > self._max_queued:
             raise RequestError(f"the queue of {self._max_queued} requests is full", code="overloaded")
 

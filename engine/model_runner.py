@@ -18,7 +18,7 @@ from engine.forward_batch import BatchBuilder, ForwardBatch
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
 from engine.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, size_cache
 from engine.models.cpu_layer import replace_layers
-from engine.models.fusion import Undo, apply_checked, fuse_norms, merge_linears, pack_linears
+from engine.models.fusion import PackedHead, Undo, apply_checked, fuse_norms, merge_linears, pack_linears
 from engine.models.loader import LoadedModel, load
 from engine.sampler import Sampled, Sampler
 from engine.sampling_params import SamplingParams
@@ -156,10 +156,11 @@ class ModelRunner:
         caches = allocate(
             shapes, num_blocks=blocks.num_blocks, block_size=block_size, dtype=self.dtype, device=self.device
         )
+        positions = torch.arange(CHECK_TOKENS, device=self.device)
 
         def check() -> torch.Tensor:
             with attention_step(self.backend, caches, batch):
-                return self._logits(batch.input_ids, batch.positions, batch.logits_index).float()
+                return self._logits(batch.input_ids, batch.positions, positions).float()
 
         tolerance = 1e-4 if self.dtype == torch.float32 else 0.25
         done: dict[str, int | None] = {}
@@ -173,6 +174,11 @@ class ModelRunner:
         change("fused norms", lambda undo: fuse_norms(self.model, undo))
         if self.device.type == "cpu":
             done["packed linears"] = pack_linears(self.model, self.dtype)
+            # Low rather than average: where the best logit is low, several tokens are likely, and order matters.
+            best = float(check().max(dim=-1).values.quantile(0.1))
+            for module in self.model.modules():
+                if isinstance(module, PackedHead):
+                    module.calibrate(best)
         if isinstance(self.backend, CpuAttention) and self.kernels is not None:
             kernels = self.kernels
             change("CPU layers", lambda undo: replace_layers(self.model, kernels, undo))

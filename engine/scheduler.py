@@ -190,7 +190,6 @@ class Scheduler:
         if lowered == self.max_batched_tokens:
             return False
         self.max_batched_tokens = lowered
-        self.max_prefill_tokens = min(self.max_prefill_tokens, lowered)
         return True
 
     def check(self) -> None:

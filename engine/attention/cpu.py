@@ -125,7 +125,7 @@ class CpuAttention:
     ) -> torch.Tensor:
         """Rotary embedding, write and attention of packed rows q|k|v `[T, (H + 2 * KV) * D]`; returns `[T, H * D]`.
 
-        cos and sin are `[T, D]`. qkv is overwritten. Needs the C kernels.
+        cos and sin are fp32 `[T, D]`. qkv is overwritten. Needs the C kernels.
         """
         assert self._kernels is not None
         self._kernels.rope_and_write(qkv, cos, sin, self._batch.slot_mapping, cache.k, cache.v, heads)

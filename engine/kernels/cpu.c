@@ -96,24 +96,24 @@ void NAME(silu_mul)(T *out, const T *gate_up, int64_t rows, int64_t dim) {
     }
 }
 
-static inline void NAME(rotate)(T *out, const T *x, const T *cos, const T *sin, int64_t dim) {
+static inline void NAME(rotate)(T *out, const T *x, const float *cos, const float *sin, int64_t dim) {
     int64_t half = dim / 2;
     for (int64_t i = 0; i < half; i++) {
         float a = LOAD(x[i]), b = LOAD(x[i + half]);
-        float first = a * LOAD(cos[i]) - b * LOAD(sin[i]);
-        float second = b * LOAD(cos[i + half]) + a * LOAD(sin[i + half]);
+        float first = a * cos[i] - b * sin[i];
+        float second = b * cos[i + half] + a * sin[i + half];
         out[i] = STORE(first);
         out[i + half] = STORE(second);
     }
 }
 
 /* Rotate the queries of a packed q|k|v row in place; rotate its keys into the cache, and copy its values there. */
-void NAME(rope_and_write)(T *qkv, const T *cos, const T *sin, const int64_t *slots, T *k_cache, T *v_cache,
+void NAME(rope_and_write)(T *qkv, const float *cos, const float *sin, const int64_t *slots, T *k_cache, T *v_cache,
                           int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim, int64_t num_slots) {
 #pragma omp parallel for if (rows * heads * dim > WORTH_SHARING)
     for (int64_t row = 0; row < rows; row++) {
         T *q = qkv + row * (heads + 2 * kv_heads) * dim, *k = q + heads * dim, *v = k + kv_heads * dim;
-        const T *c = cos + row * dim, *s = sin + row * dim;
+        const float *c = cos + row * dim, *s = sin + row * dim;
         for (int64_t h = 0; h < heads; h++) NAME(rotate)(q + h * dim, q + h * dim, c, s, dim);
         for (int64_t h = 0; h < kv_heads; h++) {
             int64_t at = (h * num_slots + slots[row]) * dim;

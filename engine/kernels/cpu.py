@@ -83,7 +83,7 @@ class CpuKernels:
     ) -> None:
         """Rotate q in qkv `[T, (heads + 2 * KV) * D]` in place; write rotated k, and v, to slots int64 `[T]`.
 
-        cos and sin are `[T, D]`, caches `[KV, num_slots, D]`.
+        cos and sin are fp32 `[T, D]`, caches `[KV, num_slots, D]`.
         """
         kv_heads, num_slots, dim = k_cache.shape
         self._rope_and_write(

@@ -1,7 +1,7 @@
 """A whole decoder layer for CPUs, from four packed linears and four small kernels, for the Llama shape of layer.
 
 At one row most of a step would otherwise be the thirty small operations of each layer, not its matrix products. The
-residual stream stays in fp32 between layers, which also keeps bf16 closer to fp32 than transformers' own bf16 is.
+residual stream and the rotary angles stay in fp32, so that bf16 is closer to fp32 than transformers' own bf16 is.
 """
 
 from dataclasses import dataclass
@@ -48,9 +48,9 @@ class CpuDecoderLayer(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         **_: object,
     ) -> torch.Tensor:
-        """hidden_states `[1, T, dim]`, position_embeddings cos and sin `[1, T, head_dim]`; returns `[1, T, dim]`."""
+        """hidden_states fp32 `[1, T, dim]`, cos and sin fp32 `[1, T, head_dim]`; returns hidden_states, changed."""
         kernels, shape = self._kernels, self._shape
-        residual = hidden_states[0].float()  # in fp32 the very tensor, whose only reader this layer is
+        residual = hidden_states[0]
         normed = kernels.add_rms_norm(residual, None, self.input_norm.weight, self.input_norm.eps)
         qkv = self.qkv(normed)
         backend, cache = attention_step_of(self.layer_idx)
@@ -62,20 +62,38 @@ class CpuDecoderLayer(nn.Module):
         delta = self.output(attended)
         normed = kernels.add_rms_norm(residual, delta, self.mlp_norm.weight, self.mlp_norm.eps)
         residual += self.down(kernels.silu_mul(self.gate_up(normed)))
-        return residual.unsqueeze(0)
+        return hidden_states
 
 
-def replace_layers(model: nn.Module, kernels: CpuKernels, undo: Undo) -> int:
-    """Put a `CpuDecoderLayer` in the place of every layer it knows; the number replaced."""
-    count = 0
-    for layers in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
-        for index, layer in enumerate(layers):
-            shape = _shape_of(layer)
-            if shape is not None:
-                layers[index] = CpuDecoderLayer(layer, shape, kernels)
-                undo.append(partial(layers.__setitem__, index, layer))
-                count += 1
-    return count
+class Fp32Embedding(nn.Module):
+    """The input embedding with its output in fp32, from which transformers takes the dtype of cos and sin as well."""
+
+    def __init__(self, embedding: nn.Module) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """input_ids int64 `[1, T]` → fp32 `[1, T, dim]`."""
+        return torch.as_tensor(self.embedding(input_ids).float())
+
+
+def replace_layers(model: Any, kernels: CpuKernels, undo: Undo) -> int:
+    """Put `CpuDecoderLayer`s in the place of a decoder's layers, if it knows them all; the number replaced."""
+    decoder = model.get_decoder()
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        return 0
+    shapes = [_shape_of(layer) for layer in layers]
+    if None in shapes:
+        return 0
+    for index, (layer, shape) in enumerate(zip(list(layers), shapes, strict=True)):
+        assert shape is not None
+        layers[index] = CpuDecoderLayer(layer, shape, kernels)
+        undo.append(partial(layers.__setitem__, index, layer))
+    embedding = decoder.embed_tokens
+    decoder.embed_tokens = Fp32Embedding(embedding)
+    undo.append(partial(setattr, decoder, "embed_tokens", embedding))
+    return len(layers)
 
 
 def _shape_of(layer: nn.Module) -> _Shape | None:

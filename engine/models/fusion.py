@@ -79,6 +79,31 @@ class PackedLinear(nn.Module):
         return torch.as_tensor(torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], ""))
 
 
+class PackedHead(PackedLinear):
+    """The output head in bf16 on a CPU, with logits in fp32 that are finer than bf16 where it matters.
+
+    oneDNN rounds each product to bf16, whose steps near a logit of 20 are 0.125: enough to make ties of the best
+    tokens, or to swap them. `shift`, about the largest logit, is taken off before the rounding and added again in fp32,
+    so the rounding error is small for the likely tokens and falls on the unlikely ones.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        self.shift = 0.0
+        self._shifted_bias: torch.Tensor | None = linear.bias
+
+    def calibrate(self, largest: float) -> None:
+        """Set the shift; `largest` is a usual largest logit."""
+        if self._shifted_bias is None:  # a bias of the head's own would lose by being rounded together with the shift
+            self._shifted_bias = torch.full((self.out_features,), -largest, dtype=torch.bfloat16)
+            self.shift = -float(self._shifted_bias[0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x bf16 `[..., in]` → logits fp32 `[..., out]`."""
+        shifted = torch.ops.mkldnn._linear_pointwise(x, self.packed, self._shifted_bias, "none", [], "")
+        return torch.as_tensor(shifted.float().add_(self.shift))
+
+
 class FusedRMSNorm(nn.Module):
     """RMSNorm in one operation. `weight` already includes the 1 that Gemma adds to its own."""
 
@@ -125,7 +150,8 @@ def pack_linears(model: nn.Module, dtype: torch.dtype) -> int:
         if type(child) is nn.Linear and child.weight.dtype == dtype
     ]
     for parent, name, child in found:
-        setattr(parent, name, PackedLinear(child))
+        is_head = name == "lm_head" and dtype == torch.bfloat16
+        setattr(parent, name, PackedHead(child) if is_head else PackedLinear(child))
     return len(found)
 
 

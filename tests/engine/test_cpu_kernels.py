@@ -52,7 +52,7 @@ def test_rope_and_write(kernels: tuple[CpuKernels, torch.dtype], rows: int) -> N
     heads, kv_heads, dim, num_slots = 6, 2, 32, 400
     qkv = torch.randn(rows, (heads + 2 * kv_heads) * dim).to(dtype)
     angles = torch.randn(rows, dim // 2).repeat(1, 2)
-    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos(), angles.sin()
     slots = torch.randperm(num_slots)[:rows]
     k_cache, v_cache = (
         torch.zeros(kv_heads, num_slots, dim, dtype=dtype),
@@ -63,7 +63,7 @@ def test_rope_and_write(kernels: tuple[CpuKernels, torch.dtype], rows: int) -> N
     def rotated(x: torch.Tensor) -> torch.Tensor:
         first, second = x.chunk(2, dim=-1)
         half = torch.cat((-second, first), dim=-1)
-        return x * cos.float().unsqueeze(1) + half * sin.float().unsqueeze(1)
+        return x * cos.unsqueeze(1) + half * sin.unsqueeze(1)
 
     built.rope_and_write(qkv, cos, sin, slots, k_cache, v_cache, heads)
     close(qkv.view(rows, -1, dim)[:, :heads], rotated(original[:, :heads]))
