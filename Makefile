@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
 
-.PHONY: help serve test lint format docs clean
+.PHONY: help serve test soak lint format docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -16,6 +16,9 @@ serve: .venv/.installed ## Install what is missing, then serve the default model
 
 test: .venv/.installed-dev ## Run the tests; ARGS='-k name' picks some
 	.venv/bin/python -m pytest $(ARGS)
+
+soak: .venv/.installed-dev ## Play some hundred thousand random engine operations
+	HEADRACE_SOAK=1 .venv/bin/python -m pytest -m soak -s $(ARGS)
 
 lint: .venv/.installed-dev ## Check style, format, types and the documentation's tables
 	.venv/bin/ruff check .

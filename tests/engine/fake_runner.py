@@ -6,6 +6,8 @@ sequence really hold, found through the real `BatchBuilder`. What can only be a 
 """
 
 import hashlib
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ import torch
 from engine.block_manager import BlockManager
 from engine.engine import Engine
 from engine.forward_batch import BatchBuilder, ForwardBatch
+from engine.pacing import PrefillPacer
 from engine.sampler import Sampled
 from engine.sampling_params import SamplingParams
 from engine.scheduler import Scheduled, Scheduler
@@ -55,6 +58,8 @@ class FakeRunner:
         self._block_size = block_size
         self._tokens = np.full((num_blocks + 1) * block_size, EMPTY)
         self._tenants: list[bytes | None] = [None] * len(self._tokens)
+        self.salts: dict[int, bytes] = {}
+        """By request, for tests that have several tenants."""
         self._builder = BatchBuilder(
             max_num_seqs=max_num_seqs,
             max_blocks=-(-context // block_size) + 1,
@@ -62,7 +67,8 @@ class FakeRunner:
             device=torch.device("cpu"),
         )
         self.violations: list[str] = []
-        self.num_steps = 0
+        self.num_steps = self.num_tokens = 0
+        """Steps so far, and the tokens of the last one."""
         self.broken: set[Sequence] = set()
         """Sequences whose next sampled row is not finite."""
         self.errors: list[Exception] = []
@@ -73,13 +79,14 @@ class FakeRunner:
     def execute(self, rows: list[Scheduled]) -> Sampled:
         """See `Runner.execute`."""
         self.num_steps += 1
+        self.num_tokens = sum(row.num_tokens for row in rows)
         batch = self._builder.build(rows)
         self._check_rows(rows, batch)
         written = batch.slot_mapping.numpy()
         self._tokens[written] = batch.input_ids.numpy()
         for row, ends in zip(rows, np.cumsum(batch.query_lens), strict=True):
             for slot in written[ends - row.num_tokens : ends]:
-                self._tenants[slot] = row.sequence.root_digest
+                self._tenants[slot] = self.salts.get(row.sequence.request_id)
         if self.errors:
             self.failed_rows = [row.sequence for row in rows]
             self._tokens[written] = BROKEN
@@ -113,7 +120,8 @@ class FakeRunner:
         if seen != sequence.token_ids:
             self.violations.append(f"{sequence} sees {seen} in place of {sequence.token_ids}")
             return 0, True
-        if any(self._tenants[cell] != sequence.root_digest for cell in cells):
+        tenant = self.salts.get(sequence.request_id)
+        if any(self._tenants[cell] != tenant for cell in cells):
             self.violations.append(f"{sequence} sees what another tenant wrote")
         if sequence in self.broken:
             self.broken.discard(sequence)
@@ -144,4 +152,6 @@ def make_engine(
     engine = Engine(
         runner, scheduler, context=context, vocab_size=VOCAB, eos_token_ids=frozenset({EOS}), max_queued=max_queued
     )
+    # Chunks that follow the clock would make no two runs alike.
+    engine._pacer = cast(PrefillPacer, SimpleNamespace(budget=scheduler.max_prefill_tokens, observe=lambda *_, **__: 0))
     return engine, scheduler, runner

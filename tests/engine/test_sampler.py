@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from engine.sampler import PREFIX, Sampler, derive_seed, draw, uniform
+from engine.sampler import Sampler, derive_seed, draw, uniform
 from engine.sampling_params import SamplingParams
 from engine.sequence import Sequence
+from tests.engine.reference import MIXES, noise, reference_distribution, reference_draw
 
 CPU = torch.device("cpu")
 VOCAB = 300
@@ -23,62 +24,9 @@ def sequence(params: SamplingParams, *, slot: int = 0, seed: int = 0, prompt: li
     return made
 
 
-def reference_distribution(logits: torch.Tensor, seq: Sequence) -> torch.Tensor:
-    """The distribution one request asks for, computed the long way with sorts, float64 `[V]`."""
-    p = seq.params
-    scores = logits.double().clone()
-    generated = seq.token_ids[seq.num_prompt_tokens :]
-    for token in set(seq.token_ids):
-        scores[token] = (
-            scores[token] / p.repetition_penalty if scores[token] > 0 else scores[token] * p.repetition_penalty
-        )
-    for token in set(generated):
-        scores[token] -= p.frequency_penalty * generated.count(token) + p.presence_penalty
-    for token, bias in p.logit_bias.items():
-        scores[token] += bias
-    if seq.num_generated < p.min_tokens:
-        for token in EOS | set(p.stop_token_ids):
-            scores[token] = -math.inf
-    if p.temperature == 0:
-        return torch.nn.functional.one_hot(scores.argmax(), len(scores)).double()
-    probabilities = (scores / p.temperature).softmax(-1)
-    order = probabilities.argsort(descending=True, stable=True)
-    if p.top_k:
-        probabilities[order[p.top_k :]] = 0
-    if p.top_p < 1:
-        ordered = probabilities[order] / probabilities.sum()
-        before = ordered.cumsum(-1) - ordered
-        probabilities[order[before >= p.top_p]] = 0
-    probabilities[probabilities < p.min_p * probabilities.max()] = 0
-    return probabilities / probabilities.sum()
-
-
-def reference_draw(distribution: torch.Tensor, u: float) -> int:
-    return int(torch.searchsorted(distribution.cumsum(-1), torch.tensor([u], dtype=torch.float64), right=True)[0])
-
-
-MIXES = {
-    "greedy": SamplingParams(max_tokens=9, temperature=0),
-    "plain": SamplingParams(max_tokens=9),
-    "cold": SamplingParams(max_tokens=9, temperature=0.3),
-    "hot": SamplingParams(max_tokens=9, temperature=2.0),
-    "top_k": SamplingParams(max_tokens=9, top_k=7),
-    "top_k_beyond_prefix": SamplingParams(max_tokens=9, top_k=PREFIX + 20, temperature=2.0),
-    "top_p": SamplingParams(max_tokens=9, top_p=0.7),
-    "top_p_beyond_prefix": SamplingParams(max_tokens=9, top_p=0.99, temperature=2.0),
-    "min_p": SamplingParams(max_tokens=9, min_p=0.1),
-    "all_filters": SamplingParams(max_tokens=9, top_k=20, top_p=0.8, min_p=0.02, temperature=1.3),
-    "frequency": SamplingParams(max_tokens=9, frequency_penalty=1.5),
-    "presence": SamplingParams(max_tokens=9, presence_penalty=-1.0, temperature=0.5),
-    "repetition": SamplingParams(max_tokens=9, repetition_penalty=1.7),
-    "greedy_penalised": SamplingParams(max_tokens=9, temperature=0, frequency_penalty=2, repetition_penalty=1.2),
-    "bias": SamplingParams(max_tokens=9, logit_bias={7: 4.0, 9: -100.0}),
-    "min_tokens": SamplingParams(max_tokens=9, min_tokens=8, stop_token_ids=(11, 12)),
-    "all": SamplingParams(
-        max_tokens=9, temperature=0.8, top_k=40, top_p=0.9, min_p=0.01, frequency_penalty=0.5,
-        presence_penalty=0.5, repetition_penalty=1.1, logit_bias={4: 2.0}, min_tokens=5,
-    ),
-}  # fmt: skip
+def distribution_of(logits: torch.Tensor, seq: Sequence) -> torch.Tensor:
+    prompt, generated = seq.token_ids[: seq.num_prompt_tokens], seq.token_ids[seq.num_prompt_tokens :]
+    return reference_distribution(logits, prompt, generated, seq.params, seq.eos_token_ids)
 
 
 def test_mixed_batch_draws_what_each_row_draws_in_the_long_way() -> None:
@@ -89,8 +37,7 @@ def test_mixed_batch_draws_what_each_row_draws_in_the_long_way() -> None:
         logits = torch.randn(len(MIXES), VOCAB, generator=generator) * 3
         sampled = sampler.sample(logits, sequences)
         for row, seq in enumerate(sequences):
-            u = uniform(np.array([seq.seed]), np.array([seq.num_tokens]))[0]
-            expected = reference_draw(reference_distribution(logits[row], seq), u)
+            expected = reference_draw(distribution_of(logits[row], seq), noise(seq.seed, seq.num_tokens))
             assert sampled.token_ids[row] == expected, (list(MIXES)[row], seq.num_generated)
             seq.token_ids.append(expected)
 
@@ -128,7 +75,7 @@ def test_frequencies_are_those_of_the_exact_distribution(name: str) -> None:
     sampler = Sampler(max_num_seqs=1, vocab_size=vocab, device=CPU)
     sequences = [sequence(MIXES[name], seed=seed) for seed in range(draws)]
     sampled = sampler.sample(logits.expand(draws, vocab), sequences).token_ids
-    expected = reference_distribution(logits, sequences[0]).numpy() * draws
+    expected = distribution_of(logits, sequences[0]).numpy() * draws
     observed = np.bincount(sampled, minlength=vocab)
     assert observed[expected == 0].sum() == 0
     likely = expected >= 5
