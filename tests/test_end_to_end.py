@@ -120,9 +120,12 @@ def test_many_at_once_answer_as_one_does(server: Running, client: openai.OpenAI)
 
 def test_seeded_choices_come_again(client: openai.OpenAI) -> None:
     def choices() -> list[str | None]:
-        answer = client.chat.completions.create(model=MODEL, messages=QUESTION, n=3, seed=11, max_tokens=12)
+        answer = client.chat.completions.create(
+            model=MODEL, messages=QUESTION, n=3, seed=11, max_tokens=12, temperature=1
+        )
         return [choice.message.content for choice in answer.choices]
 
+    choices()  # in bf16 a prompt found in the prefix cache may round another way than one computed whole
     first = choices()
     assert first == choices() and len(set(first)) > 1
 
