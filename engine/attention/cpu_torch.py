@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.attention.reference import visible
+from engine.block_manager import NULL_BLOCK
 from engine.forward_batch import ForwardBatch
 from engine.kv_cache import LayerCache
 
@@ -28,6 +29,8 @@ class _Group:
     num_keys: int
     lens: torch.Tensor
     """int64 [rows]"""
+    tails: torch.Tensor
+    """int64: keys of the gathered blocks, counted over all rows, that lie past a row's context in its last block."""
 
 
 class TorchDecode:
@@ -49,12 +52,20 @@ class TorchDecode:
             limit = LENGTH_RATIO * lens[order[start]] + 4 * self._block_size
             if end < len(order) and lens[order[end]] <= limit:
                 continue
-            rows = order[start:end]
-            num_blocks = -(-lens[rows[-1]] // self._block_size)
-            blocks = batch.block_tables[rows, :num_blocks].long().flatten()
-            row_lens = torch.tensor([lens[row] for row in rows])
-            self._groups.append(_Group(slice(start, end), blocks, num_blocks * self._block_size, row_lens))
+            self._groups.append(self._group(batch, slice(start, end), order[start:end]))
             start = end
+
+    def _group(self, batch: ForwardBatch, where: slice, rows: list[int]) -> _Group:
+        """Blocks past a row's context become the null block, whose content is zero: what others left in them may be
+        a NaN, which no mask takes out of a product."""
+        lens = torch.tensor([batch.context_lens[row] for row in rows])
+        num_blocks = -(-int(lens[-1]) // self._block_size)
+        num_keys = num_blocks * self._block_size
+        empty = torch.arange(0, num_keys, self._block_size) >= lens.unsqueeze(1)
+        blocks = batch.block_tables[rows, :num_blocks].long().masked_fill(empty, NULL_BLOCK)
+        past = torch.arange(num_keys) >= lens.unsqueeze(1)
+        tails = (past & ~empty.repeat_interleave(self._block_size, dim=1)).flatten().nonzero().squeeze(1)
+        return _Group(where, blocks.flatten(), num_keys, lens, tails)
 
     def run(
         self, q: torch.Tensor, cache: LayerCache, scaling: float, softcap: float | None, window: int | None
@@ -76,9 +87,10 @@ class TorchDecode:
         return output.transpose(0, 1).reshape(num_decodes, heads, -1)
 
     def _gather(self, cache: torch.Tensor, group: _Group) -> torch.Tensor:
-        """The group's blocks, `[KV, rows, num_keys, D]`."""
+        """The group's blocks, `[KV, rows, num_keys, D]`, with zeros past each row's context."""
         heads, _, dim = cache.shape
         gathered = cache.view(heads, -1, self._block_size * dim).index_select(1, group.blocks)
+        gathered.view(heads, -1, dim).index_fill_(1, group.tails, 0)
         return gathered.view(heads, len(group.lens), group.num_keys, dim)
 
     def _mask(self, index: int, window: int | None) -> torch.Tensor | None:
