@@ -20,6 +20,7 @@ from engine.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, s
 from engine.models.cpu_layer import replace_layers
 from engine.models.fusion import PackedHead, Undo, apply_checked, fuse_norms, merge_linears, pack_linears
 from engine.models.loader import LoadedModel, load
+from engine.models.rotary import freeze_rotary
 from engine.sampler import Sampled, Sampler
 from engine.sampling_params import SamplingParams
 from engine.scheduler import Scheduled
@@ -76,6 +77,8 @@ class ModelRunner:
         if size.note:
             self.notes.append(size.note)
         self.num_blocks, self.context = size.num_blocks, size.context
+        for kind in freeze_rotary(self.model, self.context):
+            self.notes.append(f"{kind} rotary scaling is that of a context of {self.context} tokens, for every request")
         progress("allocating the KV cache", None)
         self.caches: dict[int, LayerCache] = allocate(
             shapes, num_blocks=size.num_blocks, block_size=config.block_size, dtype=self.dtype, device=self.device

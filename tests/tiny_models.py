@@ -6,7 +6,7 @@ from typing import Any
 VOCAB_SIZE = 320
 EOS_TOKEN_ID = 2
 
-_COMMON: dict[str, Any] = {
+COMMON: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -74,7 +74,7 @@ def build_tiny_model(family: str, directory: Path, *, seed: int = 0) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    options = _COMMON | FAMILIES[family]
+    options = COMMON | FAMILIES[family]
     config = AutoConfig.for_model(**options)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
