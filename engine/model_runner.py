@@ -1,6 +1,7 @@
 """One model on one device: its weights, its KV cache, and a step over them."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from engine.config import EngineConfig
 from engine.device import select_device, set_threads
 from engine.errors import ConfigError, ModelLoadError
 from engine.forward_batch import BatchBuilder, ForwardBatch
+from engine.governor import ThreadGovernor
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
 from engine.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, size_cache
 from engine.models.cpu_layer import replace_layers
@@ -59,7 +61,8 @@ class ModelRunner:
     def __init__(self, config: EngineConfig, progress: Progress) -> None:
         """Load the model. Raises ConfigError, ModelLoadError."""
         self.device = select_device(config.device)
-        self.threads = set_threads(config.threads) if self.device.type == "cpu" else 0
+        self.threads = set_threads(config.threads) if self.device.type == "cpu" else 1
+        self.governor = ThreadGovernor(self.threads, torch.set_num_threads)
         self.limits = device_limits(config, self.device)
         register()
         self.loaded: LoadedModel = load(config, self.device, ATTENTION_NAME, progress)
@@ -97,12 +100,14 @@ class ModelRunner:
     @torch.inference_mode()
     def execute(self, rows: list[Scheduled]) -> Sampled:
         """Run one step and sample the rows that reach their newest token, in order."""
+        started = time.perf_counter()
         batch = self.builder.build(rows)
         logits = self._forward(batch)
         sequences = [row.sequence for row in rows if row.samples]
-        if not sequences:
-            return Sampled([], [], [])
-        return self.sampler.sample(logits, sequences)
+        sampled = self.sampler.sample(logits, sequences) if sequences else Sampled([], [], [])
+        if batch.num_decodes == len(rows):
+            self.governor.observe(time.perf_counter() - started, len(rows))
+        return sampled
 
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """Zero the content of blocks, so that a NaN in them cannot outlive the sequence that made it."""

@@ -86,15 +86,6 @@ class Pipe:
         self._context.term()
 
 
-def spare_the_cores() -> None:
-    """Let OpenMP's threads sleep at a barrier instead of spinning there. To be called before torch is imported.
-
-    A step has hundreds of barriers. Where another process wants a core, the API process for one, a thread that spins
-    there uses up its time slice while the one it waits for is not running: a step then takes a second, not 20 ms.
-    """
-    os.environ.setdefault("GOMP_SPINCOUNT", "100")
-
-
 def load_engine(config: EngineConfig, pipe: Pipe) -> "tuple[Engine, EngineInfo]":
     """Load the model. Raises HeadraceError."""
     started = time.monotonic()
@@ -127,7 +118,6 @@ def serve(engine: "Engine", pipe: Pipe) -> None:
 def main() -> int:
     """Entry point of the process."""
     die_with_parent()
-    spare_the_cores()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the API process decides
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     config = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineConfig)
