@@ -155,6 +155,23 @@ def test_followers_wait_for_their_leader_and_share_its_blocks() -> None:
     assert follower.token_ids == leader.token_ids
 
 
+def test_who_was_preempted_often_enough_gives_way_no_more() -> None:
+    """Then even the oldest gives its own blocks back rather than take them from the newest."""
+    model = FakeModel(8)
+    scheduler = Scheduler(model.blocks, max_num_seqs=2, max_batched_tokens=64)
+    oldest, newest = make([1] * 12, 19, 0, salt=b"a"), make([2] * 4, 13, 1, salt=b"b")
+    scheduler.add(oldest)
+    scheduler.add(newest)
+    for _ in range(MAX_PREEMPTIONS):
+        step(scheduler, model)
+        scheduler.preempt(newest)
+    run_to_idle(scheduler, model)
+    assert (oldest.num_preemptions, newest.num_preemptions) == (1, MAX_PREEMPTIONS)
+    for sequence in (oldest, newest):
+        prompt = sequence.token_ids[: sequence.num_prompt_tokens]
+        assert sequence.token_ids == alone(prompt, sequence.params.max_tokens)
+
+
 def test_finish_is_idempotent_at_any_moment() -> None:
     model = FakeModel(8)
     scheduler = Scheduler(model.blocks, max_num_seqs=2, max_batched_tokens=4)
