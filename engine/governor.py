@@ -20,6 +20,8 @@ REMEMBERED_STEPS = 64
 SLOW = 3.0
 """A step is slow that takes this many times the fastest one of its size; so many of these in a row start a trial."""
 SLOW_STEPS = 3
+BETTER = 0.95
+"""A mode is better whose steps take at most this share of the other's."""
 FIRST_HOLD_SECONDS = 2.0
 """How long one thread is kept before all are tried again; doubles with each time that all were worse."""
 LONGEST_HOLD_SECONDS = 60.0
@@ -73,11 +75,12 @@ class ThreadGovernor:
         assert self._trial is not None
         self._trial.append(seconds)
         usual = median(list(self._recent)[-TRIAL_STEPS:])
-        if len(self._trial) < TRIAL_STEPS and seconds < 2 * usual:
+        times = self._trial[1:]  # the first step in a mode builds oneDNN's primitives for that number of threads
+        if len(times) < TRIAL_STEPS and not (len(times) >= 2 and min(times) > 2 * usual):
             return
-        better = median(self._trial) < usual
+        better = median(times) < BETTER * usual
         if better:
-            self._recent = deque(self._trial, maxlen=REMEMBERED_STEPS)
+            self._recent = deque(times, maxlen=REMEMBERED_STEPS)
             logger.info("%s is faster now", "one thread" if self._single else f"{self._threads} threads")
         else:
             self._switch()

@@ -9,17 +9,19 @@ class Machine:
     def __init__(self) -> None:
         self.threads = 2
         self.now = 0.0
-        self.busy = False
+        self.busy = self.changed = False
         self.governor = ThreadGovernor(2, self.apply, lambda: self.now)
 
     def apply(self, threads: int) -> None:
-        self.threads = threads
+        self.threads, self.changed = threads, True
 
     def run(self, steps: int, size: int = 4) -> float:
         """Seconds that so many steps take."""
         before = self.now
         for _ in range(steps):
             seconds = (0.5 if self.busy else 0.010) if self.threads == 2 else (0.020 if self.busy else 0.018)
+            if self.changed:  # oneDNN's primitives
+                seconds, self.changed = seconds + 0.1, False
             self.now += seconds
             self.governor.observe(seconds, size)
         return self.now - before
@@ -27,7 +29,7 @@ class Machine:
 
 def test_a_quiet_machine_keeps_its_threads() -> None:
     machine = Machine()
-    assert machine.run(1000) < 1000 * 0.010 + 0.2
+    assert machine.run(1000) < 1000 * 0.010 + 0.4
     assert machine.threads == 2
 
 
@@ -42,7 +44,7 @@ def test_contention_costs_little_and_its_end_is_noticed() -> None:
     machine = Machine()
     machine.run(100)
     machine.busy = True
-    assert machine.run(2000) < 2000 * 0.020 + 10 * 0.5
+    assert machine.run(2000) < 2000 * 0.020 + 20 * 0.5
     machine.busy = False
     machine.run(int(LONGEST_HOLD_SECONDS / 0.018) + 20)
     assert machine.threads == 2
