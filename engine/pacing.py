@@ -8,7 +8,7 @@ this one is chosen so that a mixed step takes at most `SLOWDOWN` times a step of
 from collections import deque
 from statistics import median
 
-SLOWDOWN = 2.5
+SLOWDOWN = 2.0
 SMALLEST_CHUNK = 16
 """Prompts always move on."""
 REMEMBERED_STEPS = 32

@@ -100,7 +100,8 @@ def serve(engine: "Engine", pipe: Pipe) -> None:
     """Turn messages into steps and steps into messages, until told to end."""
     last_sent = 0.0
     while True:
-        for message in pipe.receive(0 if engine.has_work else HEARTBEAT_SECONDS):
+        was_busy = engine.has_work
+        for message in pipe.receive(0 if was_busy else HEARTBEAT_SECONDS):
             match message:
                 case AddRequest():
                     engine.add(message)
@@ -110,7 +111,7 @@ def serve(engine: "Engine", pipe: Pipe) -> None:
                     return
         outputs = engine.step()
         now = time.monotonic()
-        if outputs or now - last_sent >= HEARTBEAT_SECONDS:
+        if outputs or now - last_sent >= HEARTBEAT_SECONDS or (was_busy and not engine.has_work):
             pipe.send(StepOutputs(outputs=outputs, stats=engine.stats()))
             last_sent = now
 

@@ -150,7 +150,9 @@ def test_a_client_that_leaves_gives_its_blocks_back(server: Running, client: ope
     next(iter(stream))
     wait_until(lambda: server.owned_blocks() > 0, 5)
     stream.close()
+    steps = server.metric("engine_steps_total")
     wait_until(lambda: server.owned_blocks() == 0, 5)
+    assert server.metric("engine_steps_total") - steps <= 2
 
 
 def test_a_killed_engine_comes_back(server: Running, client: openai.OpenAI) -> None:
