@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +60,8 @@ def load(config: EngineConfig, device: torch.device, attention_name: str, progre
         dtype = select_dtype(config.dtype, _checkpoint_dtype(hf_config), device)
         build = _build_random if resolved.kind == "random" else _load_weights
         progress("loading the weights" if build is _load_weights else "drawing random weights", None)
-        model = build(resolved, hf_config, device, dtype, attention_name)
+        with _weights_progress(progress):
+            model = build(resolved, hf_config, device, dtype, attention_name)
     except HeadraceError:
         raise
     except Exception as error:  # transformers raises every kind, and each means that this model cannot be loaded
@@ -74,6 +77,33 @@ def hush_transformers() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+@contextmanager
+def _weights_progress(progress: Progress) -> Iterator[None]:
+    """Turn transformers' progress bar over the weights into fractions of `progress` while the block runs."""
+    from transformers.utils import logging as transformers_logging
+
+    def hook(bar: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        items = args[0] if args else kwargs.get("iterable")
+        if kwargs.get("desc") != "Loading weights" or not isinstance(items, Sized):
+            return bar(*args, **kwargs)
+        return _counted(items, len(items), progress)
+
+    previous = transformers_logging.set_tqdm_hook(hook)
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(previous)
+
+
+def _counted(items: Any, total: int, progress: Progress) -> Iterator[Any]:
+    percent = -1
+    for number, item in enumerate(items):
+        if number * 100 // total > percent:
+            percent = number * 100 // total
+            progress("loading the weights", number / total)
+        yield item
 
 
 def _read_config(directory: Path) -> "PretrainedConfig":

@@ -74,10 +74,13 @@ def test_dtype_is_what_was_asked(copy_of: Path) -> None:
     assert load_from(copy_of, dtype="float32").model.dtype == torch.float32
 
 
-def test_progress_is_told_in_stages(copy_of: Path) -> None:
-    stages: list[str] = []
-    load(EngineConfig(name="t", source=str(copy_of)), CPU, "eager", lambda stage, fraction: stages.append(stage))
-    assert stages == ["reading the configuration", "loading the weights"]
+def test_progress_is_told_in_stages_and_fractions(copy_of: Path) -> None:
+    told: list[tuple[str, float | None]] = []
+    config = EngineConfig(name="t", source=str(copy_of))
+    load(config, CPU, "eager", lambda stage, fraction: told.append((stage, fraction)))
+    assert list(dict(told)) == ["reading the configuration", "loading the weights"]
+    fractions = [fraction for _, fraction in told if fraction is not None]
+    assert len(fractions) > 5 and fractions == sorted(fractions) and 0.5 < fractions[-1] < 1
 
 
 def test_missing_weights_are_not_made_up(copy_of: Path) -> None:
