@@ -23,6 +23,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from bench.record import circumstances, write_json
+
 ROOT = Path(__file__).resolve().parent.parent
 SERVER = "tests.server.serve_fake"
 
@@ -34,10 +36,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--step-ms", type=float, default=5.0, help="time of one engine step, a token for each stream")
     parser.add_argument("--tokenizer", required=True, help="directory with the tokenizer to detokenise with")
+    parser.add_argument("--json", metavar="FILE", help="write the result here as well, with what it was measured on")
     options = parser.parse_args()
     with running_server(options.tokenizer, options.step_ms / 1000) as (port, process):
         result = measure(port, process, options.streams, options.seconds)
     print(json.dumps({"streams": options.streams, "step_ms": options.step_ms, **result}))
+    if options.json:
+        write_json(options.json, {**circumstances(), "streams": options.streams, "step_ms": options.step_ms, **result})
 
 
 @contextmanager

@@ -167,6 +167,10 @@ def _level_table(label: str, levels: list[dict[str, Any]]) -> str:
     return "\n".join([text, *(f"error: {message}" for message in messages)])
 
 
+ATTACK_TOKENS = 32
+"""Long enough an answer that some of it is text, whose first piece ends the attack."""
+
+
 async def _attacks(endpoint: Endpoint, options: argparse.Namespace) -> list[dict[str, Any]]:
     return [await _attack(endpoint, options, streams) for streams in options.concurrency]
 
@@ -194,7 +198,7 @@ async def _attack(endpoint: Endpoint, options: argparse.Namespace, streams: int)
         began = time.perf_counter()
         await asyncio.sleep(options.attack_pause)
         prompt = make_prompt(number, tokens=options.attack_tokens, seed=options.seed + 1)
-        attackers.append(await endpoint.chat(request_body(options, prompt, 2), timeout=options.timeout))
+        attackers.append(await endpoint.chat(request_body(options, prompt, ATTACK_TOKENS), timeout=options.timeout))
         start = attackers[-1].started
         end = attackers[-1].times[0] if attackers[-1].times else attackers[-1].finished
         quiet += gaps_between(steady, began, start)

@@ -58,6 +58,7 @@ def build_engine(config: EngineConfig, progress: Progress) -> tuple[Engine, Engi
                 runner.device.type,
                 runner.attention_name,
                 f"fusion={config.fusion}",
+                f"kernels={runner.kernels is not None}",
                 f"torch={torch.__version__}",
                 f"transformers={transformers.__version__}",
             )

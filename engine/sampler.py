@@ -1,6 +1,6 @@
 """From logits to tokens, for all sampling rows of a step at once, with one copy back to the host.
 
-Order: logit bias, penalties, suppressed tokens → temperature → top_k, top_p, min_p → one draw.
+Order: penalties, logit bias, suppressed tokens → temperature → top_k, top_p, min_p → one draw.
 
 **Noise.** Row r at position p draws with one uniform number u(seed, p) from a counter-based generator, and takes the
 first token, in id order, at which the cumulative probability of the kept tokens exceeds u. Neighbours, batch shape and
@@ -218,18 +218,17 @@ def _filter(probabilities: torch.Tensor, params: list[SamplingParams]) -> torch.
         return probabilities
     vocab = probabilities.shape[1]
     device = probabilities.device
-    limits = [p.top_k if p.top_k < vocab else 0 for p in params]
-    top_k = to_device(np.array(limits, dtype=np.int64), device)
+    limits = np.array([p.top_k if p.top_k < vocab else 0 for p in params], dtype=np.int64)
+    top_k = to_device(limits, device)
     top_p = to_device(np.array([p.top_p for p in params], dtype=np.float64), device)
     min_p = to_device(np.array([p.min_p for p in params], dtype=np.float32), device)
-    whole = max(limits) > PREFIX or vocab <= PREFIX
-    if not whole:
-        largest = probabilities.topk(PREFIX, dim=-1).values
-        thresholds, complete = _thresholds(largest, top_k, top_p)
-        whole = any(p.top_p < 1 for p in params) and not bool(complete.all())
-    if whole:
-        largest = probabilities.sort(dim=-1, descending=True).values
-        thresholds, _ = _thresholds(largest, top_k, top_p)
+    largest = probabilities.topk(min(PREFIX, vocab), dim=-1).values
+    thresholds, complete = _thresholds(largest, top_k, top_p)
+    if vocab > PREFIX and any(p.top_p < 1 or limit > PREFIX for p, limit in zip(params, limits, strict=True)):
+        rows = (~complete | (top_k > PREFIX)).nonzero().squeeze(1)
+        if len(rows):
+            ordered = probabilities[rows].sort(dim=-1, descending=True).values
+            thresholds[rows] = _thresholds(ordered, top_k[rows], top_p[rows])[0]
     thresholds = torch.maximum(thresholds, min_p * largest[:, 0])
     return torch.where(probabilities >= thresholds.unsqueeze(1), probabilities, 0.0)
 

@@ -86,7 +86,7 @@ def convert(
         continues=continues,
         stream=bool(request.stream),
         include_usage=bool(options and options.include_usage),
-        continuous_usage=bool(options and options.include_usage and options.continuous_usage_stats),
+        continuous_usage=bool(options and options.continuous_usage_stats),
         system_fingerprint=system_fingerprint(info),
     )
 

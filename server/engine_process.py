@@ -102,11 +102,6 @@ class EngineProcess:
         """SIGABRT, on which the engine's fault handler prints where every thread stands."""
         self._signal(signal.SIGABRT)
 
-    async def reap(self) -> None:
-        """Release what is left of a process that ended on its own."""
-        await self.wait()
-        await self._close()
-
     async def _close(self) -> None:
         await asyncio.wait({self._pump}, timeout=0.5)  # a grandchild may hold the pipe open
         self._pump.cancel()

@@ -16,6 +16,7 @@ from typing import Literal
 
 from engine.config import AttentionName, Dtype, EngineConfig, size_in_bytes
 from engine.errors import ConfigError, RequestError
+from engine.models.sources import HUB_ID
 from engine.sampling_params import SamplingParams
 from server.models_file import Field, Section, parse_list, parse_mapping, read_yaml
 
@@ -171,6 +172,8 @@ def _model_spec(section: Section) -> ModelSpec:
         values["aliases"] = tuple(values["aliases"])
     if "size" in values:
         values["size"] = size_in_bytes(values["size"])
+    if "revision" in values and not HUB_ID.fullmatch(values["source"]):
+        raise section.error("revision", f"revision is of hub sources only, and {values['source']!r} is none")
     if "sampling" in values:
         values["sampling"] = _sampling(parse_mapping(values["sampling"], section.file, _SAMPLING_FIELDS, "sampling"))
     device = values.get("device", "auto")

@@ -118,7 +118,9 @@ def test_each_command_that_is_shown_exists() -> None:
                 for name in getattr(options, "names", ()):
                     assert known.find(name)
             case "python":
-                assert words[1] == "-m" and (ROOT / (words[2].replace(".", "/") + ".py")).is_file(), words
+                module = ROOT / words[2].replace(".", "/")
+                assert words[1] == "-m", words
+                assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), words
             case _:
                 assert program in ("curl", "docker"), words
     assert {"make", "headrace", "curl"} <= seen

@@ -25,7 +25,7 @@ from engine.models.random_model import random_model_dir
 Kind = Literal["hub", "directory", "gguf", "random"]
 State = Literal["ready", "to convert", "to download", "missing"]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,8 @@ def describe(source: str, revision: str | None = None) -> SourceState:
         _check_hub_id(source)
     except ModelLoadError as error:
         return SourceState("gguf" if source.endswith(".gguf") else "directory", error.message, None, "missing")
+    except (OSError, RuntimeError, ValueError) as error:  # unreadable files, unknown users, odd package names
+        return SourceState("directory", f"{source} cannot be looked at: {error}", None, "missing")
     snapshot = hub.cached_snapshot(source, revision)
     if snapshot is None:
         return SourceState("hub", f"{source} on the hub", None, "to download")
@@ -86,7 +88,7 @@ def _is_path(source: str) -> bool:
 
 
 def _check_hub_id(source: str) -> None:
-    if not _HUB_ID.fullmatch(source):
+    if not HUB_ID.fullmatch(source):
         raise ModelLoadError(
             f"{source!r} is neither a directory nor a file here, nor a hub id",
             hint="Give org/name, a directory, a .gguf file, package://NAME/FILE or random://NAME.",

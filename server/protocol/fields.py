@@ -81,7 +81,11 @@ _ROWS = (
     FieldRow("top_k", "Sample only from so many likeliest tokens; 0 keeps all", "0 or more"),
     FieldRow("min_p", "Sample only from tokens at least so likely, relative to the likeliest", "0 to 1"),
     FieldRow("repetition_penalty", "Divides the logits of tokens in prompt and answer; 1 is none", "above 0, to 10"),
-    FieldRow("min_tokens", "No end of the answer before so many tokens", "0 to max_tokens"),
+    FieldRow(
+        "min_tokens",
+        "No end-of-sequence or stop token before so many; stop strings may end it",
+        "0 to max_tokens",
+    ),
     FieldRow("ignore_eos", "Generate on past the model's end-of-sequence token", "boolean"),
     FieldRow("stop_token_ids", "Token ids that end the answer and are not shown", "at most 64 ids"),
     FieldRow("include_stop_str_in_output", "Show the stop string or stop token that ended the answer", "boolean"),

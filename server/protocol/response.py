@@ -79,7 +79,7 @@ def encode_json(value: Any) -> bytes:
 class ChunkEncoder:
     """The chunks of one stream, as JSON bytes without any framing.
 
-    With `include_usage` every chunk has a `usage` field: null, or with `continuous_usage` the counts so far; the last
+    With `continuous_usage` every chunk has the counts so far, else with `include_usage` a null in their place; its last
     chunk, from `usage`, has the final counts and no choices. Without it no chunk has the field.
     """
 
@@ -104,7 +104,7 @@ class ChunkEncoder:
         )
         self._head = head[:-1] + b',"choices":['
         self._include_usage = include_usage
-        self._continuous_usage = include_usage and continuous_usage
+        self._continuous_usage = continuous_usage
         self._tail = b'],"usage":null}' if include_usage else b"]}"
 
     def role(self, index: int, usage: dict[str, Any] | None = None) -> bytes:

@@ -52,7 +52,7 @@ default: b
 models:
   - name: org/a
     aliases: [b, "c:d"]
-    source: ./weights
+    source: org/weights
     revision: v1
     load: startup
     dtype: float32
@@ -75,7 +75,7 @@ models:
     assert spec.aliases == ("b", "c:d") and spec.size == 1_500_000_000 and file.find("c:d") is spec
     assert spec.engine_config() == EngineConfig(
         name="org/a",
-        source="./weights",
+        source="org/weights",
         revision="v1",
         dtype="float32",
         device="cuda:1",
@@ -186,3 +186,10 @@ def test_listing_models_is_quick_because_it_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "HuggingFaceTB/SmolLM2-135M-Instruct = smollm2" in done.stdout
+
+
+def test_a_revision_of_what_has_none_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text("default: a\nmodels:\n  - name: a\n    source: ./weights\n    revision: v1\n")
+    with pytest.raises(ConfigError, match=r"models.yaml:5: revision is of hub sources only"):
+        load_models_file(path)
