@@ -147,8 +147,9 @@ class EngineClient:
         if self._dead is not None:
             raise self._dead
         request_id = next(self._ids)
-        stream = self._streams[request_id] = RequestStream(self, request_id, n)
+        stream = RequestStream(self, request_id, n)
         self._send(AddRequest(request_id, prompt_token_ids, params, n=n, salt=salt))
+        self._streams[request_id] = stream
         return stream
 
     def mark_dead(self, error: EngineDeadError) -> None:

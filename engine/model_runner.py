@@ -1,6 +1,7 @@
 """One model on one device: its weights, its KV cache, and a step over them."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,27 +12,24 @@ import torch
 from engine.attention.context import ATTENTION_NAME, AttentionBackend, attention_step, probe_layers, register
 from engine.attention.cpu import CpuAttention
 from engine.attention.reference import ReferenceAttention
-from engine.block_manager import BlockManager
 from engine.config import EngineConfig
 from engine.device import select_device, set_threads
-from engine.errors import ConfigError, ModelLoadError
+from engine.errors import ConfigError
 from engine.forward_batch import BatchBuilder, ForwardBatch
 from engine.governor import ThreadGovernor
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
 from engine.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, size_cache
+from engine.load_check import CHECK_BLOCKS, CHECK_TOKENS, CheckBatches, check_batching, check_layers, refusal
 from engine.models.cpu_layer import replace_layers
 from engine.models.fusion import PackedHead, Undo, apply_checked, fuse_norms, merge_linears, pack_linears
 from engine.models.loader import LoadedModel, load
 from engine.models.rotary import freeze_rotary
 from engine.sampler import Sampled, Sampler
-from engine.sampling_params import SamplingParams
 from engine.scheduler import Scheduled
-from engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, float | None], None]
-CHECK_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +71,8 @@ class ModelRunner:
         self.attention_name = self._select_attention(config)
         self.kernels = self._load_kernels(shapes, progress)
         self.backend = self._make_backend(config.block_size)
-        if config.fusion:
-            progress("fusing operations", None)
-            self._fuse(shapes, config.block_size)
+        progress("fusing operations" if config.fusion else "checking the model", None)
+        self._check_and_fuse(shapes, config.block_size, fusion=config.fusion)
         size = size_cache(config, bytes_per_token(shapes, self.dtype), self.loaded.max_context, self.device)
         if size.note:
             self.notes.append(size.note)
@@ -138,37 +135,29 @@ class ModelRunner:
         token = torch.zeros(1, dtype=torch.int64, device=self.device)
         with probe_layers() as shapes:
             logits = self._logits(token, token, token)
-        if logits.shape[-1] != self.loaded.vocab_size or not shapes:
-            raise ModelLoadError(
-                f"{self.loaded.architecture} does not run on this engine: its attention is not reached",
-                hint="the architecture needs transformers' attention interface",
-            )
+        check_layers(self.loaded.architecture, self.loaded.text_config, set(shapes))
+        if logits.shape[-1] != self.loaded.vocab_size:
+            raise refusal(self.loaded.architecture, "its logits are not as wide as its output head")
         return dict(shapes)
 
     @torch.inference_mode()
-    def _fuse(self, shapes: dict[int, LayerShape], block_size: int) -> None:
-        """Operate on the model, checking every change on a short prompt."""
-        token_ids = np.random.default_rng(0).integers(0, self.loaded.vocab_size, CHECK_TOKENS).tolist()
-        blocks = BlockManager(-(-CHECK_TOKENS // block_size), block_size, prefix_cache=False)
-        sequence = Sequence(
-            request_id=0,
-            prompt_token_ids=token_ids,
-            params=SamplingParams(max_tokens=1),
-            seed=0,
-            max_len=CHECK_TOKENS + 1,
-        )
-        sequence.slot = 0
-        blocks.grow(sequence, CHECK_TOKENS)
-        builder = BatchBuilder(max_num_seqs=1, max_blocks=CHECK_TOKENS, block_size=block_size, device=self.device)
-        batch = builder.build([Scheduled(sequence, CHECK_TOKENS)])
-        caches = allocate(
-            shapes, num_blocks=blocks.num_blocks, block_size=block_size, dtype=self.dtype, device=self.device
-        )
+    def _check_and_fuse(self, shapes: dict[int, LayerShape], block_size: int, *, fusion: bool) -> None:
+        """See that the model can serve; then operate on it, checking every change on a short prompt."""
+        batches = CheckBatches(self.loaded.vocab_size, block_size, self.device)
+        caches = allocate(shapes, num_blocks=CHECK_BLOCKS, block_size=block_size, dtype=self.dtype, device=self.device)
         positions = torch.arange(CHECK_TOKENS, device=self.device)
 
-        def check() -> torch.Tensor:
+        def run(batch: ForwardBatch, index: torch.Tensor) -> torch.Tensor:
             with attention_step(self.backend, caches, batch):
-                return self._logits(batch.input_ids, batch.positions, positions).float()
+                return self._logits(batch.input_ids, batch.positions, index).float()
+
+        whole = batches.whole()
+        check_batching(self.loaded.architecture, batches, lambda batch: run(batch, batch.logits_index))
+        if not fusion:
+            return
+
+        def check() -> torch.Tensor:
+            return run(whole, positions)
 
         tolerance = 1e-4 if self.dtype == torch.float32 else 0.25
         done: dict[str, int | None] = {}
@@ -185,7 +174,7 @@ class ModelRunner:
             # Low rather than average: where the best logit is low, several tokens are likely, and order matters.
             best = float(check().max(dim=-1).values.quantile(0.1))
             for module in self.model.modules():
-                if isinstance(module, PackedHead):
+                if isinstance(module, PackedHead) and math.isfinite(best):
                     module.calibrate(best)
         if isinstance(self.backend, CpuAttention) and self.kernels is not None:
             kernels = self.kernels

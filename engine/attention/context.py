@@ -11,11 +11,15 @@ from typing import Any, Protocol
 import torch
 from transformers import AttentionInterface
 
+from engine.errors import ModelLoadError
 from engine.forward_batch import ForwardBatch
 from engine.kv_cache import LayerCache, LayerShape
 
 ATTENTION_NAME = "headrace"
 """Has no entry in transformers' mask registry, so no mask is ever built for it."""
+
+HARMLESS = frozenset({"dropout", "position_ids", "use_cache", "is_causal", "output_attentions", "cache_position"})
+"""What transformers passes to attention functions beside what ours takes, and what changes nothing here."""
 
 
 class AttentionBackend(Protocol):
@@ -91,12 +95,21 @@ def _attention(
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention function: query `[1, H, T, D]`, key and value `[1, KV, T, D]`; returns `[1, T, H, D]`."""
     layer = module.layer_idx
     assert isinstance(layer, int) and query.shape[0] == 1 and attention_mask is None
     if _step.probe is not None:
+        wanted = sorted(
+            name for name, value in others.items() if name not in HARMLESS and value is not None and value is not False
+        )
+        if wanted or layer in _step.probe:
+            what = f"its attention wants {wanted[0]}" if wanted else "its layers attend more than once"
+            raise ModelLoadError(
+                f"{type(module).__name__} does not run on this engine: {what}",
+                hint="docs/models.md says which architectures do",
+            )
         _step.probe[layer] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1])
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1]), None
     backend, cache = attention_step_of(layer)

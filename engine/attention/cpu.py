@@ -42,8 +42,8 @@ class _Prompt:
     blocks: torch.Tensor
     """int64 [num_blocks]"""
     context_len: int
-    masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
-    """By first query and window: what all layers of a step share."""
+    masks: dict[tuple[int, int, int, int | None], torch.Tensor] = field(default_factory=dict)
+    """By first query, number of queries, group and window: what the layers of a step share."""
 
 
 class CpuAttention:
@@ -187,11 +187,12 @@ class CpuAttention:
 
     def _mask(self, part: _Prompt, start: int, queries: torch.Tensor, group: int, window: int | None) -> torch.Tensor:
         """Added to the scores of the packed queries: `[group * n, num_keys]` in their dtype; once a step."""
-        if (start, window) not in part.masks:
+        key = (start, queries.shape[1], group, window)
+        if key not in part.masks:
             num_tokens = part.tokens.stop - part.tokens.start
             first = part.context_len - num_tokens + start
             last = first + queries.shape[1]
             shown = visible(torch.arange(first, last), torch.arange(last), window)
             mask = torch.zeros(shown.shape, dtype=queries.dtype).masked_fill_(~shown, float("-inf"))
-            part.masks[start, window] = mask.repeat(group, 1)
-        return part.masks[start, window]
+            part.masks[key] = mask.repeat(group, 1)
+        return part.masks[key]

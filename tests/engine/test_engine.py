@@ -181,3 +181,12 @@ def test_end_of_sequence_ids_outside_the_logits_are_dropped() -> None:
     )  # fmt: skip
     odd.add(request(1, [1], 4, ignore_eos=False, min_tokens=2))
     assert scheduler.waiting[0].eos_token_ids == {EOS}
+
+
+def test_the_idle_self_check_is_loud() -> None:
+    engine, scheduler, runner = make_engine()
+    engine.add(request(1, [1, 2]))
+    run(engine, runner)
+    scheduler.blocks._free.pop()
+    with pytest.raises(AssertionError, match="free \\+ cached \\+ owned"):
+        engine.step()

@@ -1,0 +1,89 @@
+"""What a model must show before it may serve: that a sequence's logits are its own, however it is batched.
+
+Architectures with a recurrent or convolutional state, or with attention that wants more than keys and values, run
+through transformers' attention interface without complaint and give wrong answers: their state would run on into the
+packed neighbour, and be lost between steps. Such a model is refused at load.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from engine.block_manager import BlockManager
+from engine.errors import ModelLoadError
+from engine.forward_batch import BatchBuilder, ForwardBatch
+from engine.sampling_params import SamplingParams
+from engine.scheduler import Scheduled
+from engine.sequence import Sequence
+
+CHECK_TOKENS = 16
+CHECK_BLOCKS = 3 * CHECK_TOKENS
+KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+
+
+class CheckBatches:
+    """Batches over a small cache of `CHECK_BLOCKS` blocks, of sequences with random tokens."""
+
+    def __init__(self, vocab_size: int, block_size: int, device: torch.device) -> None:
+        self._token_ids = np.random.default_rng(0).integers(0, vocab_size, CHECK_TOKENS).tolist()
+        self._blocks = BlockManager(CHECK_BLOCKS, block_size, prefix_cache=False)
+        self._builder = BatchBuilder(max_num_seqs=3, max_blocks=CHECK_TOKENS, block_size=block_size, device=device)
+
+    def whole(self) -> ForwardBatch:
+        """One sequence of `CHECK_TOKENS` tokens in one step."""
+        return self._builder.build([Scheduled(self._sequence(0, self._token_ids), CHECK_TOKENS)])
+
+    def parted(self) -> tuple[ForwardBatch, ForwardBatch]:
+        """The same sequence behind another in one batch, all but its last token; then that token in a step alone."""
+        neighbour = self._sequence(1, self._token_ids[::-1][: CHECK_TOKENS // 2])
+        sequence = self._sequence(2, self._token_ids)
+        first = self._builder.build([Scheduled(neighbour, neighbour.num_tokens), Scheduled(sequence, CHECK_TOKENS - 1)])
+        sequence.num_computed_tokens = CHECK_TOKENS - 1
+        return first, self._builder.build([Scheduled(sequence, 1)])
+
+    def _sequence(self, slot: int, token_ids: list[int]) -> Sequence:
+        sequence = Sequence(
+            request_id=slot,
+            prompt_token_ids=token_ids,
+            params=SamplingParams(max_tokens=1),
+            seed=0,
+            max_len=len(token_ids) + 1,
+        )
+        sequence.slot = slot
+        assert self._blocks.grow(sequence, len(token_ids))
+        return sequence
+
+
+def check_layers(architecture: str, text_config: object, layers: set[int]) -> None:
+    """Raise ModelLoadError unless attention was reached in every layer, and is of a kind this engine has."""
+    types = set(getattr(text_config, "layer_types", None) or ())
+    if unknown := sorted(types - KNOWN_LAYER_TYPES):
+        raise refusal(architecture, f"it has layers of the type {unknown[0]}")
+    # Without an image Mllama's cross-attention layers are skipped.
+    expected = set(range(getattr(text_config, "num_hidden_layers", 0)))
+    missing = sorted(expected - layers - set(getattr(text_config, "cross_attention_layers", None) or ()))
+    if missing or not layers:
+        raise refusal(architecture, "not all of its layers attend through transformers' attention interface")
+
+
+def check_batching(architecture: str, batches: CheckBatches, run: Callable[[ForwardBatch], torch.Tensor]) -> None:
+    """Raise ModelLoadError if logits depend on the neighbours, or on where a sequence was cut.
+
+    `run` computes the logits fp32 `[R, V]` of a batch. The bound is wide enough for bf16; a lost state moves the logits
+    by their own spread.
+    """
+    whole = run(batches.whole())[-1]
+    first, last = batches.parted()
+    run(first)
+    error = float((run(last)[-1] - whole).abs().mean() / whole.std().clamp(min=1e-6))
+    if not error <= 0.25:
+        raise refusal(architecture, "its answers would depend on how requests are batched")
+
+
+def refusal(architecture: str, reason: str) -> ModelLoadError:
+    """The error for a model that transformers could run and this engine cannot."""
+    return ModelLoadError(
+        f"{architecture} does not run on this engine: {reason}",
+        hint="docs/models.md says which architectures do",
+    )

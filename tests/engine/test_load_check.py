@@ -1,0 +1,91 @@
+"""Models that would give wrong answers on this engine do not load; those it knows do (see test_oracle)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from engine.attention import cpu
+from engine.build import build_engine
+from engine.config import EngineConfig
+from engine.errors import ModelLoadError
+from engine.forward_batch import ForwardBatch
+from engine.load_check import CheckBatches, check_batching
+from engine.models.fusion import apply_checked
+from tests.tiny_models import COMMON
+
+CPU = torch.device("cpu")
+REFUSED = {
+    "a convolution between tokens": {"model_type": "lfm2", "full_attn_idxs": [1], "block_auto_adjust_ff_dim": False},
+    "a recurrent state beside attention": {
+        "model_type": "falcon_h1",
+        "mamba_d_ssm": 64,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_n_groups": 1,
+        "mamba_d_state": 16,
+    },
+    "sinks in the softmax": {
+        "model_type": "gpt_oss",
+        "head_dim": 16,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 8,
+    },
+    "two attentions a layer": {"model_type": "diffllama"},
+}
+
+
+@pytest.mark.parametrize("options", REFUSED.values(), ids=REFUSED)
+def test_what_would_answer_wrongly_is_refused(options: dict[str, object], tmp_path: Path) -> None:
+    config = AutoConfig.for_model(**(COMMON | options))
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
+    with pytest.raises(ModelLoadError, match="does not run on this engine"):
+        build_engine(EngineConfig(name="t", source=str(tmp_path), dtype="float32", threads=1), lambda *_: None)
+
+
+def test_a_state_that_crosses_sequences_is_found_without_its_name() -> None:
+    """A made-up model whose logits depend on the token before in the batch, whoever's it is."""
+    table = torch.randn(50, 50, generator=torch.Generator().manual_seed(0))
+
+    def own(batch: ForwardBatch) -> torch.Tensor:
+        return table[batch.input_ids][batch.logits_index]
+
+    def leaking(batch: ForwardBatch) -> torch.Tensor:
+        return (table[batch.input_ids] + table[batch.input_ids.roll(1)])[batch.logits_index]
+
+    batches = CheckBatches(50, 16, CPU)
+    check_batching("Sound", batches, own)
+    with pytest.raises(ModelLoadError, match="how requests are batched"):
+        check_batching("Leaking", CheckBatches(50, 16, CPU), leaking)
+
+
+def test_a_change_that_breaks_the_model_is_undone() -> None:
+    state = {"value": 1.0}
+
+    def check() -> torch.Tensor:
+        if state["value"] > 2:
+            raise AttributeError("no such weight")
+        return torch.arange(5) * state["value"]
+
+    def change_to(value: float) -> int | None:
+        def change(undo: list) -> int:  # type: ignore[type-arg]
+            undo.append(lambda: state.update(value=1.0))
+            state["value"] = value
+            return 1
+
+        return apply_checked("it", change, check, tolerance=0.1)
+
+    assert change_to(3.0) is None and state["value"] == 1.0
+    assert change_to(2.0) is None and state["value"] == 1.0
+    assert change_to(1.0) == 1
+
+
+def test_layers_with_different_groups_do_not_share_masks() -> None:
+    attention = cpu.CpuAttention(16, None)
+    part = cpu._Prompt(slice(0, 20), torch.zeros(2, dtype=torch.int64), 20)
+    queries = torch.zeros(4, 20, 8)
+    assert attention._mask(part, 0, queries, 2, None).shape == (40, 20)
+    assert attention._mask(part, 0, queries, 4, None).shape == (80, 20)
+    assert attention._mask(part, 0, queries[:, :10], 2, None).shape == (20, 10)
