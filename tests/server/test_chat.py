@@ -322,7 +322,7 @@ def test_while_loading_the_server_answers_503_and_says_so(
         assert answer.json()["error"]["code"] == "model_not_ready"
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["state"] == "loading"
         wait_ready(server.url)
-        assert "Headrace" in server.console.getvalue() and "curl" in server.console.getvalue()
+        wait_until(lambda: "Headrace" in server.console.getvalue() and "curl" in server.console.getvalue())
 
 
 def test_a_full_server_refuses_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script) -> None:
