@@ -10,7 +10,8 @@ preemption do not enter.
 top_p what is at least as probable as the last token of the nucleus, min_p what is at least min_p times the best. Equal
 tokens are kept or dropped together, so the order of ties can never matter, and the thresholds need only the largest
 probabilities: those of `PREFIX` tokens. Rows whose nucleus is not complete within them are found by their sum, which
-is exact, and get a sort of their own; the result is the same number either way.
+is exact, and get a sort of their own; the result is the same number either way. To know whether there is such a row,
+steps with a top_p below 1 read one answer from the device beside the copy of the result.
 
 **Log-probabilities** are of the raw logits in fp32, before everything above.
 """
