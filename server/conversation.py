@@ -25,6 +25,8 @@ class TemplateForm:
     """Without one, system text goes to the head of the next user turn, a blank line between."""
     developer_role: bool = False
     """Without one, `developer` is another name of `system`."""
+    names: bool = True
+    """A message's `name` is shown. A `tool` turn's name only repeats which call it answers."""
     content_parts: bool = False
     """Content must be an array of parts."""
     tool_role: bool = True
@@ -52,6 +54,7 @@ def probe(render: Render, source: str) -> TemplateForm:
     return TemplateForm(
         system_role=shown([{"role": "system", "content": "probe-rule"}, question], "probe-rule"),
         developer_role="developer" in source,
+        names=shown([{**question, "name": "probe_name"}], "probe_name"),
         content_parts=content_parts,
         tool_role=shown([question, {"role": "tool", "content": "probe-answer"}], "probe-answer"),
         tool_calls=call_style is not None,
@@ -107,6 +110,8 @@ def fit(messages: list[Message], form: TemplateForm) -> list[Message]:
 
 def _fit_turn(message: Message, index: int, form: TemplateForm) -> Message:
     turn = {key: value for key, value in message.items() if value is not None}
+    if "name" in turn and turn["role"] != "tool" and not form.names:
+        raise bad_request("This model's chat template shows no names of speakers", param=f"messages[{index}].name")
     if turn["role"] == "tool" and not form.tool_role:
         raise _not_shown(index, "tool")
     if turn["role"] == "developer" and not form.developer_role:
