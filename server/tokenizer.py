@@ -18,7 +18,7 @@ from server.control_tokens import ControlTokens, looks_like_control, strings_of,
 from server.conversation import Message, TemplateForm, check_shown, fit, probe
 from server.errors import ApiError, bad_request, shorten
 from server.model_files import ChatFiles, read_chat_files
-from server.token_text import TokenText
+from engine.token_text import TokenText
 
 _RESERVED_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
 
