@@ -73,12 +73,15 @@ class BlockManager:
     def match_prefix(self, sequence: Sequence) -> int:
         """Give a sequence without blocks the cached blocks of its leading tokens; the tokens they hold.
 
-        At least the last token is always left to compute, since its logits are needed.
+        Tokens whose logits are still needed are left to compute: always the last, and those yet to be scored.
         """
         assert not sequence.block_table
         if not self.prefix_cache:
             return 0
-        limit = (sequence.num_tokens - 1) // self.block_size
+        spared = sequence.num_tokens - 1
+        if sequence.num_scored_tokens < sequence.num_tokens_to_score:
+            spared = sequence.num_scored_tokens
+        limit = spared // self.block_size
         for position in range(limit):
             block = self._lookup(sequence, position)
             if block is None:

@@ -49,6 +49,8 @@ class RequestStream:
 
     def __init__(self, client: "EngineClient", request_id: int, n: int) -> None:
         self.request_id = request_id
+        self.accepted = False
+        """Whether the engine has queued the request; what it refuses, it refuses before."""
         self._client = client
         self._running = set(range(n))
         self._pending: list[SequenceOutput] = []
@@ -86,7 +88,8 @@ class RequestStream:
 
     def _deliver(self, output: SequenceOutput) -> bool:
         """Take one output; whether it was the last of the request. What comes for an aborted choice is dropped."""
-        if output.index in self._running:
+        self.accepted |= output.finish_reason != "error"
+        if output.index in self._running and not output.is_empty:
             self._pending.append(output)
             if output.finish_reason is not None:
                 self._running.remove(output.index)
@@ -138,17 +141,17 @@ class EngineClient:
         return await asyncio.shield(self._ready)
 
     def submit(
-        self, prompt_token_ids: list[int], params: SamplingParams, *, n: int = 1, salt: bytes = b""
+        self, prompt_token_ids: list[int], params: SamplingParams, *, n: int = 1, salt: bytes = b"", priority: int = 0
     ) -> RequestStream:
         """Send a prompt to be continued `n` times; the outputs arrive on the returned stream.
 
-        Raises `EngineDeadError`.
+        Of those that wait in the engine, lower `priority` is served first. Raises `EngineDeadError`.
         """
         if self._dead is not None:
             raise self._dead
         request_id = next(self._ids)
         stream = RequestStream(self, request_id, n)
-        self._send(AddRequest(request_id, prompt_token_ids, params, n=n, salt=salt))
+        self._send(AddRequest(request_id, prompt_token_ids, params, n=n, salt=salt, priority=priority))
         self._streams[request_id] = stream
         return stream
 

@@ -5,6 +5,7 @@ forward pass can fail the rows that were in it; the engine and everybody else go
 memory is tried again with fewer tokens.
 """
 
+import dataclasses
 import logging
 import os
 import time
@@ -29,7 +30,7 @@ class Runner(Protocol):
     """What the engine needs of a model: `ModelRunner`, or a fake in tests."""
 
     def execute(self, rows: list[Scheduled]) -> Sampled:
-        """Compute the rows and sample those that reach their newest token, in order."""
+        """Compute the rows; sample those that reach their newest token and score those that ask for it, in order."""
 
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """Zero the content of blocks."""
@@ -102,8 +103,13 @@ class Engine:
                     self._counters["aborted"] += 1
                     self._forget(sequence)
 
+    def take_outputs(self) -> list[SequenceOutput]:
+        """The outputs that are there without a step: of requests that were queued or refused, for one."""
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
     def step(self) -> list[SequenceOutput]:
-        """Run one step and return all outputs that came of it."""
+        """Run one step and return all outputs that are there then."""
         rows = self._scheduler.schedule()
         if rows:
             self._run(rows)
@@ -112,8 +118,7 @@ class Engine:
         else:
             self._scheduler.check()
             assert not self._sequences, "a request outlived its sequences"
-        outputs, self._outputs = self._outputs, []
-        return outputs
+        return self.take_outputs()
 
     def shrink(self, num_blocks: int) -> int:
         """Withdraw up to `num_blocks` KV blocks for good, between steps; how many are left, at least one.
@@ -153,7 +158,8 @@ class Engine:
 
     def _check(self, request: AddRequest) -> None:
         """Raise RequestError for what cannot be served as asked, or not now."""
-        check_request(request, vocab_size=self._vocab_size, context=self.context)
+        capacity = self._blocks.num_blocks * self._blocks.block_size
+        check_request(request, vocab_size=self._vocab_size, context=self.context, capacity=capacity)
         if request.request_id in self._sequences:
             raise RequestError(f"request {request.request_id} is running already")
         if len(self._scheduler.waiting) + request.n > self._max_queued:
@@ -170,17 +176,20 @@ class Engine:
                 request_id=request.request_id,
                 index=index,
                 prompt_token_ids=prompt,
-                params=params,
+                # All choices have the same prompt, so its scores come once.
+                params=dataclasses.replace(params, prompt_logprobs=None) if sequences else params,
                 seed=derive_seed(seed, index),
                 max_len=max_len,
                 eos_token_ids=self._eos_token_ids,
                 root_digest=digest,
                 leader=sequences[0] if sequences else None,
+                priority=request.priority,
             )
             sequences.append(sequence)
         for sequence in sequences:
             self._scheduler.add(sequence)
         self._sequences[request.request_id] = sequences
+        self._outputs.append(SequenceOutput(request.request_id))
 
     def _run(self, rows: list[Scheduled]) -> None:
         self._counters["steps"] += 1
@@ -199,28 +208,43 @@ class Engine:
         self._commit(rows, sampled)
 
     def _commit(self, rows: list[Scheduled], sampled: Sampled) -> None:
-        """Note what was computed and give each sampled token to its sequence."""
+        """Note what was computed and give each sequence its scores and the token sampled for it."""
         position = 0
+        scores = iter(sampled.prompt_logprobs)
         for row in rows:
-            sequence = row.sequence
+            sequence, scored = row.sequence, row.scored
             samples, prefilled = row.samples, sequence.num_prefilled_tokens
+            found = next(scores) if scored else []
             try:
                 self._scheduler.commit(row)
                 self._counters["prompt"] += sequence.num_prefilled_tokens - prefilled
-                if samples:
-                    self._append(sequence, sampled, position)
+                if found is None or (samples and not sampled.finite[position]):
+                    self._discard(sequence)
+                    self._fail(sequence, "the model computed no finite logits for this request")
+                else:
+                    self._note_scores(sequence, found, scored)
+                    self._advance(sequence, sampled, position if samples else None)
             except Exception:
                 logger.exception("request %d failed after a step", sequence.request_id)
                 self._fail(sequence, "internal error while computing this request")
             position += samples
 
-    def _append(self, sequence: Sequence, sampled: Sampled, position: int) -> None:
-        if not sampled.finite[position]:
-            self._discard(sequence)
-            self._fail(sequence, "the model computed no finite logits for this request")
+    def _note_scores(self, sequence: Sequence, scores: list[TokenLogprobs], scored: range) -> None:
+        if scored:
+            sequence.num_scored_tokens = scored.stop
+            self._outputs.append(SequenceOutput(sequence.request_id, sequence.index, prompt_logprobs=scores))
+
+    def _advance(self, sequence: Sequence, sampled: Sampled, position: int | None) -> None:
+        """Append the token sampled at `position`, None for none; end the sequence if its time has come."""
+        if sequence.num_computed_tokens < sequence.num_tokens:
             return
         if sequence.num_generated == 0:
             self._counters["cached"] += sequence.num_cached_tokens
+        if position is None:
+            assert sequence.params.max_tokens == 0
+            self._scheduler.finish(sequence, "length")
+            self._publish(sequence, [], None, "length")
+            return
         self._counters["generated"] += 1
         token_id = sampled.token_ids[position]
         sequence.token_ids.append(token_id)

@@ -13,7 +13,7 @@ from engine.sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class ForwardBatch:
-    """One step's rows, packed without padding: T tokens of S sequences, R of which sample.
+    """One step's rows, packed without padding: T tokens of S sequences, of R of which the logits are needed.
 
     The first `num_decodes` sequences have one token each; token i of the batch then belongs to sequence i.
     """
@@ -29,7 +29,7 @@ class ForwardBatch:
     seqlens_k: torch.Tensor
     """int32 [S]: context length of each sequence, this step's tokens included."""
     logits_index: torch.Tensor
-    """int64 [R]: the tokens whose logits are needed."""
+    """int64 [R]: the tokens whose logits are needed, first those that sample, then those that are scored."""
     query_lens: list[int]
     """[S], on the host."""
     context_lens: list[int]
@@ -66,7 +66,9 @@ class BatchBuilder:
         blocks = self._tables[np.repeat(slots, lens), positions // self._block_size]
         slot_mapping = blocks.astype(np.int64) * self._block_size + positions % self._block_size
         max_blocks = -(-max(context_lens) // self._block_size)
-        sampling = [end - 1 for row, end in zip(rows, ends.tolist(), strict=True) if row.samples]
+        needed = [end - 1 for row, end in zip(rows, ends.tolist(), strict=True) if row.samples]
+        for row, end, context_len in zip(rows, ends.tolist(), context_lens, strict=True):
+            needed += [end - context_len + position for position in row.scored]
         device = self._device
         return ForwardBatch(
             input_ids=to_device(np.asarray(token_ids), device),
@@ -74,7 +76,7 @@ class BatchBuilder:
             slot_mapping=to_device(slot_mapping, device),
             block_tables=to_device(self._tables[slots, :max_blocks], device),
             seqlens_k=to_device(np.asarray(context_lens, dtype=np.int32), device),
-            logits_index=to_device(np.asarray(sampling, dtype=np.int64), device),
+            logits_index=to_device(np.asarray(needed, dtype=np.int64), device),
             query_lens=query_lens,
             context_lens=context_lens,
             num_decodes=num_decodes,

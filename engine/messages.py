@@ -21,6 +21,8 @@ class AddRequest(msgspec.Struct, tag="add", frozen=True):
     n: int = 1
     salt: bytes = b""
     """Separates tenants: blocks are shared only between requests of equal salt."""
+    priority: int = 0
+    """Lower is earlier, between `-MAX_PRIORITY` and `MAX_PRIORITY` (`engine.admission`)."""
 
 
 class AbortRequest(msgspec.Struct, tag="abort", frozen=True):
@@ -38,7 +40,7 @@ Inbound = AddRequest | AbortRequest | Shutdown
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
-    """Log-probabilities at one position: the sampled token's, and the top alternatives in falling order."""
+    """Log-probabilities at one position: those of the token that is there, and of the likeliest in falling order."""
 
     logprob: float
     top_ids: list[int]
@@ -48,6 +50,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 class SequenceOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one step gave one sequence.
 
+    The first output of a request, under index 0, is empty unless it is a refusal: the request is queued.
     `finish_reason` is None while the sequence runs, else `stop` (end-of-sequence or stop token, which is in
     `token_ids`), `length`, or `error` (then `error` says what went wrong and nothing more follows).
     """
@@ -56,12 +59,19 @@ class SequenceOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     index: int = 0
     token_ids: list[int] = []
     logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    """Those of the prompt's tokens, from its second on, in pieces as they are computed: before any generated token."""
     finish_reason: str | None = None
     error: str | None = None
     error_param: str | None = None
     error_code: str | None = None
     num_cached_tokens: int = 0
-    """Prompt tokens that the prefix cache spared; meaningful from the first output on."""
+    """Prompt tokens that the prefix cache spared; meaningful once there is a token or an end."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether this says only that the request is queued."""
+        return not self.token_ids and self.prompt_logprobs is None and self.finish_reason is None
 
 
 class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):

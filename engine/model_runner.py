@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from engine.governor import ThreadGovernor
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
 from engine.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, size_cache
 from engine.load_check import CHECK_BLOCKS, CHECK_TOKENS, CheckBatches, check_batching, check_layers, refusal
+from engine.logprobs import score_prompts
 from engine.models.cpu_layer import replace_layers
 from engine.models.fusion import PackedHead, Undo, apply_checked, fuse_norms, merge_linears, pack_linears
 from engine.models.loader import LoadedModel, load
@@ -96,12 +97,14 @@ class ModelRunner:
 
     @torch.inference_mode()
     def execute(self, rows: list[Scheduled]) -> Sampled:
-        """Run one step and sample the rows that reach their newest token, in order."""
+        """Run one step, sample the rows that reach their newest token, and score prompts that ask for it, in order."""
         started = time.perf_counter()
         batch = self.builder.build(rows)
         logits = self._forward(batch)
         sequences = [row.sequence for row in rows if row.samples]
-        sampled = self.sampler.sample(logits, sequences) if sequences else Sampled([], [], [])
+        sampled = self.sampler.sample(logits[: len(sequences)], sequences) if sequences else Sampled([], [], [])
+        if scoring := [row for row in rows if row.scored]:
+            sampled = replace(sampled, prompt_logprobs=score_prompts(logits[len(sequences) :], scoring))
         if batch.num_decodes == len(rows):
             self.governor.observe(time.perf_counter() - started, len(rows))
         return sampled
@@ -115,7 +118,7 @@ class ModelRunner:
             cache.v[:, index] = 0
 
     def _forward(self, batch: ForwardBatch) -> torch.Tensor:
-        """Logits `[R, V]` of the batch's sampling tokens."""
+        """Logits `[R, V]` of the batch's `logits_index`."""
         with attention_step(self.backend, self.caches, batch):
             return self._logits(batch.input_ids, batch.positions, batch.logits_index)
 

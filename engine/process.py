@@ -109,6 +109,9 @@ def serve(engine: "Engine", pipe: Pipe) -> None:
                     engine.abort(request_ids, index)
                 case Shutdown():
                     return
+        if outputs := engine.take_outputs():
+            # A step can take seconds; who is queued or refused should not wait for its end.
+            pipe.send(StepOutputs(outputs=outputs, stats=engine.stats()))
         outputs = engine.step()
         now = time.monotonic()
         if outputs or now - last_sent >= HEARTBEAT_SECONDS or (was_busy and not engine.has_work):

@@ -16,12 +16,13 @@ steps with a top_p below 1 read one answer from the device beside the copy of th
 **Log-probabilities** are of the raw logits in fp32, before everything above.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from engine.device import to_device
+from engine.logprobs import logprob_columns, read_logprobs
 from engine.messages import TokenLogprobs
 from engine.sampling_params import SamplingParams
 from engine.sequence import Sequence
@@ -37,12 +38,14 @@ LEAST_DIVISOR = 1e-30
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What the sampler gave, on the host: one entry per row."""
+    """What a step gave, on the host: an entry for each row that samples, and one for each that scores its prompt."""
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None]
     finite: list[bool]
     """False where the logits held a NaN or were all minus infinity: that row's token means nothing."""
+    prompt_logprobs: list[list[TokenLogprobs] | None] = field(default_factory=list)
+    """An entry for each of a row's `Scheduled.scored`; None where some of its logits were not finite."""
 
 
 def uniform(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -104,17 +107,12 @@ class Sampler:
         columns = [token_ids.to(torch.int32).unsqueeze(1), finite.to(torch.int32)]
         most = max((p.logprobs for p in params if p.logprobs is not None), default=None)
         if most is not None:
-            log_z = raw.logsumexp(dim=-1, keepdim=True)
-            columns.append((raw.gather(1, token_ids.unsqueeze(1)) - log_z).view(torch.int32))
-            top = raw.topk(min(max(most, 1), raw.shape[1]), dim=-1)
-            columns += [top.indices.to(torch.int32), (top.values - log_z).view(torch.int32)]
+            columns.append(logprob_columns(raw, token_ids, most))
         packed = torch.cat(columns, dim=1).cpu().numpy()
         logprobs: list[TokenLogprobs | None] = [None] * len(params)
-        if most is not None:
-            width = (packed.shape[1] - 3) // 2
-            for row, p in enumerate(params):
-                if p.logprobs is not None:
-                    logprobs[row] = _token_logprobs(packed[row], width, min(p.logprobs, width))
+        for row, p in enumerate(params):
+            if p.logprobs is not None:
+                logprobs[row] = read_logprobs(packed[row, 2:], p.logprobs)
         return Sampled(packed[:, 0].tolist(), logprobs, [bool(f) for f in packed[:, 1].tolist()])
 
     def _adjust(self, raw: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
@@ -263,13 +261,3 @@ def _is_plain_greedy(params: SamplingParams) -> bool:
 
 def _has_penalty(params: SamplingParams) -> bool:
     return params.frequency_penalty != 0 or params.presence_penalty != 0 or params.repetition_penalty != 1
-
-
-def _token_logprobs(packed: np.ndarray, width: int, wanted: int) -> TokenLogprobs:
-    """One packed row: id, finite, logprob, `width` top ids, `width` top logprobs."""
-    floats = packed.view(np.float32)
-    return TokenLogprobs(
-        logprob=float(floats[2]),
-        top_ids=packed[3 : 3 + wanted].tolist(),
-        top_logprobs=floats[3 + width : 3 + width + wanted].tolist(),
-    )

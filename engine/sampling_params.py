@@ -18,11 +18,12 @@ class SamplingParams:
     Penalties follow OpenAI's formula over generated tokens; `repetition_penalty` is the multiplicative one of
     CTRL (arXiv 1909.05858) over prompt and generated tokens. Filters apply in the order top_k, top_p, min_p, all to
     the distribution after temperature. `logprobs` asks for the log-probability of each sampled token and of that many
-    alternatives, from the raw logits in fp32, before any of the above.
+    alternatives, from the raw logits in fp32, before any of the above. `prompt_logprobs` asks for the same of the
+    prompt's own tokens, the first excepted, which follows nothing.
     """
 
     max_tokens: int
-    """Most tokens to generate, at least 1."""
+    """Most tokens to generate; with 0 the prompt is computed and nothing follows it."""
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -40,6 +41,7 @@ class SamplingParams:
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def check(self, vocab_size: int) -> None:
         """Raise `RequestError` for the first field that is out of range.
@@ -54,6 +56,8 @@ class SamplingParams:
             _check_range("seed", self.seed, -MAX_SEED - 1, MAX_SEED)
         if self.logprobs is not None:
             _check_range("top_logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if self.prompt_logprobs is not None:
+            _check_range("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
         if not self.top_p > 0:
             raise RequestError(f"top_p must be greater than 0, got {self.top_p}", param="top_p")
         if not self.repetition_penalty > 0:
@@ -96,7 +100,7 @@ _FLOAT_RANGES = (
     ("presence_penalty", -2.0, 2.0),
     ("repetition_penalty", 0.0, 10.0),
 )
-_INT_RANGES = (("max_tokens", 1, 2**31 - 1), ("min_tokens", 0, 2**31 - 1), ("top_k", 0, 2**31 - 1))
+_INT_RANGES = (("max_tokens", 0, 2**31 - 1), ("min_tokens", 0, 2**31 - 1), ("top_k", 0, 2**31 - 1))
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

@@ -2,20 +2,29 @@
 
 There is no prefill phase and no decode phase: each step lets `num_computed_tokens` of the running sequences catch up
 with `num_tokens` under a token budget, one-token rows first, so a long prompt never starves a decoding sequence. Then
-waiting sequences join while slots, budget and blocks last, strictly in order.
+waiting sequences join while slots, budget and blocks last, strictly in order: the smallest `priority` first, then by
+arrival. Nothing keeps those of greater priorities from waiting for ever, if those before them never cease to come.
 
-When blocks run out the newest sequence gives its own back and waits again at the head of the queue, to be recomputed
-(Kwon et al., arXiv 2309.06180, section 4.5). A sequence preempted `MAX_PREEMPTIONS` times comes back only with all the
-blocks it can ever need, and is never preempted again.
+When blocks run out the last in that order gives its own back and waits again, at the head of the queue among its
+equals, to be recomputed (Kwon et al., arXiv 2309.06180, section 4.5). A sequence preempted `MAX_PREEMPTIONS` times
+comes back only with all the blocks it can ever need, and is never preempted again.
 """
 
+import bisect
+import itertools
 from collections import deque
 from dataclasses import dataclass
+from operator import attrgetter
 
 from engine.block_manager import BlockManager
 from engine.sequence import Sequence, Status
 
 MAX_PREEMPTIONS = 3
+MAX_SCORED_TOKENS = 256
+"""Prompt tokens of a step whose logits are needed, so that these take no more memory than those of a full batch."""
+
+_order = attrgetter("order")
+_NOTHING = range(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +37,34 @@ class Scheduled:
     @property
     def samples(self) -> bool:
         """Whether this reaches the newest token, so that a next one is sampled."""
-        return self.sequence.num_computed_tokens + self.num_tokens == self.sequence.num_tokens
+        sequence = self.sequence
+        return sequence.num_computed_tokens + self.num_tokens == sequence.num_tokens and sequence.params.max_tokens > 0
+
+    @property
+    def scored(self) -> range:
+        """Positions whose logits give the log-probability of the prompt token that follows, each once in a life."""
+        sequence = self.sequence
+        if sequence.params.prompt_logprobs is None:
+            return _NOTHING
+        start = max(sequence.num_computed_tokens, sequence.num_scored_tokens)
+        return range(start, min(sequence.num_computed_tokens + self.num_tokens, sequence.num_tokens_to_score))
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What is left of a step for rows that catch up."""
+
+    tokens: int
+    scored: int
+
+    def take(self, sequence: Sequence) -> int:
+        """Tokens that the sequence may compute now, taken from the budget."""
+        num_tokens = min(self.tokens, sequence.num_tokens - sequence.num_computed_tokens)
+        if sequence.num_scored_tokens < sequence.num_tokens_to_score:
+            num_tokens = min(num_tokens, self.scored)
+            self.scored -= num_tokens
+        self.tokens -= num_tokens
+        return num_tokens
 
 
 class Scheduler:
@@ -46,8 +82,10 @@ class Scheduler:
         self.max_prefill_tokens = max_prefill_tokens or max_batched_tokens
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        """In order of arrival: the last is the newest."""
+        """Both in `Sequence.order`; the last of the running is the first to give way."""
         self.num_preemptions = 0
+        self.max_scored_tokens = MAX_SCORED_TOKENS
+        self._arrivals = itertools.count()
         self._free_slots = list(range(max_num_seqs - 1, -1, -1))
         self._num_slots = max_num_seqs
 
@@ -58,33 +96,31 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. It must fit the pool when alone (the engine refuses what does not)."""
-        assert self.blocks.blocks_for(sequence.max_len - 1) <= self.blocks.num_blocks
-        self.waiting.append(sequence)
+        assert self.blocks.blocks_for(sequence.max_computed_tokens) <= self.blocks.num_blocks
+        sequence.arrival = next(self._arrivals)
+        bisect.insort(self.waiting, sequence, key=_order)
 
     def schedule(self) -> list[Scheduled]:
         """Choose the rows of the next step: one-token rows first, each sequence at most once."""
         rows: list[Scheduled] = []
         catching_up: list[Sequence] = []
         for sequence in list(self.running):
-            if sequence.status is not Status.RUNNING:  # preempted for an older one in this very loop
+            if sequence.status is not Status.RUNNING:  # preempted for an earlier one in this very loop
                 continue
             if sequence.num_tokens - sequence.num_computed_tokens > 1:
                 catching_up.append(sequence)
             elif self._make_room(sequence):
                 rows.append(Scheduled(sequence, 1))
-        budget = self.max_batched_tokens - len(rows)
-        if rows:
-            budget = min(budget, self.max_prefill_tokens)
+        tokens = self.max_batched_tokens - len(rows)
+        budget = _Budget(min(tokens, self.max_prefill_tokens) if rows else tokens, self.max_scored_tokens)
         for sequence in catching_up:
-            num_tokens = min(budget, sequence.num_tokens - sequence.num_computed_tokens)
-            if num_tokens > 0 and sequence.status is Status.RUNNING:
+            if sequence.status is Status.RUNNING and (num_tokens := budget.take(sequence)):
                 rows.append(Scheduled(sequence, num_tokens))
-                budget -= num_tokens
         self._admit(rows, budget)
         return rows
 
-    def _admit(self, rows: list[Scheduled], budget: int) -> None:
-        while self.waiting and self._free_slots and budget > 0:
+    def _admit(self, rows: list[Scheduled], budget: _Budget) -> None:
+        while self.waiting and self._free_slots and budget.tokens > 0:
             sequence = self.waiting[0]
             leader = sequence.leader
             if leader is not None and not leader.is_finished and leader.num_computed_tokens < leader.num_prompt_tokens:
@@ -102,10 +138,9 @@ class Scheduler:
                 sequence.num_prefilled_tokens += found
             sequence.slot = self._free_slots.pop()
             sequence.status = Status.RUNNING
-            self.running.append(sequence)
-            num_tokens = min(budget, sequence.num_tokens - num_computed)
-            rows.append(Scheduled(sequence, num_tokens))
-            budget -= num_tokens
+            bisect.insort(self.running, sequence, key=_order)
+            if num_tokens := budget.take(sequence):
+                rows.append(Scheduled(sequence, num_tokens))
 
     def _reserve(self, sequence: Sequence) -> bool:
         """Blocks for all tokens a waiting sequence holds, leaving one for each running sequence's next token.
@@ -114,16 +149,16 @@ class Scheduler:
         never asks for blocks.
         """
         if sequence.num_preemptions >= MAX_PREEMPTIONS:
-            return self.blocks.grow(sequence, sequence.max_len - 1)
+            return self.blocks.grow(sequence, sequence.max_computed_tokens)
         missing = self.blocks.blocks_for(sequence.num_tokens) - len(sequence.block_table)
         if self.running and missing + len(self.running) > self.blocks.num_available:
             return False
         return self.blocks.grow(sequence, sequence.num_tokens)
 
     def _make_room(self, sequence: Sequence) -> bool:
-        """A block for the next token of a decoding sequence, taken from a newer one if need be.
+        """A block for the next token of a decoding sequence, taken from one behind it if need be.
 
-        False if the sequence itself was the newest and had to give way. One that is past `MAX_PREEMPTIONS` holds all
+        False if the sequence itself was the last and had to give way. One that is past `MAX_PREEMPTIONS` holds all
         its blocks already, so it never comes to a choice here, neither as asker nor as victim.
         """
         while not self.blocks.grow(sequence, sequence.num_tokens):
@@ -134,13 +169,13 @@ class Scheduler:
         return True
 
     def preempt(self, sequence: Sequence) -> None:
-        """Take blocks and slot from a running sequence and put it at the head of the queue."""
+        """Take blocks and slot from a running sequence; it waits where it stood, before all that have not run yet."""
         self._leave(sequence)
         sequence.status = Status.WAITING
         sequence.num_computed_tokens = 0
         sequence.num_preemptions += 1
         self.num_preemptions += 1
-        self.waiting.appendleft(sequence)
+        bisect.insort(self.waiting, sequence, key=_order)
 
     def finish(self, sequence: Sequence, reason: str) -> None:
         """End a sequence wherever it is, giving back what it holds. Idempotent."""
@@ -167,7 +202,7 @@ class Scheduler:
         """Withdraw up to `num_blocks` blocks for good, always leaving one; the sequences that this has ended.
 
         No sequence can hold more than what the rest computes, and one token more. One that already does is ended:
-        with `length` if it has generated something, else with `error`. Where owned blocks must go, the newest
+        with `length` if it has generated something, else with `error`. Where owned blocks must go, the last
         sequences are preempted, also those past `MAX_PREEMPTIONS`.
         """
         rest = max(1, self.blocks.num_blocks - num_blocks)
@@ -200,6 +235,8 @@ class Scheduler:
         assert not any(s.block_table or s.slot >= 0 for s in self.waiting), "a waiting sequence holds memory"
         assert all(s.status is Status.WAITING and s.num_computed_tokens == 0 for s in self.waiting)
         assert all(s.status is Status.RUNNING for s in self.running)
+        for queue in (self.waiting, self.running):
+            assert all(a.order < b.order for a, b in itertools.pairwise(queue)), "a queue is out of order"
         slots = [s.slot for s in self.running] + self._free_slots
         assert sorted(slots) == list(range(self._num_slots)), "slots are lost or shared"
         for sequence in self.running:

@@ -21,6 +21,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "arrival",
         "block_digests",
         "block_table",
         "eos_token_ids",
@@ -33,7 +34,9 @@ class Sequence:
         "num_preemptions",
         "num_prefilled_tokens",
         "num_prompt_tokens",
+        "num_scored_tokens",
         "params",
+        "priority",
         "request_id",
         "root_digest",
         "seed",
@@ -54,13 +57,14 @@ class Sequence:
         index: int = 0,
         root_digest: bytes = b"",
         leader: "Sequence | None" = None,
+        priority: int = 0,
     ) -> None:
         """`max_len` is the most tokens, prompt included, that the sequence may ever hold.
 
         `leader` is the first of `n` sequences of one request: the others wait until its prompt is computed, so that
         they find its blocks in the prefix cache.
         """
-        assert prompt_token_ids and max_len > len(prompt_token_ids)
+        assert prompt_token_ids and max_len >= len(prompt_token_ids) + (params.max_tokens > 0)
         self.request_id = request_id
         self.index = index
         self.params = params
@@ -69,6 +73,9 @@ class Sequence:
         self.eos_token_ids = eos_token_ids
         self.root_digest = root_digest
         self.leader = leader
+        self.priority = priority
+        self.arrival = 0
+        """Place in the order of arrival, given by the scheduler."""
         self.token_ids = list(prompt_token_ids)
         self.num_prompt_tokens = len(prompt_token_ids)
         self.num_computed_tokens = 0
@@ -76,6 +83,8 @@ class Sequence:
         """Prompt tokens computed or found in the prefix cache so far; recomputing after a preemption adds nothing."""
         self.num_cached_tokens = 0
         """Those of them that were found."""
+        self.num_scored_tokens = 0
+        """Leading prompt tokens whose successors' log-probabilities are out; only with `prompt_logprobs`."""
         self.num_preemptions = 0
         self.block_table: list[int] = []
         self.block_digests: list[bytes] = []
@@ -100,6 +109,21 @@ class Sequence:
     def num_generated(self) -> int:
         """Generated tokens."""
         return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Who comes first: the lower priority, then the earlier arrival."""
+        return self.priority, self.arrival
+
+    @property
+    def num_tokens_to_score(self) -> int:
+        """Leading prompt tokens that are to be scored in all: each token but the last is followed by one."""
+        return 0 if self.params.prompt_logprobs is None else self.num_prompt_tokens - 1
+
+    @property
+    def max_computed_tokens(self) -> int:
+        """Most tokens that may ever be computed: the last one generated never is."""
+        return max(self.max_len - 1, self.num_prompt_tokens)
 
     @property
     def is_finished(self) -> bool:

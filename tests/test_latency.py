@@ -30,7 +30,7 @@ def add(engine: Engine, request_id: int, token_ids: list[int], max_tokens: int) 
 def first_token_seconds(engine: Engine, request_id: int, token_ids: list[int]) -> float:
     started = time.perf_counter()
     add(engine, request_id, token_ids, 1)
-    while not engine.step():
+    while not any(output.token_ids for output in engine.step()):
         pass
     return time.perf_counter() - started
 

@@ -15,6 +15,7 @@ import torch
 from engine.block_manager import BlockManager
 from engine.engine import Engine
 from engine.forward_batch import BatchBuilder, ForwardBatch
+from engine.messages import TokenLogprobs
 from engine.pacing import PrefillPacer
 from engine.sampler import Sampled
 from engine.sampling_params import SamplingParams
@@ -38,9 +39,21 @@ def next_token(token_ids: list[int], banned: list[int]) -> int:
     return 0
 
 
+def score(token_ids: list[int]) -> float:
+    """The log-probability of the last of `token_ids` after the others."""
+    return -hashlib.blake2b(bytes(token_ids), digest_size=8).digest()[1] / 16
+
+
+def scores_alone(prompt: list[int]) -> list[float]:
+    """The log-probabilities of a prompt's tokens, from its second on."""
+    return [score(prompt[: end + 1]) for end in range(1, len(prompt))]
+
+
 def continue_alone(prompt: list[int], params: SamplingParams, max_len: int) -> tuple[list[int], str]:
     """What a request gets when nobody else is there: its tokens and why it ends, with stop rules of its own."""
     ids: list[int] = []
+    if params.max_tokens == 0:
+        return ids, "length"
     while True:
         may_end = len(ids) >= params.min_tokens
         ending = {*params.stop_token_ids} | (set() if params.ignore_eos else {EOS})
@@ -92,9 +105,17 @@ class FakeRunner:
             self._tokens[written] = BROKEN
             raise self.errors.pop()
         sampled = [self._sample(row.sequence, batch, i) for i, row in enumerate(rows) if row.samples]
-        if len(sampled) != len(batch.logits_index):
-            self.violations.append("the batch samples other rows than the scheduler meant")
-        return Sampled([token for token, _ in sampled], [None] * len(sampled), [finite for _, finite in sampled])
+        scores = [self._score(row, batch, i) for i, row in enumerate(rows) if row.scored]
+        positions = [batch.context_lens[i] - 1 for i, row in enumerate(rows) if row.samples]
+        positions += [position for row in rows for position in row.scored]
+        found = np.repeat(batch.context_lens, batch.query_lens) - np.repeat(
+            np.cumsum(batch.query_lens), batch.query_lens
+        )
+        if (np.arange(self.num_tokens) + found)[batch.logits_index.numpy()].tolist() != positions:
+            self.violations.append("the batch has the logits of other rows than the scheduler meant")
+        return Sampled(
+            [token for token, _ in sampled], [None] * len(sampled), [finite for _, finite in sampled], list(scores)
+        )
 
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """See `Runner.wipe_blocks`."""
@@ -112,10 +133,23 @@ class FakeRunner:
         if any(n > 1 for n in batch.query_lens[: batch.num_decodes]):
             self.violations.append("a prompt is taken for a decoding row")
 
-    def _sample(self, sequence: Sequence, batch: ForwardBatch, row: int) -> tuple[int, bool]:
+    def _score(self, row: Scheduled, batch: ForwardBatch, index: int) -> list[TokenLogprobs] | None:
+        """From what the cells hold up to each scored position, and the token that follows."""
+        if row.sequence in self.broken:
+            return None
+        seen = self._tokens[self._cells(batch, index)].tolist()
+        return [
+            TokenLogprobs(score([*seen[: position + 1], row.sequence.token_ids[position + 1]]), [], [])
+            for position in row.scored
+        ]
+
+    def _cells(self, batch: ForwardBatch, row: int) -> np.ndarray:
         positions = np.arange(batch.context_lens[row])
         blocks = batch.block_tables[row].numpy()[positions // self._block_size].astype(np.int64)
-        cells = blocks * self._block_size + positions % self._block_size
+        return np.asarray(blocks * self._block_size + positions % self._block_size)
+
+    def _sample(self, sequence: Sequence, batch: ForwardBatch, row: int) -> tuple[int, bool]:
+        cells = self._cells(batch, row)
         seen = self._tokens[cells].tolist()
         if seen != sequence.token_ids:
             self.violations.append(f"{sequence} sees {seen} in place of {sequence.token_ids}")

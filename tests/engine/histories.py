@@ -14,17 +14,24 @@ from tests.engine.fake_runner import STOP, FakeRunner
 BASES = ([0, 1, 2, 2, 1, 0] * 4, [0, 1, 2, 2, 0, 0] * 4, [1] * 24)
 """Prompts begin like one of these, so that they share blocks."""
 REQUESTS = st.builds(
-    lambda base, kept, tail, n, salt, **params: AddRequest(
-        0, BASES[base][:kept] + tail, SamplingParams(**params), n=n, salt=salt
+    lambda base, kept, tail, n, salt, priority, max_tokens, min_tokens, **params: AddRequest(
+        0,
+        BASES[base][:kept] + tail,
+        SamplingParams(max_tokens=max_tokens, min_tokens=min(min_tokens, max_tokens), **params),
+        n=n,
+        salt=salt,
+        priority=priority,
     ),
     base=st.integers(0, len(BASES) - 1),
     kept=st.sampled_from([1, 2, 3, 5, 8, 12, 18, 24]),
     tail=st.lists(st.integers(0, 2), max_size=4),
     n=st.sampled_from([1, 1, 1, 2, 3]),
     salt=st.sampled_from([b"", b"", b"tenant"]),
-    max_tokens=st.sampled_from([14, 20, 9, 10**6, 6, 1]),
+    priority=st.sampled_from([0, 0, 0, 0, -1, 5]),
+    max_tokens=st.sampled_from([14, 20, 9, 10**6, 6, 1, 0]),
     min_tokens=st.sampled_from([0, 0, 0, 1]),
     stop_token_ids=st.sampled_from([(), (STOP,)]),
+    prompt_logprobs=st.sampled_from([None, None, 0]),
     ignore_eos=st.sampled_from([True, True, False]),
 )
 
@@ -38,6 +45,8 @@ class Expected:
     params: SamplingParams
     max_len: int
     tokens: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    is_accepted: bool = False
     may_fail: bool = False
 
 

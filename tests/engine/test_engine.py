@@ -1,11 +1,12 @@
 """The step loop over a fake model: its error boundary, its limits, its counters."""
 
+import msgspec
 import pytest
 
 from engine.engine import Engine
 from engine.messages import AddRequest, SequenceOutput
 from engine.sampling_params import SamplingParams
-from tests.engine.fake_runner import EOS, VOCAB, FakeRunner, continue_alone, make_engine
+from tests.engine.fake_runner import EOS, VOCAB, FakeRunner, continue_alone, make_engine, scores_alone
 
 
 def request(request_id: int, prompt: list[int], max_tokens: int = 6, *, n: int = 1, **params: object) -> AddRequest:
@@ -13,11 +14,16 @@ def request(request_id: int, prompt: list[int], max_tokens: int = 6, *, n: int =
     return AddRequest(request_id, prompt, SamplingParams(max_tokens=max_tokens, **settings), n=n)  # type: ignore[arg-type]
 
 
+def step(engine: Engine) -> list[SequenceOutput]:
+    """What a step gives, but for the news that a request is queued."""
+    return [output for output in engine.step() if not output.is_empty]
+
+
 def run(engine: Engine, runner: FakeRunner, *, limit: int = 500) -> dict[tuple[int, int], list[SequenceOutput]]:
     """All outputs until the engine is idle, by request and choice."""
     outputs: dict[tuple[int, int], list[SequenceOutput]] = {}
     for _ in range(limit):
-        for output in engine.step():
+        for output in step(engine):
             outputs.setdefault((output.request_id, output.index), []).append(output)
         if not engine.has_work:
             engine.step()  # the idle self-check
@@ -89,7 +95,7 @@ def test_what_is_not_finite_is_wiped_and_never_found_again() -> None:
     engine.add(request(1, prompt, 9))
     engine.step()
     engine.add(request(2, prompt, 9))
-    (output,) = [output for output in engine.step() if output.request_id == 2]
+    (output,) = [output for output in step(engine) if output.request_id == 2]
     assert output.num_cached_tokens == 12
     runner.broken.add(next(iter(engine._sequences[1])))
     outputs = run(engine, runner)
@@ -190,3 +196,118 @@ def test_the_idle_self_check_is_loud() -> None:
     scheduler.blocks._free.pop()
     with pytest.raises(AssertionError, match="free \\+ cached \\+ owned"):
         engine.step()
+
+
+def test_a_request_is_said_to_be_queued_before_anything_is_computed() -> None:
+    engine, _, runner = make_engine()
+    engine.add(request(1, [1, 2], n=3))
+    engine.add(request(2, []))
+    accepted, refused = engine.take_outputs()
+    assert (accepted.request_id, accepted.index, accepted.is_empty) == (1, 0, True)
+    assert refused.finish_reason == "error" and not refused.is_empty
+    assert runner.num_steps == 0 and engine.take_outputs() == []
+
+
+def test_without_tokens_to_generate_a_prompt_is_computed_and_ends() -> None:
+    engine, _, runner = make_engine(max_batched_tokens=5, context=40)
+    prompt = [1, 2, 0, 1] * 3
+    engine.add(request(1, prompt, 0, n=2))
+    engine.add(request(2, [1] * 40, 0))
+    engine.add(request(3, [1] * 41, 0))
+    outputs = run(engine, runner)
+    for key in ((1, 0), (1, 1), (2, 0)):
+        (output,) = outputs[key]
+        assert output.finish_reason == "length" and output.token_ids == []
+    assert "41 tokens; this model's context is 40 tokens" in str(outputs[3, 0][0].error)
+    stats = engine.stats()
+    assert stats.generation_tokens == 0 and stats.prompt_tokens + stats.cached_tokens == 2 * 12 + 40
+    engine.add(request(4, prompt, 1))
+    assert run(engine, runner)[4, 0][-1].num_cached_tokens == 8
+
+
+def test_without_tokens_to_generate_a_prompt_may_fill_the_pool() -> None:
+    engine, _, runner = make_engine(num_blocks=3, block_size=4, context=40)
+    engine.add(request(1, [1] * 12, 0))
+    engine.add(request(2, [1] * 13, 0))
+    outputs = run(engine, runner)
+    assert [outputs[i, 0][-1].finish_reason for i in (1, 2)] == ["length", "error"]
+
+
+def scores(outputs: list[SequenceOutput]) -> list[float]:
+    return [entry.logprob for output in outputs for entry in output.prompt_logprobs or ()]
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1, 6])
+def test_prompts_are_scored_whole_whatever_the_cache_holds(max_tokens: int) -> None:
+    engine, _, runner = make_engine(max_batched_tokens=5)
+    prompt = [1, 2, 0, 1] * 3 + [2]
+    engine.add(request(1, prompt, 6))
+    run(engine, runner)
+    engine.add(request(2, prompt, max_tokens, n=2, prompt_logprobs=0))
+    outputs = run(engine, runner)
+    assert scores(outputs[2, 0]) == scores_alone(prompt)
+    assert [o.num_cached_tokens for o in outputs[2, 0] if o.token_ids or o.finish_reason][-1:] == [0]
+    assert scores(outputs[2, 1]) == [] and outputs[2, 1][-1].num_cached_tokens == 12
+    assert tokens(outputs[2, 0]) == tokens(outputs[2, 1]) == expected(prompt, 6)[:max_tokens]
+
+
+def test_what_was_scored_is_neither_scored_nor_sent_again() -> None:
+    """After a preemption the blocks of tokens that were scored already may come from the cache."""
+    engine, scheduler, runner = make_engine(max_batched_tokens=5)
+    prompt = [1, 2, 0, 1] * 3 + [2, 0]
+    engine.add(request(1, prompt, 2, prompt_logprobs=0))
+    first = [output for _ in range(2) for output in engine.step()]
+    assert len(scores(first)) == 10
+    scheduler.preempt(scheduler.running[0])
+    outputs = run(engine, runner)[1, 0]
+    assert scores(first) + scores(outputs) == scores_alone(prompt)
+    assert tokens(outputs) == expected(prompt, 2) and outputs[-1].num_cached_tokens == 0
+    assert engine.stats().prompt_tokens == len(prompt)
+
+
+def test_scores_that_are_not_finite_fail_their_request_only() -> None:
+    engine, _, runner = make_engine()
+    engine.add(request(1, [1, 2, 0], 3, prompt_logprobs=0))
+    engine.add(request(2, [2, 2, 0], 3, prompt_logprobs=0))
+    runner.broken.add(next(iter(engine._sequences[1])))
+    outputs = run(engine, runner)
+    assert outputs[1, 0][-1].error == "the model computed no finite logits for this request"
+    assert scores(outputs[1, 0]) == [] and scores(outputs[2, 0]) == scores_alone([2, 2, 0])
+
+
+def test_a_step_scores_no_more_tokens_than_it_may() -> None:
+    engine, scheduler, runner = make_engine(max_num_seqs=4, max_batched_tokens=64)
+    scheduler.max_scored_tokens = 6
+    for i in range(3):
+        engine.add(request(i, [i, 1] * 8, 2, prompt_logprobs=0))
+    engine.add(request(3, [2] * 12, 2))
+    found: dict[int, list[float]] = {}
+    for _ in range(40):
+        outputs = engine.step()
+        assert len(scores(outputs)) <= 6
+        for output in outputs:
+            found.setdefault(output.request_id, []).extend(scores([output]))
+    assert found == {**{i: scores_alone([i, 1] * 8) for i in range(3)}, 3: []}
+    run(engine, runner)
+
+
+def test_lower_priority_goes_first_and_gives_way_last() -> None:
+    engine, scheduler, runner = make_engine(max_num_seqs=2, num_blocks=8)
+    for request_id, priority in enumerate([5, 0, -3, 0, 5]):
+        engine.add(msgspec.structs.replace(request(request_id, [1, 2, 0, 1], 20), priority=priority))
+    assert [s.request_id for s in scheduler.waiting] == [2, 1, 3, 0, 4]
+    engine.step()
+    assert [s.request_id for s in scheduler.running] == [2, 1]
+    first, second = scheduler.running
+    while not scheduler.num_preemptions:
+        engine.step()
+    assert (first.num_preemptions, second.num_preemptions) == (0, 1)
+    ends = [key for key, found in run(engine, runner).items() if found[-1].finish_reason]
+    assert len(ends) == 5
+
+
+def test_a_priority_beyond_its_bounds_is_refused() -> None:
+    engine, _, _ = make_engine()
+    engine.add(msgspec.structs.replace(request(1, [1]), priority=-1001))
+    (output,) = engine.step()
+    assert output.error_param == "priority" and "between -1000 and 1000, got -1001" in str(output.error)

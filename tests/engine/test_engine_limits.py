@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.engine.fake_runner import make_engine
-from tests.engine.test_engine import expected, request, run, tokens
+from tests.engine.test_engine import expected, request, run, step, tokens
 
 
 def test_a_prompt_of_context_less_one_gets_one_token() -> None:
@@ -82,7 +82,7 @@ def test_shrinking_ends_what_can_go_no_further() -> None:
     engine.add(request(3, [0] * 20, 5))
     said = {1: [], 2: []}  # type: dict[int, list[int]]
     for _ in range(4):
-        for output in engine.step():
+        for output in step(engine):
             said[output.request_id] += output.token_ids
     assert engine.shrink(8) == 4 and engine.context == 17
     outputs = run(engine, runner)
@@ -101,7 +101,7 @@ def test_shrinking_preempts_the_newest_when_owned_blocks_must_go() -> None:
     for i in range(3):
         engine.add(request(i, [i] * 8, 6))
     said = {i: [] for i in range(3)}  # type: dict[int, list[int]]
-    for output in engine.step():
+    for output in step(engine):
         said[output.request_id] += output.token_ids
     engine.shrink(8)
     scheduler.check()

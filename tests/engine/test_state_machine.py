@@ -26,7 +26,7 @@ from engine.messages import AddRequest, SequenceOutput
 from engine.sampling_params import SamplingParams
 from engine.scheduler import MAX_PREEMPTIONS
 from engine.sequence import Sequence
-from tests.engine.fake_runner import VOCAB, continue_alone, make_engine
+from tests.engine.fake_runner import VOCAB, continue_alone, make_engine, scores_alone
 from tests.engine.histories import BASES, REQUESTS, Expected, check_contents
 
 SOAK = bool(os.environ.get("HEADRACE_SOAK"))
@@ -50,6 +50,7 @@ class EngineMachine(RuleBasedStateMachine):
         context=st.sampled_from([24, 32, 60, 18]),
         max_queued=st.sampled_from([12, 30, 3]),
         prefix_cache=st.sampled_from([True, True, True, False]),
+        max_scored_tokens=st.sampled_from([256, 1, 5]),
     )
     def build(
         self,
@@ -61,6 +62,7 @@ class EngineMachine(RuleBasedStateMachine):
         context: int,
         max_queued: int,
         prefix_cache: bool,
+        max_scored_tokens: int,
     ) -> None:
         self.num_blocks, self.block_size = -(-capacity // block_size), block_size
         self.context, self.max_queued = context, max_queued
@@ -74,6 +76,7 @@ class EngineMachine(RuleBasedStateMachine):
             max_queued=max_queued,
             prefix_cache=prefix_cache,
         )
+        self.scheduler.max_scored_tokens = max_scored_tokens
         self.live: dict[tuple[int, int], Expected] = {}
         self.refusals: dict[tuple[int, int], int] = {}
         """Errors that must come with the next step, for requests that were never admitted."""
@@ -108,7 +111,7 @@ class EngineMachine(RuleBasedStateMachine):
         params = SamplingParams(max_tokens=max_tokens, ignore_eos=True)
         self._submit(AddRequest(0, prompt, params, salt=self.runner.salts[former.request_id]))
 
-    @rule(kind=st.sampled_from(["empty", "n", "token", "bias", "temperature"]))
+    @rule(kind=st.sampled_from(["empty", "n", "token", "bias", "temperature", "priority"]))
     def add_what_is_refused(self, kind: str) -> None:
         params = SamplingParams(
             max_tokens=2,
@@ -116,7 +119,9 @@ class EngineMachine(RuleBasedStateMachine):
             temperature=float("nan") if kind == "temperature" else 1.0,
         )
         prompt = {"empty": [], "token": [1, VOCAB]}.get(kind, [1])
-        request = AddRequest(self.next_id, prompt, params, n=0 if kind == "n" else 2)
+        request = AddRequest(
+            self.next_id, prompt, params, n=0 if kind == "n" else 2, priority=1001 * (kind == "priority")
+        )
         self.next_id += 1
         self.engine.add(request)
         for index in range(max(request.n, 1)):
@@ -159,10 +164,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 3))
     def preempt(self, which: int) -> None:
         running = self.scheduler.running
-        sequence = running[which % len(running)]
-        # The scheduler itself always takes the newest; the others are then still in front of it in the queue.
-        for victim in reversed(running[running.index(sequence) :]):
-            self.scheduler.preempt(victim)
+        self.scheduler.preempt(running[which % len(running)])
 
     @precondition(lambda self: self.live)
     @rule(which=st.integers(0, 99))
@@ -192,7 +194,7 @@ class EngineMachine(RuleBasedStateMachine):
             found.max_len = min(found.max_len, self.limit)
             if len(found.prompt) + len(found.tokens) > self.num_blocks * self.block_size:
                 assert found.sequence.is_finished
-                found.may_fail |= not found.tokens
+                found.may_fail |= not found.tokens  # also where it was computed whole, and asked for none
             else:
                 assert not found.sequence.is_finished, key
 
@@ -250,7 +252,8 @@ class EngineMachine(RuleBasedStateMachine):
         self.runner.salts[request.request_id] = request.salt
         self.engine.add(request)
         sequences = self.engine._sequences.get(request.request_id, [])
-        if full or len(prompt) >= self.limit:
+        longest = self.limit - 1 if params.max_tokens else min(self.context, self.num_blocks * self.block_size)
+        if full or len(prompt) > longest:
             assert not sequences
             for index in range(request.n):
                 self._expect_refusal((request.request_id, index))
@@ -258,7 +261,8 @@ class EngineMachine(RuleBasedStateMachine):
         assert len(sequences) == request.n
         self.sequences += sequences
         for sequence in sequences:
-            self.live[request.request_id, sequence.index] = Expected(sequence, prompt, params, self.limit)
+            expected = Expected(sequence, prompt, params, self.limit, is_accepted=sequence.index > 0)
+            self.live[request.request_id, sequence.index] = expected
 
     def _expect_refusal(self, key: tuple[int, int]) -> None:
         self.refusals[key] = self.refusals.get(key, 0) + 1
@@ -274,7 +278,9 @@ class EngineMachine(RuleBasedStateMachine):
         steps, has_work = self.runner.num_steps, self.scheduler.has_work
         preemptions = [(e.sequence, e.sequence.num_preemptions) for e in self.live.values()]
         budget = self.scheduler.max_batched_tokens
+        waiting, running = list(self.scheduler.waiting), list(self.scheduler.running)
         outputs = self.engine.step()
+        self._check_order(waiting, running, dict(preemptions))
         assert self.runner.num_tokens <= budget or not has_work
         assert self.runner.num_steps == steps + has_work, "a step computed nothing"
         for sequence, before in preemptions:
@@ -291,6 +297,15 @@ class EngineMachine(RuleBasedStateMachine):
                 if not sequence.is_finished:  # it is tried again
                     self._of(sequence).may_fail = sequence in self.runner.broken
 
+    def _check_order(self, waiting: list[Sequence], running: list[Sequence], before: dict[Sequence, int]) -> None:
+        """Nobody is admitted before one who stood in front, and only the last give way."""
+        kept_waiting = [s.order for s in waiting if s in self.scheduler.waiting]
+        admitted = [s.order for s in waiting if s not in self.scheduler.waiting]
+        assert not kept_waiting or not admitted or max(admitted) < min(kept_waiting)
+        victims = [s for s in running if s.num_preemptions > before.get(s, MAX_PREEMPTIONS)]
+        others = [s for s in running if s not in victims and s.num_preemptions < MAX_PREEMPTIONS]
+        assert not victims or not others or max(s.order for s in others) < min(s.order for s in victims)
+
     def _take(self, output: SequenceOutput) -> None:
         key = (output.request_id, output.index)
         if output.error is not None and self.refusals.get(key):
@@ -298,6 +313,18 @@ class EngineMachine(RuleBasedStateMachine):
             self.refusals = {key: count for key, count in self.refusals.items() if count}
             return
         found = self.live[key]
+        if not found.is_accepted:
+            assert output.is_empty
+            found.is_accepted = True
+            return
+        found.scores += [entry.logprob for entry in output.prompt_logprobs or ()]
+        wants_scores = found.params.prompt_logprobs is not None and output.index == 0
+        expected_scores = scores_alone(found.prompt) if wants_scores else []
+        assert found.scores == expected_scores[: len(found.scores)]
+        assert len(found.scores) == len(expected_scores) or not output.token_ids
+        if output.prompt_logprobs is not None:
+            assert output.prompt_logprobs and not output.token_ids and output.finish_reason is None
+            return
         found.tokens += output.token_ids
         self.num_generated += len(output.token_ids)
         if output.error is not None:
@@ -308,6 +335,7 @@ class EngineMachine(RuleBasedStateMachine):
             # A pool that shrank below what was said already ends the answer where it is.
             assert found.tokens[: len(alone)] == alone and output.finish_reason == reason
             assert len(found.tokens) == len(alone) or not output.token_ids
+            assert found.tokens or len(found.scores) == len(expected_scores)
         else:
             alone, _ = continue_alone(found.prompt, found.params, len(found.prompt) + len(found.tokens))
             assert found.tokens == alone and len(output.token_ids) == 1
@@ -320,7 +348,7 @@ class EngineMachine(RuleBasedStateMachine):
         stats = self.engine.stats()
         assert (stats.generation_tokens, stats.aborted) == (self.num_generated, self.num_aborted)
         assert stats.failed == self.num_failed + self._num_untold()
-        started = [s for s in self.sequences if s.num_generated]
+        started = [s for s in self.sequences if s.num_generated or s.finish_reason == "length"]
         assert stats.cached_tokens == sum(s.num_cached_tokens for s in started)
         assert all(s.num_prefilled_tokens == s.num_prompt_tokens for s in started)
         assert stats.prompt_tokens == sum(s.num_prefilled_tokens - s.num_cached_tokens for s in self.sequences)
