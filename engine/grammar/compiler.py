@@ -1,0 +1,249 @@
+"""Compiles constraints beside the step loop, in a process that is killed when it takes too long.
+
+One thread takes jobs in their order. What has compiled, or was refused, is remembered within a bound in bytes, so a
+repeated constraint costs a lookup and a repeated attack one more.
+"""
+
+import hashlib
+import logging
+import os
+import queue
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import llguidance
+import msgspec
+
+from engine.constraint import Constraint
+from engine.errors import HeadraceError, RequestError
+from engine.grammar.backend_llguidance import compile_grammar, make_tokenizer
+from engine.grammar.backend_outlines import load_index
+from engine.grammar.grammar import Grammar
+from engine.grammar.vocabulary import Vocabulary
+from engine.grammar.worker import Answer, Job, Setup, read_frame, write_message
+
+logger = logging.getLogger(__name__)
+
+Backend = Literal["llguidance", "outlines_core"]
+Result = Grammar | RequestError
+
+MAX_QUEUED = 256
+MAX_CACHE_BYTES = 256 * 1024 * 1024
+ENTRY_BYTES = 128 * 1024
+"""What a compiled grammar holds beside its text: parser and lexer tables that grow with use."""
+TEXT_FACTOR = 16
+DEADLINE_SECONDS: dict[Backend, float] = {"llguidance": 2.0, "outlines_core": 10.0}
+START_SECONDS = 60.0
+SLOW_SECONDS = 0.1
+"""A job that takes longer goes on at the lowest priority."""
+LOWEST_PRIORITY = 19
+
+
+class GrammarCompiler:
+    """Submit constraints, collect grammars. All methods are for the engine's thread."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        vocab_size: int,
+        eos_token_ids: frozenset[int],
+        backend: Backend = "llguidance",
+        on_done: Callable[[], None] = lambda: None,
+        deadline: float | None = None,
+    ) -> None:
+        """`directory` holds tokenizer.json. `on_done` is called from another thread when a result can be collected.
+
+        Returns at once; the vocabulary is read in the background.
+        """
+        self.vocabulary: Vocabulary | None = None
+        """Set before the first result comes."""
+        self._setup = Setup(str(directory), vocab_size, sorted(eos_token_ids))
+        self._backend = backend
+        self._deadline = DEADLINE_SECONDS[backend] if deadline is None else deadline
+        self._on_done = on_done
+        self._jobs: queue.Queue[tuple[int, Constraint] | None] = queue.Queue()
+        self._done: queue.SimpleQueue[tuple[int, Result]] = queue.SimpleQueue()
+        self._pending: set[int] = set()
+        self._cache = GrammarCache(MAX_CACHE_BYTES)
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._tokenizer: llguidance.LLTokenizer | None = None
+        self._thread = threading.Thread(target=self._run, name="grammar compiler", daemon=True)
+        self._thread.start()
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process id of the compiling process, None while there is none."""
+        return self._worker.pid if self._worker is not None else None
+
+    def submit(self, key: int, constraint: Constraint) -> None:
+        """Ask for a grammar; it comes under `key`. Raises `RequestError` where too many are waiting."""
+        if len(self._pending) >= MAX_QUEUED:
+            raise RequestError(f"{MAX_QUEUED} constraints wait to be compiled already", code="overloaded")
+        self._pending.add(key)
+        self._jobs.put((key, constraint))
+
+    def cancel(self, key: int) -> None:
+        """Let the result of a job be dropped; unknown keys are ignored."""
+        self._pending.discard(key)
+
+    def collect(self) -> list[tuple[int, Result]]:
+        """What was finished since the last call: for each key a grammar of its own, or why there is none."""
+        collected = []
+        while not self._done.empty():
+            key, result = self._done.get()
+            if key in self._pending:
+                self._pending.discard(key)
+                collected.append((key, result))
+        return collected
+
+    def close(self) -> None:
+        """End the thread and the process."""
+        self._jobs.put(None)
+        self._kill()
+
+    def _run(self) -> None:
+        self._prepare()
+        while (job := self._jobs.get()) is not None:
+            key, constraint = job
+            if key not in self._pending:
+                continue
+            try:
+                result = self._result(constraint)
+            except Exception:
+                logger.exception("a constraint could not be compiled")
+                result = RequestError(f"{constraint.param} could not be compiled", param=constraint.param)
+            self._done.put((key, result.copy() if not isinstance(result, RequestError) else result))
+            self._on_done()
+
+    def _prepare(self) -> None:
+        """Start the process and read the vocabulary while it starts. A model without one has no constraints."""
+        try:
+            self._start_worker()
+            self.vocabulary = Vocabulary.load(
+                Path(self._setup.directory), size=self._setup.vocab_size, eos_token_ids=self._setup.eos_token_ids
+            )
+            self._tokenizer = make_tokenizer(self.vocabulary)
+        except HeadraceError as error:
+            logger.warning("constraints are not available: %s", error.message)
+        except Exception:
+            logger.exception("constraints are not available")
+
+    def _result(self, constraint: Constraint) -> Result:
+        if self.vocabulary is None or self._tokenizer is None:
+            return RequestError(
+                f"{constraint.param}: constraints are not available for this model", param=constraint.param
+            )
+        digest = hashlib.sha256(msgspec.msgpack.encode(constraint)).digest()
+        known = self._cache.get(digest)
+        if known is not None:
+            return known
+        answer = self._ask(constraint)
+        size = len(constraint.source) + sum(len(schema.schema) for schema in constraint.schemas)
+        result: Result
+        if answer.error is not None:
+            result = RequestError(answer.error, param=answer.error_param or constraint.param)
+        elif answer.index:
+            result, size = load_index(answer.index, self.vocabulary.eos_token_ids), len(answer.index)
+        else:
+            result, size = compile_grammar(self._tokenizer, answer.grammar, constraint), len(answer.grammar)
+        self._cache.put(digest, result, ENTRY_BYTES + TEXT_FACTOR * size)
+        return result
+
+    def _ask(self, constraint: Constraint) -> Answer:
+        """Have the process compile; kill it if it does not answer in time."""
+        job = Job(constraint, self._backend)
+        began = time.monotonic()
+        answer = self._exchange(job)
+        if answer is None and time.monotonic() - began < self._deadline:
+            answer = self._exchange(job)  # it may have died of something else
+        if answer is None:
+            late = time.monotonic() - began >= self._deadline
+            reason = f"takes more than {self._deadline:g} seconds" if late else "needs too much memory"
+            answer = Answer(error=f"{constraint.param} is too complex: compiling it {reason}")
+        return answer
+
+    def _exchange(self, job: Job) -> Answer | None:
+        """The process's answer to a job; None if it came to none, and then there is a new process."""
+        worker = self._worker
+        assert worker is not None and worker.stdin is not None and worker.stdout is not None
+        try:
+            write_message(worker.stdin, job)
+        except OSError:
+            self._restart_worker()
+            return None
+        slow = not select.select([worker.stdout], [], [], SLOW_SECONDS)[0]
+        if slow:
+            # From here on it yields to the model. Only a new process can be given its rank back.
+            os.setpriority(os.PRIO_PROCESS, worker.pid, LOWEST_PRIORITY)
+        answer = self._read(self._deadline - SLOW_SECONDS)
+        if slow or answer is None:
+            self._restart_worker()
+        return answer
+
+    def _restart_worker(self) -> None:
+        self._kill()
+        self._start_worker()
+
+    def _start_worker(self) -> None:
+        command = [sys.executable, "-m", "engine.grammar.worker"]
+        self._worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=-1)
+        assert self._worker.stdin is not None
+        try:
+            write_message(self._worker.stdin, self._setup)
+        except OSError:
+            logger.warning("the process that compiles constraints has not started")
+        answer = self._read(START_SECONDS)
+        if answer is None or answer.error is not None:
+            logger.warning("the process that compiles constraints has not started")
+
+    def _read(self, seconds: float) -> Answer | None:
+        """The process's answer, None if it has not begun within `seconds` or the process ended."""
+        worker = self._worker
+        assert worker is not None and worker.stdout is not None
+        ready, _, _ = select.select([worker.stdout], [], [], seconds)
+        frame = read_frame(worker.stdout) if ready else None
+        return None if frame is None else msgspec.msgpack.decode(frame, type=Answer)
+
+    def _kill(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.kill()
+            worker.communicate()
+
+
+class GrammarCache:
+    """Results by digest, the least lately used dropped when their sizes pass the bound."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.num_bytes = 0
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[bytes, tuple[Result, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, digest: bytes) -> Result | None:
+        """A result that is known."""
+        entry = self._entries.get(digest)
+        if entry is None:
+            return None
+        self._entries.move_to_end(digest)
+        return entry[0]
+
+    def put(self, digest: bytes, result: Result, size: int) -> None:
+        """Remember a result of about `size` bytes."""
+        if digest in self._entries:
+            self.num_bytes -= self._entries.pop(digest)[1]
+        self._entries[digest] = (result, size)
+        self.num_bytes += size
+        while self.num_bytes > self._max_bytes and len(self._entries) > 1:
+            _, (_, dropped) = self._entries.popitem(last=False)
+            self.num_bytes -= dropped

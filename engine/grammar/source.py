@@ -1,0 +1,52 @@
+"""From a constraint as it was asked for to the text of a grammar in llguidance's form."""
+
+import json
+import re
+from typing import Any
+
+import llguidance
+
+from engine.constraint import Constraint
+from engine.errors import RequestError
+from engine.grammar.anchors import without_anchors
+from engine.grammar.schema import prepare_schema
+
+MAX_SOURCE_CHARS = 2_000_000
+_SCHEMA_RULE = re.compile(r"^\s*schema_\d+\s*(\[.*\])?\s*:", re.MULTILINE)
+
+
+def grammar_text(constraint: Constraint) -> str:
+    """The grammar, with schemas rewritten to what the library follows exactly. Raises `RequestError`."""
+    param, source = constraint.param, constraint.source
+    size = len(source) + sum(len(schema.schema) for schema in constraint.schemas)
+    if size > MAX_SOURCE_CHARS:
+        raise RequestError(f"{param} has {size} characters, at most {MAX_SOURCE_CHARS} are allowed", param=param)
+    match constraint.kind:
+        case "json_schema":
+            schema = prepare_schema(load_schema(source, param), param=param)
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+        case "regex":
+            grammar = llguidance.LLMatcher.grammar_from_regex(without_anchors(source))
+        case "lark":
+            grammar = llguidance.LLMatcher.grammar_from_lark(_with_schemas(constraint))
+    return str(grammar)
+
+
+def load_schema(text: str, param: str) -> Any:
+    """The JSON value of a schema's text. Raises `RequestError`."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{param} is not valid JSON: {str(error)[:200]}", param=param) from None
+
+
+def _with_schemas(constraint: Constraint) -> str:
+    if _SCHEMA_RULE.search(constraint.source):
+        raise RequestError(
+            f"{constraint.param} defines a rule named schema_..., which is reserved", param=constraint.param
+        )
+    rules = [constraint.source]
+    for number, entry in enumerate(constraint.schemas):
+        schema = prepare_schema(load_schema(entry.schema, entry.param), param=entry.param)
+        rules.append(f"schema_{number}: %json {json.dumps(schema)}")
+    return "\n".join(rules) + "\n"

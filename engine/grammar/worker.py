@@ -1,0 +1,142 @@
+"""The process that compiles what may explode: `python -m engine.grammar.worker`, jobs on standard input.
+
+A native compiler cannot be stopped from within, so it runs where it can be killed: this process has a limit on its
+memory, and its parent, `engine.grammar.compiler`, a clock. A job's answer is what the engine needs to make the same
+grammar itself: the text of a grammar that has been seen to compile, or an automaton.
+"""
+
+import json
+import resource
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import llguidance
+import msgspec
+import numpy as np
+import outlines_core
+
+from engine.constraint import Constraint
+from engine.errors import HeadraceError, RequestError
+from engine.grammar.backend_llguidance import compile_grammar, make_tokenizer
+from engine.grammar.backend_outlines import compile_index, make_vocabulary
+from engine.grammar.grammar import GrammarError
+from engine.grammar.source import grammar_text
+from engine.grammar.vocabulary import Vocabulary
+from engine.lifetime import die_with_parent
+
+MAX_ADDRESS_BYTES = 4 * 1024**3
+MAX_PROBE_SECONDS = 0.25
+"""The first mask of a grammar takes longest; one that takes more than this would hold up everybody's steps."""
+MAX_MESSAGE_BYTES = 512 * 1024 * 1024
+_HEADER = struct.Struct("<I")
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """The first message: which vocabulary."""
+
+    directory: str
+    vocab_size: int
+    eos_token_ids: list[int]
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One constraint to be compiled for one backend."""
+
+    constraint: Constraint
+    backend: str
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What came of a job: `grammar` for llguidance, `index` for outlines_core, or an error."""
+
+    grammar: str = ""
+    index: bytes = b""
+    error: str | None = None
+    error_param: str | None = None
+
+
+def write_message(stream: IO[bytes], message: msgspec.Struct) -> None:
+    """Write one message with its length before it."""
+    frame = msgspec.msgpack.encode(message)
+    stream.write(_HEADER.pack(len(frame)) + frame)
+    stream.flush()
+
+
+def read_frame(stream: IO[bytes]) -> bytes | None:
+    """The next message's bytes; None at the end, or where the stream holds no message."""
+    header = stream.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return None
+    (size,) = _HEADER.unpack(header)
+    frame = stream.read(size) if size <= MAX_MESSAGE_BYTES else b""
+    return frame if frame and len(frame) == size else None
+
+
+class Compilers:
+    """The backends of this process, each set up at its first use."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._tokenizer: llguidance.LLTokenizer | None = None
+        self._outlines: outlines_core.Vocabulary | None = None
+
+    def prepare(self) -> None:
+        """Set up the backend that most constraints use."""
+        if self._tokenizer is None:
+            self._tokenizer = make_tokenizer(self._vocabulary)
+
+    def compile(self, job: Job) -> Answer:
+        """Compile one constraint, and see that its first step is affordable."""
+        constraint = job.constraint
+        try:
+            if job.backend == "outlines_core":
+                return Answer(index=self._index(constraint))
+            grammar = grammar_text(constraint)
+            self.prepare()
+            compiled = compile_grammar(self._tokenizer, grammar, constraint)
+            began = time.monotonic()
+            compiled.fill_bitmask(np.zeros(-(-self._vocabulary.size // 32), dtype=np.int32))
+            if time.monotonic() - began > MAX_PROBE_SECONDS:
+                raise GrammarError("it is too complex")
+            return Answer(grammar=grammar)
+        except RequestError as error:
+            return Answer(error=error.message, error_param=error.param)
+        except GrammarError as error:
+            return Answer(error=f"{constraint.param} cannot be followed: {error}", error_param=constraint.param)
+        except (RecursionError, MemoryError):
+            return Answer(error=f"{constraint.param} is too complex", error_param=constraint.param)
+
+    def _index(self, constraint: Constraint) -> bytes:
+        if self._outlines is None:
+            self._outlines = make_vocabulary(self._vocabulary)
+        schema: Any = json.loads(constraint.source) if constraint.kind == "json_schema" else None
+        return compile_index(self._outlines, constraint, schema)
+
+
+def main() -> int:
+    """Entry point of the process."""
+    die_with_parent()
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESS_BYTES, MAX_ADDRESS_BYTES))
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    frame = read_frame(source)
+    if frame is None:
+        return 1
+    setup = msgspec.msgpack.decode(frame, type=Setup)
+    try:
+        vocabulary = Vocabulary.load(Path(setup.directory), size=setup.vocab_size, eos_token_ids=setup.eos_token_ids)
+    except HeadraceError as error:
+        write_message(sink, Answer(error=error.message))
+        return 1
+    compilers = Compilers(vocabulary)
+    compilers.prepare()
+    write_message(sink, Answer())
+    while (frame := read_frame(source)) is not None:
+        write_message(sink, compilers.compile(msgspec.msgpack.decode(frame, type=Job)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

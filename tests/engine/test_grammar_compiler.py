@@ -1,0 +1,172 @@
+"""Compiling constraints beside the step loop: deadlines, a process that is killed, caches bounded in bytes."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engine.constraint import Constraint
+from engine.errors import RequestError
+from engine.grammar.compiler import ENTRY_BYTES, GrammarCache, GrammarCompiler, Result
+
+VOCAB_SIZE = 49152
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
+
+
+class Bench:
+    """A compiler, and a way to wait for its results."""
+
+    def __init__(self, directory: Path, **options: object) -> None:
+        self.woken = threading.Event()
+        self.compiler = GrammarCompiler(
+            directory,
+            vocab_size=VOCAB_SIZE,
+            eos_token_ids=frozenset({2}),
+            on_done=self.woken.set,
+            **options,  # type: ignore[arg-type]
+        )
+        self._key = 0
+
+    def submit(self, source: str, kind: str = "regex") -> int:
+        self._key += 1
+        self.compiler.submit(self._key, Constraint(kind=kind, source=source, param="response_format.value"))  # type: ignore[arg-type]
+        return self._key
+
+    def wait(self, *keys: int, seconds: float = 60.0) -> list[Result]:
+        """The results of these keys, in their order."""
+        found: dict[int, Result] = {}
+        deadline = time.monotonic() + seconds
+        while not set(keys) <= set(found):
+            assert self.woken.wait(deadline - time.monotonic()), "no result came"
+            self.woken.clear()
+            found |= self.compiler.collect()
+        return [found[key] for key in keys]
+
+
+@pytest.fixture(scope="module")
+def bench(smollm2_dir: Path) -> Iterator[Bench]:
+    bench = Bench(smollm2_dir, deadline=3.0)
+    yield bench
+    bench.compiler.close()
+
+
+def test_results_come_by_key_and_are_independent(bench: Bench) -> None:
+    first, second, third = (bench.submit(source) for source in ("[0-9]{3}", "[0-9]{3}", "yes|no"))
+    a, b, c = bench.wait(first, second, third)
+    assert not isinstance(a, RequestError) and not isinstance(b, RequestError) and not isinstance(c, RequestError)
+    vocabulary = bench.compiler.vocabulary
+    assert vocabulary is not None
+    for token_id in vocabulary.encode("123"):
+        a.accept(token_id)
+    assert a.is_finished and not b.can_end
+
+
+def test_a_schema(bench: Bench) -> None:
+    (grammar,) = bench.wait(bench.submit(json.dumps(SCHEMA), "json_schema"))
+    assert not isinstance(grammar, RequestError)
+    vocabulary = bench.compiler.vocabulary
+    assert vocabulary is not None
+    for token_id in vocabulary.encode('{"a": 12}'):
+        grammar.accept(token_id)
+    assert grammar.is_finished
+
+
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [
+        ("regex", "("),
+        ("regex", "(?=a)b"),
+        ("lark", "start: nowhere"),
+        ("json_schema", "{"),
+        ("json_schema", '{"type": 3}'),
+    ],
+)
+def test_what_cannot_be_compiled_blames_its_field(bench: Bench, kind: str, source: str) -> None:
+    (result,) = bench.wait(bench.submit(source, kind))
+    assert isinstance(result, RequestError)
+    assert result.param == "response_format.value"
+    assert "/" + "root" not in result.message and "Traceback" not in result.message and len(result.message) < 500
+
+
+EXPLOSIVE = ["(a{1000}){1000}", "((a{0,1000}){0,1000}){0,1000}b", "(.*x){0,3000}y(.*z){0,3000}"]
+
+
+@pytest.mark.parametrize("source", EXPLOSIVE)
+def test_an_explosive_expression_ends_in_its_budget(bench: Bench, source: str) -> None:
+    began = time.monotonic()
+    (result,) = bench.wait(bench.submit(source))
+    assert time.monotonic() - began < 3.0 + 5.0
+    assert isinstance(result, RequestError) or result.forced_tokens() is not None
+    (after,) = bench.wait(bench.submit("[0-9]{4}"))
+    assert not isinstance(after, RequestError)
+
+
+def test_a_process_that_does_not_answer_is_killed_and_replaced(bench: Bench) -> None:
+    bench.wait(bench.submit("[0-9]{5}"))
+    pid = bench.compiler.worker_pid
+    assert pid is not None
+    psutil.Process(pid).suspend()
+    began = time.monotonic()
+    (result,) = bench.wait(bench.submit("[0-9]{6}"))
+    assert isinstance(result, RequestError) and "takes more than 3 seconds" in result.message
+    assert time.monotonic() - began < 3.0 + 5.0
+    assert not psutil.pid_exists(pid)
+    (after,) = bench.wait(bench.submit("[0-9]{7}"))
+    assert not isinstance(after, RequestError)
+
+
+def test_a_process_that_died_is_replaced(bench: Bench) -> None:
+    bench.wait(bench.submit("[0-9]{8}"))
+    pid = bench.compiler.worker_pid
+    assert pid is not None
+    psutil.Process(pid).kill()
+    (result,) = bench.wait(bench.submit("[0-9]{9}"))
+    assert not isinstance(result, RequestError)
+
+
+def test_a_cancelled_job_gives_nothing(bench: Bench) -> None:
+    key = bench.submit("[a-c]{7}")
+    bench.compiler.cancel(key)
+    (after,) = bench.wait(bench.submit("[a-c]{8}"))
+    assert not isinstance(after, RequestError)
+    assert key not in dict(bench.compiler.collect())
+
+
+def test_outlines_core_compiles_in_the_same_process(smollm2_dir: Path) -> None:
+    bench = Bench(smollm2_dir, backend="outlines_core", deadline=4.0)
+    try:
+        good, bad = bench.submit("[0-9]{3}"), bench.submit("((.*a){30}.*b){30}(.*c){90}")
+        grammar, refusal = bench.wait(good, bad)
+        assert not isinstance(grammar, RequestError)
+        vocabulary = bench.compiler.vocabulary
+        assert vocabulary is not None
+        for token_id in vocabulary.encode("123"):
+            grammar.accept(token_id)
+        assert grammar.is_finished
+        assert isinstance(refusal, RequestError) and "too complex" in refusal.message
+    finally:
+        bench.compiler.close()
+
+
+def test_a_model_without_a_tokenizer_refuses_constraints(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    try:
+        (result,) = bench.wait(bench.submit("a"))
+        assert isinstance(result, RequestError) and "not available" in result.message
+    finally:
+        bench.compiler.close()
+
+
+def test_the_cache_is_bounded_in_bytes() -> None:
+    cache = GrammarCache(10 * ENTRY_BYTES)
+    error = RequestError("no")
+    for number in range(10_000):
+        cache.put(number.to_bytes(4, "little"), error, ENTRY_BYTES)
+        cache.get((0).to_bytes(4, "little"))
+    assert len(cache) == 10 and cache.num_bytes == 10 * ENTRY_BYTES
+    assert cache.get((0).to_bytes(4, "little")) is error, "what is used stays"
+    assert cache.get((5).to_bytes(4, "little")) is None
