@@ -1,18 +1,26 @@
 """Puts an engine together from its configuration: runner, blocks, scheduler."""
 
+from collections.abc import Callable
+
 import torch
 import transformers
 
 from engine.block_manager import BlockManager
 from engine.config import EngineConfig
 from engine.engine import Engine
+from engine.grammar.compiler import GrammarCompiler
 from engine.messages import EngineInfo
 from engine.model_runner import ModelRunner, Progress
 from engine.scheduler import Scheduler
 
 
-def build_engine(config: EngineConfig, progress: Progress) -> tuple[Engine, EngineInfo]:
-    """Load the model and make an engine around it. Raises ConfigError, ModelLoadError."""
+def build_engine(
+    config: EngineConfig, progress: Progress, *, wake: Callable[[], None] = lambda: None
+) -> tuple[Engine, EngineInfo]:
+    """Load the model and make an engine around it. Raises ConfigError, ModelLoadError.
+
+    `wake` is called from another thread when an engine without other work has something to do.
+    """
     runner = ModelRunner(config, progress)
     blocks = BlockManager(runner.num_blocks, config.block_size, prefix_cache=config.prefix_cache)
     limits = runner.limits
@@ -30,6 +38,13 @@ def build_engine(config: EngineConfig, progress: Progress) -> tuple[Engine, Engi
         vocab_size=loaded.vocab_size,
         eos_token_ids=frozenset(loaded.eos_token_ids),
         max_queued=config.max_queued_requests,
+        compiler=GrammarCompiler(
+            loaded.directory,
+            vocab_size=loaded.vocab_size,
+            eos_token_ids=frozenset(loaded.eos_token_ids),
+            backend=config.constraints,
+            on_done=wake,
+        ),
     )
     dtype = str(runner.dtype).removeprefix("torch.")
     info = EngineInfo(

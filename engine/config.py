@@ -8,6 +8,7 @@ from engine.errors import ConfigError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 AttentionName = Literal["auto", "reference", "cpu"]
+ConstraintBackend = Literal["llguidance", "outlines_core"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +40,8 @@ class EngineConfig:
     fusion: bool = True
     """Load-time surgery on the transformers model (design: tier 2)."""
     prefix_cache: bool = True
+    constraints: ConstraintBackend = "llguidance"
+    """What follows JSON schemas and regular expressions; grammars and tools need llguidance."""
     threads: int = 0
     """CPU threads of the forward pass."""
     max_queued_requests: int = 1024

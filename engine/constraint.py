@@ -1,4 +1,4 @@
-"""What a constrained request asks for: a frozen value, compiled by the rooms of `engine.grammar`."""
+"""What a constrained request asks for: frozen values, compiled by the rooms of `engine.grammar`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,9 +19,9 @@ class SchemaSource:
 class Constraint:
     """What a generated text must match, as a whole and from its first token on.
 
-    `lark` is the dialect of llguidance. Its rules `schema_0`, `schema_1`, ... are the entries of `schemas`: a JSON value
-    that matches. Tokens that the tokenizer marks as special are never part of text; a grammar names them by id,
-    `<[128010]>`. All other tokens are their bytes.
+    `lark` is the dialect of llguidance. Its rules `schema_0`, `schema_1`, ... are the entries of `schemas`: a JSON
+    value that matches. Tokens that the tokenizer marks as special are never part of text; a grammar names them by
+    id, `<[128010]>`. All other tokens are their bytes.
     """
 
     kind: ConstraintKind
@@ -32,3 +32,15 @@ class Constraint:
     schemas: tuple[SchemaSource, ...] = ()
     after: str = ""
     """The constraint begins behind the first occurrence of this text; before it, text is free. Empty: at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReasoningBudget:
+    """How long a block of reasoning at the start of the answer may be."""
+
+    max_tokens: int
+    """After so many generated tokens without its end, the end is forced; 0 forces it at once."""
+    end_token_ids: tuple[int, ...]
+    """The tokens that are forced; they hold `end`."""
+    end: str = "</think>"
+    """The text that ends reasoning."""

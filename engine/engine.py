@@ -16,6 +16,9 @@ import torch
 from engine.admission import MAX_CHOICES, check_request
 from engine.block_manager import BlockManager, root_digest
 from engine.errors import RequestError
+from engine.grammar.compiler import GrammarCompiler
+from engine.grammar.grammar import Grammar, GrammarError
+from engine.grammar_queue import GrammarQueue, follow_grammar
 from engine.messages import AddRequest, EngineStats, SequenceOutput, TokenLogprobs
 from engine.pacing import PrefillPacer
 from engine.sampler import Sampled, derive_seed
@@ -48,10 +51,12 @@ class Engine:
         vocab_size: int,
         eos_token_ids: frozenset[int],
         max_queued: int,
+        compiler: GrammarCompiler | None = None,
     ) -> None:
         """`context` is the most tokens of one sequence, prompt included; `vocab_size` the width of the logits.
 
         Of `eos_token_ids` those outside the logits are dropped: configurations hold such ones, and no model says them.
+        Without a `compiler` constrained requests are refused.
         """
         self._runner = runner
         self._scheduler = scheduler
@@ -60,6 +65,7 @@ class Engine:
         self._vocab_size = vocab_size
         self._eos_token_ids = frozenset(token for token in eos_token_ids if 0 <= token < vocab_size)
         self._max_queued = max_queued
+        self._grammars = GrammarQueue(compiler)
         self._sequences: dict[int, list[Sequence]] = {}
         self._outputs: list[SequenceOutput] = []
         self._counters = {"steps": 0, "prompt": 0, "cached": 0, "generated": 0, "aborted": 0, "failed": 0}
@@ -79,7 +85,10 @@ class Engine:
         """Queue a request; a refusal becomes its output of the next step."""
         try:
             self._check(request)
-            self._admit(request)
+            if request.params.needs_grammar:
+                self._grammars.add(request)
+            else:
+                self._admit(request)
         except RequestError as error:
             self._refuse(request, error.message, error.param, error.code)
         except Exception:
@@ -97,6 +106,8 @@ class Engine:
             if output.request_id not in request_ids or index not in (None, output.index)
         ]
         for request_id in request_ids:
+            if index is None and self._grammars.drop(request_id):
+                self._counters["aborted"] += 1
             for sequence in self._sequences.get(request_id, ()):
                 if not sequence.is_finished and index in (None, sequence.index):
                     self._scheduler.finish(sequence, "abort")
@@ -105,11 +116,13 @@ class Engine:
 
     def take_outputs(self) -> list[SequenceOutput]:
         """The outputs that are there without a step: of requests that were queued or refused, for one."""
+        self._admit_compiled()
         outputs, self._outputs = self._outputs, []
         return outputs
 
     def step(self) -> list[SequenceOutput]:
         """Run one step and return all outputs that are there then."""
+        self._admit_compiled()
         rows = self._scheduler.schedule()
         if rows:
             self._run(rows)
@@ -142,7 +155,7 @@ class Engine:
         counters, blocks = self._counters, self._blocks
         return EngineStats(
             num_running=len(self._scheduler.running),
-            num_waiting=len(self._scheduler.waiting),
+            num_waiting=len(self._scheduler.waiting) + len(self._grammars),
             blocks_total=blocks.num_blocks,
             blocks_free=blocks.num_free,
             blocks_cached=blocks.num_cached,
@@ -160,12 +173,20 @@ class Engine:
         """Raise RequestError for what cannot be served as asked, or not now."""
         capacity = self._blocks.num_blocks * self._blocks.block_size
         check_request(request, vocab_size=self._vocab_size, context=self.context, capacity=capacity)
-        if request.request_id in self._sequences:
+        if request.request_id in self._sequences or request.request_id in self._grammars:
             raise RequestError(f"request {request.request_id} is running already")
-        if len(self._scheduler.waiting) + request.n > self._max_queued:
+        if len(self._scheduler.waiting) + len(self._grammars) + request.n > self._max_queued:
             raise RequestError(f"the queue of {self._max_queued} requests is full", code="overloaded")
 
-    def _admit(self, request: AddRequest) -> None:
+    def _admit_compiled(self) -> None:
+        """Queue the requests whose constraints have been compiled meanwhile."""
+        for request, result in self._grammars.collect():
+            if isinstance(result, RequestError):
+                self._refuse(request, result.message, result.param, result.code)
+            else:
+                self._admit(request, result)
+
+    def _admit(self, request: AddRequest, grammar: Grammar | None = None) -> None:
         prompt, params = request.prompt_token_ids, request.params
         seed = params.seed if params.seed is not None else int.from_bytes(os.urandom(8), "little", signed=True)
         max_len = min(len(prompt) + params.max_tokens, self.context)
@@ -184,6 +205,7 @@ class Engine:
                 root_digest=digest,
                 leader=sequences[0] if sequences else None,
                 priority=request.priority,
+                grammar=None if grammar is None else grammar.copy(),
             )
             sequences.append(sequence)
         for sequence in sequences:
@@ -218,7 +240,9 @@ class Engine:
             try:
                 self._scheduler.commit(row)
                 self._counters["prompt"] += sequence.num_prefilled_tokens - prefilled
-                if found is None or (samples and not sampled.finite[position]):
+                if samples and position in sampled.failures:
+                    self._fail(sequence, sampled.failures[position])
+                elif found is None or (samples and not sampled.finite[position]):
                     self._discard(sequence)
                     self._fail(sequence, "the model computed no finite logits for this request")
                 else:
@@ -245,13 +269,21 @@ class Engine:
             self._scheduler.finish(sequence, "length")
             self._publish(sequence, [], None, "length")
             return
-        self._counters["generated"] += 1
-        token_id = sampled.token_ids[position]
-        sequence.token_ids.append(token_id)
+        token_ids = [sampled.token_ids[position]]
+        sequence.token_ids += token_ids
         reason = finish_reason(sequence)
+        if reason is None and sequence.grammar is not None:
+            try:
+                forced = follow_grammar(sequence, sequence.grammar, self._blocks)
+            except GrammarError as error:
+                self._fail(sequence, str(error))
+                return
+            token_ids += forced
+            reason = "stop" if sequence.grammar.is_finished else None
+        self._counters["generated"] += len(token_ids)
         if reason:
             self._scheduler.finish(sequence, reason)
-        self._publish(sequence, [token_id], sampled.logprobs[position], reason)
+        self._publish(sequence, token_ids, sampled.logprobs[position], reason)
 
     def _publish(
         self, sequence: Sequence, token_ids: list[int], logprobs: TokenLogprobs | None, reason: str | None

@@ -4,7 +4,7 @@ Loads the model, telling how far it is, then turns messages into steps and steps
 end, or its parent dies.
 """
 
-import ctypes
+import contextlib
 import gc
 import logging
 import os
@@ -18,6 +18,7 @@ import zmq
 
 from engine.config import EngineConfig
 from engine.errors import HeadraceError
+from engine.lifetime import die_with_parent
 from engine.messages import (
     MAX_FRAME_BYTES,
     AbortRequest,
@@ -39,16 +40,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
-PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent ends, however that ends."""
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit(1)
 
 
 class Pipe:
@@ -60,16 +51,25 @@ class Pipe:
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         self._socket.setsockopt(zmq.LINGER, 1000)
         self._socket.connect(endpoint)
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._wake_read, zmq.POLLIN)
 
     def send(self, message: Outbound) -> None:
         """Send one message, waiting if the other side does not read."""
         self._socket.send(encode(message))
 
     def receive(self, timeout: float) -> list[AddRequest | AbortRequest | Shutdown]:
-        """All messages that are there, waiting up to `timeout` seconds for the first."""
+        """All messages that are there, waiting up to `timeout` seconds for the first, or for `wake`."""
         messages: list[AddRequest | AbortRequest | Shutdown] = []
-        wait = self._socket.poll(int(timeout * 1000)) if timeout else True
-        while wait:
+        if timeout:
+            self._poller.poll(int(timeout * 1000))
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_read, 4096)
+        while True:
             try:
                 frame = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
@@ -79,6 +79,11 @@ class Pipe:
             except msgspec.DecodeError as error:
                 logger.error("dropped a frame that is not a message: %s", error)
         return messages
+
+    def wake(self) -> None:
+        """End a `receive` that waits, from any thread."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"\0")
 
     def close(self) -> None:
         """Send what is left and release the socket."""
@@ -92,7 +97,9 @@ def load_engine(config: EngineConfig, pipe: Pipe) -> "tuple[Engine, EngineInfo]"
     pipe.send(Loading(stage="starting the engine"))
     from engine.build import build_engine  # imports torch, which takes seconds: the first message goes out before
 
-    engine, info = build_engine(config, lambda stage, fraction: pipe.send(Loading(stage=stage, fraction=fraction)))
+    engine, info = build_engine(
+        config, lambda stage, fraction: pipe.send(Loading(stage=stage, fraction=fraction)), wake=pipe.wake
+    )
     return engine, msgspec.structs.replace(info, load_seconds=time.monotonic() - started)
 
 

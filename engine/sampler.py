@@ -1,6 +1,7 @@
 """From logits to tokens, for all sampling rows of a step at once, with one copy back to the host.
 
-Order: penalties, logit bias, suppressed tokens → temperature → top_k, top_p, min_p → one draw.
+Order: penalties, logit bias, suppressed tokens → bitmask of constrained rows → temperature → top_k, top_p, min_p → one
+draw.
 
 **Noise.** Row r at position p draws with one uniform number u(seed, p) from a counter-based generator, and takes the
 first token, in id order, at which the cumulative probability of the kept tokens exceeds u. Neighbours, batch shape and
@@ -16,11 +17,12 @@ steps with a top_p below 1 read one answer from the device beside the copy of th
 **Log-probabilities** are of the raw logits in fp32, before everything above.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
+from engine.bitmask import BitmaskBuilder, Filled, apply_bitmask
 from engine.device import to_device
 from engine.logprobs import logprob_columns, read_logprobs
 from engine.messages import TokenLogprobs
@@ -46,6 +48,8 @@ class Sampled:
     """False where the logits held a NaN or were all minus infinity: that row's token means nothing."""
     prompt_logprobs: list[list[TokenLogprobs] | None] = field(default_factory=list)
     """An entry for each of a row's `Scheduled.scored`; None where some of its logits were not finite."""
+    failures: dict[int, str] = field(default_factory=dict)
+    """By row: why its constraint cannot go on; that row's token means nothing."""
 
 
 def uniform(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -84,20 +88,29 @@ class Sampler:
         """int32 [slots, vocab]: how often each token was generated. Allocated at the first use of a penalty."""
         self._in_prompt: torch.Tensor | None = None
         """bool [slots, vocab], for repetition_penalty."""
+        self._bitmask = BitmaskBuilder(max_num_seqs=max_num_seqs, vocab_size=vocab_size)
         self._counted: dict[int, tuple[Sequence, int]] = {}
         """Slot → whose tokens, and how many of them, the rows above hold. The sequence itself: ids may come again."""
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> Sampled:
-        """logits `[R, V]` in the model's dtype, one row per sequence. Slots must be held while sampling."""
+        """logits `[R, V]` in the model's dtype, one row per sequence. Slots must be held while sampling.
+
+        The forward pass that computes the logits may still run on the device; what comes first is the host's work.
+        """
+        filled = self._bitmask.fill(sequences)
+        sampled = self._sample(logits, sequences, filled)
+        return replace(sampled, failures=filled.failures) if filled.failures else sampled
+
+    def _sample(self, logits: torch.Tensor, sequences: list[Sequence], filled: Filled) -> Sampled:
         params = [sequence.params for sequence in sequences]
         if all(_is_plain_greedy(p) and s.num_generated >= p.min_tokens for p, s in zip(params, sequences, strict=True)):
-            best, token_ids = logits.max(dim=-1)
+            best, token_ids = apply_bitmask(logits, filled).max(dim=-1)
             packed = torch.stack((token_ids.to(torch.int32), torch.isfinite(best).to(torch.int32))).cpu()
             return Sampled(packed[0].tolist(), [None] * len(params), [bool(f) for f in packed[1].tolist()])
         raw = logits.float()
         finite = torch.isfinite(raw.max(dim=-1, keepdim=True).values)
         raw = torch.where(finite, raw, 0.0)  # so that a broken row cannot break the operations it shares
-        token_ids = self._draw(self._adjust(raw, sequences), sequences)
+        token_ids = self._draw(apply_bitmask(self._adjust(raw, sequences), filled), sequences)
         return self._collect(raw, finite, token_ids, params)
 
     def _collect(

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+from engine.constraint import Constraint, ReasoningBudget
 from engine.errors import RequestError
 
 MAX_LOGPROBS = 20
@@ -42,6 +43,14 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    constraint: Constraint | None = None
+    """What the text must match. Compiled before the request is queued; `RequestError` if it cannot be."""
+    reasoning_budget: ReasoningBudget | None = None
+
+    @property
+    def needs_grammar(self) -> bool:
+        """Whether not every token may come at every place."""
+        return self.constraint is not None or self.reasoning_budget is not None
 
     def check(self, vocab_size: int) -> None:
         """Raise `RequestError` for the first field that is out of range.
@@ -81,7 +90,12 @@ class SamplingParams:
                 f"stop_token_ids has {len(self.stop_token_ids)} entries, at most {MAX_STOP_TOKEN_IDS} are allowed",
                 param="stop_token_ids",
             )
-        for name, ids in (("logit_bias", self.logit_bias), ("stop_token_ids", self.stop_token_ids)):
+        ending = self.reasoning_budget.end_token_ids if self.reasoning_budget is not None else ()
+        for name, ids in (
+            ("logit_bias", self.logit_bias),
+            ("stop_token_ids", self.stop_token_ids),
+            ("reasoning_budget", ending),
+        ):
             for token_id in ids:
                 if not 0 <= token_id < vocab_size:
                     raise RequestError(

@@ -2,6 +2,7 @@
 
 import enum
 
+from engine.grammar.grammar import Grammar
 from engine.sampling_params import SamplingParams
 
 
@@ -26,6 +27,7 @@ class Sequence:
         "block_table",
         "eos_token_ids",
         "finish_reason",
+        "grammar",
         "index",
         "leader",
         "max_len",
@@ -58,11 +60,13 @@ class Sequence:
         root_digest: bytes = b"",
         leader: "Sequence | None" = None,
         priority: int = 0,
+        grammar: Grammar | None = None,
     ) -> None:
         """`max_len` is the most tokens, prompt included, that the sequence may ever hold.
 
         `leader` is the first of `n` sequences of one request: the others wait until its prompt is computed, so that
-        they find its blocks in the prefix cache.
+        they find its blocks in the prefix cache. `grammar` is this sequence's own state of its constraint; it has read
+        all generated tokens, also while the sequence waits to be recomputed.
         """
         assert prompt_token_ids and max_len >= len(prompt_token_ids) + (params.max_tokens > 0)
         self.request_id = request_id
@@ -74,6 +78,7 @@ class Sequence:
         self.root_digest = root_digest
         self.leader = leader
         self.priority = priority
+        self.grammar = grammar
         self.arrival = 0
         """Place in the order of arrival, given by the scheduler."""
         self.token_ids = list(prompt_token_ids)

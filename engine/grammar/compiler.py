@@ -16,22 +16,22 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import llguidance
 import msgspec
 
-from engine.constraint import Constraint
+from engine.config import ConstraintBackend
+from engine.constraint import Constraint, ReasoningBudget
 from engine.errors import HeadraceError, RequestError
 from engine.grammar.backend_llguidance import compile_grammar, make_tokenizer
 from engine.grammar.backend_outlines import load_index
 from engine.grammar.grammar import Grammar
+from engine.grammar.reasoning import EndMark, ReasoningGrammar
 from engine.grammar.vocabulary import Vocabulary
 from engine.grammar.worker import Answer, Job, Setup, read_frame, write_message
 
 logger = logging.getLogger(__name__)
 
-Backend = Literal["llguidance", "outlines_core"]
 Result = Grammar | RequestError
 
 MAX_QUEUED = 256
@@ -39,7 +39,8 @@ MAX_CACHE_BYTES = 256 * 1024 * 1024
 ENTRY_BYTES = 128 * 1024
 """What a compiled grammar holds beside its text: parser and lexer tables that grow with use."""
 TEXT_FACTOR = 16
-DEADLINE_SECONDS: dict[Backend, float] = {"llguidance": 2.0, "outlines_core": 10.0}
+MAX_MARKS = 16
+DEADLINE_SECONDS: dict[ConstraintBackend, float] = {"llguidance": 2.0, "outlines_core": 10.0}
 START_SECONDS = 60.0
 SLOW_SECONDS = 0.1
 """A job that takes longer goes on at the lowest priority."""
@@ -55,7 +56,7 @@ class GrammarCompiler:
         *,
         vocab_size: int,
         eos_token_ids: frozenset[int],
-        backend: Backend = "llguidance",
+        backend: ConstraintBackend = "llguidance",
         on_done: Callable[[], None] = lambda: None,
         deadline: float | None = None,
     ) -> None:
@@ -69,10 +70,11 @@ class GrammarCompiler:
         self._backend = backend
         self._deadline = DEADLINE_SECONDS[backend] if deadline is None else deadline
         self._on_done = on_done
-        self._jobs: queue.Queue[tuple[int, Constraint] | None] = queue.Queue()
+        self._jobs: queue.Queue[tuple[int, Constraint | None, ReasoningBudget | None] | None] = queue.Queue()
         self._done: queue.SimpleQueue[tuple[int, Result]] = queue.SimpleQueue()
         self._pending: set[int] = set()
         self._cache = GrammarCache(MAX_CACHE_BYTES)
+        self._marks: dict[str, EndMark] = {}
         self._worker: subprocess.Popen[bytes] | None = None
         self._tokenizer: llguidance.LLTokenizer | None = None
         self._thread = threading.Thread(target=self._run, name="grammar compiler", daemon=True)
@@ -83,12 +85,15 @@ class GrammarCompiler:
         """Process id of the compiling process, None while there is none."""
         return self._worker.pid if self._worker is not None else None
 
-    def submit(self, key: int, constraint: Constraint) -> None:
-        """Ask for a grammar; it comes under `key`. Raises `RequestError` where too many are waiting."""
+    def submit(self, key: int, constraint: Constraint | None, budget: ReasoningBudget | None = None) -> None:
+        """Ask for the grammar of a constraint, or a budget, or both; it comes under `key`.
+
+        Raises `RequestError` where too many are waiting.
+        """
         if len(self._pending) >= MAX_QUEUED:
             raise RequestError(f"{MAX_QUEUED} constraints wait to be compiled already", code="overloaded")
         self._pending.add(key)
-        self._jobs.put((key, constraint))
+        self._jobs.put((key, constraint, budget))
 
     def cancel(self, key: int) -> None:
         """Let the result of a job be dropped; unknown keys are ignored."""
@@ -112,16 +117,40 @@ class GrammarCompiler:
     def _run(self) -> None:
         self._prepare()
         while (job := self._jobs.get()) is not None:
-            key, constraint = job
+            key, constraint, budget = job
             if key not in self._pending:
                 continue
             try:
-                result = self._result(constraint)
+                result = self._grammar(constraint, budget)
             except Exception:
                 logger.exception("a constraint could not be compiled")
-                result = RequestError(f"{constraint.param} could not be compiled", param=constraint.param)
-            self._done.put((key, result.copy() if not isinstance(result, RequestError) else result))
+                result = RequestError("internal error while compiling the constraint")
+            self._done.put((key, result))
             self._on_done()
+
+    def _grammar(self, constraint: Constraint | None, budget: ReasoningBudget | None) -> Result:
+        """A grammar of the request's own: the constraint's, behind the reasoning that comes before it."""
+        inner: Grammar | None = None
+        if constraint is not None:
+            result = self._result(constraint)
+            if isinstance(result, RequestError):
+                return result
+            inner = result.copy()
+        end = budget.end if budget is not None else constraint.after if constraint is not None else ""
+        if not end:
+            assert inner is not None
+            return inner
+        if self.vocabulary is None:
+            return RequestError("a reasoning budget is not available for this model", param="max_reasoning_tokens")
+        if end not in self._marks:
+            if len(self._marks) >= MAX_MARKS:
+                self._marks.clear()
+            self._marks[end] = EndMark(end, self.vocabulary)
+        if budget is None:
+            return ReasoningGrammar(self._marks[end], inner)
+        return ReasoningGrammar(
+            self._marks[end], inner, max_tokens=budget.max_tokens, end_token_ids=budget.end_token_ids
+        )
 
     def _prepare(self) -> None:
         """Start the process and read the vocabulary while it starts. A model without one has no constraints."""
