@@ -114,6 +114,14 @@ class Engine:
                     self._counters["aborted"] += 1
                     self._forget(sequence)
 
+    def warm_up(self) -> None:
+        """Prepare in the background what the first constrained request needs."""
+        self._grammars.start()
+
+    def close(self) -> None:
+        """End what runs beside the engine; it takes no constrained requests afterwards."""
+        self._grammars.close()
+
     def take_outputs(self) -> list[SequenceOutput]:
         """The outputs that are there without a step: of requests that were queued or refused, for one."""
         self._admit_compiled()

@@ -21,6 +21,17 @@ class GrammarQueue:
     def __contains__(self, request_id: int) -> bool:
         return request_id in self._requests
 
+    def start(self) -> None:
+        """Prepare for the first request."""
+        if self._compiler is not None:
+            self._compiler.start()
+
+    def close(self) -> None:
+        """End the compiler's thread and process."""
+        if self._compiler is not None:
+            self._compiler.close()
+            self._compiler = None
+
     def add(self, request: AddRequest) -> None:
         """Have a request's constraint compiled. Raises `RequestError` where that cannot be tried."""
         params = request.params

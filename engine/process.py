@@ -146,8 +146,10 @@ def main() -> int:
         return 1
     gc.collect()
     gc.freeze()  # nothing loaded so far is ever garbage; the collector need not look at it again
+    engine.warm_up()
     pipe.send(Ready(info=info))
     serve(engine, pipe)
+    engine.close()
     pipe.close()
     return 0
 

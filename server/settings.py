@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from engine.config import AttentionName, Dtype, EngineConfig, size_in_bytes
+from engine.config import AttentionName, ConstraintBackend, Dtype, EngineConfig, size_in_bytes
 from engine.errors import ConfigError, RequestError
 from engine.models.sources import HUB_ID
 from engine.sampling_params import SamplingParams
@@ -56,6 +56,7 @@ class ModelSpec:
     attention: AttentionName = "auto"
     fusion: bool = True
     prefix_cache: bool = True
+    constraints: ConstraintBackend = "llguidance"
     threads: int = 0
     sampling: SamplingDefaults = SamplingDefaults()
     size: int | None = None
@@ -75,6 +76,7 @@ class ModelSpec:
             attention=self.attention,
             fusion=self.fusion,
             prefix_cache=self.prefix_cache,
+            constraints=self.constraints,
             threads=self.threads,
         )
 
@@ -122,6 +124,7 @@ _MODEL_FIELDS = {
     "attention": Field("text", choices=("auto", "reference", "cpu")),
     "fusion": Field("switch"),
     "prefix_cache": Field("switch"),
+    "constraints": Field("text", choices=("llguidance", "outlines_core")),
     "threads": Field("count"),
     "sampling": Field("mapping"),
     "size": Field("size"),

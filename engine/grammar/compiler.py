@@ -62,7 +62,7 @@ class GrammarCompiler:
     ) -> None:
         """`directory` holds tokenizer.json. `on_done` is called from another thread when a result can be collected.
 
-        Returns at once; the vocabulary is read in the background.
+        Nothing is started before `start` or the first `submit`.
         """
         self.vocabulary: Vocabulary | None = None
         """Set before the first result comes."""
@@ -77,13 +77,18 @@ class GrammarCompiler:
         self._marks: dict[str, EndMark] = {}
         self._worker: subprocess.Popen[bytes] | None = None
         self._tokenizer: llguidance.LLTokenizer | None = None
-        self._thread = threading.Thread(target=self._run, name="grammar compiler", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     @property
     def worker_pid(self) -> int | None:
         """Process id of the compiling process, None while there is none."""
         return self._worker.pid if self._worker is not None else None
+
+    def start(self) -> None:
+        """Read the vocabulary and start the compiling process, in the background; once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="grammar compiler", daemon=True)
+            self._thread.start()
 
     def submit(self, key: int, constraint: Constraint | None, budget: ReasoningBudget | None = None) -> None:
         """Ask for the grammar of a constraint, or a budget, or both; it comes under `key`.
@@ -92,6 +97,7 @@ class GrammarCompiler:
         """
         if len(self._pending) >= MAX_QUEUED:
             raise RequestError(f"{MAX_QUEUED} constraints wait to be compiled already", code="overloaded")
+        self.start()
         self._pending.add(key)
         self._jobs.put((key, constraint, budget))
 
@@ -110,8 +116,10 @@ class GrammarCompiler:
         return collected
 
     def close(self) -> None:
-        """End the thread and the process."""
+        """End the process and the thread, which may be at work."""
         self._jobs.put(None)
+        if self._thread is not None:
+            self._thread.join()
         self._kill()
 
     def _run(self) -> None:
