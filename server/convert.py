@@ -10,16 +10,24 @@ from engine.messages import EngineInfo
 from engine.sampling_params import SamplingParams
 from server.detokenizer import Detokenizer
 from server.errors import context_length_exceeded, from_request_error
-from server.protocol import ChatCompletionRequest, ChatMessage
+from server.protocol import ChatCompletionRequest, ChatMessage, Conversation, GenerationRequest
 from server.settings import SamplingDefaults
 from server.tokenizer import ChatTokenizer
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A prompt that is shown before its answers; `offsets` say where in the text each of its tokens begins."""
+
+    text: str
+    offsets: list[int]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptPlan:
-    """One request, ready to be submitted, and how its answer is to be shown."""
+    """One prompt of a request, ready to be submitted, and how its answers are to be shown."""
 
     prompt_token_ids: list[int]
     params: SamplingParams
@@ -35,6 +43,10 @@ class PromptPlan:
     include_usage: bool
     continuous_usage: bool
     system_fingerprint: str
+    priority: int = 0
+    prompt_param: str = "messages"
+    """The field of the request that errors of the prompt blame."""
+    echo: Echo | None = None
 
     @property
     def logprobs(self) -> bool:
@@ -61,14 +73,44 @@ def convert(
     Raises `ApiError` 400 for a conversation the template refuses, a prompt that leaves no room for an answer, a
     token limit beyond the room, and token ids outside the vocabulary.
     """
+    prompt = conversation_ids(request, tokenizer)
+    limit = token_limit(
+        len(prompt),
+        request.token_limit,
+        info,
+        prompt_param="messages",
+        limit_param="max_tokens" if request.max_completion_tokens is None else "max_completion_tokens",
+    )
+    logprobs = _or(request.top_logprobs, 0) if request.logprobs else None
+    params = sampling_params(request, defaults, max_tokens=limit, logprobs=logprobs)
+    return make_plan(request, prompt, params, info, continues=bool(request.continue_final_message))
+
+
+def conversation_ids(request: Conversation, tokenizer: ChatTokenizer) -> list[int]:
+    """The prompt that a conversation is. Raises `ApiError` 400 for what the model's template refuses."""
     continues = bool(request.continue_final_message)
-    prompt = tokenizer.encode_prompt(
+    return tokenizer.encode_prompt(
         [_plain(message) for message in request.messages],
         add_generation_prompt=_or(request.add_generation_prompt, not continues),
         continue_final_message=continues,
         kwargs=request.chat_template_kwargs,
     )
-    params = _sampling_params(request, defaults, _token_limit(request, len(prompt), info))
+
+
+def make_plan(
+    request: GenerationRequest,
+    prompt: list[int],
+    params: SamplingParams,
+    info: EngineInfo,
+    *,
+    continues: bool,
+    prompt_param: str = "messages",
+    echo: Echo | None = None,
+) -> PromptPlan:
+    """Put together what the fields that all requests share say of one prompt.
+
+    Raises `ApiError` 400 for sampling parameters that this model cannot follow.
+    """
     try:
         params.check(info.vocab_size)
     except RequestError as error:
@@ -88,6 +130,9 @@ def convert(
         include_usage=bool(options and options.include_usage),
         continuous_usage=bool(options and options.continuous_usage_stats),
         system_fingerprint=system_fingerprint(info),
+        priority=_or(request.priority, 0),
+        prompt_param=prompt_param,
+        echo=echo,
     )
 
 
@@ -100,29 +145,40 @@ def _plain(message: ChatMessage) -> dict[str, Any]:
     return message.model_dump(exclude_none=True)
 
 
-def _token_limit(request: ChatCompletionRequest, prompt_tokens: int, info: EngineInfo) -> int:
-    """The answer's limit: as asked, or all that is left. Nothing is ever cut to fit."""
+def token_limit(
+    prompt_tokens: int, asked: int | None, info: EngineInfo, *, prompt_param: str, limit_param: str = "max_tokens"
+) -> int:
+    """The answer's limit: as asked, or all that is left. Nothing is ever cut to fit.
+
+    Raises `ApiError` 400 for a prompt that leaves no room, and for more than the room.
+    """
     context = min(info.context, info.kv_tokens)
     room = context - prompt_tokens
-    if room < 1:
+    if room < 1 and not (asked == 0 == room):
         raise context_length_exceeded(
-            f"This model's context is {context} tokens and the messages are {prompt_tokens} tokens long, which leaves "
-            "no room for an answer; shorten the messages"
+            f"This model's context is {context} tokens and {prompt_param} has {prompt_tokens} tokens, which leaves "
+            "no room for an answer; shorten it",
+            param=prompt_param,
         )
-    asked = request.token_limit
     if asked is None:
         return room
     if asked > room:
-        field = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
         raise context_length_exceeded(
-            f"This model's context is {context} tokens; the messages are {prompt_tokens} tokens long and {field} asks "
-            f"for {asked} more, {prompt_tokens + asked} together; at most {room} are left",
-            param=field,
+            f"This model's context is {context} tokens; {prompt_param} has {prompt_tokens} tokens and {limit_param} "
+            f"asks for {asked} more, {prompt_tokens + asked} together; at most {room} are left",
+            param=limit_param,
         )
     return asked
 
 
-def _sampling_params(request: ChatCompletionRequest, defaults: SamplingDefaults, max_tokens: int) -> SamplingParams:
+def sampling_params(
+    request: GenerationRequest,
+    defaults: SamplingDefaults,
+    *,
+    max_tokens: int,
+    logprobs: int | None,
+    prompt_logprobs: int | None = None,
+) -> SamplingParams:
     """What a model's generation_config.json suggests is not applied: only models.yaml has defaults of its own."""
     return SamplingParams(
         max_tokens=max_tokens,
@@ -138,7 +194,8 @@ def _sampling_params(request: ChatCompletionRequest, defaults: SamplingDefaults,
         min_tokens=_or(request.min_tokens, 0),
         ignore_eos=bool(request.ignore_eos),
         stop_token_ids=tuple(dict.fromkeys(request.stop_token_ids or ())),
-        logprobs=_or(request.top_logprobs, 0) if request.logprobs else None,
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
     )
 
 

@@ -126,10 +126,11 @@ def shorten(value: object) -> str:
 
 
 BRANCH_TEXT, BRANCH_LIST, BRANCH_NAME, BRANCH_OBJECT = "<text>", "<list>", "<name>", "<object>"
+BRANCH_IDS, BRANCH_ID_LISTS = "<ids>", "<id lists>"
 """Tags of union branches in the request's models; they show up in pydantic's locations and nowhere else."""
 WRONG_BRANCH = "wrong_branch"
 """Error type of a value that fits no branch of a union; its message is the rest of the sentence."""
-_BRANCHES = frozenset({BRANCH_TEXT, BRANCH_LIST, BRANCH_NAME, BRANCH_OBJECT})
+_BRANCHES = frozenset({BRANCH_TEXT, BRANCH_LIST, BRANCH_NAME, BRANCH_OBJECT, BRANCH_IDS, BRANCH_ID_LISTS})
 
 _TYPES = {
     "string_type": "must be a string",

@@ -1,9 +1,9 @@
-"""The choices of one request on their way from token ids to text."""
+"""The choices of one prompt on their way from token ids to text."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
-from engine.messages import SequenceOutput
+from engine.messages import SequenceOutput, TokenLogprobs
 from server.convert import PromptPlan
 from server.detokenizer import logprob_entries
 from server.errors import ApiError, bad_request, context_length_exceeded, overloaded
@@ -15,11 +15,16 @@ OVERLOADED_RETRY_SECONDS = 2
 
 @dataclass(slots=True)
 class Delta:
-    """What came for one choice since the last look. `finish_reason` is set once, in a choice's last delta."""
+    """What came for one choice since the last look. `finish_reason` is set once, in a choice's last delta.
+
+    `token_ids` and the entries of `logprobs` go together one by one. `prompt_logprobs` come in pieces, before tokens.
+    """
 
     index: int
     text: str = ""
+    token_ids: list[int] = field(default_factory=list)
     logprobs: list[dict[str, Any]] | None = None
+    prompt_logprobs: list[dict[str, Any]] | None = None
     finish_reason: FinishReason | None = None
     is_first: bool = False
 
@@ -32,14 +37,16 @@ class Generation:
         self.completion_tokens = 0
         """Tokens that made up the answers, up to the one that completed a stop string."""
         self._tokenizer = tokenizer
-        self._cached_tokens = 0
+        self.cached_tokens = 0
+        """Tokens of the prompt that the prefix cache spared."""
+        self._num_scored = 0
         self._detokenizers = [plan.detokenizer(tokenizer) for _ in range(plan.n)]
         self._started = [False] * plan.n
         self._finished = [False] * plan.n
 
     def usage(self) -> dict[str, Any]:
         """Counts so far: the prompt once, the answers together."""
-        return usage(len(self.plan.prompt_token_ids), self.completion_tokens, self._cached_tokens)
+        return usage(len(self.plan.prompt_token_ids), self.completion_tokens, self.cached_tokens)
 
     def take(self, outputs: list[SequenceOutput]) -> list[Delta]:
         """Turn all that has come into one delta for each choice it came for.
@@ -50,7 +57,7 @@ class Generation:
         deltas: dict[int, Delta] = {}
         for output in outputs:
             if output.finish_reason == "error":
-                raise _failure(output)
+                raise _failure(output, self.plan.prompt_param)
             if self._finished[output.index]:
                 continue
             delta = deltas.get(output.index)
@@ -65,9 +72,11 @@ class Generation:
         self._started[output.index] = True
         # Choices after the first find the prompt that the first has computed; only what was there before counts.
         if sum(self._started) == 1:
-            self._cached_tokens = output.num_cached_tokens
+            self.cached_tokens = output.num_cached_tokens
 
     def _extend(self, delta: Delta, output: SequenceOutput) -> None:
+        if output.prompt_logprobs is not None:
+            self._extend_scores(delta, output.prompt_logprobs)
         detokenizer = self._detokenizers[output.index]
         ids = output.token_ids
         if self.plan.stop:
@@ -80,6 +89,7 @@ class Generation:
         else:
             delta.text += detokenizer.push(ids)
         self.completion_tokens += len(ids)
+        delta.token_ids += ids
         if output.logprobs is not None:
             entries = logprob_entries(self._tokenizer, ids, output.logprobs[: len(ids)])
             delta.logprobs = entries if delta.logprobs is None else delta.logprobs + entries
@@ -91,13 +101,22 @@ class Generation:
         stopped = detokenizer.stopped is not None
         delta.finish_reason = "stop" if stopped else cast(FinishReason, output.finish_reason)
 
+    def _extend_scores(self, delta: Delta, scores: list[TokenLogprobs]) -> None:
+        first = self._num_scored + 1  # the first token of a prompt follows nothing
+        self._num_scored += len(scores)
+        ids = self.plan.prompt_token_ids[first : first + len(scores)]
+        entries = logprob_entries(self._tokenizer, ids, scores)
+        delta.prompt_logprobs = entries if delta.prompt_logprobs is None else delta.prompt_logprobs + entries
 
-def _failure(output: SequenceOutput) -> ApiError:
+
+def _failure(output: SequenceOutput, prompt_param: str) -> ApiError:
+    """`prompt_param` is the field that holds the prompt; the engine knows that of a chat only."""
     message = output.error or "The engine could not serve this request"
     if output.error_code == "overloaded":
         return overloaded(message, retry_after=OVERLOADED_RETRY_SECONDS)
     if output.error_code == "context_length_exceeded":
-        return context_length_exceeded(message)
+        return context_length_exceeded(message, param=prompt_param)
     if output.error_param is not None:
-        return bad_request(message, param=output.error_param)
+        param = prompt_param if output.error_param == "messages" else output.error_param
+        return bad_request(message, param=param)
     return ApiError(500, message, type="server_error", code="engine_error")

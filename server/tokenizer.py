@@ -13,12 +13,12 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from engine.errors import ModelLoadError
+from engine.token_text import TokenText
 from server.chat_template import ChatTemplate
 from server.control_tokens import ControlTokens, looks_like_control, strings_of, unused_break
 from server.conversation import Message, TemplateForm, check_shown, fit, probe
 from server.errors import ApiError, bad_request, shorten
 from server.model_files import ChatFiles, read_chat_files
-from engine.token_text import TokenText
 
 _RESERVED_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
 
@@ -120,6 +120,14 @@ class ChatTokenizer:
             return self._encode(text)
         mark = unused_break(text)
         return self._encode_broken(self._control.broken(text, mark), mark)
+
+    def encode_raw(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], list[bool]]:
+        """Ids of a raw prompt, in which control tokens are matched, and which of them the text does not hold.
+
+        With `add_special_tokens` the tokenizer adds what its model expects around a text, as `<s>` before it.
+        """
+        encoding = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return list(encoding.ids), [bool(added) for added in encoding.special_tokens_mask]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of generated ids. Ids the tokenizer does not know have none."""

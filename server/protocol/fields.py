@@ -1,10 +1,13 @@
-"""The table of every field of a chat request, from which the documentation is generated."""
+"""The tables of every field of a request, from which the documentation is generated."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.admission import MAX_PRIORITY
+from server.protocol.completion_request import DEFAULT_MAX_TOKENS
+from server.protocol.generation_request import MAX_N, MAX_STOP_CHARS, MAX_STOP_STRINGS
 from server.protocol.messages import MAX_PARTS
-from server.protocol.request import MAX_MESSAGES, MAX_N, MAX_STOP_CHARS, MAX_STOP_STRINGS
+from server.protocol.prompts import MAX_MESSAGES, MAX_PROMPTS
 
 Status = Literal["supported", "partly", "refused"]
 
@@ -25,10 +28,16 @@ class FieldRow:
 
 def field_table() -> list[FieldRow]:
     """A row for each field of `ChatCompletionRequest`, in its order."""
-    return list(_ROWS)
+    return [*_CONVERSATION, *_SHARED, *_CHAT]
 
 
-_ROWS = (
+def completion_field_table() -> list[FieldRow]:
+    """A row for each field of `CompletionRequest`, in its order."""
+    shared = [_MAX_TOKENS_OF_COMPLETIONS if row.name == "max_tokens" else row for row in _SHARED]
+    return [*_RAW_PROMPTS, *shared, *_COMPLETION]
+
+
+_CONVERSATION = (
     FieldRow(
         "messages",
         "The conversation. Text parts are joined by line breaks. `name`, `tool_calls`, `tool` turns and reasoning go "
@@ -36,15 +45,39 @@ _ROWS = (
         f"1 to {MAX_MESSAGES} messages of at most {MAX_PARTS} parts; image_url parts are refused",
         "partly",
     ),
+    FieldRow("add_generation_prompt", "Open an assistant turn after the messages. Default true", "boolean"),
+    FieldRow("continue_final_message", "Continue the last message, of the assistant, in place of answering", "boolean"),
+    FieldRow(
+        "chat_template_kwargs",
+        "Variables for the model's chat template",
+        "object; a variable the template does not read is refused",
+    ),
+)
+_RAW_PROMPTS = (
+    FieldRow(
+        "prompt",
+        "What is continued. Control tokens that are written out in text are matched as the model's own",
+        f"a string, an array of strings, an array of token ids, or an array of such arrays; at most {MAX_PROMPTS}",
+    ),
+    FieldRow(
+        "add_special_tokens",
+        "Let the tokenizer add what its model expects around a text, as `<s>` before it. Default true; token ids are "
+        "taken as they are",
+        "boolean",
+    ),
+)
+_MAX_TOKENS_OF_COMPLETIONS = FieldRow(
+    "max_tokens",
+    f"Most tokens to generate. Default {DEFAULT_MAX_TOKENS}, or less where the context leaves less",
+    "0 to the context; 0 needs echo",
+)
+_SHARED = (
     FieldRow("model", "The model to use", "a name from /v1/models"),
     FieldRow("max_tokens", "Most tokens to generate; all that the context leaves when absent", "1 to the context"),
-    FieldRow("max_completion_tokens", "OpenAI's newer name of max_tokens", "1 to the context"),
     FieldRow("temperature", "Flattens or sharpens the distribution; 0 is greedy. Default 1", "0 to 2"),
     FieldRow("top_p", "Sample only from the likeliest tokens that together reach this probability", "above 0, to 1"),
     FieldRow("frequency_penalty", "Lowers tokens by how often they were generated", "-2 to 2"),
     FieldRow("presence_penalty", "Lowers tokens that were generated at all", "-2 to 2"),
-    FieldRow("logprobs", "Return the log-probability of each generated token, before any sampling option", "boolean"),
-    FieldRow("top_logprobs", "Return so many likeliest alternatives too; needs logprobs", "0 to 20"),
     FieldRow(
         "logit_bias",
         "Added to the logits of single tokens",
@@ -63,21 +96,7 @@ _ROWS = (
         "`include_usage` adds a last chunk with the usage, `continuous_usage_stats` puts it in every chunk",
         "object; needs stream",
     ),
-    FieldRow(
-        "response_format",
-        "Constrains the answer",
-        "`text`; `json_object`, `json_schema`, `json` and `regex` are refused",
-        "partly",
-    ),
-    FieldRow("tools", "Functions the model may call", "an empty array; anything else is refused", "partly"),
-    FieldRow("tool_choice", "Whether tools are called", "`none` or `auto`; anything else is refused", "partly"),
-    FieldRow("tool_prompt", "Text before the tools", "refused", "refused"),
-    FieldRow("parallel_tool_calls", "Several calls in one turn", "refused", "refused"),
-    FieldRow("reasoning_effort", "How long a model reasons", "refused", "refused"),
     FieldRow("user", "A label of the caller's own; changes nothing in the answer", "at most 512 characters"),
-    FieldRow("metadata", "Labels of the caller's own; changes nothing in the answer", "at most 16 short strings"),
-    FieldRow("store", "Keep the completion on the server", "false; true is refused", "partly"),
-    FieldRow("service_tier", "Processing tier", "`auto` or `default`; anything else is refused", "partly"),
     FieldRow("top_k", "Sample only from so many likeliest tokens; 0 keeps all", "0 or more"),
     FieldRow("min_p", "Sample only from tokens at least so likely, relative to the likeliest", "0 to 1"),
     FieldRow("repetition_penalty", "Divides the logits of tokens in prompt and answer; 1 is none", "above 0, to 10"),
@@ -90,11 +109,39 @@ _ROWS = (
     FieldRow("stop_token_ids", "Token ids that end the answer and are not shown", "at most 64 ids"),
     FieldRow("include_stop_str_in_output", "Show the stop string or stop token that ended the answer", "boolean"),
     FieldRow("skip_special_tokens", "Leave control tokens out of the text. Default true", "boolean"),
-    FieldRow("add_generation_prompt", "Open an assistant turn after the messages. Default true", "boolean"),
-    FieldRow("continue_final_message", "Continue the last message, of the assistant, in place of answering", "boolean"),
     FieldRow(
-        "chat_template_kwargs",
-        "Variables for the model's chat template",
-        "object; a variable the template does not read is refused",
+        "priority",
+        "Who is served first where requests wait: the lower number. Default 0",
+        f"-{MAX_PRIORITY} to {MAX_PRIORITY}",
     ),
+)
+_CHAT = (
+    FieldRow("max_completion_tokens", "OpenAI's newer name of max_tokens", "1 to the context"),
+    FieldRow("logprobs", "Return the log-probability of each generated token, before any sampling option", "boolean"),
+    FieldRow("top_logprobs", "Return so many likeliest alternatives too; needs logprobs", "0 to 20"),
+    FieldRow(
+        "response_format",
+        "Constrains the answer",
+        "`text`; `json_object`, `json_schema`, `json` and `regex` are refused",
+        "partly",
+    ),
+    FieldRow("tools", "Functions the model may call", "an empty array; anything else is refused", "partly"),
+    FieldRow("tool_choice", "Whether tools are called", "`none` or `auto`; anything else is refused", "partly"),
+    FieldRow("tool_prompt", "Text before the tools", "refused", "refused"),
+    FieldRow("parallel_tool_calls", "Several calls in one turn", "refused", "refused"),
+    FieldRow("reasoning_effort", "How long a model reasons", "refused", "refused"),
+    FieldRow("metadata", "Labels of the caller's own; changes nothing in the answer", "at most 16 short strings"),
+    FieldRow("store", "Keep the completion on the server", "false; true is refused", "partly"),
+    FieldRow("service_tier", "Processing tier", "`auto` or `default`; anything else is refused", "partly"),
+)
+_COMPLETION = (
+    FieldRow(
+        "logprobs",
+        "Return the log-probability of each token, before any sampling option, and of so many likeliest ones; with "
+        "echo those of the prompt too",
+        "0 to 20",
+    ),
+    FieldRow("echo", "Begin each answer with its prompt", "boolean"),
+    FieldRow("best_of", "Choices to compute for each prompt", "n; more is refused", "partly"),
+    FieldRow("suffix", "Text behind the gap to fill", "an empty string; anything else is refused", "partly"),
 )

@@ -1,0 +1,79 @@
+"""From a checked request for raw completions to what the engine needs: a plan for each prompt."""
+
+from engine.messages import EngineInfo
+from server.convert import Echo, PromptPlan, make_plan, sampling_params, token_limit
+from server.detokenizer import Detokenizer
+from server.errors import bad_request
+from server.protocol import CompletionRequest
+from server.protocol.completion_request import DEFAULT_MAX_TOKENS
+from server.settings import SamplingDefaults
+from server.tokenizer import ChatTokenizer
+
+
+def convert_completion(
+    request: CompletionRequest, tokenizer: ChatTokenizer, info: EngineInfo, defaults: SamplingDefaults
+) -> list[PromptPlan]:
+    """Tokenise and check the prompts of a request against one model.
+
+    A raw prompt is where a client writes the template itself, so control tokens in its text are matched. Raises
+    `ApiError` 400 for an empty prompt, one that leaves no room, token ids and limits beyond the model's.
+    """
+    return [_plan(request, param, prompt, tokenizer, info, defaults) for param, prompt in request.prompts]
+
+
+def check_token_ids(ids: list[int], info: EngineInfo, param: str) -> None:
+    """Raise `ApiError` 400 for the first id beyond the width of the logits."""
+    for index, token_id in enumerate(ids):
+        if token_id >= info.vocab_size:
+            raise bad_request(
+                f"{param}[{index}] is token {token_id}, outside this model's vocabulary of {info.vocab_size} tokens",
+                param=f"{param}[{index}]",
+            )
+
+
+def _plan(
+    request: CompletionRequest,
+    param: str,
+    prompt: str | list[int],
+    tokenizer: ChatTokenizer,
+    info: EngineInfo,
+    defaults: SamplingDefaults,
+) -> PromptPlan:
+    if isinstance(prompt, str):
+        ids, added = tokenizer.encode_raw(prompt, add_special_tokens=request.add_special_tokens is not False)
+    else:
+        ids, added = prompt, [False] * len(prompt)
+        check_token_ids(ids, info, param)
+    if not ids:
+        raise bad_request(f"{param} has no tokens, so there is nothing to continue", param=param)
+    room = token_limit(len(ids), 0 if request.max_tokens == 0 else None, info, prompt_param=param)
+    asked = min(DEFAULT_MAX_TOKENS, room) if request.max_tokens is None else request.max_tokens
+    params = sampling_params(
+        request,
+        defaults,
+        max_tokens=token_limit(len(ids), asked, info, prompt_param=param),
+        logprobs=request.logprobs,
+        prompt_logprobs=request.logprobs if request.echo else None,
+    )
+    echo = None
+    if request.echo:
+        hides_special = not isinstance(prompt, str) and request.skip_special_tokens is not False
+        echo = _echo(ids, added, prompt if isinstance(prompt, str) else None, tokenizer, hides_special)
+    return make_plan(request, ids, params, info, continues=True, prompt_param=param, echo=echo)
+
+
+def _echo(ids: list[int], added: list[bool], text: str | None, tokenizer: ChatTokenizer, hides_special: bool) -> Echo:
+    """The text of a prompt, as it came or decoded, and where each token begins in it."""
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=hides_special)
+    pieces: list[str] = []
+    offsets: list[int] = []
+    length = 0
+    for token_id, is_added in zip(ids, added, strict=True):
+        offsets.append(length)
+        piece = "" if is_added else detokenizer.push((token_id,))
+        pieces.append(piece)
+        length += len(piece)
+    if text is None:
+        return Echo("".join(pieces) + detokenizer.finish(), offsets)
+    # A tokenizer that normalises text may hold another length than was sent.
+    return Echo(text, [min(offset, len(text)) for offset in offsets])
