@@ -1,0 +1,110 @@
+"""The forms in which models write tool calls.
+
+A format is found out from what a chat template writes of a call, never from a model's name. Whatever its format, a
+model may also write a call as bare JSON at the beginning, or in a fence, as Qwen2.5-Coder does:
+
+    {"name": "get_weather", "arguments": {"city": "Paris"}}
+
+That is a call if it names a declared tool; any other JSON is text.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from server.tools.frames import GAP, NAME, Frame, OneOf
+
+FormatName = Literal["hermes", "llama3", "deepseek"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallFormat:
+    """How calls are written: `begin`, then calls with `marker` in front of each, then `end`."""
+
+    name: FormatName
+    marker: str
+    """What opens a call wherever it stands. In a tokenizer it may be a token, special or not."""
+    bare: bool = False
+    """The marker may be missing where an answer consists of calls."""
+    begin: str = ""
+    end: str = ""
+    head: Frame
+    """Between the marker and the name."""
+    neck: Frame
+    """Between the name and the arguments."""
+    tail: Frame
+    """Behind the arguments."""
+    pattern: tuple[str, str, str]
+    """A call as models are shown it: text before the name, between name and arguments, and behind them."""
+
+    def write(self, name: str, arguments: str) -> str:
+        """One call, as the model itself would write it. `arguments` is JSON text."""
+        before, between, behind = self.pattern
+        return f"{self.begin}{before}{name}{between}{arguments}{behind}{self.end}"
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Texts that may be single tokens and must be seen by the parser."""
+        return tuple(filter(None, (self.marker, self.begin, self.end)))
+
+
+_JSON_HEAD: Frame = (GAP, "{", GAP, '"name"', GAP, ":", GAP, '"')
+
+
+def _json_neck(*keys: str) -> Frame:
+    return ('"', GAP, ",", GAP, OneOf(tuple(f'"{key}"' for key in keys)), GAP, ":", GAP)
+
+
+HERMES = CallFormat(
+    name="hermes",
+    marker="<tool_call>",
+    head=_JSON_HEAD,
+    neck=_json_neck("arguments"),
+    tail=(GAP, "}", GAP, "</tool_call>"),
+    pattern=('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>"),
+)
+LLAMA3 = CallFormat(
+    name="llama3",
+    marker="<|python_tag|>",
+    bare=True,
+    head=_JSON_HEAD,
+    neck=_json_neck("parameters"),
+    tail=(GAP, "}"),
+    pattern=('{"name": "', '", "parameters": ', "}"),
+)
+DEEPSEEK = CallFormat(
+    name="deepseek",
+    marker="<｜tool▁call▁begin｜>",  # noqa: RUF001, the bars are fullwidth
+    begin="<｜tool▁calls▁begin｜>",  # noqa: RUF001
+    end="<｜tool▁calls▁end｜>",  # noqa: RUF001
+    head=(GAP, "function<｜tool▁sep｜>"),  # noqa: RUF001
+    neck=("\n```json\n", GAP),
+    tail=(GAP, "```", GAP, "<｜tool▁call▁end｜>"),  # noqa: RUF001
+    pattern=(
+        "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",  # noqa: RUF001
+        "\n```json\n",
+        "\n```<｜tool▁call▁end｜>",  # noqa: RUF001
+    ),
+)
+FORMATS: dict[FormatName, CallFormat] = {form.name: form for form in (HERMES, LLAMA3, DEEPSEEK)}
+
+BARE_HEAD = _JSON_HEAD
+FENCE_MARK = "```"
+BARE_NECK = _json_neck("arguments", "parameters")
+BARE_TAIL: Frame = (GAP, "}")
+FENCE_END: Frame = (GAP, FENCE_MARK)
+WHOLE_BARE: Frame = (*BARE_HEAD, NAME, *BARE_NECK)
+FENCED_HEAD: Frame = (FENCE_MARK, OneOf(("json", "")), *BARE_HEAD)
+WHOLE_FENCED: Frame = (*FENCED_HEAD, NAME, *BARE_NECK)
+
+
+def detect(written: str, name: str) -> CallFormat | None:
+    """The format of a rendered conversation in which the assistant calls the function `name`; None if none is known."""
+    before, found, after = written.partition(name)
+    if not found:
+        return None
+    if DEEPSEEK.marker in before:
+        return DEEPSEEK
+    if HERMES.marker in before:
+        return HERMES
+    bare = before.rstrip().endswith('"name": "') and after.startswith('", "parameters": ')
+    return LLAMA3 if bare else None
