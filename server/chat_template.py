@@ -2,14 +2,14 @@
 
 The environment is the one that Hugging Face documents for chat templates (trimmed blocks, loop controls,
 `raise_exception`, `strftime_now`, a `tojson` that does not escape HTML, `{% generation %}`). A template comes with a
-model and is not trusted: it sees plain data only, each loop round and call looks at a deadline, and its output is
-bounded.
+model and is not trusted: it sees plain data only, and `template_limits` bounds how long it runs and what it builds.
 """
 
+import functools
 import json
-import threading
-import time
+from collections.abc import Callable, Sized
 from datetime import datetime
+from types import BuiltinFunctionType
 from typing import Any, NoReturn
 
 import jinja2
@@ -20,17 +20,12 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from server import template_limits as limits
+from server import template_sizes as sizes
 from server.errors import MAX_ECHO_CHARS, bad_request
+from server.template_limits import TemplateLimitError
 
-RENDER_SECONDS = 10.0
-MAX_EXTRA_CHARS = 4_000_000
-"""Beyond what a template may add to the text it is given."""
-MAX_EXPONENT = 256
-_TICK, _CONCAT = "_headrace_tick", "_headrace_concat"
-
-
-class TemplateLimitError(jinja2.TemplateError):
-    """A template ran too long or wrote too much."""
+_TICK, _CONCAT, _CHECKED = "_headrace_tick", "_headrace_concat", "_headrace_checked"
 
 
 class TemplateRefusalError(jinja2.TemplateError):
@@ -45,6 +40,7 @@ class ChatTemplate:
 
     def __init__(self, source: str) -> None:
         self.source = source
+        limits.begin({})
         self._environment = _ChatEnvironment()
         tree = self._environment.parse(source)
         self.variables = frozenset(meta.find_undeclared_variables(tree))
@@ -56,13 +52,12 @@ class ChatTemplate:
         for loop in list(tree.find_all(nodes.For)):
             tick = nodes.Call(nodes.Name(_TICK, "load"), [], [], None, None)
             loop.body.insert(0, nodes.ExprStmt(tick).set_lineno(loop.lineno))
-        bounded: nodes.Template = _BoundedConcat().visit(tree)
+        bounded: nodes.Template = _BoundedLiterals().visit(tree)
         self._template = self._environment.from_string(bounded.set_environment(self._environment))  # type: ignore[arg-type]
 
     def render(self, variables: dict[str, Any]) -> str:
         """The prompt's text. Raises `ApiError` 400 with the template's own words where it refuses or fails."""
-        _limits.chars = limit = MAX_EXTRA_CHARS + 4 * _text_size(variables)
-        _limits.deadline = time.monotonic() + RENDER_SECONDS
+        limit = limits.begin(variables)
         try:
             parts: list[str] = []
             size = 0
@@ -86,22 +81,6 @@ class ChatTemplate:
             ) from None
 
 
-class _Limits(threading.local):
-    """Of the render that runs on this thread."""
-
-    deadline = float("inf")
-    chars = MAX_EXTRA_CHARS
-
-
-_limits = _Limits()
-
-
-def _tick() -> str:
-    if time.monotonic() > _limits.deadline:
-        raise TemplateLimitError(f"it ran longer than {RENDER_SECONDS:.0f} seconds")
-    return ""
-
-
 class _GenerationBlock(Extension):
     """`{% generation %}` marks an assistant's words for training; here it is its content."""
 
@@ -114,53 +93,88 @@ class _GenerationBlock(Extension):
 
 
 class _ChatEnvironment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset({"+", "*", "**"})
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    concat = staticmethod(limits.joined)
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols])
+        extensions = [_GenerationBlock, loopcontrols]
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions, finalize=limits.written)
         self.filters["tojson"] = _tojson
+        for name in sizes.WITHDRAWN:
+            self.filters.pop(name, None)
+            self.globals.pop(name, None)
+        self.filters = {name: _bounded(name, function) for name, function in self.filters.items()}
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = _strftime_now
-        self.globals[_TICK] = _tick
-        self.globals[_CONCAT] = _concat
+        self.globals[_TICK] = limits.tick
+        self.globals[_CONCAT] = limits.concatenated
+        self.globals[_CHECKED] = limits.checked
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Every call a template makes; the odd names leave all others to the template's keyword arguments."""
-        _tick()
-        return super().call(__context, __obj, *args, **kwargs)
+        limits.tick()
+        # The sandbox wraps str.format.
+        method = getattr(__obj, "__wrapped__", __obj)
+        if isinstance(method, BuiltinFunctionType):
+            args = sizes.check_method(method.__self__, method.__name__, args, kwargs)
+        result = super().call(__context, __obj, *args, **kwargs)
+        makes_new = __obj is dict or isinstance(getattr(method, "__self__", None), str | type)
+        return limits.checked(result) if makes_new else result
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """The operators that build, in a step or two, what fills the memory."""
-        if operator == "**" and not (isinstance(right, int | float) and abs(right) <= MAX_EXPONENT):
-            raise TemplateLimitError("it computes a power too large")
-        if operator == "*":
-            for sequence, times in ((left, right), (right, left)):
-                if isinstance(sequence, str | list | tuple) and isinstance(times, int):
-                    _check_size(len(sequence) * times)
-        if operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
-            _check_size(len(left) + len(right))
+        sizes.check_operator(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
 
-class _BoundedConcat(NodeTransformer):
-    """Turns `a ~ b` into a call that looks at the size of what it makes."""
+def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that works out the size of its result before it makes it."""
+    # Some filters get the environment or the context before the value.
+    first = 1 if hasattr(function, "jinja_pass_arg") else 0
+    size_of = sizes.FILTER_SIZES.get(name)
+
+    @functools.wraps(function)
+    def bounded(*args: Any, **kwargs: Any) -> Any:
+        limits.tick()
+        head, (value, *rest) = args[:first], args[first:]
+        if name in sizes.READING_FILTERS:
+            if isinstance(value, str):
+                limits.spend(8 * len(value))
+            elif not isinstance(value, Sized):
+                value = limits.bounded_list(value)
+        if size_of is not None:
+            limits.spend(size_of(value, *rest, **kwargs))
+        return function(*head, value, *rest, **kwargs)
+
+    return bounded
+
+
+class _BoundedLiterals(NodeTransformer):
+    """Turns `a ~ b`, and lists and dicts of what is not known yet, into calls that look at the size of the result."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Call:
         self.generic_visit(node)
-        call = nodes.Call(nodes.Name(_CONCAT, "load"), node.nodes, [], None, None)
-        call.set_lineno(node.lineno)
-        return call
+        return _call(_CONCAT, node.nodes, node.lineno)
+
+    def visit_List(self, node: nodes.List) -> nodes.Expr:
+        self.generic_visit(node)
+        return node if _is_constant(node) else _call(_CHECKED, [node], node.lineno)
+
+    visit_Dict = visit_List
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:
+        self.generic_visit(node)
+        return node if node.ctx != "load" or _is_constant(node) else _call(_CHECKED, [node], node.lineno)
 
 
-def _concat(*values: object) -> str:
-    texts = [str(value) for value in values]
-    _check_size(sum(map(len, texts)))
-    return "".join(texts)
+def _is_constant(node: nodes.Node) -> bool:
+    return all(isinstance(child, nodes.Const) for child in node.find_all(nodes.Expr))
 
 
-def _check_size(size: int) -> None:
-    if size > _limits.chars:
-        raise TemplateLimitError("it builds a text too long")
+def _call(function: str, arguments: list[nodes.Expr], line: int) -> nodes.Call:
+    call = nodes.Call(nodes.Name(function, "load"), arguments, [], None, None)
+    call.set_lineno(line)
+    return call
 
 
 def _raise_exception(message: object) -> NoReturn:
@@ -201,16 +215,6 @@ def _inspected(tree: nodes.Template) -> set[str]:
         if isinstance(call.node, nodes.Getattr):
             found.update(str(argument.value) for argument in call.args if isinstance(argument, nodes.Const))
     return found
-
-
-def _text_size(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(_text_size(key) + _text_size(child) for key, child in value.items())
-    if isinstance(value, list):
-        return sum(map(_text_size, value))
-    return 8
 
 
 def _short(error: Exception) -> str:

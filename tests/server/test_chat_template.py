@@ -1,5 +1,8 @@
 """The template environment: Hugging Face's dialect, and bounds on hostile templates."""
 
+import json
+import subprocess
+import sys
 import time
 from datetime import datetime
 from typing import Any
@@ -7,7 +10,7 @@ from typing import Any
 import jinja2
 import pytest
 
-from server import chat_template
+from server import template_limits
 from server.chat_template import ChatTemplate
 from server.errors import ApiError
 
@@ -76,10 +79,123 @@ def test_the_sandbox_holds(source: str) -> None:
     ],
 )
 def test_an_exploding_template_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template, "RENDER_SECONDS", 0.5)
+    monkeypatch.setattr(template_limits, "RENDER_SECONDS", 0.5)
     began = time.monotonic()
     refusal(source, r=range(100_000))
     assert time.monotonic() - began < 5
+
+
+EXPLOSIONS = [
+    "{{ 'x' * 10**9 }}",
+    "{{ 'x'.center(1000000000) }}",
+    "{{ 'x'.ljust(10**9) }}",
+    "{{ '7'.zfill(10**9) }}",
+    "{{ '\\t'.expandtabs(10**9) }}",
+    "{{ 'x' | center(1000000000) }}",
+    "{{ 'x' | map('center', 10**9) | list }}",
+    "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
+    "{{ ('a' * 1000000).replace('', 'b' * 1000000) }}",
+    "{{ ('a' * 1000000) | replace('a', 'b' * 1000000) }}",
+    "{{ ('a' * 1000000).join(range(100000) | map('string')) }}",
+    "{{ range(100000) | join('a' * 1000000) }}",
+    "{{ ('a' * 1000000).translate({97: 'b' * 1000000}) }}",
+    "{{ '%01000000000d' % 1 }}",
+    "{{ '%.1000000000f' % 1 }}",
+    "{{ '%*d' % (1000000000, 1) }}",
+    "{{ '%01000000000d' | format(1) }}",
+    "{{ ('%s' * 100000) | format(*(['a' * 100000] * 100000)) }}",
+    "{{ ('%(a)s' * 100000) | format(a='a' * 1000000) }}",
+    "{{ '{:1000000000}'.format(1) }}",
+    "{{ '{:{}}'.format(1, 1000000000) }}",
+    "{{ ('{0}' * 100000).format('a' * 1000000) }}",
+    "{{ ('{a}' * 100000).format_map({'a': 'a' * 1000000}) }}",
+    "{{ ('a\\n' * 1000000) | indent(1000000) }}",
+    "{{ 'a\\na' | indent(1000000000) }}",
+    "{{ ('a' * 1000000) | wordwrap(1, true, 'b' * 1000000) }}",
+    "{{ ('a' * 1000000) | wordwrap(1, wrapstring='b' * 1000000) }}",
+    "{{ {'a': 1} | tojson(indent=1000000000) }}",
+    "{{ {'a': 1} | tojson(separators=('a' * 1000000, 'b' * 1000000)) }}",
+    "{{ range(10**9) | list }}",
+    "{{ [1] | slice(1000000000) | list }}",
+    "{{ [1] | batch(1000000000, 'x') | list }}",
+    "{{ ('x' * 4000000) | list | join('yyyyyyyyyyyyyyyy') }}",
+    "{{ lipsum(n=1000000000) }}",
+    "{{ (1).to_bytes(1000000000) }}",
+    "{{ 'x'.encode().zfill(1000000000) }}",
+    "{{ 5 | round(-1000000000) }}",
+    "{{ 5 | round(-1000000000, 'ceil') }}",
+    "{{ (9 ** 256) ** 256 ** 2 }}",
+    "{% set ns = namespace(x=9) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}{{ ns.x % 7 }}",
+    "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+    "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = (ns.x, ns.x) %}{% endfor %}{{ ns.x == 1 }}",
+    "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = {'a': ns.x, 'b': ns.x} %}{% endfor %}",
+    "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = dict(a=ns.x, b=ns.x) %}{% endfor %}",
+    "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = dict.fromkeys('ab', ns.x) %}{% endfor %}",
+    "{% set ns = namespace(x=[[1]]) %}{% for i in range(60) %}{% set ns.x = [(ns.x + ns.x)] %}{% endfor %}",
+    "{% set ns = namespace(x=1) %}{% for i in range(60) %}{% set ns.x = namespace(a=ns.x, b=ns.x) %}{% endfor %}"
+    "{{ ns.x }}",
+    "{% set x %}{% for i in r %}{% for j in r %}" + "x" * 100_000 + "{% endfor %}{% endfor %}{% endset %}{{ x }}",
+    "{% set b = 'x' * 3000000 %}{% set x %}{% for i in r %}{{ b ~ i }}{% endfor %}{% endset %}{{ x }}",
+    "{% set b = 'x' * 3000000 %}{% macro f() %}{% for i in r %}{{ b + 'y' }}{% endfor %}{% endmacro %}{{ f() }}",
+    "{% set ns = namespace(x=[]) %}{% for i in r %}{% set ns.x = ns.x + ['x' * 3000000] %}{% endfor %}",
+]
+
+
+def test_no_single_step_of_a_template_fills_the_memory() -> None:
+    """Each runs in a process that has no memory to spare, and must be refused by a limit, not for want of memory."""
+    code = (
+        "import json, resource, sys, time\n"
+        "from server import template_limits\n"
+        "from server.chat_template import ChatTemplate\n"
+        "from server.errors import ApiError\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (900_000_000, 900_000_000))\n"
+        "template_limits.RENDER_SECONDS = 1.0\n"
+        "for source in json.load(sys.stdin):\n"
+        "    began = time.monotonic()\n"
+        "    try:\n"
+        "        said = 'wrote ' + ChatTemplate(source).render({'r': range(100_000)})[:100]\n"
+        "    except ApiError as error:\n"
+        "        said = error.message\n"
+        "    print(json.dumps([source[:200], said, time.monotonic() - began]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(EXPLOSIONS), capture_output=True, text=True, timeout=100
+    )
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(said) == len(EXPLOSIONS), done.stderr
+    for source, words, seconds in said:
+        assert "cannot show" in words and "memory" not in words, (source, words)
+        assert seconds < 3, (source, words, seconds)
+
+
+def test_what_real_templates_build_is_within_the_limits() -> None:
+    assert render("{{ 'x' | center(9) }}{{ 'ab'.center(4) }}{{ 5 | replace(5, 6) }}") == "    x     ab 6"
+    assert render("{{ 'a\nb' | indent(2) }}{{ 'x'.join(['a', 'b']) }}{{ 'x'.join(l | map('upper')) }}", l="ab") == (
+        "a\n  baxbAxB"
+    )
+    assert render("{{ '%05.1f|%s' % (1.5, 'x') }}{{ '%s' | format('y') }}{{ '{:>3}{a}'.format(1, a=2) }}") == (
+        "001.5|xy  12"
+    )
+    assert render("{{ [1, x] + [2] }}{{ {'a': x} }}{{ (x,) }}{{ dict(a=x).items() | list }}", x=3) == (
+        "[1, 3, 2]{'a': 3}(3,)[('a', 3)]"
+    )
+    assert render("{{ l | batch(2) | list }}{{ l | sort | last }}{{ l | map('int') | sum }}", l=["1", "2", "3"]) == (
+        "[['1', '2'], ['3']]36"
+    )
+    assert render("{{ 2 ** 10 }}{{ 3 * 4 }}{{ 7 % 4 }}{{ 1.25 | round(1) }}{{ 'ab' * 2 }}{{ 2 * [0] }}") == (
+        "10241231.2abab[0, 0]"
+    )
+    assert render("{% set x %}a{{ 1 }}{% endset %}{% macro f(y) %}<{{ y }}>{% endmacro %}{{ f(x) ~ x }}") == "<a1>a1"
+    assert render("{{ 'a b'.split() | join('-') }}{{ 'abc'[::-1] }}{{ 'abc' | reverse }}{{ 'aXb'.lower() }}") == (
+        "a-bcbacbaaxb"
+    )
+    many = [{"role": "user", "content": "word " * 200}] * 4000
+    text = render("{% for m in messages[1:] %}{{ [m] + messages[:1] | list }}{% endfor %}", messages=many)
+    assert len(text) > 2 * 3999 * 1000
+    source = (
+        "{% set ns = namespace(t='') %}{% for m in messages %}{% set ns.t = ns.t + m.content %}{% endfor %}{{ ns.t }}"
+    )
+    assert len(render(source, messages=many)) == 4_000_000
 
 
 def test_a_long_conversation_is_no_explosion() -> None:
