@@ -280,14 +280,14 @@ class Engine:
         token_ids = [sampled.token_ids[position]]
         sequence.token_ids += token_ids
         reason = finish_reason(sequence)
-        if reason is None and sequence.grammar is not None:
+        if reason != "stop" and sequence.grammar is not None:
             try:
                 forced = follow_grammar(sequence, sequence.grammar, self._blocks)
             except GrammarError as error:
                 self._fail(sequence, str(error))
                 return
             token_ids += forced
-            reason = "stop" if sequence.grammar.is_finished else None
+            reason = "stop" if sequence.grammar.is_finished else reason
         self._counters["generated"] += len(token_ids)
         if reason:
             self._scheduler.finish(sequence, reason)

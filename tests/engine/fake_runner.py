@@ -15,6 +15,7 @@ import torch
 from engine.block_manager import BlockManager
 from engine.engine import Engine
 from engine.forward_batch import BatchBuilder, ForwardBatch
+from engine.grammar.compiler import GrammarCompiler
 from engine.messages import TokenLogprobs
 from engine.pacing import PrefillPacer
 from engine.sampler import Sampled
@@ -22,6 +23,7 @@ from engine.sampling_params import SamplingParams
 from engine.scheduler import Scheduled, Scheduler
 from engine.sequence import Sequence
 from engine.stop import suppressed_token_ids
+from tests.engine.fake_grammar import FakeCompiler, allowed_tokens, text_length
 
 EMPTY, BROKEN = -1, -2
 STOP, EOS = 3, 4
@@ -36,7 +38,7 @@ def next_token(token_ids: list[int], banned: list[int]) -> int:
         token = {0: EOS, 1: STOP}.get(byte % 16, byte % 3)
         if token not in banned:
             return token
-    return 0
+    return min({0, 1, 2} - set(banned))
 
 
 def score(token_ids: list[int]) -> float:
@@ -54,11 +56,17 @@ def continue_alone(prompt: list[int], params: SamplingParams, max_len: int) -> t
     ids: list[int] = []
     if params.max_tokens == 0:
         return ids, "length"
+    source = params.constraint.source if params.constraint is not None else None
     while True:
         may_end = len(ids) >= params.min_tokens
         ending = {*params.stop_token_ids} | (set() if params.ignore_eos else {EOS})
-        ids.append(next_token(prompt + ids, [] if may_end else sorted(ending)))
+        banned = set() if may_end else ending
+        if source is not None:
+            banned = set(range(VOCAB)) - set(allowed_tokens(source, len(ids)))
+        ids.append(next_token(prompt + ids, sorted(banned)))
         if ids[-1] in ending and len(ids) >= params.min_tokens:
+            return ids, "stop"
+        if source is not None and len(ids) == text_length(source):
             return ids, "stop"
         if len(ids) >= params.max_tokens or len(prompt) + len(ids) >= max_len:
             return ids, "length"
@@ -161,7 +169,12 @@ class FakeRunner:
             self.broken.discard(sequence)
             self._tokens[cells[-1]] = BROKEN
             return 0, False
-        return next_token(seen, suppressed_token_ids(sequence)), True
+        banned = set(suppressed_token_ids(sequence))
+        if sequence.grammar is not None:
+            words = np.zeros(1, dtype=np.int32)
+            sequence.grammar.fill_bitmask(words)
+            banned |= {token for token in range(VOCAB) if not words[0] >> token & 1}
+        return next_token(seen, sorted(banned)), True
 
 
 def make_engine(
@@ -184,7 +197,13 @@ def make_engine(
     )
     runner = FakeRunner(num_blocks=num_blocks, block_size=block_size, max_num_seqs=max_num_seqs, context=context)
     engine = Engine(
-        runner, scheduler, context=context, vocab_size=VOCAB, eos_token_ids=frozenset({EOS}), max_queued=max_queued
+        runner,
+        scheduler,
+        context=context,
+        vocab_size=VOCAB,
+        eos_token_ids=frozenset({EOS}),
+        max_queued=max_queued,
+        compiler=cast(GrammarCompiler, FakeCompiler()),
     )
     # Chunks that follow the clock would make no two runs alike.
     engine._pacer = cast(PrefillPacer, SimpleNamespace(budget=scheduler.max_prefill_tokens, observe=lambda *_, **__: 0))

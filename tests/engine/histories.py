@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 
 from engine.block_manager import chain_digest
+from engine.constraint import Constraint
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
 from engine.scheduler import Scheduler
@@ -32,6 +33,7 @@ REQUESTS = st.builds(
     min_tokens=st.sampled_from([0, 0, 0, 1]),
     stop_token_ids=st.sampled_from([(), (STOP,)]),
     prompt_logprobs=st.sampled_from([None, None, 0]),
+    constraint=st.sampled_from([None, None, *(Constraint(kind="regex", source=str(number)) for number in range(6))]),
     ignore_eos=st.sampled_from([True, True, False]),
 )
 

@@ -251,6 +251,9 @@ class EngineMachine(RuleBasedStateMachine):
         full = len(self.scheduler.waiting) + request.n > self.max_queued
         self.runner.salts[request.request_id] = request.salt
         self.engine.add(request)
+        if params.constraint is not None:
+            assert request.request_id not in self.engine._sequences
+            self.engine._admit_compiled()
         sequences = self.engine._sequences.get(request.request_id, [])
         longest = self.limit - 1 if params.max_tokens else min(self.context, self.num_blocks * self.block_size)
         if full or len(prompt) > longest:
@@ -338,7 +341,8 @@ class EngineMachine(RuleBasedStateMachine):
             assert found.tokens or len(found.scores) == len(expected_scores)
         else:
             alone, _ = continue_alone(found.prompt, found.params, len(found.prompt) + len(found.tokens))
-            assert found.tokens == alone and len(output.token_ids) == 1
+            assert found.tokens == alone
+            assert len(output.token_ids) == 1 or (found.params.constraint is not None and output.token_ids)
         if output.finish_reason is not None:
             assert found.sequence.is_finished
             self.runner.broken.discard(found.sequence)
