@@ -13,8 +13,10 @@ from server.context import ServerContext, version
 from server.edge import Edge, internal_error
 from server.errors import ApiError
 from server.routes.chat import router as chat_router
+from server.routes.completions import router as completions_router
 from server.routes.health import router as health_router
 from server.routes.models import router as models_router
+from server.routes.tokenize import router as tokenize_router
 
 
 def build_app(context: ServerContext, *, keys: Keys, hosts: Iterable[str] | None = None) -> ASGIApp:
@@ -22,7 +24,7 @@ def build_app(context: ServerContext, *, keys: Keys, hosts: Iterable[str] | None
     # The documentation pages of FastAPI load scripts from elsewhere, so only the description itself is served.
     app = FastAPI(title="Headrace", version=version(), docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.context = context
-    for router in (chat_router, models_router, health_router):
+    for router in (chat_router, completions_router, tokenize_router, models_router, health_router):
         app.include_router(router)
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)

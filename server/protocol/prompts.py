@@ -87,5 +87,5 @@ class RawPrompts(StrictModel):
         if isinstance(given, str):
             return [("prompt", given)]
         if isinstance(given[0], int):
-            return [("prompt", cast(list[int], given))]
+            return [("prompt", given)]
         return [(f"prompt[{index}]", cast("str | list[int]", one)) for index, one in enumerate(given)]

@@ -53,6 +53,8 @@ class Script(msgspec.Struct, frozen=True):
     error_code: str = ""
     hold_first: float = 0.0
     """Seconds before a sequence's first output, its prefill."""
+    accepts: bool = True
+    """Whether a request is said to be queued."""
     log: str = ""
     context: int = 8192
     exit_at_start_if: str = ""
@@ -76,7 +78,7 @@ class FakeEngine:
     script: Script
     config: EngineConfig
     socket: "zmq.Socket[bytes]"
-    running: dict[int, Running] = field(default_factory=dict)
+    running: dict[tuple[int, int], Running] = field(default_factory=dict)
     generated: int = 0
     prompt: int = 0
     aborted: int = 0
@@ -124,7 +126,10 @@ class FakeEngine:
         match decode_inbound(frame):
             case AddRequest() as add:
                 self.note("add", id=add.request_id, n=add.n, seed=add.params.seed, salt=add.salt.hex(),
-                          max_tokens=add.params.max_tokens, prompt=len(add.prompt_token_ids))  # fmt: skip
+                          max_tokens=add.params.max_tokens, prompt=len(add.prompt_token_ids),
+                          priority=add.priority)  # fmt: skip
+                if self.script.accepts:
+                    self.socket.send(encode(StepOutputs([SequenceOutput(add.request_id)], self.stats())))
                 self.prompt += len(add.prompt_token_ids)
                 for choice in range(add.n):
                     self.running[add.request_id, choice] = Running(add, choice, time.monotonic())
@@ -142,15 +147,28 @@ class FakeEngine:
         """One token for each sequence."""
         now = time.monotonic()
         outputs = [
-            self.token(sequence)
+            output
             for sequence in self.running.values()
             if now - sequence.started >= self.script.hold_first
+            for output in (*self.scores(sequence), self.token(sequence))
         ]
         for output in outputs:
             if output.finish_reason is not None:
                 del self.running[output.request_id, output.index]
         self.steps += 1
         return outputs
+
+    def scores(self, sequence: Running) -> list[SequenceOutput]:
+        """The prompt's log-probabilities, -1 for its second token, -2 for the third and so on, in two pieces."""
+        wanted, ids = sequence.add.params.prompt_logprobs, sequence.add.prompt_token_ids
+        if wanted is None or sequence.done or sequence.index:
+            return []
+        scores = [
+            TokenLogprobs(-float(place), [ids[place], *range(wanted - 1)][:wanted], [-float(place)] * wanted)
+            for place in range(1, len(ids))
+        ]
+        pieces = [piece for piece in (scores[:2], scores[2:]) if piece]
+        return [SequenceOutput(sequence.add.request_id, prompt_logprobs=piece) for piece in pieces]
 
     def token(self, sequence: Running) -> SequenceOutput:
         """The next output of one sequence."""
@@ -165,6 +183,8 @@ class FakeEngine:
                 error_param=script.error_param or None,
                 error_code=script.error_code or None,
             )
+        if params.max_tokens == 0:
+            return SequenceOutput(request_id, index, finish_reason="length")
         if script.eos_after and sequence.done == script.eos_after:
             return SequenceOutput(request_id, index, token_ids=[2], finish_reason="stop")
         shift = 0 if params.seed is None else params.seed + index

@@ -1,0 +1,326 @@
+"""Raw completions and the tokenizer's routes over real HTTP, with the scripted engine."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from server.errors import ApiError
+from server.protocol import CompletionRequest, parse_completion_request
+from server.protocol.fields import completion_field_table
+from server.protocol.prompts import MAX_PROMPTS
+from server.tokenizer import ChatTokenizer
+from tests.server.fakes import RunningServer, Script, running_server, wait_until
+from tests.server.test_chat import TEXT, events_of, idle
+
+PROMPT = "What is the capital?"
+EVERYTHING: dict[str, Any] = {
+    "model": "m", "add_special_tokens": False, "max_tokens": 0, "temperature": 0, "top_p": 0.5,
+    "frequency_penalty": -2, "presence_penalty": 2, "logprobs": 20, "logit_bias": {"3": 1}, "n": 2, "seed": 1,
+    "stop": ["a"], "stream": True, "stream_options": {"include_usage": True}, "user": "u", "top_k": 1, "min_p": 0.5,
+    "repetition_penalty": 2, "min_tokens": 0, "ignore_eos": True, "stop_token_ids": [3],
+    "include_stop_str_in_output": True, "skip_special_tokens": False, "priority": 1000, "echo": True, "best_of": 2,
+    "suffix": "",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def words(smollm2_tokenizer: ChatTokenizer) -> list[int]:
+    return smollm2_tokenizer.encode(TEXT, allow_special=False)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path, words: list[int]) -> Iterator[RunningServer]:
+    script = Script(model_dir=str(smollm2_dir), token_ids=words, eos_after=len(words), context=512)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        running_server(patch, tmp_path_factory.mktemp("completions"), script) as running,
+    ):
+        yield running
+
+
+@pytest.fixture
+def client(server: RunningServer) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+def post(server: RunningServer, path: str = "/v1/completions", **fields: Any) -> httpx.Response:
+    return httpx.post(f"{server.url}{path}", json=fields)
+
+
+def refusal(**fields: Any) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        parse_completion_request(json.dumps({"prompt": "x"} | fields).encode())
+    assert caught.value.status == 400
+    return caught.value
+
+
+def test_the_field_table_covers_exactly_the_fields() -> None:
+    rows = completion_field_table()
+    assert [row.name for row in rows] == list(CompletionRequest.model_fields)
+    assert all(row.meaning and row.range for row in rows)
+    assert {row.name for row in rows} == {*EVERYTHING, "prompt"}
+    assert parse_completion_request(json.dumps({"prompt": "x"} | EVERYTHING).encode()).best_of == 2
+    nothing = dict.fromkeys(EVERYTHING)
+    assert parse_completion_request(json.dumps({"prompt": "x"} | nothing).encode()) == parse_completion_request(
+        b'{"prompt":"x"}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"prompt": None}, "prompt", "invalid_type"),
+        ({"prompt": 5}, "prompt", "invalid_type"),
+        ({"prompt": []}, "prompt", "invalid_value"),
+        ({"prompt": [[]]}, "prompt[0]", "invalid_value"),
+        ({"prompt": [True]}, "prompt", "invalid_type"),
+        ({"prompt": ["a", 5]}, "prompt[1]", "invalid_type"),
+        ({"prompt": [5, "a"]}, "prompt[1]", "invalid_type"),
+        ({"prompt": [[5], ["a"]]}, "prompt[1][0]", "invalid_type"),
+        ({"prompt": [-1]}, "prompt[0]", "invalid_value"),
+        ({"prompt": ["a"] * (MAX_PROMPTS + 1)}, "prompt", "invalid_value"),
+        ({"prompt": ["a"] * 100, "n": 3}, "n", "invalid_value"),
+        ({"logprobs": 21}, "logprobs", "invalid_value"),
+        ({"logprobs": True}, "logprobs", "invalid_type"),
+        ({"max_tokens": -1}, "max_tokens", "invalid_value"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"best_of": 2}, "best_of", "unsupported_parameter"),
+        ({"best_of": 1, "n": 2}, "best_of", "invalid_value"),
+        ({"suffix": "x"}, "suffix", "unsupported_parameter"),
+        ({"stream_options": {}}, "stream_options", "invalid_value"),
+        ({"messages": []}, "messages", "unknown_parameter"),
+        ({"top_logprobs": 1}, "top_logprobs", "unknown_parameter"),
+        ({"priority": 1001}, "priority", "invalid_value"),
+        ({"temperature": 3}, "temperature", "invalid_value"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name(fields: dict[str, Any], param: str, code: str) -> None:
+    error = refusal(**fields)
+    assert (error.param, error.code) == (param, code), error.message
+
+
+def test_what_only_the_model_can_tell_is_refused_by_name(server: RunningServer) -> None:
+    for fields, param, code in [
+        ({"prompt": ""}, "prompt", "invalid_value"),
+        ({"prompt": ["a", ""]}, "prompt[1]", "invalid_value"),
+        ({"prompt": [1, 49152]}, "prompt[1]", "invalid_value"),
+        ({"prompt": [[1], [2, 49152]]}, "prompt[1][1]", "invalid_value"),
+        ({"prompt": [1] * 512}, "prompt", "context_length_exceeded"),
+        ({"prompt": [[1], [1] * 513], "echo": True, "max_tokens": 0}, "prompt[1]", "context_length_exceeded"),
+        ({"prompt": [1] * 500, "max_tokens": 13}, "max_tokens", "context_length_exceeded"),
+        ({"prompt": "a", "logit_bias": {"49152": 1}}, "logit_bias", "invalid_value"),
+        ({"prompt": "a", "model": "nope"}, "model", "model_not_found"),
+    ]:
+        error = post(server, **fields).json()["error"]
+        assert (error["param"], error["code"]) == (param, code), error
+    assert idle(server)
+
+
+def test_a_text_is_continued(client: openai.OpenAI, server: RunningServer, words: list[int]) -> None:
+    answer = client.completions.create(model="fake", prompt=PROMPT, max_tokens=100)
+    (choice,) = answer.choices
+    assert (choice.text, choice.finish_reason, choice.logprobs) == (TEXT, "stop", None)
+    assert answer.object == "text_completion" and answer.id.startswith("cmpl-")
+    assert answer.usage is not None and answer.usage.completion_tokens == len(words) + 1
+    short = client.completions.create(model="fake", prompt=PROMPT, extra_body={"priority": -7})
+    assert short.choices[0].finish_reason == "stop" and len(words) < 16
+    assert (server.events("add")[-1]["max_tokens"], server.events("add")[-1]["priority"]) == (16, -7)
+    assert post(server, prompt=[5] * 508).json()["usage"]["completion_tokens"] == 4
+
+
+def test_a_stop_string_ends_one_choice(client: openai.OpenAI, server: RunningServer) -> None:
+    answer = client.completions.create(model="fake", prompt=[PROMPT, "x"], stop=" Paris")
+    assert [choice.text for choice in answer.choices] == ["The capital of France is"] * 2
+    assert all(choice.finish_reason == "stop" for choice in answer.choices)
+    wait_until(lambda: idle(server))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_prompts_and_choices_have_indices_together(client: openai.OpenAI, stream: bool) -> None:
+    prompts = ["one", "two", "three"]
+    options: dict[str, Any] = {"model": "fake", "prompt": prompts, "n": 2, "seed": 3, "max_tokens": 5, "echo": True}
+    texts = [""] * 6
+    if stream:
+        reasons = {}
+        for chunk in client.completions.create(**options, stream=True):
+            texts[chunk.choices[0].index] += chunk.choices[0].text
+            if chunk.choices[0].finish_reason:
+                reasons[chunk.choices[0].index] = chunk.choices[0].finish_reason
+        assert reasons == dict.fromkeys(range(6), "length")
+    else:
+        answer = client.completions.create(**options)
+        texts = [choice.text for choice in answer.choices]
+        assert [choice.index for choice in answer.choices] == list(range(6))
+        assert answer.usage is not None and answer.usage.completion_tokens == 30
+    assert [text.startswith(prompts[index // 2]) for index, text in enumerate(texts)] == [True] * 6
+    assert texts[0].removeprefix("one") == texts[2].removeprefix("two") != texts[1].removeprefix("one")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("max_tokens", [0, 1, 7])
+def test_echo_scores_the_prompt_as_harnesses_read_it(
+    server: RunningServer, smollm2_tokenizer: ChatTokenizer, stream: bool, max_tokens: int
+) -> None:
+    """One entry for each token of prompt and answer; the first has no log-probability."""
+    ids = smollm2_tokenizer.encode(PROMPT, allow_special=False)
+    fields: dict[str, Any] = {"echo": True, "logprobs": 2, "max_tokens": max_tokens, "n": 2, "stream": stream}
+    for prompt in (PROMPT, ids):
+        answer = post(server, prompt=prompt, **fields)
+        assert answer.status_code == 200, answer.text
+        found: list[dict[str, Any]] = [{"text": "", "logprobs": {}} for _ in range(2)]
+        pieces = events_of(answer.text) if stream else [answer.json()]
+        for choice in (choice for piece in pieces for choice in piece["choices"]):
+            found[choice["index"]]["text"] += choice["text"]
+            for name, values in (choice["logprobs"] or {}).items():
+                found[choice["index"]]["logprobs"].setdefault(name, []).extend(values)
+        for choice in found:
+            logprobs = choice["logprobs"]
+            assert choice["text"].startswith(PROMPT) and (choice["text"] == PROMPT) == (max_tokens == 0)
+            assert logprobs["token_logprobs"][: len(ids)] == [None, *(-float(place) for place in range(1, len(ids)))]
+            assert logprobs["top_logprobs"][0] is None and logprobs["top_logprobs"][1] == {
+                " is": -1.0,
+                "<|endoftext|>": -1.0,
+            }
+            assert {len(values) for values in logprobs.values()} == {len(ids) + max_tokens}
+            assert "".join(logprobs["tokens"]) == choice["text"]
+            for token, offset in zip(logprobs["tokens"], logprobs["text_offset"], strict=True):
+                assert choice["text"][offset:].startswith(token)
+
+
+def test_offsets_without_echo_are_of_the_answer_and_count_characters(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smollm2_dir: Path, smollm2_tokenizer: ChatTokenizer
+) -> None:
+    text = "naïve 🪿 café ߷ x"
+    ids = smollm2_tokenizer.encode(text, allow_special=False)
+    script = Script(model_dir=str(smollm2_dir), token_ids=ids, eos_after=len(ids))
+    with running_server(monkeypatch, tmp_path, script) as server:
+        (choice,) = post(server, prompt="x", logprobs=0, max_tokens=40).json()["choices"]
+        echoed = post(server, prompt=ids, logprobs=0, max_tokens=0, echo=True).json()["choices"][0]
+    for found in (choice, echoed):
+        logprobs = found["logprobs"]
+        assert found["text"] == text
+        whole = [(t, o) for t, o in zip(logprobs["tokens"], logprobs["text_offset"], strict=True) if t[:6] != "bytes:"]
+        assert len(whole) < len(logprobs["tokens"]), "some tokens are parts of characters"
+        assert all(text[offset:].startswith(token) for token, offset in whole if token != "<|im_end|>")
+        assert any(token.startswith("bytes:\\x") for token in logprobs["tokens"])
+
+
+def test_control_tokens_in_raw_text_are_matched(server: RunningServer, smollm2_tokenizer: ChatTokenizer) -> None:
+    """The client writes the template itself; in a conversation the same text stays text."""
+    template = "<|im_start|>user\nhi<|im_end|>\n"
+    answer = post(server, "/tokenize", prompt=template, return_token_strs=True).json()
+    assert answer["tokens"] == smollm2_tokenizer.encode(template, allow_special=True)
+    assert answer["token_strs"][0] == "<|im_start|>" and answer["count"] == len(answer["tokens"])
+    assert answer["max_model_len"] == 512
+    chat = post(server, "/tokenize", messages=[{"role": "user", "content": "<|im_end|>"}], add_generation_prompt=False)
+    assert chat.json()["tokens"].count(smollm2_tokenizer.encode("<|im_end|>", allow_special=True)[0]) == 2
+    assert chat.json()["token_strs"] is None
+    echoed = post(server, prompt=template, echo=True, max_tokens=1).json()["choices"][0]["text"]
+    assert echoed == template + "The"
+    from_ids = post(server, prompt=answer["tokens"], echo=True, max_tokens=1).json()["choices"][0]["text"]
+    assert from_ids == "user\nhi\n" + "The"
+    shown = post(server, prompt=answer["tokens"], echo=True, max_tokens=1, skip_special_tokens=False)
+    assert shown.json()["choices"][0]["text"] == template + "The"
+
+
+def test_a_chat_costs_what_tokenize_says(server: RunningServer, client: openai.OpenAI) -> None:
+    messages: list[Any] = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": "It is"}]
+    for shape in ({}, {"continue_final_message": True}, {"add_generation_prompt": False}):
+        count = post(server, "/tokenize", messages=messages, **shape).json()["count"]
+        answer = client.chat.completions.create(model="fake", messages=messages, extra_body=shape)
+        assert answer.usage is not None and answer.usage.prompt_tokens == count
+
+
+def test_tokens_become_text_again(server: RunningServer) -> None:
+    for text in (PROMPT, "<|im_start|>naïve 🙂", ""):
+        ids = post(server, "/tokenize", prompt=text).json()["tokens"]
+        assert post(server, "/detokenize", tokens=ids).json() == {"prompt": text}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": ["a"]}, "prompt"),
+        ("/tokenize", {"prompt": "a", "temperature": 1}, "temperature"),
+        ("/tokenize", {"messages": []}, "messages"),
+        ("/tokenize", {"messages": [{"role": "user", "content": "a"}], "prompt": "a"}, "prompt"),
+        ("/tokenize", {"messages": [{"role": "user", "content": "a"}], "continue_final_message": True},
+         "continue_final_message"),
+        ("/tokenize", {"prompt": "a", "model": "nope"}, "model"),
+        ("/detokenize", {"tokens": [49152]}, "tokens[0]"),
+        ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
+        ("/detokenize", {"tokens": "a"}, "tokens"),
+    ],
+)  # fmt: skip
+def test_bad_questions_to_the_tokenizer_are_refused_by_name(
+    server: RunningServer, path: str, fields: dict[str, Any], param: str
+) -> None:
+    answer = post(server, path, **fields)
+    assert answer.status_code in (400, 404) and answer.json()["error"]["param"] == param
+
+
+def test_a_stream_ends_with_its_usage(server: RunningServer) -> None:
+    options = {"include_usage": True}
+    events = events_of(post(server, prompt=["a", "b"], stream=True, stream_options=options, max_tokens=3).text)
+    assert all(event["usage"] is None for event in events[:-1])
+    assert events[-1]["choices"] == [] and events[-1]["usage"]["completion_tokens"] == 6
+    counted = events_of(
+        post(server, prompt="a", stream=True, stream_options={"continuous_usage_stats": True}, max_tokens=3).text
+    )
+    assert [event["usage"]["completion_tokens"] for event in counted][-1] == 3
+
+
+def test_a_client_that_leaves_ends_all_its_prompts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smollm2_dir: Path
+) -> None:
+    script = Script(model_dir=str(smollm2_dir), token_ids=[504], step_seconds=0.02)
+    with running_server(monkeypatch, tmp_path, script) as server:
+        with httpx.stream(
+            "POST", f"{server.url}/v1/completions", json={"prompt": ["a"] * 5, "max_tokens": 4000, "stream": True}
+        ) as answer:
+            next(answer.iter_raw())
+        wait_until(lambda: idle(server))
+        wait_until(lambda: len(server.events("abort")) == 5)
+
+
+def test_one_prompt_that_fails_fails_the_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smollm2_dir: Path
+) -> None:
+    script = Script(model_dir=str(smollm2_dir), token_ids=[504], error_after=0, error_param="messages")
+    with running_server(monkeypatch, tmp_path, script) as server:
+        answer = post(server, prompt=["a", "b", "c"])
+        assert answer.status_code == 400 and answer.json()["error"]["param"].startswith("prompt[")
+        wait_until(lambda: idle(server))
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("accepts", [True, False])
+def test_a_long_silence_before_the_first_token_sends_headers_once_the_request_is_queued(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smollm2_dir: Path, path: str, accepts: bool
+) -> None:
+    """Not before: then what fails is still an error of its own."""
+    monkeypatch.setattr("server.answer.KEEP_ALIVE_SECONDS", 0.1)
+    script = Script(
+        model_dir=str(smollm2_dir), token_ids=[504], hold_first=0.6, error_after=0, accepts=accepts,
+        error_code="overloaded",
+    )  # fmt: skip
+    prompt: dict[str, Any] = {"prompt": ["x", "y"]} if path == "/v1/completions" else {}
+    prompt = prompt or {"messages": [{"role": "user", "content": "x"}]}
+    with running_server(monkeypatch, tmp_path, script) as server:
+        began = time.monotonic()
+        with httpx.stream("POST", f"{server.url}{path}", json={**prompt, "stream": True}) as answer:
+            seconds = time.monotonic() - began
+            text = "".join(answer.iter_text())
+    if accepts:
+        assert answer.status_code == 200 and seconds < 0.5
+        assert text.startswith(": keep-alive\n\n: keep-alive\n\n") and text.endswith("data: [DONE]\n\n")
+        assert '"code":"overloaded"' in text
+    else:
+        assert answer.status_code == 503 and seconds > 0.5 and "retry-after" in answer.headers
