@@ -5,10 +5,10 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
 
-.PHONY: help serve test soak lint format docs clean
+.PHONY: help serve test soak lm-eval lint format docs clean
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 	@echo "Settings: PYTHON=$(PYTHON) HOST=$(HOST) PORT=$(PORT) ARGS='$(ARGS)'"
 
 serve: .venv/.installed ## Install what is missing, then serve the default model
@@ -19,6 +19,9 @@ test: .venv/.installed-dev ## Run the tests; ARGS='-k name' picks some
 
 soak: .venv/.installed-dev ## Play some hundred thousand random engine operations
 	HEADRACE_SOAK=1 .venv/bin/python -m pytest -m soak -s $(ARGS)
+
+lm-eval: .venv/.installed-dev ## Compare lm-evaluation-harness on this server and on transformers
+	.venv/bin/python -m tests.lm_eval.check $(ARGS)
 
 lint: .venv/.installed-dev ## Check style, format, types and the documentation's tables
 	.venv/bin/ruff check .
@@ -34,7 +37,7 @@ docs: .venv/.installed-dev ## Rewrite the documentation's generated tables
 	.venv/bin/python -m scripts.generate_docs
 
 clean: ## Remove the environment and everything built
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lm-eval build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamps are newer than what decides the content of .venv, so a second run starts at once.
 .venv/.installed: pyproject.toml constraints.txt scripts/install.py

@@ -19,7 +19,7 @@ from server.fleet import FleetPolicy
 from server.http_protocol import HEADER_SECONDS, MAX_HEADER_BYTES, UNREAD_SECONDS
 from server.limits import MIB, Limits
 from server.metrics import ServerCounters, exposition
-from server.protocol import FieldRow, field_table
+from server.protocol import FieldRow, completion_field_table, field_table
 from server.protocol.json_values import MAX_DEPTH, MAX_KEYS_PER_OBJECT
 from server.settings import ModelSpec, load_models_file
 from server.sse import KEEP_ALIVE_SECONDS
@@ -82,9 +82,18 @@ def support_table() -> str:
 
 
 def fields_table() -> str:
-    """Every field of a request."""
-    rows = ((f"`{row.name}`", row.meaning, row.range, STATUS[row.status]) for row in field_table())
-    return table(("Field", "Meaning", "Range", "Done here"), rows)
+    """Every field of a chat request."""
+    return _rows_table(field_table())
+
+
+def completions_table() -> str:
+    """Every field of a request for raw completions."""
+    return _rows_table(completion_field_table())
+
+
+def _rows_table(rows: Iterable[FieldRow]) -> str:
+    cells = ((f"`{row.name}`", row.meaning, row.range, STATUS[row.status]) for row in rows)
+    return table(("Field", "Meaning", "Range", "Done here"), cells)
 
 
 def models_table() -> str:
@@ -157,6 +166,7 @@ def limits_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "support": support_table,
     "fields": fields_table,
+    "completions": completions_table,
     "models": models_table,
     "architectures": architectures_table,
     "options": options_table,

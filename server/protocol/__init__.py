@@ -1,7 +1,7 @@
 """The API contract: request models, what is refused, response shapes. Knows no HTTP and no model."""
 
 from server.protocol.completion_request import CompletionRequest, parse_completion_request
-from server.protocol.fields import FieldRow, field_table
+from server.protocol.fields import FieldRow, completion_field_table, field_table
 from server.protocol.generation_request import GenerationRequest, StreamOptions
 from server.protocol.messages import ChatMessage, ContentPart, ToolCall
 from server.protocol.prompts import Conversation
@@ -29,6 +29,7 @@ __all__ = [
     "StreamOptions",
     "ToolCall",
     "chat_completion",
+    "completion_field_table",
     "field_table",
     "new_completion_id",
     "parse_chat_request",
