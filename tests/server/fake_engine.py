@@ -106,7 +106,8 @@ class FakeEngine:
     def info(self) -> EngineInfo:
         """A plausible description."""
         return EngineInfo(
-            name=self.config.name, model_dir=self.script.model_dir, architecture="FakeForCausalLM",
+            name=self.config.name, architecture="FakeForCausalLM",
+            model_dir=self.script.model_dir or self.config.source,
             context=self.script.context, vocab_size=49152, eos_token_ids=[2], device="cpu", dtype="float32",
             attention="reference", block_size=16, num_blocks=self.script.context // 16 + 1, max_num_seqs=64,
             weights_bytes=0, kv_bytes=0, num_parameters=0, load_seconds=0.0, generation_defaults={}, numerics="fake",
