@@ -143,6 +143,27 @@ def test_stop_strings_and_limits_are_told_apart(client: openai.OpenAI) -> None:
     assert caught.value.code == "context_length_exceeded" and "2048" in str(caught.value)
 
 
+def test_raw_prompts_are_continued_and_scored(server: Running, client: openai.OpenAI) -> None:
+    """What a text's tokens were said to be likely by when they were generated, they are when they come back."""
+    prompt = "The capital of France is"
+    said = client.completions.create(model=MODEL, prompt=prompt, temperature=0, max_tokens=6, logprobs=2).choices[0]
+    assert "Paris" in said.text and said.logprobs is not None and said.logprobs.token_logprobs is not None
+    texts = [prompt + said.text, f"{prompt} banana"]
+    scored, other = client.completions.create(
+        model=MODEL, prompt=texts, echo=True, logprobs=0, max_tokens=0, extra_body={"priority": -1}
+    ).choices
+    for text, choice in zip(texts, (scored, other), strict=True):
+        ids = httpx.post(f"{server.url}/tokenize", json={"prompt": text}).json()["tokens"]
+        assert choice.text == text and choice.finish_reason == "length"
+        assert choice.logprobs is not None and choice.logprobs.tokens is not None
+        assert "".join(choice.logprobs.tokens) == text and len(choice.logprobs.tokens) == len(ids)
+    assert scored.logprobs is not None and scored.logprobs.token_logprobs is not None
+    again = scored.logprobs.token_logprobs[-len(said.logprobs.token_logprobs) :]
+    assert again == pytest.approx(said.logprobs.token_logprobs, abs=0.2)  # bf16
+    assert other.logprobs is not None and other.logprobs.token_logprobs is not None
+    assert other.logprobs.token_logprobs[-1] < again[0] - 2
+
+
 def test_a_client_that_leaves_gives_its_blocks_back(server: Running, client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
         model=MODEL, messages=QUESTION, max_tokens=1500, stream=True, extra_body={"ignore_eos": True}
