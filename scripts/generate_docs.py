@@ -20,6 +20,7 @@ from server.http_protocol import HEADER_SECONDS, MAX_HEADER_BYTES, UNREAD_SECOND
 from server.limits import MIB, Limits
 from server.metrics import ServerCounters, exposition
 from server.protocol import FieldRow, completion_field_table, field_table
+from server.protocol.error_table import ERROR_TABLE
 from server.protocol.json_values import MAX_DEPTH, MAX_KEYS_PER_OBJECT
 from server.settings import ModelSpec, load_models_file
 from server.sse import KEEP_ALIVE_SECONDS
@@ -163,6 +164,12 @@ def limits_table() -> str:
     return table(("What", "Limit", "Beyond it"), rows)
 
 
+def errors_table() -> str:
+    """Every error a client can meet."""
+    rows = ((str(row.status), ", ".join(f"`{code}`" for code in row.codes), row.when) for row in ERROR_TABLE)
+    return table(("Status", "`code`", "When"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "support": support_table,
     "fields": fields_table,
@@ -172,6 +179,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "options": options_table,
     "metrics": metrics_table,
     "limits": limits_table,
+    "errors": errors_table,
 }
 
 if __name__ == "__main__":

@@ -2,30 +2,38 @@
 
 import json
 from collections.abc import Iterable
+from functools import cache
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from server.api_document import describe_api
 from server.auth import Keys
 from server.context import ServerContext, version
 from server.edge import Edge, internal_error
 from server.errors import ApiError
 from server.routes.chat import router as chat_router
 from server.routes.completions import router as completions_router
+from server.routes.description import router as description_router
 from server.routes.health import router as health_router
 from server.routes.models import router as models_router
 from server.routes.tokenize import router as tokenize_router
 
+ROUTERS = (chat_router, completions_router, tokenize_router, models_router, health_router, description_router)
+ROUTES = tuple(route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute))
+
 
 def build_app(context: ServerContext, *, keys: Keys, hosts: Iterable[str] | None = None) -> ASGIApp:
     """The whole application. `hosts` are the only Host names it answers to, None for any."""
-    # The documentation pages of FastAPI load scripts from elsewhere, so only the description itself is served.
-    app = FastAPI(title="Headrace", version=version(), docs_url=None, redoc_url=None, redirect_slashes=False)
+    # FastAPI's pages of documentation load scripts from elsewhere, and its description of the API is not ours.
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.context = context
-    for router in (chat_router, completions_router, tokenize_router, models_router, health_router):
+    for router in ROUTERS:
         app.include_router(router)
+    app.state.describe = cache(lambda: describe_api(ROUTES, version=version(), needs_key=bool(keys)))
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_unexpected)

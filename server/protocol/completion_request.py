@@ -8,6 +8,7 @@ from engine.sampling_params import MAX_LOGPROBS
 from server.errors import bad_request, from_validation_error, unsupported
 from server.protocol.generation_request import MAX_INT, GenerationRequest, check_stream_options
 from server.protocol.json_values import check_object_keys
+from server.protocol.messages import Integer
 from server.protocol.prompts import MAX_PROMPTS, RawPrompts
 
 DEFAULT_MAX_TOKENS = 16
@@ -17,10 +18,10 @@ DEFAULT_MAX_TOKENS = 16
 class CompletionRequest(GenerationRequest, RawPrompts):
     """A request for raw completions as it came."""
 
-    max_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    max_tokens: Annotated[Integer, Field(ge=0, le=MAX_INT)] | None = None
+    logprobs: Annotated[Integer, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = None
-    best_of: Annotated[int, Field(ge=1, le=MAX_INT)] | None = None
+    best_of: Annotated[Integer, Field(ge=1, le=MAX_INT)] | None = None
     suffix: str | None = None
 
 

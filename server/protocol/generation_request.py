@@ -2,22 +2,35 @@
 
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, WithJsonSchema, field_validator
 
 from engine.admission import MAX_PRIORITY
 from engine.sampling_params import MAX_LOGIT_BIAS, MAX_SEED, MAX_STOP_TOKEN_IDS
 from server.errors import BRANCH_LIST, BRANCH_TEXT, WRONG_BRANCH, bad_request
-from server.protocol.messages import StrictModel, text_or_list
+from server.protocol.messages import Integer, StrictModel, text_or_list
 
 MAX_N = 16
 MAX_STOP_STRINGS = 4
 MAX_STOP_CHARS = 1024
 MAX_INT = 2**31 - 1
 
-TokenCount = Annotated[int, Field(ge=1, le=MAX_INT)]
+TokenCount = Annotated[Integer, Field(ge=1, le=MAX_INT)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
+StopTokenId = Annotated[Integer, Field(ge=0, le=MAX_INT)]
 ModelName = Annotated[str, Field(min_length=1, max_length=512)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+LogitBias = Annotated[
+    dict[str, Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=MAX_LOGIT_BIAS),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "patternProperties": {"^(0|[1-9][0-9]{0,9})$": {"type": "number", "minimum": -100, "maximum": 100}},
+            "additionalProperties": False,
+            "maxProperties": MAX_LOGIT_BIAS,
+        }
+    ),
+]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stop = Annotated[
     Annotated[StopString, Tag(BRANCH_TEXT)]
@@ -44,24 +57,22 @@ class GenerationRequest(StrictModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    logit_bias: (
-        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_LOGIT_BIAS)] | None
-    ) = None
-    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
-    seed: Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED)] | None = None
+    logit_bias: LogitBias | None = None
+    n: Annotated[Integer, Field(ge=1, le=MAX_N)] | None = None
+    seed: Annotated[Integer, Field(ge=-MAX_SEED - 1, le=MAX_SEED)] | None = None
     stop: Stop | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
+    top_k: Annotated[Integer, Field(ge=0, le=MAX_INT)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    min_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
+    min_tokens: Annotated[Integer, Field(ge=0, le=MAX_INT)] | None = None
     ignore_eos: bool | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKEN_IDS)] | None = None
+    stop_token_ids: Annotated[list[StopTokenId], Field(max_length=MAX_STOP_TOKEN_IDS)] | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
-    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
+    priority: Annotated[Integer, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
 
     @field_validator("logit_bias", mode="before")
     @classmethod

@@ -2,7 +2,17 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from server.errors import BRANCH_LIST, BRANCH_TEXT, WRONG_BRANCH
 from server.protocol.json_values import check_json_value
@@ -12,6 +22,15 @@ MAX_TOOL_CALLS = 128
 MAX_NAME_CHARS = 256
 
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
+
+
+def _whole(value: Any) -> Any:
+    """To JSON, 5.0 is the integer 5, and some languages write it so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[int, BeforeValidator(_whole)]
+"""An integer of a request, however it is written."""
 
 
 class StrictModel(BaseModel):
@@ -29,6 +48,15 @@ class ImageUrl(StrictModel):
 
 class ContentPart(StrictModel):
     """A piece of a message: `text` or `image_url`, whichever `type` says."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"type": {"const": kind}, kind: {"not": {"type": "null"}}}, "required": [kind]}
+                for kind in ("text", "image_url")
+            ]
+        }
+    )
 
     type: Literal["text", "image_url"]
     text: str | None = None
@@ -48,7 +76,7 @@ class FunctionCall(StrictModel):
     """A function that was called, with its arguments as JSON text or as an object."""
 
     name: Name
-    arguments: Any = None
+    arguments: Annotated[Any, WithJsonSchema({"type": ["string", "object", "null"]})] = None
     description: str | None = None
 
     @field_validator("arguments")
@@ -66,7 +94,7 @@ class ToolCall(StrictModel):
     id: Name
     function: FunctionCall
     type: Literal["function"] = "function"
-    index: Annotated[int, Field(ge=0, le=MAX_TOOL_CALLS)] | None = None
+    index: Annotated[Integer, Field(ge=0, le=MAX_TOOL_CALLS)] | None = None
 
 
 def text_or_list(value: Any) -> str | None:

@@ -11,6 +11,7 @@ from server.errors import (
     BRANCH_TEXT,
     WRONG_BRANCH,
     bad_request,
+    unsupported,
 )
 from server.protocol.generation_request import TokenId
 from server.protocol.json_values import check_json_value
@@ -31,7 +32,14 @@ class Conversation(StrictModel):
 
 
 def check_conversation(request: Conversation) -> None:
-    """Raise `ApiError` 400 for fields that are right one by one and wrong together, and for JSON beyond its bounds."""
+    """Raise `ApiError` 400 for fields wrong together, for JSON beyond its bounds, and for images."""
+    for index, message in enumerate(request.messages):
+        if isinstance(message.content, list):
+            for part_index, part in enumerate(message.content):
+                if part.type == "image_url":
+                    raise unsupported(
+                        f"messages[{index}].content[{part_index}]", "image_url parts are not supported: text only"
+                    )
     check_json_value(request.chat_template_kwargs, "chat_template_kwargs")
     if not request.continue_final_message:
         return

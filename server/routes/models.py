@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from server.capabilities import capabilities
 from server.context import ServerContext
 from server.fleet import EngineHandle
 
@@ -41,7 +42,7 @@ def describe(handle: EngineHandle) -> dict[str, Any]:
             "context_length": info.context,
             "max_model_len": info.context,
             "architecture": info.architecture,
-            "capabilities": {"input": ["text"], "output": ["text"], "logprobs": True, "streaming": True},
+            "capabilities": capabilities(info),
             "sampling_defaults": dataclasses.asdict(handle.defaults),
             "generation_config": info.generation_defaults,
             "kv_cache_tokens": info.kv_tokens,

@@ -53,9 +53,12 @@ EVERYTHING = {
     "stop": ["a", "b", "c", "x" * 1024],
     "stream": True,
     "stream_options": {"include_usage": True, "continuous_usage_stats": False},
-    "response_format": {"type": "text"},
-    "tools": [],
-    "tool_choice": "auto",
+    "tools": [{"type": "function", "function": {"name": "get.it-now_2", "description": "d", "parameters": {}}}],
+    "tool_choice": {"type": "function", "function": {"name": "get.it-now_2"}},
+    "tool_prompt": "You have these.",
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}, "strict": False}},
+    "max_reasoning_tokens": 10,
     "user": "u",
     "metadata": {"k": "v"},
     "store": False,
@@ -75,9 +78,15 @@ EVERYTHING = {
 }
 
 
+INSTEAD: dict[str, Any] = {"grammar": 'start: "x"', "choice": ["x", "y"], "reasoning_effort": "xhigh"}
+"""Fields that exclude others of `EVERYTHING`."""
+
+
 def test_every_supported_field_is_accepted_and_null_means_not_given() -> None:
     parsed = parse_chat_request(body(**EVERYTHING))
     assert parsed.stop_strings == ("a", "b", "c", "x" * 1024)
+    for field, value in INSTEAD.items():
+        assert getattr(parse_chat_request(body(**{field: value})), field) == value
     assert parsed.token_limit == 5
     names = set(ChatCompletionRequest.model_fields) - {"messages"}
     assert parse_chat_request(body(**dict.fromkeys(names))) == parse_chat_request(body())
@@ -91,7 +100,7 @@ def test_the_field_table_covers_exactly_the_fields_and_tells_the_truth() -> None
     assert refused == set(UNSUPPORTED)
     for row in rows:
         assert "refused" in row.range or row.status == "supported"
-        assert row.name in EVERYTHING or row.name == "messages" or row.status == "refused"
+        assert row.name in EVERYTHING | INSTEAD or row.name == "messages" or row.status == "refused"
 
 
 @pytest.mark.parametrize(
@@ -174,6 +183,13 @@ def test_bad_values_are_refused_by_name(field: str, param: str) -> None:
     assert param.split(".")[-1].split("[")[0] in error.message
 
 
+def test_an_integer_may_be_written_with_a_zero_fraction() -> None:
+    parsed = parse_chat_request(raw('"n":2.0,"max_tokens":5e1,"seed":-0.0,"stop_token_ids":[7.0]'))
+    assert (parsed.n, parsed.max_tokens, parsed.seed, parsed.stop_token_ids) == (2, 50, 0, [7])
+    assert all(type(value) is int for value in (parsed.n, parsed.max_tokens, parsed.seed))
+    assert refusal(raw('"n":17.0')).param == "n"
+
+
 @pytest.mark.parametrize(
     ("message", "param"),
     [
@@ -250,19 +266,6 @@ def test_huge_bodies_are_refused_quickly(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"response_format": {"type": "json", "value": {"type": "object"}}}, "response_format"),
-        ({"response_format": {"type": "json", "value": "{}"}}, "response_format"),
-        ({"response_format": {"type": "regex", "value": "a+"}}, "response_format"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}}, "response_format"),
-        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}, "tools"),
-        ({"tools": [{"type": "function", "function": {"name": "f", "arguments": {}}}]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": {"function": {"name": "f"}}}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
-        ({"tool_prompt": "x"}, "tool_prompt"),
-        ({"parallel_tool_calls": False}, "parallel_tool_calls"),
-        ({"reasoning_effort": "low"}, "reasoning_effort"),
         ({"store": True}, "store"),
         ({"service_tier": "flex"}, "service_tier"),
     ],
@@ -271,6 +274,78 @@ def test_what_is_not_done_yet_is_refused_by_name(fields: dict[str, Any], param: 
     error = refusal(body(**fields))
     assert error.code == "unsupported_parameter"
     assert error.param == param
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+OBJECT = {"type": "json_object"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name", "as that of a tool before it"),
+        ({"tools": [{"function": {"name": "a b"}}]}, "tools[0].function.name", "got 'a b'"),
+        ({"tools": [{"function": {"name": "x" * 65}}]}, "tools[0].function.name", "1 to 64"),
+        (
+            {"tools": [{"function": {"name": "f", "parameters": {"type": "array"}}}]},
+            "tools[0].function.parameters.type",
+            "must be 'object'",
+        ),
+        ({"tools": [TOOL], "tool_choice": {"function": {"name": "g"}}}, "tool_choice", "'g', which is not among"),
+        ({"tool_choice": "required"}, "tool_choice", "there are no tools"),
+        ({"tools": [], "tool_choice": {"function": {"name": "f"}}}, "tool_choice", "there are no tools"),
+        ({"tool_prompt": "x"}, "tool_prompt", "needs tools"),
+        ({"parallel_tool_calls": True}, "parallel_tool_calls", "needs tools"),
+        ({"response_format": OBJECT, "grammar": 'start: "x"'}, "grammar", "response_format and grammar both"),
+        ({"grammar": 'start: "x"', "choice": ["x"]}, "choice", "grammar and choice both"),
+        ({"choice": []}, "choice", "at least 1"),
+        ({"choice": [""]}, "choice[0]", "at least 1"),
+        ({"response_format": {"type": "json", "value": "{"}}, "response_format.value", "text of another kind"),
+        ({"reasoning_effort": "low", "max_reasoning_tokens": 1}, "max_reasoning_tokens", "both limit"),
+        ({"reasoning_effort": "huge"}, "reasoning_effort", "'none', 'minimal'"),
+    ],
+)
+def test_tools_and_constraints_that_make_no_sense(fields: dict[str, Any], param: str, words: str) -> None:
+    error = refusal(body(**fields))
+    assert (error.param, words in error.message) == (param, True), error.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "source", "param"),
+    [
+        ({"response_format": OBJECT}, "json_schema", '{"type": "object"}', "response_format"),
+        ({"response_format": {"type": "json", "value": {"a": 1}}}, "json_schema", '{"a": 1}', "response_format.value"),
+        ({"response_format": {"type": "json", "value": "true"}}, "json_schema", "true", "response_format.value"),
+        ({"response_format": {"type": "regex", "value": "a|b"}}, "regex", "a|b", "response_format.value"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"é": 1}}}},
+            "json_schema",
+            '{"é": 1}',
+            "response_format.json_schema.schema",
+        ),
+        ({"grammar": "start: /a/"}, "lark", "start: /a/", "grammar"),
+        ({"choice": ["a.b", "c\n", "a.b"]}, "regex", r"(a\.b|c\n)", "choice"),
+    ],
+)
+def test_all_spellings_of_a_constraint(fields: dict[str, Any], kind: str, source: str, param: str) -> None:
+    constraint = parse_chat_request(body(**fields)).constraint()
+    assert constraint is not None
+    assert (constraint.kind, constraint.source, constraint.param) == (kind, source, param)
+    assert parse_chat_request(body(response_format={"type": "text"})).constraint() is None
+
+
+def test_the_schema_of_a_tool() -> None:
+    def schema(**function: Any) -> dict[str, Any]:
+        tools = parse_chat_request(body(tools=[{"type": "function", "function": {"name": "f", **function}}])).tools
+        assert tools is not None
+        return tools[0].schema_
+
+    assert schema() == schema(parameters={}) == schema(arguments=None) == {"type": "object"}
+    assert schema(arguments={"required": ["a"]}) == {"type": "object", "required": ["a"]}
+    assert schema(parameters={"type": ["object", "null"], "x": 1}) == {"type": "object", "x": 1}
+    [(_, tool)] = parse_chat_request(body(tools=[TOOL | {"function": {"name": "f", "strict": True}}])).usable_tools
+    assert tool.plain() == {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    assert parse_chat_request(body(tools=[TOOL], tool_choice="none")).usable_tools == []
 
 
 def test_an_answer_is_accepted_back_as_history() -> None:
@@ -330,7 +405,13 @@ HUGGING_FACE_VALUES: dict[str, list[Any]] = {
 def test_what_the_hugging_face_schema_allows_is_understood() -> None:
     schema = json.loads((SHARED / "spec" / "hf-chat-completion-input.json").read_text())
     assert set(schema["properties"]) == set(HUGGING_FACE_VALUES)
-    companions = {"top_logprobs": {"logprobs": True}, "stream_options": {"stream": True}}
+    tools = {"tools": [{"type": "function", "function": {"name": "f"}}]}
+    companions: dict[str, dict[str, Any]] = {
+        "top_logprobs": {"logprobs": True},
+        "stream_options": {"stream": True},
+        "tool_choice": tools,
+        "tool_prompt": tools,
+    }
     for name, values in HUGGING_FACE_VALUES.items():
         for value in values:
             request = {"messages": MESSAGES, **companions.get(name, {}), name: value}

@@ -1,0 +1,167 @@
+"""What the description of the API says of each route beyond what its code does: shapes, examples, errors."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from server.metrics import CONTENT_TYPE
+from server.protocol import ChatCompletionRequest
+from server.protocol.completion_request import CompletionRequest
+from server.protocol.fields import FieldRow, completion_field_table, field_table
+from server.protocol.shapes import (
+    ChatCompletionChunkShape,
+    ChatCompletionShape,
+    HealthShape,
+    ModelListShape,
+    ModelShape,
+    PromptTextShape,
+    TextCompletionShape,
+    TokensShape,
+)
+from server.protocol.tokenize_request import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+
+Json = dict[str, Any]
+
+OF_BODIES = (404, 408, 413, 415, 503)
+"""Further ones of routes that read a body and name a model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Details:
+    """What the description says of one route beyond its summary; `answer` is the answer's shape, or its media type."""
+
+    answer: type[BaseModel] | str
+    description: str
+    answer_example: Any = None
+    request: tuple[type[BaseModel], ...] = ()
+    """The shapes a body may have."""
+    fields: tuple[FieldRow, ...] = ()
+    """What the fields of the first of them mean."""
+    request_examples: Json = field(default_factory=dict)
+    """Name -> body."""
+    event: type[BaseModel] | None = None
+    """The shape of a stream's events, where the answer can be streamed."""
+    event_example: Any = None
+    errors: tuple[int, ...] = ()
+    unhealthy: type[BaseModel] | None = None
+    """The shape of a 503 that is no error."""
+    parameters: tuple[Json, ...] = ()
+    is_open: bool = False
+    """Whether it needs no key even where others do."""
+
+
+_QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+_HEAD = {"id": "chatcmpl-5f2b", "created": 1790000000, "model": "small", "system_fingerprint": "fp_0a1b2c3d4e5f"}
+_USAGE = {
+    "prompt_tokens": 36,
+    "completion_tokens": 8,
+    "total_tokens": 44,
+    "prompt_tokens_details": {"cached_tokens": 0},
+}
+_MODEL = {"id": "small", "object": "model", "created": 1790000000, "owned_by": "headrace", "state": "loading"}
+
+DETAILS: dict[str, Details] = {
+    "/v1/chat/completions": Details(
+        description="Answers in one piece, or with `stream` as server-sent events that end with `[DONE]`.",
+        request=(ChatCompletionRequest,),
+        fields=tuple(field_table()),
+        request_examples={
+            "question": {"messages": _QUESTION, "max_tokens": 50},
+            "stream": {"messages": _QUESTION, "stream": True, "stream_options": {"include_usage": True}},
+            "choices": {"messages": _QUESTION, "n": 2, "seed": 7, "max_tokens": 5, "logprobs": True, "top_logprobs": 2},
+        },
+        answer=ChatCompletionShape,
+        answer_example={
+            **_HEAD,
+            "object": "chat.completion",
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {
+                        "role": "assistant",
+                        "content": "The capital of France is Paris.",
+                        "refusal": None,
+                    },
+                    "logprobs": None,
+                    "finish_reason": "stop",
+                }
+            ],
+            "usage": _USAGE,
+        },
+        event=ChatCompletionChunkShape,
+        event_example='data: {"id":"chatcmpl-5f2b", ...}\n\ndata: [DONE]\n\n',
+        errors=OF_BODIES,
+    ),
+    "/v1/completions": Details(
+        description="OpenAI's older interface: no chat template is applied. Streams as chat completions do.",
+        request=(CompletionRequest,),
+        fields=tuple(completion_field_table()),
+        request_examples={
+            "prompt": {"prompt": "The capital of France is", "max_tokens": 5},
+            "prompts": {"prompt": ["One, two,", "Uno, due,"], "max_tokens": 5, "logprobs": 1, "echo": True},
+            "stream": {"prompt": "Once", "max_tokens": 5, "stream": True, "stream_options": {"include_usage": True}},
+        },
+        answer=TextCompletionShape,
+        answer_example={
+            **_HEAD,
+            "id": "cmpl-5f2b",
+            "object": "text_completion",
+            "choices": [{"index": 0, "text": " Paris.", "logprobs": None, "finish_reason": "stop"}],
+            "usage": _USAGE,
+        },
+        event=TextCompletionShape,
+        event_example='data: {"id":"cmpl-5f2b", ...}\n\ndata: [DONE]\n\n',
+        errors=OF_BODIES,
+    ),
+    "/tokenize": Details(
+        description="The tokens that a request with this prompt, or these messages, would be computed from.",
+        request=(TokenizeTextRequest, TokenizeChatRequest),
+        request_examples={
+            "prompt": {"prompt": "The capital of France is"},
+            "messages": {"messages": _QUESTION, "return_token_strs": True},
+        },
+        answer=TokensShape,
+        answer_example={"count": 2, "max_model_len": 8192, "tokens": [504, 3575], "token_strs": ["The", " capital"]},
+        errors=OF_BODIES,
+    ),
+    "/detokenize": Details(
+        description="The text of tokens; control tokens are written out.",
+        request=(DetokenizeRequest,),
+        request_examples={"tokens": {"tokens": [504, 3575]}},
+        answer=PromptTextShape,
+        answer_example={"prompt": "The capital"},
+        errors=OF_BODIES,
+    ),
+    "/v1/models": Details(
+        description="Every model of this server, loaded or not.",
+        answer=ModelListShape,
+        answer_example={"object": "list", "data": [_MODEL]},
+    ),
+    "/v1/models/{name}": Details(
+        description="One model, by its name or an alias.",
+        answer=ModelShape,
+        answer_example=_MODEL,
+        errors=(404,),
+        parameters=(
+            {
+                "name": "name",
+                "in": "path",
+                "required": True,
+                "description": "May contain slashes",
+                "schema": {"type": "string"},
+            },
+        ),
+    ),
+    "/health": Details(
+        description="200 when every model can answer now, else 503 and the state of each. Needs no key.",
+        answer=HealthShape,
+        answer_example={"status": "ready", "models": {"small": "ready"}},
+        unhealthy=HealthShape,
+        is_open=True,
+    ),
+    "/openapi.json": Details(
+        description="What the routes take and answer, in OpenAPI's terms.", answer="application/json"
+    ),
+    "/metrics": Details(description="Counters and gauges in the Prometheus text format.", answer=CONTENT_TYPE),
+}

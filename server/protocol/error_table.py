@@ -1,0 +1,43 @@
+"""Every error that a client can meet, for the documentation and the description of the API."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRow:
+    """Codes that come with one status, and when they come."""
+
+    status: int
+    codes: tuple[str, ...]
+    when: str
+
+
+ERROR_TABLE = (
+    ErrorRow(400, ("invalid_value", "invalid_type", "missing_required_parameter"), "a field is wrong"),
+    ErrorRow(400, ("unknown_parameter",), "a field that does not exist"),
+    ErrorRow(400, ("unsupported_parameter",), "a field, or a use of it, that exists and is not done here"),
+    ErrorRow(400, ("context_length_exceeded",), "the prompt and what shall follow it do not fit"),
+    ErrorRow(400, ("invalid_json",), "the body is no JSON"),
+    ErrorRow(400, ("bad_http",), "the request is no HTTP, or can be read in two ways"),
+    ErrorRow(401, ("invalid_api_key",), "a key is needed"),
+    ErrorRow(403, ("host_not_allowed",), "the `Host` is not one this server answers to"),
+    ErrorRow(404, ("model_not_found",), "no such model"),
+    ErrorRow(404, ("not_found",), "no such path"),
+    ErrorRow(405, ("method_not_allowed",), "the path knows not this method"),
+    ErrorRow(408, ("request_timeout",), "the body did not arrive in [time](security.md#limits)"),
+    ErrorRow(413, ("request_too_large",), "the body is beyond its [limit](security.md#limits)"),
+    ErrorRow(415, ("unsupported_media_type",), "another content type, or an encoded body"),
+    ErrorRow(431, ("too_many_headers",), "the headers are beyond their [limit](security.md#limits)"),
+    ErrorRow(500, ("internal_error", "engine_error"), "a fault of the server; its log says more"),
+    ErrorRow(503, ("overloaded",), "the server is full, or is shutting down; `Retry-After` says when to come again"),
+    ErrorRow(503, ("model_not_ready",), "the model is loading, restarting, or has failed"),
+    ErrorRow(503, ("engine_died",), "the model's engine ended while it computed; the request can be sent again"),
+)
+
+
+def error_codes(status: int) -> list[str]:
+    """Every code that comes with a status. Raises `KeyError` for a status that no error has."""
+    codes = [code for row in ERROR_TABLE if row.status == status for code in row.codes]
+    if not codes:
+        raise KeyError(status)
+    return codes

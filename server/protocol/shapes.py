@@ -1,0 +1,276 @@
+"""What answers look like, as models: for the description of the API, and for tests that hold real answers against it.
+
+Answers are not made of these: `response` encodes them directly, since a stream is a hot path.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from server.protocol.response import FinishReason
+
+
+class Shape(BaseModel):
+    """Exactly these fields; one with a default may be absent."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class TopLogprobShape(Shape):
+    """A token that could have come, with its log-probability and its bytes."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class LogprobShape(TopLogprobShape):
+    """A token that came, and the likeliest in its place."""
+
+    top_logprobs: list[TopLogprobShape]
+
+
+class LogprobsShape(Shape):
+    """Log-probabilities of generated tokens, in order."""
+
+    content: list[LogprobShape]
+    refusal: None
+
+
+class PromptDetailsShape(Shape):
+    """Where the prompt's tokens came from."""
+
+    cached_tokens: int
+
+
+class CompletionDetailsShape(Shape):
+    """What the answer's tokens were."""
+
+    reasoning_tokens: int
+
+
+class UsageShape(Shape):
+    """Counts of tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetailsShape
+    completion_tokens_details: CompletionDetailsShape | None = None
+
+
+class CalledFunctionShape(Shape):
+    """A function that the model calls, with its arguments as JSON."""
+
+    name: str
+    arguments: str
+
+
+class CallShape(Shape):
+    """A tool call."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunctionShape
+
+
+class MessageShape(Shape):
+    """An assistant's turn."""
+
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[CallShape] | None = None
+
+
+class ChoiceShape(Shape):
+    """One finished answer."""
+
+    index: int
+    message: MessageShape
+    logprobs: LogprobsShape | None
+    finish_reason: FinishReason
+
+
+class ChatCompletionShape(Shape):
+    """An answer in one piece."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChoiceShape]
+    usage: UsageShape
+
+
+class FunctionDeltaShape(Shape):
+    """The name of a called function, or more of its arguments."""
+
+    name: str | None = None
+    arguments: str
+
+
+class CallDeltaShape(Shape):
+    """New text of a tool call."""
+
+    index: int
+    id: str
+    type: Literal["function"]
+    function: FunctionDeltaShape
+
+
+class DeltaShape(Shape):
+    """New text of an assistant's turn."""
+
+    role: Literal["assistant"]
+    content: str | None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[CallDeltaShape] | None = None
+
+
+class ChunkChoiceShape(Shape):
+    """What is new in one choice."""
+
+    index: int
+    delta: DeltaShape
+    logprobs: LogprobsShape | None
+    finish_reason: FinishReason | None
+
+
+class ChatCompletionChunkShape(Shape):
+    """One event of a stream."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoiceShape]
+    usage: UsageShape | None = None
+
+
+class TextLogprobsShape(Shape):
+    """Log-probabilities of the legacy interface: an entry in each list for each token."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class TextChoiceShape(Shape):
+    """A continuation of a raw prompt, or what is new in it."""
+
+    index: int
+    text: str
+    logprobs: TextLogprobsShape | None
+    finish_reason: FinishReason | None
+
+
+class TextCompletionShape(Shape):
+    """Continuations of raw prompts, whole or in a stream."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[TextChoiceShape]
+    usage: UsageShape | None = None
+
+
+class TokensShape(Shape):
+    """Tokens of a prompt."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class PromptTextShape(Shape):
+    """Text of tokens."""
+
+    prompt: str
+
+
+class CapabilitiesShape(Shape):
+    """What can be asked of a model."""
+
+    input: list[str]
+    output: list[str]
+    streaming: bool
+    logprobs: bool
+    tools: bool
+    structured_outputs: list[str]
+    reasoning: bool
+
+
+class SamplingDefaultsShape(Shape):
+    """What holds for a request that does not say."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+
+
+class ModelShape(Shape):
+    """A model of this server. What follows `state` is there once the model has been loaded."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    state: Literal["loading", "ready", "restarting", "failed", "stopped"]
+    context_length: int | None = None
+    max_model_len: int | None = None
+    architecture: str | None = None
+    capabilities: CapabilitiesShape | None = None
+    sampling_defaults: SamplingDefaultsShape | None = None
+    generation_config: dict[str, Any] | None = None
+    kv_cache_tokens: int | None = None
+    dtype: str | None = None
+    device: str | None = None
+
+
+class ModelListShape(Shape):
+    """Every model of this server."""
+
+    object: Literal["list"]
+    data: list[ModelShape]
+
+
+class LoadProgressShape(Shape):
+    """How far a load is; `fraction` is 0 to 1 where it can be told."""
+
+    stage: str
+    fraction: float | None
+
+
+class HealthShape(Shape):
+    """Where the server stands, and each of its models."""
+
+    status: Literal["ready", "loading", "restarting", "stalled", "failed", "stopped", "draining"]
+    models: dict[str, Literal["ready", "loading", "restarting", "stalled", "failed", "stopped"]]
+    progress: dict[str, LoadProgressShape] | None = None
+
+
+class ErrorShape(Shape):
+    """Why a request was refused or failed."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswerShape(Shape):
+    """An error in OpenAI's shape."""
+
+    error: ErrorShape

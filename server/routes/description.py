@@ -1,0 +1,12 @@
+"""GET /openapi.json: what the routes take and answer, for machines."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+router = APIRouter()
+
+
+@router.get("/openapi.json", summary="This description")
+async def openapi(request: Request) -> JSONResponse:
+    """The document of `api_document`, made at the first request."""
+    return JSONResponse(request.app.state.describe())
