@@ -200,6 +200,7 @@ class Answer(Response):
             sum(len(generation.plan.prompt_token_ids) for generation in self._generations),
             sum(generation.completion_tokens for generation in self._generations),
             sum(generation.cached_tokens for generation in self._generations),
+            sum(generation.reasoning_tokens for generation in self._generations),
         )
 
 

@@ -94,6 +94,7 @@ def _serve(options: argparse.Namespace) -> int:
         models=tuple(_configured(spec, options) for spec in specs),
         aliases={alias: spec.name for spec in specs for alias in spec.aliases},
         defaults={spec.name: spec.sampling for spec in specs},
+        tools={spec.name: spec.tools for spec in specs if spec.tools is not None},
         host=options.host,
         port=options.port,
         api_keys=(*options.api_key, *os.environ.get(KEY_VARIABLE, "").split()),

@@ -1,19 +1,21 @@
 """Fits a conversation to what a model's chat template can show, and checks that it showed it.
 
 Templates differ in what they accept: some have no system role, some want content as parts, some want a tool call's
-arguments as an object and some as text. What a template wants is found out once, by rendering small conversations.
+arguments as an object and some as text; `server.template_probe` finds out what one wants. Tool turns that a template
+has no form for become text, as `server.tools.prompt` has it.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from server.control_tokens import unused_break
 from server.errors import ApiError, bad_request
 from server.protocol.json_values import check_json_value
+from server.tools.formats import FORMATS, HERMES, CallFormat, ToolForm, ToolsSetting
+from server.tools.prompt import response_text
 
 Message = dict[str, Any]
-Render = Callable[[list[Message]], str]
 Absent = Literal["absent", "null", "empty"]
 
 
@@ -30,72 +32,44 @@ class TemplateForm:
     content_parts: bool = False
     """Content must be an array of parts."""
     tool_role: bool = True
+    tools: bool = False
+    """It describes the tools it is given."""
     tool_calls: bool = True
+    many_calls: bool = True
+    """It shows several calls in one turn."""
+    call_format: CallFormat | None = None
+    """How it writes a call, if that is a form known here."""
     arguments_as_text: bool = False
     """A tool call's arguments must be JSON text, not an object."""
     no_content: Absent = "absent"
     """How a tool call without content is written."""
 
-
-def probe(render: Render, source: str) -> TemplateForm:
-    """Find out what a template wants. Raises `ApiError` where it cannot show even one user's turn."""
-    question: Message = {"role": "user", "content": "probe-question"}
-    parts_only = not _shows(render, [question], "probe-question")
-    content_parts = parts_only and _shows(render, [_with_parts(question)], "probe-question")
-    if parts_only and not content_parts:
-        render([question])  # raises the template's own complaint
-        raise bad_request("the chat template does not show a user's message")
-
-    def shown(messages: list[Message], text: str) -> bool:
-        return _shows(render, [_with_parts(m) for m in messages] if content_parts else messages, text)
-
-    call_style = _probe_tool_call(shown, question)
-    arguments_as_text, no_content = call_style or (False, "absent")
-    return TemplateForm(
-        system_role=shown([{"role": "system", "content": "probe-rule"}, question], "probe-rule"),
-        developer_role="developer" in source,
-        names=shown([{**question, "name": "probe_name"}], "probe_name"),
-        content_parts=content_parts,
-        tool_role=shown([question, {"role": "tool", "content": "probe-answer"}], "probe-answer"),
-        tool_calls=call_style is not None,
-        arguments_as_text=arguments_as_text,
-        no_content=no_content,
-    )
+    def tool_form(self, setting: ToolsSetting | None) -> ToolForm:
+        """How tools are handled; `setting` is what models.yaml says. A form unknown here is asked for as generic."""
+        chosen = self.call_format if setting is None else FORMATS.get(setting)
+        if chosen is None:
+            return ToolForm(HERMES, by_template=False, many_calls=self.many_calls)
+        return ToolForm(chosen, by_template=self.tools, many_calls=self.many_calls)
 
 
-def _probe_tool_call(shown: Callable[[list[Message], str], bool], question: Message) -> tuple[bool, Absent] | None:
-    """Whether arguments must be text, and how no content is written; None where no way shows a call."""
-    styles: tuple[Absent, ...] = ("absent", "null", "empty")
-    for as_text in (False, True):
-        for style in styles:
-            arguments: Any = {"probe_key": "probe_value"}
-            function = {"name": "probe_name", "arguments": json.dumps(arguments) if as_text else arguments}
-            call: Message = {"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": function}]}
-            answer: Message = {"role": "tool", "tool_call_id": "a", "name": "probe_name", "content": "probe-answer"}
-            turns = [question, _without_content(call, style), answer]
-            # An object written as Python would, or text quoted twice, is not what the model was trained on.
-            wrong = shown(turns, "'probe_key'") or shown(turns, '\\"probe_key')
-            if shown(turns, "probe_value") and shown(turns, "probe_name") and not wrong:
-                return as_text, style
-    return None
+def fit(messages: list[Message], form: TemplateForm, call_format: CallFormat = HERMES) -> list[Message]:
+    """The messages as the template wants them; `call_format` is that of calls in text where it shows none.
 
-
-def _shows(render: Render, messages: list[Message], text: str) -> bool:
-    try:
-        return text in render(messages)
-    except ApiError:
-        return False
-
-
-def fit(messages: list[Message], form: TemplateForm) -> list[Message]:
-    """The messages as the template wants them.
-
-    Raises `ApiError` 400 for tool turns it does not know, and arguments that are not JSON.
+    Raises `ApiError` 400 for names it would not show, and arguments that are not JSON.
     """
     fitted: list[Message] = []
     pending: list[str] = []
+    responds = False
     for index, message in enumerate(messages):
-        turn = _fit_turn(message, index, form)
+        turn = _fit_turn(message, index, form, call_format)
+        if turn["role"] == "tool" and not (form.tool_role and form.tool_calls):
+            text = response_text(turn.get("content", ""))
+            if responds:
+                fitted[-1]["content"] += f"\n{text}"
+                continue
+            turn, responds = {"role": "user", "content": text}, True
+        else:
+            responds = False
         if turn["role"] == "system" and not form.system_role:
             pending.append(turn["content"])
             continue
@@ -105,15 +79,13 @@ def fit(messages: list[Message], form: TemplateForm) -> list[Message]:
         fitted.append(turn)
     if pending:
         fitted.append({"role": "user", "content": "\n\n".join(pending)})
-    return [_with_parts(turn) for turn in fitted] if form.content_parts else fitted
+    return [with_parts(turn) for turn in fitted] if form.content_parts else fitted
 
 
-def _fit_turn(message: Message, index: int, form: TemplateForm) -> Message:
+def _fit_turn(message: Message, index: int, form: TemplateForm, call_format: CallFormat) -> Message:
     turn = {key: value for key, value in message.items() if value is not None}
     if "name" in turn and turn["role"] != "tool" and not form.names:
         raise bad_request("This model's chat template shows no names of speakers", param=f"messages[{index}].name")
-    if turn["role"] == "tool" and not form.tool_role:
-        raise _not_shown(index, "tool")
     if turn["role"] == "developer" and not form.developer_role:
         turn["role"] = "system"
     if "content" in turn:
@@ -124,15 +96,29 @@ def _fit_turn(message: Message, index: int, form: TemplateForm) -> Message:
         turn.update(reasoning_content=reasoning, reasoning=reasoning, thinking=reasoning)
     calls = turn.pop("tool_calls", None)
     if calls:
+        fitted = [_fit_call(call, f"messages[{index}].tool_calls[{number}]", form) for number, call in enumerate(calls)]
         if not form.tool_calls:
-            raise bad_request(
-                "The model's chat template does not show tool calls", param=f"messages[{index}].tool_calls"
-            )
-        turn["tool_calls"] = [
-            _fit_call(call, f"messages[{index}].tool_calls[{number}]", form) for number, call in enumerate(calls)
-        ]
-        turn = _without_content(turn, form.no_content)
+            return turn | {"content": _with_written_calls(turn.get("content", ""), fitted, call_format)}
+        turn["tool_calls"] = fitted
+        turn = without_content(turn, form.no_content)
     return turn
+
+
+def _with_written_calls(content: str, calls: list[dict[str, Any]], call_format: CallFormat) -> str:
+    written = [
+        call_format.write(call["function"]["name"], json.dumps(call["function"]["arguments"], ensure_ascii=False))
+        for call in calls
+    ]
+    return "\n".join([content, *written] if content else written)
+
+
+def with_system_text(messages: list[Message], text: str, *, in_front: bool) -> list[Message]:
+    """The messages with more text in the first system message, before or behind what it says."""
+    if messages[0]["role"] not in ("system", "developer"):
+        return [{"role": "system", "content": text}, *messages]
+    given = "\n".join(text_parts(messages[0].get("content")))
+    parts = filter(None, (text, given) if in_front else (given, text))
+    return [messages[0] | {"content": "\n\n".join(parts)}, *messages[1:]]
 
 
 def _fit_call(call: dict[str, Any], param: str, form: TemplateForm) -> dict[str, Any]:
@@ -154,14 +140,16 @@ def _fit_call(call: dict[str, Any], param: str, form: TemplateForm) -> dict[str,
     return {"id": call["id"], "type": call.get("type") or "function", "function": function}
 
 
-def _without_content(turn: Message, style: Absent) -> Message:
+def without_content(turn: Message, style: Absent) -> Message:
+    """The turn, with no content written as `style` says if it has none."""
     if turn.get("content"):
         return turn
     bare = {key: value for key, value in turn.items() if key != "content"}
     return bare if style == "absent" else bare | {"content": None if style == "null" else ""}
 
 
-def _with_parts(turn: Message) -> Message:
+def with_parts(turn: Message) -> Message:
+    """The turn with its content as an array of parts."""
     content = turn.get("content")
     return turn | {"content": [{"type": "text", "text": content}]} if isinstance(content, str) else turn
 
@@ -192,3 +180,30 @@ def _not_shown(index: int, role: str) -> ApiError:
         f"The model's chat template does not show messages[{index}] (role '{role}') in this place",
         param=f"messages[{index}]",
     )
+
+
+def mark_end(turns: list[Message], outside: list[Any], mark: str | None) -> str:
+    """Put an end mark behind the last turn's text, and a space that shows whether the template trims it."""
+    content = turns[-1].get("content")
+    end = unused_break([outside, mark or ""])
+    if isinstance(content, str):
+        turns[-1]["content"] = f"{content}{end} "
+    elif content:
+        turns[-1]["content"] = [*content[:-1], content[-1] | {"text": f"{content[-1]['text']}{end} "}]
+    else:
+        raise bad_request(
+            "continue_final_message needs text in the last message to continue", param="continue_final_message"
+        )
+    return end
+
+
+def cut_at_end(text: str, end: str) -> str:
+    """The rendered text up to the end mark. Raises `ApiError` 400 where the template does not show it."""
+    head, found, tail = text.rpartition(end)
+    if not found:
+        raise bad_request(
+            "The model's chat template does not show the last message, so it cannot be continued",
+            param="continue_final_message",
+        )
+    # A template that trims content would have trimmed the white space before the end mark too.
+    return head if tail.startswith(" ") else head.rstrip()

@@ -1,14 +1,16 @@
 """From a checked request to what the engine needs: prompt ids and sampling parameters."""
 
+import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from engine.errors import RequestError
 from engine.messages import EngineInfo
 from engine.sampling_params import SamplingParams
-from server.detokenizer import Detokenizer
+from server.answer_text import CONTENT_ONLY, AnswerText, Reading
+from server.convert_tools import plan_answer, template_variables
 from server.errors import context_length_exceeded, from_request_error
 from server.protocol import ChatCompletionRequest, ChatMessage, Conversation, GenerationRequest
 from server.settings import SamplingDefaults
@@ -47,16 +49,20 @@ class PromptPlan:
     prompt_param: str = "messages"
     """The field of the request that errors of the prompt blame."""
     echo: Echo | None = None
+    reading: Reading = CONTENT_ONLY
+    names_call: bool = False
+    """The request names the function to call, which OpenAI's table of finish reasons tells apart."""
 
     @property
     def logprobs(self) -> bool:
         """Whether log-probabilities are part of the answer."""
         return self.params.logprobs is not None
 
-    def detokenizer(self, tokenizer: ChatTokenizer) -> Detokenizer:
+    def answer_text(self, tokenizer: ChatTokenizer) -> AnswerText:
         """A fresh one for one of the `n` answers."""
-        return Detokenizer(
+        return AnswerText(
             tokenizer,
+            self.reading,
             stop=self.stop,
             include_stop=self.include_stop,
             skip_special_tokens=self.skip_special_tokens,
@@ -71,11 +77,18 @@ def convert(
     """Render, tokenise and check a request against one model.
 
     Raises `ApiError` 400 for a conversation the template refuses, a prompt that leaves no room for an answer, a
-    token limit beyond the room, and token ids outside the vocabulary.
+    token limit beyond the room, reasoning where there is none, and token ids outside the vocabulary.
     """
-    prompt = conversation_ids(request, tokenizer)
+    prompt = conversation_ids(
+        request,
+        tokenizer,
+        tools=[tool.plain() for _, tool in request.usable_tools],
+        tool_prompt=request.tool_prompt if request.usable_tools else None,
+        variables=template_variables(request, tokenizer),
+    )
+    answer = plan_answer(request, prompt, tokenizer)
     limit = token_limit(
-        len(prompt),
+        len(answer.prompt_token_ids),
         request.token_limit,
         info,
         prompt_param="messages",
@@ -83,17 +96,31 @@ def convert(
     )
     logprobs = _or(request.top_logprobs, 0) if request.logprobs else None
     params = sampling_params(request, defaults, max_tokens=limit, logprobs=logprobs)
-    return make_plan(request, prompt, params, info, continues=bool(request.continue_final_message))
+    params = dataclasses.replace(params, constraint=answer.constraint, reasoning_budget=answer.reasoning_budget)
+    plan = make_plan(request, answer.prompt_token_ids, params, info, continues=bool(request.continue_final_message))
+    return dataclasses.replace(plan, reading=answer.reading, names_call=request.named_tool is not None)
 
 
-def conversation_ids(request: Conversation, tokenizer: ChatTokenizer) -> list[int]:
-    """The prompt that a conversation is. Raises `ApiError` 400 for what the model's template refuses."""
+def conversation_ids(
+    request: Conversation,
+    tokenizer: ChatTokenizer,
+    *,
+    tools: list[dict[str, Any]] | None = None,
+    tool_prompt: str | None = None,
+    variables: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """The prompt that a conversation is. Raises `ApiError` 400 for what the model's template refuses.
+
+    `variables` stand in place of the request's `chat_template_kwargs`.
+    """
     continues = bool(request.continue_final_message)
     return tokenizer.encode_prompt(
         [_plain(message) for message in request.messages],
         add_generation_prompt=_or(request.add_generation_prompt, not continues),
         continue_final_message=continues,
-        kwargs=request.chat_template_kwargs,
+        tools=tools or None,
+        tool_prompt=tool_prompt,
+        kwargs=request.chat_template_kwargs if variables is None else variables,
     )
 
 

@@ -22,6 +22,7 @@ from engine.errors import ConfigError, EngineDeadError, HeadraceError, ModelLoad
 from engine.messages import EngineInfo, Loading
 from server.engine_process import ENGINE_COMMAND, EngineProcess, describe_exit
 from server.settings import SamplingDefaults
+from server.tools.formats import ToolsSetting
 
 if TYPE_CHECKING:
     from server.tokenizer import ChatTokenizer
@@ -71,12 +72,14 @@ class EngineHandle:
         policy: FleetPolicy,
         *,
         defaults: SamplingDefaults | None = None,
+        tools: ToolsSetting | None = None,
         on_change: Callable[["EngineHandle"], None] = lambda handle: None,
     ) -> None:
         """`on_change` is called at each change of state and each step of loading; it must not raise."""
         self.config = config
         self.name = config.name
         self.defaults = defaults or SamplingDefaults()
+        self._tools: ToolsSetting | None = tools
         self.state = ModelState.LOADING
         self.progress: Loading | None = None
         self.error: HeadraceError | None = None
@@ -165,7 +168,7 @@ class EngineHandle:
         try:
             info = await process.client.wait_ready()
             if self.tokenizer is None or self.info is None or info.model_dir != self.info.model_dir:
-                self.tokenizer = await asyncio.to_thread(_load_tokenizer, info.model_dir)
+                self.tokenizer = await asyncio.to_thread(_load_tokenizer, info.model_dir, self._tools)
         except HeadraceError as error:
             return error
         self.info = info
@@ -237,11 +240,18 @@ class Fleet:
         *,
         aliases: Mapping[str, str] | None = None,
         defaults: Mapping[str, SamplingDefaults] | None = None,
+        tools: Mapping[str, ToolsSetting] | None = None,
         on_change: Callable[[EngineHandle], None] = lambda handle: None,
     ) -> None:
         policy = policy or FleetPolicy()
         self.handles = {
-            config.name: EngineHandle(config, policy, defaults=(defaults or {}).get(config.name), on_change=on_change)
+            config.name: EngineHandle(
+                config,
+                policy,
+                defaults=(defaults or {}).get(config.name),
+                tools=(tools or {}).get(config.name),
+                on_change=on_change,
+            )
             for config in configs
         }
         self._aliases = dict(aliases or {})
@@ -288,12 +298,12 @@ def _private_directory() -> Path:
     return Path(path)
 
 
-def _load_tokenizer(model_dir: str) -> "ChatTokenizer":
+def _load_tokenizer(model_dir: str, tools: ToolsSetting | None) -> "ChatTokenizer":
     # Imported here, so that the engine process is running before this process reads in its text libraries.
     from server.tokenizer import ChatTokenizer
 
     try:
-        return ChatTokenizer.load(Path(model_dir))
+        return ChatTokenizer.load(Path(model_dir), tools=tools)
     except HeadraceError:
         raise
     except Exception as error:  # whatever a broken file makes the tokenizer library raise, only this model fails

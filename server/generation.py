@@ -4,11 +4,13 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from engine.messages import SequenceOutput, TokenLogprobs
+from server.answer_text import AnswerText
 from server.convert import PromptPlan
 from server.detokenizer import logprob_entries
 from server.errors import ApiError, bad_request, context_length_exceeded, overloaded
 from server.protocol import FinishReason, usage
 from server.tokenizer import ChatTokenizer
+from server.tools.events import CallArguments, CallOpened, ContentText, Event, ReasoningText
 
 OVERLOADED_RETRY_SECONDS = 2
 
@@ -22,6 +24,8 @@ class Delta:
 
     index: int
     text: str = ""
+    reasoning: str = ""
+    calls: list[CallOpened | CallArguments] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[dict[str, Any]] | None = None
     prompt_logprobs: list[dict[str, Any]] | None = None
@@ -36,17 +40,21 @@ class Generation:
         self.plan = plan
         self.completion_tokens = 0
         """Tokens that made up the answers, up to the one that completed a stop string."""
+        self.reasoning_tokens = 0
+        """Those of them that were reasoning."""
         self._tokenizer = tokenizer
         self.cached_tokens = 0
         """Tokens of the prompt that the prefix cache spared."""
         self._num_scored = 0
-        self._detokenizers = [plan.detokenizer(tokenizer) for _ in range(plan.n)]
+        self._texts = [plan.answer_text(tokenizer) for _ in range(plan.n)]
+        # Where it matters which token completed what, the text is read token by token.
+        self._tokenwise = bool(plan.stop) or plan.reading.reasoning != "none"
         self._started = [False] * plan.n
         self._finished = [False] * plan.n
 
     def usage(self) -> dict[str, Any]:
         """Counts so far: the prompt once, the answers together."""
-        return usage(len(self.plan.prompt_token_ids), self.completion_tokens, self.cached_tokens)
+        return usage(len(self.plan.prompt_token_ids), self.completion_tokens, self.cached_tokens, self.reasoning_tokens)
 
     def take(self, outputs: list[SequenceOutput]) -> list[Delta]:
         """Turn all that has come into one delta for each choice it came for.
@@ -77,29 +85,35 @@ class Generation:
     def _extend(self, delta: Delta, output: SequenceOutput) -> None:
         if output.prompt_logprobs is not None:
             self._extend_scores(delta, output.prompt_logprobs)
-        detokenizer = self._detokenizers[output.index]
+        text = self._texts[output.index]
         ids = output.token_ids
-        if self.plan.stop:
-            ids = []
-            for token_id in output.token_ids:
-                ids.append(token_id)
-                delta.text += detokenizer.push((token_id,))
-                if detokenizer.stopped is not None:
-                    break
+        if self._tokenwise:
+            ids = self._read_tokenwise(delta, text, ids)
         else:
-            delta.text += detokenizer.push(ids)
+            _add(delta, text.push(ids))
         self.completion_tokens += len(ids)
         delta.token_ids += ids
         if output.logprobs is not None:
             entries = logprob_entries(self._tokenizer, ids, output.logprobs[: len(ids)])
             delta.logprobs = entries if delta.logprobs is None else delta.logprobs + entries
-        if output.finish_reason is None and detokenizer.stopped is None:
+        if output.finish_reason is None and text.stopped is None:
             return
         self._finished[output.index] = True
-        delta.text += detokenizer.finish()
+        _add(delta, text.finish())
         # What is held back at the end can complete a stop string only together with more text, so this is the answer.
-        stopped = detokenizer.stopped is not None
-        delta.finish_reason = "stop" if stopped else cast(FinishReason, output.finish_reason)
+        reason = "stop" if text.stopped is not None else cast(FinishReason, output.finish_reason)
+        called = reason == "stop" and text.num_calls and not self.plan.names_call
+        delta.finish_reason = "tool_calls" if called else reason
+
+    def _read_tokenwise(self, delta: Delta, text: AnswerText, ids: list[int]) -> list[int]:
+        """Read ids up to the one that completes a stop string; those that were read."""
+        for number, token_id in enumerate(ids):
+            was_reasoning = text.is_reasoning
+            _add(delta, text.push((token_id,)))
+            self.reasoning_tokens += was_reasoning or text.is_reasoning
+            if text.stopped is not None:
+                return ids[: number + 1]
+        return ids
 
     def _extend_scores(self, delta: Delta, scores: list[TokenLogprobs]) -> None:
         first = self._num_scored + 1  # the first token of a prompt follows nothing
@@ -107,6 +121,17 @@ class Generation:
         ids = self.plan.prompt_token_ids[first : first + len(scores)]
         entries = logprob_entries(self._tokenizer, ids, scores)
         delta.prompt_logprobs = entries if delta.prompt_logprobs is None else delta.prompt_logprobs + entries
+
+
+def _add(delta: Delta, events: list[Event]) -> None:
+    for event in events:
+        match event:
+            case ContentText(text):
+                delta.text += text
+            case ReasoningText(text):
+                delta.reasoning += text
+            case CallOpened() | CallArguments():
+                delta.calls.append(event)
 
 
 def _failure(output: SequenceOutput, prompt_param: str) -> ApiError:

@@ -11,6 +11,8 @@ from types import MappingProxyType
 from server.tools.frames import GAP, Match, Undecided, match
 
 THINK, END_THINK = "<think>", "</think>"
+CLOSED = "\n</think>\n\n"
+"""How reasoning is ended by force: as models end it themselves."""
 SPACE = " \t\r\n"
 
 EFFORT_TOKENS: Mapping[str, int] = MappingProxyType(
@@ -24,7 +26,12 @@ def opens_reasoning(prompt: str) -> bool:
     return prompt.rstrip(SPACE).endswith(THINK)
 
 
-def leaves_reasoning_open(text: str) -> bool:
+def closes_reasoning(prompt: str) -> bool:
+    """Whether a rendered prompt ends with reasoning that is over."""
+    return prompt.rstrip(SPACE).endswith(END_THINK)
+
+
+def leaves_open(text: str) -> bool:
     """Whether an assistant's text that is to be continued ends within reasoning."""
     return text.rfind(THINK) > text.rfind(END_THINK)
 
@@ -41,6 +48,9 @@ class ReasoningParser:
     def __init__(self, *, is_open: bool) -> None:
         """Without `is_open` reasoning may still begin with the answer's first characters, if these are `<think>`."""
         self.opened_itself = False
+        """Whether the answer's own text began the reasoning."""
+        self.was_open = is_open
+        """Whether there was reasoning."""
         self._state = _State.OPEN if is_open else _State.UNDECIDED
         self._held = ""
         self._space: list[str] = []
@@ -71,7 +81,7 @@ class ReasoningParser:
                 self._state = _State.ANSWER
                 return "", data
             self._state = _State.OPEN
-            self.opened_itself = True
+            self.opened_itself = self.was_open = True
             data = data[found.end :]
         return self._push_open(data)
 

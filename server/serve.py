@@ -17,6 +17,7 @@ from server.context import ServerContext, version
 from server.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
 from server.limits import Admission, Limits
 from server.settings import SamplingDefaults
+from server.tools.formats import ToolsSetting
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
@@ -31,6 +32,8 @@ class ServeSettings:
     """Other names of these models."""
     defaults: Mapping[str, SamplingDefaults] = field(default_factory=dict)
     """By model, where models.yaml has any."""
+    tools: Mapping[str, ToolsSetting] = field(default_factory=dict)
+    """How models call tools, where models.yaml says so."""
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = ()
@@ -84,6 +87,7 @@ class HeadraceServer:
             settings.policy,
             aliases=settings.aliases,
             defaults=settings.defaults,
+            tools=settings.tools,
             on_change=self._on_change,
         )
         self._stop = asyncio.Event()

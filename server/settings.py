@@ -19,6 +19,7 @@ from engine.errors import ConfigError, RequestError
 from engine.models.sources import HUB_ID
 from engine.sampling_params import SamplingParams
 from server.models_file import Field, Section, parse_list, parse_mapping, read_yaml
+from server.tools.formats import ToolsSetting
 
 Load = Literal["startup", "on_demand"]
 
@@ -58,6 +59,8 @@ class ModelSpec:
     prefix_cache: bool = True
     constraints: ConstraintBackend = "llguidance"
     threads: int = 0
+    tools: ToolsSetting | None = None
+    """How it calls tools, where its chat template does not tell."""
     sampling: SamplingDefaults = SamplingDefaults()
     size: int | None = None
     """Bytes of the download, as far as the file knows."""
@@ -126,6 +129,7 @@ _MODEL_FIELDS = {
     "prefix_cache": Field("switch"),
     "constraints": Field("text", choices=("llguidance", "outlines_core")),
     "threads": Field("count"),
+    "tools": Field("text", choices=("hermes", "llama3", "deepseek", "generic")),
     "sampling": Field("mapping"),
     "size": Field("size"),
 }

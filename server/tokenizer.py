@@ -16,9 +16,13 @@ from engine.errors import ModelLoadError
 from engine.token_text import TokenText
 from server.chat_template import ChatTemplate
 from server.control_tokens import ControlTokens, looks_like_control, strings_of, unused_break
-from server.conversation import Message, TemplateForm, check_shown, fit, probe
+from server.conversation import Message, TemplateForm, check_shown, cut_at_end, fit, mark_end, with_system_text
 from server.errors import ApiError, bad_request, shorten
 from server.model_files import ChatFiles, read_chat_files
+from server.reasoning import END_THINK
+from server.template_probe import probe
+from server.tools.formats import ToolForm, ToolsSetting
+from server.tools.prompt import tools_text
 
 _RESERVED_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
 
@@ -34,8 +38,11 @@ class _Prompt:
 class ChatTokenizer:
     """The tokenizer and chat template of one model; made by `load`."""
 
-    def __init__(self, tokenizer: Tokenizer, files: ChatFiles) -> None:
-        """Raises `ModelLoadError` where the template is broken or the tokenizer is of an unknown kind."""
+    def __init__(self, tokenizer: Tokenizer, files: ChatFiles, *, tools: ToolsSetting | None = None) -> None:
+        """`tools` overrides what the template says of tool calls.
+
+        Raises `ModelLoadError` where the template is broken or the tokenizer is of an unknown kind.
+        """
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
@@ -55,9 +62,16 @@ class ChatTokenizer:
         self._newline = self._encode("\n")
         self._adds_space = self._encode("\nx") != self._newline + self._encode("x")
         self._forms = {name: self._probe(name) for name in self._templates}
+        tool_template = self._forms.get("tool_use") or self._forms.get("default")
+        self.tool_form = ToolForm() if tool_template is None else tool_template.tool_form(tools)
+        """How this model is told of tools and calls them."""
+        self.reasons = tokenizer.token_to_id(END_THINK) is not None or any(
+            END_THINK in template.source for template in self._templates.values()
+        )
+        """Whether the model knows a block of reasoning, by its tokens or its template."""
 
     @classmethod
-    def load(cls, directory: Path) -> "ChatTokenizer":
+    def load(cls, directory: Path, *, tools: ToolsSetting | None = None) -> "ChatTokenizer":
         """Read tokenizer.json, tokenizer_config.json and the chat template of a model's directory.
 
         Raises `ModelLoadError` where they are missing, broken, or not of a kind that is understood.
@@ -67,13 +81,23 @@ class ChatTokenizer:
             tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         except Exception as error:  # the library raises plain Exception
             raise ModelLoadError(f"tokenizer.json cannot be read: {error}") from None
-        return cls(tokenizer, files)
+        return cls(tokenizer, files, tools=tools)
 
     @property
     def eos_ids(self) -> frozenset[int]:
         """Id of the end-of-sequence token that the tokenizer's configuration names."""
         token_id = self._tokenizer.token_to_id(self.special_tokens.get("eos_token", ""))
         return frozenset() if token_id is None else frozenset({token_id})
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Variables that the chat template reads."""
+        return frozenset().union(*(template.variables for template in self._templates.values()))
+
+    def special_marks(self, marks: Iterable[str]) -> dict[str, int]:
+        """Those of the texts that are special tokens, which `skip_special_tokens` would leave out, with their ids."""
+        ids = {mark: self._tokenizer.token_to_id(mark) for mark in marks}
+        return {mark: token_id for mark, token_id in ids.items() if token_id in self.special_ids}
 
     @property
     def has_template(self) -> bool:
@@ -87,15 +111,17 @@ class ChatTokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: list[dict[str, Any]] | None = None,
+        tool_prompt: str | None = None,
         kwargs: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt of a conversation as text.
 
         `messages` are plain dicts as in the API. With `continue_final_message` the prompt ends where the last
-        message's text ends. `kwargs` are further template variables. Raises `ApiError` 400 for what the template
-        refuses or does not show, and for variables it does not read.
+        message's text ends. Tools are described by the template, with `tool_prompt` in front of the system text, or
+        behind the system text, where `tool_prompt` introduces them. `kwargs` are further template variables. Raises
+        `ApiError` 400 for what the template refuses or does not show, and for variables it does not read.
         """
-        prompt = self._render(messages, add_generation_prompt, continue_final_message, tools, kwargs or {})
+        prompt = self._render(messages, add_generation_prompt, continue_final_message, tools, tool_prompt, kwargs or {})
         return prompt.text if prompt.mark is None else prompt.text.replace(prompt.mark, "")
 
     def encode_prompt(
@@ -105,13 +131,14 @@ class ChatTokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: list[dict[str, Any]] | None = None,
+        tool_prompt: str | None = None,
         kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """The prompt of a conversation as token ids; arguments as in `render`.
 
         Control tokens come from the template alone, a beginning-of-sequence token included.
         """
-        prompt = self._render(messages, add_generation_prompt, continue_final_message, tools, kwargs or {})
+        prompt = self._render(messages, add_generation_prompt, continue_final_message, tools, tool_prompt, kwargs or {})
         return self._encode_broken(prompt.text, prompt.mark)
 
     def encode(self, text: str, *, allow_special: bool) -> list[int]:
@@ -158,8 +185,8 @@ class ChatTokenizer:
     def _probe(self, name: str) -> TemplateForm:
         template = self._templates[name]
 
-        def render(messages: list[Message]) -> str:
-            return template.render(self._variables(messages, True, None, {}))
+        def render(messages: list[Message], tools: list[dict[str, Any]] | None) -> str:
+            return template.render(self._variables(messages, True, tools, {}))
 
         try:
             return probe(render, template.source)
@@ -191,6 +218,7 @@ class ChatTokenizer:
         add_generation_prompt: bool,
         continue_final_message: bool,
         tools: list[dict[str, Any]] | None,
+        tool_prompt: str | None,
         kwargs: Mapping[str, Any],
     ) -> _Prompt:
         name = "tool_use" if tools and "tool_use" in self._templates else "default"
@@ -198,20 +226,26 @@ class ChatTokenizer:
         if template is None:
             raise bad_request("This model has no chat template, so it cannot hold a conversation", param="messages")
         self._check_variables(template, kwargs)
-        outside = [messages, tools, dict(kwargs)]
+        outside = [messages, tools, tool_prompt, dict(kwargs)]
         self._check_normalized(outside)
         mark = unused_break(outside) if self._control.occur_in(outside) else None
         if mark is not None:
             messages = [self._broken_turn(message, mark) for message in messages]
             tools = self._control.broken(tools, mark)
+            tool_prompt = self._control.broken(tool_prompt, mark)
             kwargs = self._control.broken(dict(kwargs), mark)
-        turns = fit(messages, self._forms[name])
-        end = _mark_end(turns, outside, mark) if continue_final_message else None
+        if tools and not self.tool_form.by_template:
+            text = tools_text(self.tool_form.calls, tools, tool_prompt)
+            messages, tools = with_system_text(messages, text, in_front=False), None
+        elif tools and tool_prompt:
+            messages = with_system_text(messages, tool_prompt, in_front=True)
+        turns = fit(messages, self._forms[name], self.tool_form.calls)
+        end = mark_end(turns, outside, mark) if continue_final_message else None
         text = template.render(
             self._variables(turns, add_generation_prompt and not continue_final_message, tools, kwargs)
         )
         if end is not None:
-            text = _cut_at_end(text, end)
+            text = cut_at_end(text, end)
         check_shown(messages, text)
         return _Prompt(text, mark)
 
@@ -263,29 +297,3 @@ def _compile(name: str, source: str) -> ChatTemplate:
         return ChatTemplate(source)
     except Exception as error:  # a hostile source can make the compiler fail in any way
         raise ModelLoadError(f"the chat template '{name}' is broken: {error}") from None
-
-
-def _mark_end(turns: list[Message], outside: list[Any], mark: str | None) -> str:
-    """Put an end mark behind the last turn's text, and a space that shows whether the template trims it."""
-    content = turns[-1].get("content")
-    end = unused_break([outside, mark or ""])
-    if isinstance(content, str):
-        turns[-1]["content"] = f"{content}{end} "
-    elif content:
-        turns[-1]["content"] = [*content[:-1], content[-1] | {"text": f"{content[-1]['text']}{end} "}]
-    else:
-        raise bad_request(
-            "continue_final_message needs text in the last message to continue", param="continue_final_message"
-        )
-    return end
-
-
-def _cut_at_end(text: str, end: str) -> str:
-    head, found, tail = text.rpartition(end)
-    if not found:
-        raise bad_request(
-            "The model's chat template does not show the last message, so it cannot be continued",
-            param="continue_final_message",
-        )
-    # A template that trims content would have trimmed the white space before the end mark too.
-    return head if tail.startswith(" ") else head.rstrip()

@@ -5,9 +5,11 @@ from typing import Literal
 
 from engine.admission import MAX_PRIORITY
 from server.protocol.completion_request import DEFAULT_MAX_TOKENS
+from server.protocol.constraints import MAX_CHOICES, MAX_GRAMMAR_CHARS
 from server.protocol.generation_request import MAX_N, MAX_STOP_CHARS, MAX_STOP_STRINGS
 from server.protocol.messages import MAX_PARTS
 from server.protocol.prompts import MAX_MESSAGES, MAX_PROMPTS
+from server.protocol.tools import MAX_TOOLS
 
 Status = Literal["supported", "partly", "refused"]
 
@@ -28,7 +30,7 @@ class FieldRow:
 
 def field_table() -> list[FieldRow]:
     """A row for each field of `ChatCompletionRequest`, in its order."""
-    return [*_CONVERSATION, *_SHARED, *_CHAT]
+    return [*_CONVERSATION, *_SHARED, *_TOOLS, *_CONSTRAINTS, *_CHAT]
 
 
 def completion_field_table() -> list[FieldRow]:
@@ -115,21 +117,61 @@ _SHARED = (
         f"-{MAX_PRIORITY} to {MAX_PRIORITY}",
     ),
 )
+_TOOLS = (
+    FieldRow(
+        "tools",
+        "Functions the model may call. Arguments are held to the function's schema, `parameters` or `arguments`",
+        f"at most {MAX_TOOLS}, with names of 1 to 64 letters, digits, underscores, dots and dashes",
+    ),
+    FieldRow(
+        "tool_choice",
+        "Whether tools are called. With `none` the model is not told of them",
+        "`auto` (the default), `none`, `required`, or an object that names a function",
+    ),
+    FieldRow(
+        "tool_prompt",
+        "Text before the tools: in front of the system text, or in place of the sentence that introduces the tools to "
+        "models whose template does not describe them",
+        "text; needs tools",
+    ),
+    FieldRow(
+        "parallel_tool_calls",
+        "Several calls in one turn. Default true, where the model's template can show them",
+        "boolean; needs tools",
+    ),
+)
+_CONSTRAINTS = (
+    FieldRow(
+        "response_format",
+        "Holds the content to a JSON Schema (`json_schema`, `json`), to any JSON object (`json_object`), or to a "
+        "regular expression (`regex`)",
+        "`text`, `json_object`, `json_schema`, `json` or `regex`",
+    ),
+    FieldRow(
+        "grammar",
+        "Holds the content to a context-free grammar in llguidance's dialect of Lark",
+        f"text with a rule `start`, at most {MAX_GRAMMAR_CHARS} characters; excludes response_format",
+    ),
+    FieldRow(
+        "choice",
+        "Makes the content one of these texts",
+        f"1 to {MAX_CHOICES} texts; excludes response_format and grammar",
+    ),
+)
 _CHAT = (
     FieldRow("max_completion_tokens", "OpenAI's newer name of max_tokens", "1 to the context"),
     FieldRow("logprobs", "Return the log-probability of each generated token, before any sampling option", "boolean"),
     FieldRow("top_logprobs", "Return so many likeliest alternatives too; needs logprobs", "0 to 20"),
     FieldRow(
-        "response_format",
-        "Constrains the answer",
-        "`text`; `json_object`, `json_schema`, `json` and `regex` are refused",
-        "partly",
+        "reasoning_effort",
+        "Limits the reasoning of a model that reasons: to 0, 256, 1024, 4096, 16384 or 32768 tokens",
+        "`none`, `minimal`, `low`, `medium`, `high` or `xhigh`; on a model that does not reason, `none` alone",
     ),
-    FieldRow("tools", "Functions the model may call", "an empty array; anything else is refused", "partly"),
-    FieldRow("tool_choice", "Whether tools are called", "`none` or `auto`; anything else is refused", "partly"),
-    FieldRow("tool_prompt", "Text before the tools", "refused", "refused"),
-    FieldRow("parallel_tool_calls", "Several calls in one turn", "refused", "refused"),
-    FieldRow("reasoning_effort", "How long a model reasons", "refused", "refused"),
+    FieldRow(
+        "max_reasoning_tokens",
+        "Limits the reasoning to so many tokens; then it is ended and the answer begins",
+        "0 or more; 0 alone on a model that does not reason; excludes reasoning_effort",
+    ),
     FieldRow("metadata", "Labels of the caller's own; changes nothing in the answer", "at most 16 short strings"),
     FieldRow("store", "Keep the completion on the server", "false; true is refused", "partly"),
     FieldRow("service_tier", "Processing tier", "`auto` or `default`; anything else is refused", "partly"),

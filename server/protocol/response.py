@@ -22,14 +22,30 @@ def new_completion_id() -> str:
     return f"chatcmpl-{secrets.token_hex(12)}"
 
 
-def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> dict[str, Any]:
+def usage(
+    prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0, reasoning_tokens: int = 0
+) -> dict[str, Any]:
     """Token counts of a request; `cached_tokens` of the prompt came from the prefix cache."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": reasoning_tokens},
     }
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCall:
+    """A tool call of an answer; `arguments` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def plain(self) -> dict[str, Any]:
+        """OpenAI's object."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +55,17 @@ class Choice:
     index: int
     content: str
     finish_reason: FinishReason
+    reasoning: str = ""
+    tool_calls: Sequence[FunctionCall] = ()
     logprobs: Sequence[dict[str, Any]] | None = None
+
+    def message(self) -> dict[str, Any]:
+        """The assistant's turn. Its content is null where there is something else instead."""
+        is_empty = not self.content and (self.tool_calls or self.reasoning)
+        message = {"role": "assistant", "content": None if is_empty else self.content, "refusal": None}
+        if self.reasoning:
+            message |= {"reasoning": self.reasoning, "reasoning_content": self.reasoning}
+        return message | ({"tool_calls": [call.plain() for call in self.tool_calls]} if self.tool_calls else {})
 
 
 def chat_completion(
@@ -61,7 +87,7 @@ def chat_completion(
         "choices": [
             {
                 "index": choice.index,
-                "message": {"role": "assistant", "content": choice.content, "refusal": None},
+                "message": choice.message(),
                 "logprobs": _logprobs(choice.logprobs),
                 "finish_reason": choice.finish_reason,
             }
@@ -119,11 +145,38 @@ class ChunkEncoder:
         usage: dict[str, Any] | None = None,
     ) -> bytes:
         """New text of a choice. `usage` is used with `continuous_usage` only."""
+        return self._chunk(index, b'"content":' + _encode(text), logprobs, usage)
+
+    def reasoning(
+        self,
+        index: int,
+        text: str,
+        logprobs: Sequence[dict[str, Any]] | None = None,
+        usage: dict[str, Any] | None = None,
+    ) -> bytes:
+        """New reasoning of a choice, under both names that clients look for."""
+        encoded = _encode(text)
+        fields = b'"content":"","reasoning":%b,"reasoning_content":%b' % (encoded, encoded)
+        return self._chunk(index, fields, logprobs, usage)
+
+    def calls(
+        self,
+        index: int,
+        pieces: Sequence[dict[str, Any]],
+        logprobs: Sequence[dict[str, Any]] | None = None,
+        usage: dict[str, Any] | None = None,
+    ) -> bytes:
+        """New pieces of a choice's tool calls; see `call_head` and `call_arguments`."""
+        return self._chunk(index, b'"tool_calls":' + _encode(pieces), logprobs, usage)
+
+    def _chunk(
+        self, index: int, fields: bytes, logprobs: Sequence[dict[str, Any]] | None, usage: dict[str, Any] | None
+    ) -> bytes:
         return b"".join(
             (
                 self._head,
-                b'{"index":%d,"delta":{"role":"assistant","content":' % index,
-                _encode(text),
+                b'{"index":%d,"delta":{"role":"assistant",' % index,
+                fields,
                 b'},"logprobs":',
                 b"null" if logprobs is None else _encode(_logprobs(logprobs)),
                 b',"finish_reason":null}',
@@ -151,6 +204,20 @@ class ChunkEncoder:
         if self._continuous_usage and usage is not None:
             return b"".join((b'],"usage":', _encode(usage), b"}"))
         return self._tail
+
+
+def call_head(index: int, call_id: str, name: str) -> dict[str, Any]:
+    """The first piece of a streamed tool call."""
+    return {"index": index, "id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
+
+
+def call_arguments(index: int, text: str) -> dict[str, Any]:
+    """A further piece of a streamed tool call.
+
+    Hugging Face's schema wants an id in every piece, and OpenAI's clients lay the ids of all pieces end to end: an
+    empty one does for both.
+    """
+    return {"index": index, "id": "", "type": "function", "function": {"arguments": text}}
 
 
 def _logprobs(entries: Sequence[dict[str, Any]] | None) -> dict[str, Any] | None:

@@ -17,8 +17,9 @@ from server.protocol import (
     new_completion_id,
     parse_chat_request,
 )
-from server.protocol.response import encode_json
+from server.protocol.response import FunctionCall, call_arguments, call_head, encode_json
 from server.tokenizer import ChatTokenizer
+from server.tools.events import CallArguments, CallOpened
 
 router = APIRouter()
 
@@ -74,12 +75,18 @@ class ChatForm:
         return encode_json(body)
 
     def chunks(self, delta: Delta, usage: dict[str, Any] | None) -> list[bytes]:
-        """The role first, then text, then the reason of the end."""
-        encoder, chunks = self._encoder, []
+        """The role first, then reasoning, text and calls, then the reason of the end."""
+        encoder, chunks, logprobs = self._encoder, [], delta.logprobs
         if delta.is_first:
             chunks.append(encoder.role(delta.index, usage))
-        if delta.text or delta.logprobs:
-            chunks.append(encoder.text(delta.index, delta.text, delta.logprobs, usage))
+        if delta.reasoning:
+            chunks.append(encoder.reasoning(delta.index, delta.reasoning, logprobs, usage))
+            logprobs = None
+        if delta.text or (logprobs and not delta.calls):
+            chunks.append(encoder.text(delta.index, delta.text, logprobs, usage))
+            logprobs = None
+        if delta.calls:
+            chunks.append(encoder.calls(delta.index, _call_pieces(delta.calls), logprobs, usage))
         if delta.finish_reason is not None:
             chunks.append(encoder.finish(delta.index, delta.finish_reason, usage))
         return chunks
@@ -89,16 +96,33 @@ class ChatForm:
         return self._encoder.usage(usage)
 
 
+def _call_pieces(events: list[CallOpened | CallArguments]) -> list[dict[str, Any]]:
+    return [
+        call_head(event.index, event.id, event.name)
+        if isinstance(event, CallOpened)
+        else call_arguments(event.index, event.text)
+        for event in events
+    ]
+
+
 class _Collected:
     """A choice in the making."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[tuple[CallOpened, list[str]]] = []
         self._logprobs: list[dict[str, Any]] | None = None
         self._finish_reason: FinishReason = "stop"
 
     def add(self, delta: Delta) -> None:
         self._texts.append(delta.text)
+        self._reasoning.append(delta.reasoning)
+        for event in delta.calls:
+            if isinstance(event, CallOpened):
+                self._calls.append((event, []))
+            else:
+                self._calls[event.index][1].append(event.text)
         if delta.logprobs is not None:
             self._logprobs = (self._logprobs or []) + delta.logprobs
         if delta.finish_reason is not None:
@@ -106,5 +130,10 @@ class _Collected:
 
     def finished(self, index: int) -> Choice:
         return Choice(
-            index=index, content="".join(self._texts), finish_reason=self._finish_reason, logprobs=self._logprobs
+            index=index,
+            content="".join(self._texts),
+            finish_reason=self._finish_reason,
+            reasoning="".join(self._reasoning),
+            tool_calls=[FunctionCall(call.id, call.name, "".join(pieces)) for call, pieces in self._calls],
+            logprobs=self._logprobs,
         )

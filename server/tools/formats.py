@@ -14,6 +14,8 @@ from typing import Literal
 from server.tools.frames import GAP, NAME, Frame, OneOf
 
 FormatName = Literal["hermes", "llama3", "deepseek"]
+ToolsSetting = Literal["hermes", "llama3", "deepseek", "generic"]
+"""What models.yaml may say of a model: its format, or Hermes calls that are asked for in the system text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +87,7 @@ DEEPSEEK = CallFormat(
         "\n```<｜tool▁call▁end｜>",  # noqa: RUF001
     ),
 )
-FORMATS: dict[FormatName, CallFormat] = {form.name: form for form in (HERMES, LLAMA3, DEEPSEEK)}
+FORMATS: dict[str, CallFormat] = {form.name: form for form in (HERMES, LLAMA3, DEEPSEEK)}
 
 BARE_HEAD = _JSON_HEAD
 FENCE_MARK = "```"
@@ -95,6 +97,17 @@ FENCE_END: Frame = (GAP, FENCE_MARK)
 WHOLE_BARE: Frame = (*BARE_HEAD, NAME, *BARE_NECK)
 FENCED_HEAD: Frame = (FENCE_MARK, OneOf(("json", "")), *BARE_HEAD)
 WHOLE_FENCED: Frame = (*FENCED_HEAD, NAME, *BARE_NECK)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolForm:
+    """How one model is told of tools, and how it calls them."""
+
+    calls: CallFormat = HERMES
+    by_template: bool = False
+    """The chat template describes tools; else the system text does."""
+    many_calls: bool = True
+    """The chat template can show several calls of one turn."""
 
 
 def detect(written: str, name: str) -> CallFormat | None:

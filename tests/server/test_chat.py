@@ -407,7 +407,7 @@ def test_a_bad_request_does_not_touch_its_neighbours(server: RunningServer) -> N
         {"messages": []},
         {"top_logprobs": 2},
         {"stop": [""]},
-        {"response_format": {"type": "json", "value": {}}},
+        {"response_format": {"type": "json", "value": "{"}},
         {"prompt_embeds": "x"},
     ]
     pid = server.handle.pid

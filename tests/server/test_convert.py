@@ -12,6 +12,7 @@ from server.errors import ApiError
 from server.protocol import parse_chat_request
 from server.settings import SamplingDefaults
 from server.tokenizer import ChatTokenizer
+from server.tools.events import ContentText
 
 QUESTION = [{"role": "user", "content": "hi"}]
 
@@ -155,12 +156,12 @@ def test_continuing_the_last_message(smollm2_tokenizer: ChatTokenizer) -> None:
     assert smollm2_tokenizer.decode(bare.prompt_token_ids, False).endswith("hi<|im_end|>\n")
 
 
-def test_detokenizers_of_a_plan(smollm2_tokenizer: ChatTokenizer) -> None:
+def test_texts_of_a_plan(smollm2_tokenizer: ChatTokenizer) -> None:
     made = plan(smollm2_tokenizer, stop=" two", skip_special_tokens=False, include_stop_str_in_output=True)
     ids = smollm2_tokenizer.encode("one two three", allow_special=False)
-    detokenizer = made.detokenizer(smollm2_tokenizer)
-    assert detokenizer.push(ids) == "one two"
-    assert made.detokenizer(smollm2_tokenizer).stopped is None, "each answer has its own"
+    answer = made.answer_text(smollm2_tokenizer)
+    assert answer.push(ids) == [ContentText("one two")]
+    assert made.answer_text(smollm2_tokenizer).stopped is None, "each answer has its own"
 
 
 def test_the_fingerprint_follows_the_numerics() -> None:

@@ -10,13 +10,36 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.messages import TokenLogprobs
+from server.answer_text import AnswerText
 from server.detokenizer import LOWEST_LOGPROB, Detokenizer, logprob_entries
 from server.tokenizer import ChatTokenizer
+from server.tools.events import ContentText, Event
 from tests.server.conftest import Load
 from tests.server.texts import SHARED_TOKENIZERS, needs_shared
 
 NAMES = ["smollm2", "sentencepiece", *(pytest.param(name, marks=needs_shared) for name in SHARED_TOKENIZERS)]
 TEXT = "The quick brown fox, naïve 🤗👩‍👩‍👧 日本語 ﷽ 𐍈 \n\n\t <b> is 1234567; "
+
+
+class StoppingText:
+    """An answer that is content alone, as text."""
+
+    def __init__(self, tokenizer: ChatTokenizer, **options: Any) -> None:
+        self._answer = AnswerText(tokenizer, **options)
+
+    @property
+    def stopped(self) -> str | None:
+        return self._answer.stopped
+
+    def push(self, ids: list[int]) -> str:
+        return self._text(self._answer.push(ids))
+
+    def finish(self) -> str:
+        return self._text(self._answer.finish())
+
+    def _text(self, events: list[Event]) -> str:
+        assert all(isinstance(event, ContentText) and event.text for event in events)
+        return "".join(event.text for event in events if isinstance(event, ContentText))
 
 
 def cut(text: str, stops: tuple[str, ...], include_stop: bool) -> tuple[str, str | None]:
@@ -28,7 +51,7 @@ def cut(text: str, stops: tuple[str, ...], include_stop: bool) -> tuple[str, str
     return text[: end if include_stop else end - len(stop)], stop
 
 
-def in_pieces(detokenizer: Detokenizer, ids: list[int], sizes: list[int]) -> list[str]:
+def in_pieces(detokenizer: StoppingText, ids: list[int], sizes: list[int]) -> list[str]:
     pieces, position = [], 0
     for size in sizes:
         pieces.append(detokenizer.push(ids[position : position + size]))
@@ -59,7 +82,7 @@ def test_any_pieces_add_up_to_the_whole(name: str, load_tokenizer: Load) -> None
     @given(case=cases(tokenizer), include_stop=st.booleans(), skip=st.booleans())
     def check(case: tuple[list[int], list[int], tuple[str, ...]], include_stop: bool, skip: bool) -> None:
         ids, sizes, stops = case
-        detokenizer = Detokenizer(tokenizer, stop=stops, include_stop=include_stop, skip_special_tokens=skip)
+        detokenizer = StoppingText(tokenizer, stop=stops, include_stop=include_stop, skip_special_tokens=skip)
         expected, stopped = cut(tokenizer.decode(ids, skip), stops, include_stop)
         assert "".join(in_pieces(detokenizer, ids, sizes)) == expected
         assert detokenizer.stopped == stopped
@@ -78,7 +101,7 @@ def test_stop_strings_of_two_letters(
 ) -> None:
     """A small alphabet makes stop strings that overlap themselves and one another."""
     letters = {letter: smollm2_tokenizer.encode(letter, allow_special=False) for letter in "ab"}
-    detokenizer = Detokenizer(smollm2_tokenizer, stop=stops, include_stop=include_stop)
+    detokenizer = StoppingText(smollm2_tokenizer, stop=stops, include_stop=include_stop)
     pieces, known = [], ""
     for letter in text:
         pieces.append(detokenizer.push(letters[letter]))
@@ -143,17 +166,18 @@ def test_hidden_and_special_tokens(smollm2_tokenizer: ChatTokenizer) -> None:
     assert Detokenizer(smollm2_tokenizer, skip_special_tokens=False).push(ids) == "abc<|im_end|>"
     hidden = Detokenizer(smollm2_tokenizer, skip_special_tokens=False, hidden_ids=frozenset({2}))
     assert hidden.push(ids) == "abc"
+    assert Detokenizer(smollm2_tokenizer, shown_ids=frozenset({2})).push([*ids, 1]) == "abc<|im_end|>"
 
 
 def test_nothing_follows_a_stop_string(smollm2_tokenizer: ChatTokenizer) -> None:
     encode: Callable[[str], list[int]] = lambda text: smollm2_tokenizer.encode(text, allow_special=False)  # noqa: E731
-    detokenizer = Detokenizer(smollm2_tokenizer, stop=["STOP"])
+    detokenizer = StoppingText(smollm2_tokenizer, stop=["STOP"])
     assert detokenizer.push(encode("one ST")) == "one "
     assert detokenizer.push(encode("OP two")) == ""
     assert detokenizer.stopped == "STOP"
     assert detokenizer.push(encode("STOP three")) == ""
     assert detokenizer.finish() == ""
-    unfinished = Detokenizer(smollm2_tokenizer, stop=["STOP"])
+    unfinished = StoppingText(smollm2_tokenizer, stop=["STOP"])
     assert unfinished.push(encode("one ST")) == "one "
     assert unfinished.finish() == "ST"
     assert unfinished.stopped is None
@@ -162,7 +186,7 @@ def test_nothing_follows_a_stop_string(smollm2_tokenizer: ChatTokenizer) -> None
 @pytest.mark.parametrize("stops", [(), ("a" * 1023 + "b", "ab" * 512, "\n\nUser:", "###")])
 def test_it_is_cheap_and_linear(stops: tuple[str, ...], smollm2_tokenizer: ChatTokenizer) -> None:
     ids = smollm2_tokenizer.encode("aaaa abab a quick brown fox\n" * 1500, allow_special=False)
-    detokenizer = Detokenizer(smollm2_tokenizer, stop=stops)
+    detokenizer = StoppingText(smollm2_tokenizer, stop=stops)
     began = time.perf_counter()
     for token_id in ids:
         detokenizer.push([token_id])

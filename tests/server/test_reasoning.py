@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.reasoning import ReasoningParser, leaves_reasoning_open, opens_reasoning
+from server.reasoning import ReasoningParser, closes_reasoning, leaves_open, opens_reasoning
 
 
 def split(pieces: list[str], *, is_open: bool) -> tuple[str, str]:
@@ -60,10 +60,11 @@ def test_a_megabyte_takes_linear_time(unit: str, is_open: bool) -> None:
 def test_the_state_at_the_beginning_comes_from_the_prompt() -> None:
     assert opens_reasoning("<|user|>x<|assistant|><think>\n")
     assert not opens_reasoning("<|assistant|><think>\n</think>")
+    assert closes_reasoning("<|assistant|><think>\n</think>\n\n") and not closes_reasoning("<|assistant|>")
     assert not opens_reasoning("<think> was said<|assistant|>")
-    assert leaves_reasoning_open("<think>so far")
-    assert not leaves_reasoning_open("<think>so far</think>The ans")
-    assert not leaves_reasoning_open("The ans")
+    assert leaves_open("<think>so far")
+    assert not leaves_open("<think>so far</think>The ans")
+    assert not leaves_open("The ans")
 
 
 def test_who_opened_the_reasoning() -> None:

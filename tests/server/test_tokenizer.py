@@ -71,11 +71,11 @@ def compare(ours: ChatTokenizer, theirs: Any, **options: Any) -> int:
             text = theirs.apply_chat_template(messages, tokenize=False, **{"add_generation_prompt": True, **options})
         except Exception:
             continue
-        try:
-            assert ours.render(messages, **options) == text
-        except ApiError as error:
-            assert "does not show tool calls" in error.message and '"x"' not in text
+        if CALL in messages and '"x"' not in text:
+            # What the template would leave out is written as text instead.
+            assert '"arguments": {"x": "é"}' in ours.render(messages, **options)
             continue
+        assert ours.render(messages, **options) == text
         ids = theirs.apply_chat_template(messages, **{"add_generation_prompt": True, **options})["input_ids"]
         assert ours.encode_prompt(messages, **options) == ids
         compared += 1
@@ -159,16 +159,11 @@ def test_tool_turns(shared_tokenizer: Load) -> None:
 
 
 @needs_shared
-def test_what_a_template_would_drop_is_refused(shared_tokenizer: Load, smollm2_tokenizer: ChatTokenizer) -> None:
-    phi = shared_tokenizer("llama3_1/microsoft-Phi-3.5-mini-instruct")
-    with pytest.raises(ApiError, match=r"does not show messages\[1\] \(role 'tool'\)"):
-        phi.render([user("q"), {"role": "tool", "content": "42"}])
+def test_what_a_template_would_drop_is_refused(shared_tokenizer: Load) -> None:
     r1 = shared_tokenizer("qwen2_5/deepseek-ai-DeepSeek-R1-Distill-Qwen-32B")
     two_rules = [{"role": "system", "content": "rule one"}, {"role": "system", "content": "rule two"}, user("q")]
     with pytest.raises(ApiError, match=r"messages\[0\]"):
         r1.render(two_rules)
-    with pytest.raises(ApiError, match="tool calls"):
-        smollm2_tokenizer.render([user("q"), {**CALL, "content": "x"}])
 
 
 @needs_shared
@@ -343,7 +338,8 @@ def test_where_templates_are_found(tmp_path: Path) -> None:
     named = [{"name": "default", "template": "B" + show}, {"name": "tool_use", "template": "C" + show}]
     tokenizer = ChatTokenizer.load(write_model(tmp_path, {"chat_template": named}))
     assert tokenizer.render([user("x")]) == "Bx"
-    assert tokenizer.render([user("x")], tools=[{"type": "function"}]) == "Cx"
+    with_tools = tokenizer.render([user("x")], tools=[{"type": "function"}])
+    assert with_tools.startswith("C") and with_tools.endswith("x")
     tokenizer = ChatTokenizer.load(write_model(tmp_path, {"chat_template": named}, chat_template__jinja="D" + show))
     assert tokenizer.render([user("x")]) == "Dx"
 

@@ -1,0 +1,140 @@
+"""What a chat request asks of an answer's form: tool calls, a constraint on the content, a limit on the reasoning."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from engine.constraint import Constraint, ReasoningBudget
+from server.answer_text import CONTENT_ONLY, Reading
+from server.errors import bad_request, unsupported
+from server.protocol import ChatCompletionRequest
+from server.protocol.messages import ChatMessage
+from server.reasoning import CLOSED, EFFORT_TOKENS, END_THINK, THINK, closes_reasoning, leaves_open, opens_reasoning
+from server.tokenizer import ChatTokenizer
+from server.tools.grammar import ToolSchema, calls_or, free_calls, required_calls
+
+THINKING_VARIABLE = "enable_thinking"
+"""By this variable some templates turn reasoning on and off."""
+TAIL_TOKENS = 16
+"""Enough of a prompt's end to see whether it opens or closes reasoning."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerPlan:
+    """How one answer is held to its form, and read."""
+
+    prompt_token_ids: list[int]
+    constraint: Constraint | None
+    reasoning_budget: ReasoningBudget | None
+    reading: Reading
+
+
+def template_variables(request: ChatCompletionRequest, tokenizer: ChatTokenizer) -> dict[str, object]:
+    """`chat_template_kwargs`, and the template's own switch for reasoning where the request limits it.
+
+    Raises `ApiError` 400 for limits on the reasoning of a model that does not reason.
+    """
+    given = dict(request.chat_template_kwargs or {})
+    budget = max_reasoning_tokens(request)
+    if budget is None:
+        return given
+    if not tokenizer.reasons and budget > 0:
+        param = "max_reasoning_tokens" if request.reasoning_effort is None else "reasoning_effort"
+        raise unsupported(param, f"{param} limits reasoning, and this model has none")
+    if THINKING_VARIABLE in tokenizer.variables:
+        given.setdefault(THINKING_VARIABLE, budget > 0)
+    return given
+
+
+def max_reasoning_tokens(request: ChatCompletionRequest) -> int | None:
+    """The limit on reasoning, None where there is none."""
+    if request.reasoning_effort is not None:
+        return EFFORT_TOKENS[request.reasoning_effort]
+    return request.max_reasoning_tokens
+
+
+def plan_answer(request: ChatCompletionRequest, prompt: list[int], tokenizer: ChatTokenizer) -> AnswerPlan:
+    """Everything that the rendered prompt and the request say of the answer's form."""
+    content = request.constraint()
+    constraint = _tool_constraint(request, tokenizer, content) if request.usable_tools else content
+    # Free text may begin with reasoning, and so may text with calls in it; a constraint leaves no room for it.
+    is_free = content is None and request.tool_choice in (None, "auto", "none")
+    reading, prompt, budget = _plan_reasoning(request, prompt, tokenizer, is_free=is_free)
+    is_open = reading.reasoning == "open"
+    if constraint is not None and is_open:
+        constraint = dataclasses.replace(constraint, after=END_THINK)
+    form = tokenizer.tool_form.calls if request.usable_tools else None
+    marks = (*(form.marks if form else ()), *((THINK, END_THINK) if reading.reasoning != "none" else ()))
+    return AnswerPlan(
+        prompt_token_ids=prompt,
+        constraint=constraint,
+        reasoning_budget=budget,
+        reading=dataclasses.replace(
+            reading,
+            exact=content is not None,
+            calls=form,
+            tool_names=tuple(tool.function.name for _, tool in request.usable_tools),
+            recover=content is None or not _is_auto(request),
+            shown_ids=frozenset(tokenizer.special_marks(marks).values()),
+        ),
+    )
+
+
+def _is_auto(request: ChatCompletionRequest) -> bool:
+    return request.tool_choice in (None, "auto")
+
+
+def _tool_constraint(
+    request: ChatCompletionRequest, tokenizer: ChatTokenizer, content: Constraint | None
+) -> Constraint:
+    form = tokenizer.tool_form.calls
+    special = tokenizer.special_marks(form.marks)
+    tools = [
+        ToolSchema(tool.function.name, tool.schema_, f"tools[{index}].function.{tool.schema_field}")
+        for index, tool in request.usable_tools
+        if request.named_tool in (None, tool.function.name)
+    ]
+    parallel = (
+        request.parallel_tool_calls is not False and tokenizer.tool_form.many_calls and request.named_tool is None
+    )
+    if not _is_auto(request):
+        return required_calls(form, tools, special, parallel=parallel)
+    if content is not None:
+        return calls_or(content, form, tools, special, parallel=parallel)
+    return free_calls(form, tools, special, parallel=parallel)
+
+
+def _plan_reasoning(
+    request: ChatCompletionRequest, prompt: list[int], tokenizer: ChatTokenizer, *, is_free: bool
+) -> tuple[Reading, list[int], ReasoningBudget | None]:
+    """Whether the answer begins with reasoning, and the prompt, which a limit may need to open or close it."""
+    if not tokenizer.reasons:
+        return CONTENT_ONLY, prompt, None
+    if request.continue_final_message:
+        is_open, is_closed = leaves_open(_text(request.messages[-1])), True
+    else:
+        tail = tokenizer.decode(prompt[-TAIL_TOKENS:], skip_special_tokens=False)
+        is_open, is_closed = opens_reasoning(tail), closes_reasoning(tail)
+    limit = max_reasoning_tokens(request)
+    if limit is None:
+        possible = is_free and not is_closed
+        return Reading(reasoning="open" if is_open else "possible" if possible else "none"), prompt, None
+    if not is_open and is_closed:
+        if limit and not request.continue_final_message:
+            raise bad_request(
+                "the request asks for reasoning, and the prompt has ended it already: see chat_template_kwargs",
+                param="reasoning_effort" if request.max_reasoning_tokens is None else "max_reasoning_tokens",
+            )
+        return CONTENT_ONLY, prompt, None
+    if not is_open:
+        opened = f"{THINK}\n" if limit else f"{THINK}{CLOSED}"
+        prompt = [*prompt, *tokenizer.encode(opened, allow_special=True)]
+        if not limit:
+            return CONTENT_ONLY, prompt, None
+    end = tuple(tokenizer.encode(CLOSED, allow_special=True))
+    return Reading(reasoning="open"), prompt, ReasoningBudget(max_tokens=limit, end_token_ids=end, end=END_THINK)
+
+
+def _text(message: ChatMessage) -> str:
+    if isinstance(message.content, list):
+        return "".join(part.text or "" for part in message.content)
+    return message.content or ""
