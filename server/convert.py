@@ -85,6 +85,7 @@ def convert(
         tools=[tool.plain() for _, tool in request.usable_tools],
         tool_prompt=request.tool_prompt if request.usable_tools else None,
         variables=template_variables(request, tokenizer),
+        context=usable_context(info),
     )
     answer = plan_answer(request, prompt, tokenizer)
     limit = token_limit(
@@ -108,10 +109,12 @@ def conversation_ids(
     tools: list[dict[str, Any]] | None = None,
     tool_prompt: str | None = None,
     variables: Mapping[str, Any] | None = None,
+    context: int | None = None,
 ) -> list[int]:
     """The prompt that a conversation is. Raises `ApiError` 400 for what the model's template refuses.
 
-    `variables` stand in place of the request's `chat_template_kwargs`.
+    `variables` stand in place of the request's `chat_template_kwargs`. A prompt that cannot fit into `context` tokens
+    may be refused too.
     """
     continues = bool(request.continue_final_message)
     return tokenizer.encode_prompt(
@@ -121,6 +124,7 @@ def conversation_ids(
         tools=tools or None,
         tool_prompt=tool_prompt,
         kwargs=request.chat_template_kwargs if variables is None else variables,
+        context=context,
     )
 
 
@@ -172,6 +176,11 @@ def _plain(message: ChatMessage) -> dict[str, Any]:
     return message.model_dump(exclude_none=True)
 
 
+def usable_context(info: EngineInfo) -> int:
+    """Tokens that a prompt and its answer may have together."""
+    return min(info.context, info.kv_tokens)
+
+
 def token_limit(
     prompt_tokens: int, asked: int | None, info: EngineInfo, *, prompt_param: str, limit_param: str = "max_tokens"
 ) -> int:
@@ -179,7 +188,7 @@ def token_limit(
 
     Raises `ApiError` 400 for a prompt that leaves no room, and for more than the room.
     """
-    context = min(info.context, info.kv_tokens)
+    context = usable_context(info)
     room = context - prompt_tokens
     if room < 1 and not (asked == 0 == room):
         raise context_length_exceeded(

@@ -1,7 +1,7 @@
 """From a checked request for raw completions to what the engine needs: a plan for each prompt."""
 
 from engine.messages import EngineInfo
-from server.convert import Echo, PromptPlan, make_plan, sampling_params, token_limit
+from server.convert import Echo, PromptPlan, make_plan, sampling_params, token_limit, usable_context
 from server.detokenizer import Detokenizer
 from server.errors import bad_request
 from server.protocol import CompletionRequest
@@ -40,6 +40,7 @@ def _plan(
     defaults: SamplingDefaults,
 ) -> PromptPlan:
     if isinstance(prompt, str):
+        tokenizer.bounds.check(prompt, usable_context(info), param)
         ids, added = tokenizer.encode_raw(prompt, add_special_tokens=request.add_special_tokens is not False)
     else:
         ids, added = prompt, [False] * len(prompt)

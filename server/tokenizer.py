@@ -21,6 +21,7 @@ from server.errors import ApiError, bad_request, shorten
 from server.model_files import ChatFiles, read_chat_files
 from server.reasoning import END_THINK
 from server.template_probe import probe
+from server.token_bounds import TokenBounds
 from server.tools.formats import ToolForm, ToolsSetting
 from server.tools.prompt import tools_text
 
@@ -52,6 +53,8 @@ class ChatTokenizer:
         self._token_text = TokenText(tokenizer, None if decoder is None else json.loads(decoder.__getstate__()))
         self.leading_spaces = self._token_text.leading_spaces
         self.token_bytes = self._token_text.token_bytes
+        self.bounds = TokenBounds(tokenizer, self._token_text.token_bytes)
+        """How many tokens a text has at the least."""
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
         """Ids the tokenizer knows; the model's logits may be wider."""
         added = tokenizer.get_added_tokens_decoder()
@@ -133,12 +136,16 @@ class ChatTokenizer:
         tools: list[dict[str, Any]] | None = None,
         tool_prompt: str | None = None,
         kwargs: Mapping[str, Any] | None = None,
+        context: int | None = None,
     ) -> list[int]:
         """The prompt of a conversation as token ids; arguments as in `render`.
 
-        Control tokens come from the template alone, a beginning-of-sequence token included.
+        Control tokens come from the template alone, a beginning-of-sequence token included. Raises `ApiError` 400 too
+        for a prompt so much longer than `context` tokens that it need not be tokenised.
         """
         prompt = self._render(messages, add_generation_prompt, continue_final_message, tools, tool_prompt, kwargs or {})
+        if context is not None:
+            self.bounds.check(prompt.text, context, "messages")
         return self._encode_broken(prompt.text, prompt.mark)
 
     def encode(self, text: str, *, allow_special: bool) -> list[int]:

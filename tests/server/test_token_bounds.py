@@ -1,0 +1,77 @@
+"""The fewest tokens of a text: never more than it has, and near enough to spare the work on huge prompts."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.convert import convert
+from server.convert_completion import convert_completion
+from server.errors import ApiError
+from server.protocol import parse_chat_request, parse_completion_request
+from server.settings import SamplingDefaults
+from server.tokenizer import ChatTokenizer
+from tests.server.conftest import Load
+from tests.server.test_convert import engine_info
+from tests.server.texts import SHARED_TOKENIZERS, needs_shared
+
+NAMES = ["smollm2", "sentencepiece", *(pytest.param(name, marks=needs_shared) for name in SHARED_TOKENIZERS)]
+pieces = st.sampled_from(
+    [" " * 300, "\n" * 90, "=" * 200, "x" * 100, "the quick brown fox ", "\0\x01\x02", "e\u0301", "ﬁ①", "日本語", "🤗",
+     "\u1112\u1161\u11ab", "<|im_end|>", "<s>", "<|reserved_special_token_5|>", "\t \t ", "İ", "\ufeff"]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_text_has_fewer_tokens_than_is_said(name: str, load_tokenizer: Load) -> None:
+    tokenizer = load_tokenizer(name)
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.lists(pieces | st.text(max_size=10), max_size=30).map("".join))
+    def holds(text: str) -> None:
+        for special in (True, False):
+            assert tokenizer.bounds.fewest(text) <= len(tokenizer.encode(text, allow_special=special))
+
+    holds()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_no_idle_bound(name: str, load_tokenizer: Load) -> None:
+    tokenizer = load_tokenizer(name)
+    for text in ("The quick brown fox jumps over the lazy dog. " * 200, "ab cd " * 500):
+        assert tokenizer.bounds.fewest(text) >= len(tokenizer.encode(text, allow_special=False)) / 40 > 0
+
+
+def refusal(run: Any) -> tuple[str, float]:
+    began = time.monotonic()
+    with pytest.raises(ApiError) as caught:
+        run()
+    assert caught.value.code == "context_length_exceeded" and caught.value.param in ("messages", "prompt")
+    return caught.value.message, time.monotonic() - began
+
+
+def test_huge_prompts_are_refused_without_being_tokenised(
+    smollm2_tokenizer: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smollm2_tokenizer, "_encode", lambda text: pytest.fail("it was tokenised"))
+    monkeypatch.setattr(smollm2_tokenizer, "encode_raw", lambda *given, **options: pytest.fail("it was tokenised"))
+    text = "Once upon a time there was a prompt. " * 100_000
+    chat = parse_chat_request(json.dumps({"messages": [{"role": "user", "content": text}]}).encode())
+    raw = parse_completion_request(json.dumps({"prompt": text}).encode())
+    info = engine_info(context=8192, num_blocks=1000)
+    smollm2_tokenizer.bounds.fewest("x")  # reads the vocabulary
+    message, seconds = refusal(lambda: convert(chat, smollm2_tokenizer, info, SamplingDefaults()))
+    assert "context is 8192 tokens and messages has at least" in message and seconds < 2
+    message, _ = refusal(lambda: convert_completion(raw, smollm2_tokenizer, info, SamplingDefaults()))
+    assert "prompt has at least" in message
+
+
+def test_what_may_fit_is_tokenised_and_counted(smollm2_tokenizer: ChatTokenizer) -> None:
+    text = "word " * 300
+    chat = parse_chat_request(json.dumps({"messages": [{"role": "user", "content": text}]}).encode())
+    message, _ = refusal(lambda: convert(chat, smollm2_tokenizer, engine_info(context=100), SamplingDefaults()))
+    assert "messages has 3" in message
+    assert convert(chat, smollm2_tokenizer, engine_info(context=1000), SamplingDefaults()).prompt_token_ids
