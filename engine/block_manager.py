@@ -99,14 +99,14 @@ class BlockManager:
             sequence.block_table.append(self._allocate())
         return True
 
-    def publish(self, sequence: Sequence, first_token: int) -> None:
-        """Make the full blocks among the computed tokens from `first_token` on hittable.
+    def publish(self, sequence: Sequence, first_token: int, end: int) -> None:
+        """Make the full blocks among the computed tokens from `first_token` to before `end` hittable.
 
         Where another block of equal content exists already, this one stays private.
         """
         if not self.prefix_cache:
             return
-        for position in range(first_token // self.block_size, sequence.num_computed_tokens // self.block_size):
+        for position in range(first_token // self.block_size, end // self.block_size):
             block = sequence.block_table[position]
             if self._digests[block] is None:
                 digest = self._digest(sequence, position)

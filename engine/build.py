@@ -38,6 +38,7 @@ def build_engine(
         vocab_size=loaded.vocab_size,
         eos_token_ids=frozenset(loaded.eos_token_ids),
         max_queued=config.max_queued_requests,
+        overlap=runner.device.type == "cuda" if config.overlap is None else config.overlap,
         compiler=GrammarCompiler(
             loaded.directory,
             vocab_size=loaded.vocab_size,

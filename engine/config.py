@@ -39,6 +39,8 @@ class EngineConfig:
     attention: AttentionName = "auto"
     fusion: bool = True
     """Load-time surgery on the transformers model (design: tier 2)."""
+    overlap: bool | None = None
+    """Launch a step before the results of the one before are read; None: on a CUDA device."""
     prefix_cache: bool = True
     constraints: ConstraintBackend = "llguidance"
     """What follows JSON schemas and regular expressions; grammars and tools need llguidance."""

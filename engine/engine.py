@@ -9,13 +9,13 @@ import dataclasses
 import logging
 import os
 import time
-from typing import Protocol
 
 import torch
 
 from engine.admission import MAX_CHOICES, check_request
 from engine.block_manager import BlockManager, root_digest
 from engine.errors import RequestError
+from engine.flight import Landed, Runner, Step
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.grammar import Grammar, GrammarError
 from engine.grammar_queue import GrammarQueue, follow_grammar
@@ -27,16 +27,6 @@ from engine.sequence import Sequence
 from engine.stop import finish_reason
 
 logger = logging.getLogger(__name__)
-
-
-class Runner(Protocol):
-    """What the engine needs of a model: `ModelRunner`, or a fake in tests."""
-
-    def execute(self, rows: list[Scheduled]) -> Sampled:
-        """Compute the rows; sample those that reach their newest token and score those that ask for it, in order."""
-
-    def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
-        """Zero the content of blocks."""
 
 
 class Engine:
@@ -52,13 +42,19 @@ class Engine:
         eos_token_ids: frozenset[int],
         max_queued: int,
         compiler: GrammarCompiler | None = None,
+        overlap: bool = False,
     ) -> None:
         """`context` is the most tokens of one sequence, prompt included; `vocab_size` the width of the logits.
 
         Of `eos_token_ids` those outside the logits are dropped: configurations hold such ones, and no model says them.
-        Without a `compiler` constrained requests are refused.
+        Without a `compiler` constrained requests are refused. With `overlap` a step is launched before the results of
+        the one before are read, so that the device need not wait for the host; a sequence that ends then has a row
+        in one step too many, whose result is dropped.
         """
         self._runner = runner
+        self._overlap = overlap
+        self._step: Step | None = None
+        """The step whose results have not been read."""
         self._scheduler = scheduler
         self._blocks: BlockManager = scheduler.blocks
         self._context = context
@@ -69,12 +65,13 @@ class Engine:
         self._sequences: dict[int, list[Sequence]] = {}
         self._outputs: list[SequenceOutput] = []
         self._counters = {"steps": 0, "prompt": 0, "cached": 0, "generated": 0, "aborted": 0, "failed": 0}
+        self._landed_at = 0.0
         self._pacer = PrefillPacer(scheduler.max_prefill_tokens)
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do something."""
-        return self._scheduler.has_work or bool(self._outputs)
+        return self._scheduler.has_work or self._step is not None or bool(self._outputs)
 
     @property
     def context(self) -> int:
@@ -131,15 +128,32 @@ class Engine:
     def step(self) -> list[SequenceOutput]:
         """Run one step and return all outputs that are there then."""
         self._admit_compiled()
+        former, launched, error = self._step, None, None
         rows = self._scheduler.schedule()
         if rows:
-            self._run(rows)
-        elif self._scheduler.has_work:
-            self._unblock()
-        else:
-            self._scheduler.check()
-            assert not self._sequences, "a request outlived its sequences"
+            try:
+                launched = self._launch(rows)
+            except Exception as failure:
+                error = failure
+        if former is not None:
+            self._land(former)
+        if error is not None:
+            self._fail_step(rows, error)
+        if launched is not None and not self._sample(launched):
+            launched = None
+        if launched is not None and not self._overlap:
+            self._land(launched)
+            launched = None
+        self._step = launched
+        if not rows and former is None:
+            self._rest()
         return self.take_outputs()
+
+    def settle(self) -> None:
+        """Wait for the step that is under way, if one is; its outputs come with the next step's."""
+        step, self._step = self._step, None
+        if step is not None:
+            self._land(step)
 
     def shrink(self, num_blocks: int) -> int:
         """Withdraw up to `num_blocks` KV blocks for good, between steps; how many are left, at least one.
@@ -147,6 +161,7 @@ class Engine:
         Sequences that hold more than the rest can compute end now, with `length` if they have generated something,
         else with an error. Their outputs come with the next step.
         """
+        self.settle()
         for sequence in self._scheduler.shrink(num_blocks):
             if sequence.finish_reason == "length":
                 self._publish(sequence, [], None, "length")
@@ -221,45 +236,66 @@ class Engine:
         self._sequences[request.request_id] = sequences
         self._outputs.append(SequenceOutput(request.request_id))
 
-    def _run(self, rows: list[Scheduled]) -> None:
+    def _launch(self, rows: list[Scheduled]) -> Step:
         self._counters["steps"] += 1
         started = time.perf_counter()
-        try:
-            sampled = self._runner.execute(rows)
-        except Exception as error:
-            self._fail_step(rows, error)
-            return
-        num_decodes = sum(row.num_tokens == 1 for row in rows)
-        num_prefill_tokens = sum(row.num_tokens for row in rows) - num_decodes
-        self._pacer.observe(
-            time.perf_counter() - started, num_decodes=num_decodes, num_prefill_tokens=num_prefill_tokens
-        )
-        self._scheduler.max_prefill_tokens = self._pacer.budget
-        self._commit(rows, sampled)
-
-    def _commit(self, rows: list[Scheduled], sampled: Sampled) -> None:
-        """Note what was computed and give each sequence its scores and the token sampled for it."""
-        position = 0
-        scores = iter(sampled.prompt_logprobs)
+        step = Step(rows, self._runner.forward(rows), started)
         for row in rows:
-            sequence, scored = row.sequence, row.scored
-            samples, prefilled = row.samples, sequence.num_prefilled_tokens
-            found = next(scores) if scored else []
+            self._scheduler.advance(row)
+        return step
+
+    def _sample(self, step: Step) -> bool:
+        """Launch a step's sampling; False if that failed, and then nobody is in the step any more."""
+        try:
+            step.sample()
+        except Exception as error:
+            self._fail_rows(step.rows, error)
+            return False
+        return True
+
+    def _land(self, step: Step) -> None:
+        """Note what was computed and give each sequence its scores and the token sampled for it."""
+        try:
+            landed = step.land()
+        except Exception as error:
+            self._fail_rows(step.rows, error)
+            return
+        self._observe(step)
+        for row in step.rows:
+            if not row.is_current:
+                continue
+            row.sequence.num_unread_tokens = 0
             try:
-                self._scheduler.commit(row)
-                self._counters["prompt"] += sequence.num_prefilled_tokens - prefilled
-                if samples and position in sampled.failures:
-                    self._fail(sequence, sampled.failures[position])
-                elif found is None or (samples and not sampled.finite[position]):
-                    self._discard(sequence)
-                    self._fail(sequence, "the model computed no finite logits for this request")
-                else:
-                    self._note_scores(sequence, found, scored)
-                    self._advance(sequence, sampled, position if samples else None)
+                self._land_row(row, landed)
             except Exception:
-                logger.exception("request %d failed after a step", sequence.request_id)
-                self._fail(sequence, "internal error while computing this request")
-            position += samples
+                logger.exception("request %d failed after a step", row.sequence.request_id)
+                self._fail(row.sequence, "internal error while computing this request")
+
+    def _observe(self, step: Step) -> None:
+        """Tell the pacer how long a step took: since its launch, or since the one before landed."""
+        now = time.perf_counter()
+        num_decodes = sum(row.num_tokens == 1 for row in step.rows)
+        num_prefill_tokens = sum(row.num_tokens for row in step.rows) - num_decodes
+        self._pacer.observe(
+            now - max(step.started, self._landed_at), num_decodes=num_decodes, num_prefill_tokens=num_prefill_tokens
+        )
+        self._landed_at = now
+        self._scheduler.max_prefill_tokens = self._pacer.budget
+
+    def _land_row(self, row: Scheduled, landed: Landed) -> None:
+        sequence = row.sequence
+        prefilled = sequence.num_prefilled_tokens
+        self._scheduler.commit(row)
+        self._counters["prompt"] += sequence.num_prefilled_tokens - prefilled
+        if (failure := landed.failure(row)) is not None:
+            self._fail(sequence, failure)
+        elif not landed.is_finite(row):
+            self._discard(sequence)
+            self._fail(sequence, "the model computed no finite logits for this request")
+        else:
+            self._note_scores(sequence, landed.scores.get(row) or [], row.scored)
+            if row.end == sequence.num_tokens:
+                self._advance(sequence, landed.sampled, landed.positions.get(row))
 
     def _note_scores(self, sequence: Sequence, scores: list[TokenLogprobs], scored: range) -> None:
         if scored:
@@ -268,8 +304,6 @@ class Engine:
 
     def _advance(self, sequence: Sequence, sampled: Sampled, position: int | None) -> None:
         """Append the token sampled at `position`, None for none; end the sequence if its time has come."""
-        if sequence.num_computed_tokens < sequence.num_tokens:
-            return
         if sequence.num_generated == 0:
             self._counters["cached"] += sequence.num_cached_tokens
         if position is None:
@@ -310,7 +344,7 @@ class Engine:
             self._forget(sequence)
 
     def _fail_step(self, rows: list[Scheduled], error: Exception) -> None:
-        """Fail all rows of a forward pass, unless it lacked memory and can be smaller: nothing was committed yet."""
+        """Fail all rows of a step that was not launched, unless it lacked memory and can be smaller."""
         if isinstance(error, torch.OutOfMemoryError) and self._scheduler.lower_budget():
             logger.warning(
                 "a step of %d tokens ran out of memory; from now on a step has at most %d",
@@ -318,12 +352,23 @@ class Engine:
                 self._scheduler.max_batched_tokens,
             )
             return
+        self._fail_rows(rows, error)
+
+    def _fail_rows(self, rows: list[Scheduled], error: Exception) -> None:
         logger.error("a step of %d rows failed", len(rows), exc_info=error)
         for row in rows:
-            self._fail(row.sequence, "internal error while computing this request")
+            if row.is_current:
+                self._fail(row.sequence, "internal error while computing this request")
 
-    def _unblock(self) -> None:
-        """Fail what nothing could be scheduled for. It takes a bug to come here; spinning for ever would hide it."""
+    def _rest(self) -> None:
+        """Nothing was scheduled and nothing is under way: check the books.
+
+        If something is left to do, fail it. It takes a bug to come here; spinning for ever would hide it.
+        """
+        if not self._scheduler.has_work:
+            self._scheduler.check()
+            assert not self._sequences, "a request outlived its sequences"
+            return
         sequence = (self._scheduler.waiting or self._scheduler.running)[0]
         logger.error("nothing can be scheduled: %s blocks %s", sequence, self.stats())
         self._fail(sequence, "internal error while scheduling this request")

@@ -43,6 +43,8 @@ class BatchBuilder:
     def __init__(self, *, max_num_seqs: int, max_blocks: int, block_size: int, device: torch.device) -> None:
         self._block_size = block_size
         self._device = device
+        self.last_tokens = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
+        """By slot: the newest sampled token. The sampler writes it, and rows read it whose token the host lacks yet."""
         self._tables = np.full((max_num_seqs, max_blocks), NULL_BLOCK, dtype=np.int32)
         self._owners: list[tuple[Sequence, int] | None] = [None] * max_num_seqs
         """By slot: whose table the row holds, since which of its preemptions."""
@@ -53,13 +55,16 @@ class BatchBuilder:
         num_decodes = next((i for i, row in enumerate(rows) if row.num_tokens > 1), len(rows))
         slots = [row.sequence.slot for row in rows]
         query_lens = [row.num_tokens for row in rows]
-        first = [row.sequence.num_computed_tokens for row in rows]
-        context_lens = [a + b for a, b in zip(first, query_lens, strict=True)]
+        context_lens = [row.end for row in rows]
         for row in rows:
             self._copy_table(row)
         token_ids: list[int] = []
-        for row, start, end in zip(rows, first, context_lens, strict=True):
-            token_ids.extend(row.sequence.token_ids[start:end])
+        unread: list[int] = []
+        for row in rows:
+            token_ids.extend(row.sequence.token_ids[row.first : row.end])
+            if _reads(row):
+                unread.append(len(token_ids))
+                token_ids.append(0)
         lens = np.asarray(query_lens)
         ends = np.cumsum(lens)
         positions = np.arange(len(token_ids)) - np.repeat(ends - np.asarray(context_lens), lens)
@@ -71,7 +76,7 @@ class BatchBuilder:
             needed += [end - context_len + position for position in row.scored]
         device = self._device
         return ForwardBatch(
-            input_ids=to_device(np.asarray(token_ids), device),
+            input_ids=self._input_ids(token_ids, unread, [row.sequence.slot for row in rows if _reads(row)]),
             positions=to_device(positions, device),
             slot_mapping=to_device(slot_mapping, device),
             block_tables=to_device(self._tables[slots, :max_blocks], device),
@@ -81,6 +86,14 @@ class BatchBuilder:
             context_lens=context_lens,
             num_decodes=num_decodes,
         )
+
+    def _input_ids(self, token_ids: list[int], unread: list[int], slots: list[int]) -> torch.Tensor:
+        """int64 [T]; the tokens at `unread` are those that stand in `last_tokens` for `slots`."""
+        input_ids = to_device(np.asarray(token_ids), self._device)
+        if unread:
+            places = to_device(np.asarray([unread, slots]), self._device)
+            input_ids.index_copy_(0, places[0], self.last_tokens[places[1]])
+        return input_ids
 
     def _copy_table(self, row: Scheduled) -> None:
         """Bring a slot's row up to date; only what is new since the sequence last ran is copied."""
@@ -95,3 +108,8 @@ class BatchBuilder:
         if need > have:
             self._tables[slot, have:need] = sequence.block_table[have:]
             self._copied[slot] = need
+
+
+def _reads(row: Scheduled) -> bool:
+    """Whether the row's last token has not come back to the host."""
+    return row.end > len(row.sequence.token_ids)

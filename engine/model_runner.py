@@ -13,7 +13,7 @@ from engine.attention.context import ATTENTION_NAME, AttentionBackend, attention
 from engine.attention.cpu import CpuAttention
 from engine.attention.reference import ReferenceAttention
 from engine.config import EngineConfig
-from engine.device import select_device, set_threads
+from engine.device import select_device, set_threads, to_device
 from engine.errors import ConfigError
 from engine.forward_batch import BatchBuilder, ForwardBatch
 from engine.governor import ThreadGovernor
@@ -21,12 +21,14 @@ from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
 from engine.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, size_cache
 from engine.load_check import CHECK_BLOCKS, CHECK_TOKENS, CheckBatches, check_batching, check_layers, refusal
 from engine.logprobs import score_prompts
+from engine.messages import TokenLogprobs
 from engine.models.cpu_layer import replace_layers
 from engine.models.fusion import PackedHead, Undo, apply_checked, fuse_norms, merge_linears, pack_linears
 from engine.models.loader import LoadedModel, load
 from engine.models.rotary import freeze_rotary
-from engine.sampler import Sampled, Sampler
+from engine.sampler import PendingSample, Sampled, Sampler
 from engine.scheduler import Scheduled
+from engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,42 @@ def device_limits(config: EngineConfig, device: torch.device) -> Limits:
     max_batched_tokens = config.max_batched_tokens or (512 if cpu else 8192)
     max_batched_tokens = max(max_batched_tokens, max_num_seqs)
     return Limits(max_num_seqs, max_batched_tokens, min(128 if cpu else 2048, max_batched_tokens))
+
+
+class StepInFlight:
+    """A step whose forward pass was launched: its logits, and then its samples, on their way."""
+
+    def __init__(self, runner: "ModelRunner", rows: list[Scheduled], logits: torch.Tensor, started: float) -> None:
+        """`logits` `[R, V]`: of the rows that sample, then of all positions that are scored."""
+        self._runner = runner
+        self._logits = logits
+        self._started = started
+        self._sampling = [row for row in rows if row.samples]
+        self._scoring = [row for row in rows if row.scored]
+        self._is_decode = all(row.num_tokens == 1 for row in rows)
+        self._sample: PendingSample | None = None
+        self._scores: list[list[TokenLogprobs] | None] = []
+
+    @torch.inference_mode()
+    def sample(self, sampling: list[Scheduled], scoring: list[Scheduled]) -> None:
+        """Launch the sampling of some of the rows that sample, and score some of those that are scored."""
+        num_samples = len(self._sampling)
+        logits = self._logits[:num_samples]
+        if len(sampling) < num_samples:
+            places = [place for place, row in enumerate(self._sampling) if row in sampling]
+            logits = logits[to_device(np.array(places, dtype=np.int64), logits.device)]
+        if sampling:
+            self._sample = self._runner.sample(logits, [row.sequence for row in sampling])
+        if scoring:
+            scores = score_prompts(self._logits[num_samples:], self._scoring)
+            self._scores = [score for row, score in zip(self._scoring, scores, strict=True) if row in scoring]
+        if self._is_decode:
+            self._runner.governor.observe(time.perf_counter() - self._started, num_samples)
+
+    def result(self) -> Sampled:
+        """Wait for what was sampled and scored: entries in the order of the rows given to `sample`."""
+        sampled = Sampled([], [], []) if self._sample is None else self._sample.result()
+        return replace(sampled, prompt_logprobs=self._scores) if self._scores else sampled
 
 
 class ModelRunner:
@@ -96,18 +134,18 @@ class ModelRunner:
         )
 
     @torch.inference_mode()
-    def execute(self, rows: list[Scheduled]) -> Sampled:
-        """Run one step, sample the rows that reach their newest token, and score prompts that ask for it, in order."""
+    def forward(self, rows: list[Scheduled]) -> "StepInFlight":
+        """Launch the forward pass of one step. On a CUDA device it still runs when this returns."""
         started = time.perf_counter()
         batch = self.builder.build(rows)
-        logits = self._forward(batch)
-        sequences = [row.sequence for row in rows if row.samples]
-        sampled = self.sampler.sample(logits[: len(sequences)], sequences) if sequences else Sampled([], [], [])
-        if scoring := [row for row in rows if row.scored]:
-            sampled = replace(sampled, prompt_logprobs=score_prompts(logits[len(sequences) :], scoring))
-        if batch.num_decodes == len(rows):
-            self.governor.observe(time.perf_counter() - started, len(rows))
-        return sampled
+        return StepInFlight(self, rows, self._forward(batch), started)
+
+    def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSample:
+        """Launch the sampling of one token for each sequence, which the next forward pass can read."""
+        sample = self.sampler.sample(logits, sequences)
+        slots = to_device(np.array([sequence.slot for sequence in sequences], dtype=np.int64), self.device)
+        self.builder.last_tokens.index_copy_(0, slots, sample.token_ids)
+        return sample
 
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """Zero the content of blocks, so that a NaN in them cannot outlive the sequence that made it."""

@@ -17,13 +17,13 @@ steps with a top_p below 1 read one answer from the device beside the copy of th
 **Log-probabilities** are of the raw logits in fp32, before everything above.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from engine.bitmask import BitmaskBuilder, Filled, apply_bitmask
-from engine.device import to_device
+from engine.bitmask import BitmaskBuilder, apply_bitmask
+from engine.device import Download, to_device
 from engine.logprobs import logprob_columns, read_logprobs
 from engine.messages import TokenLogprobs
 from engine.sampling_params import SamplingParams
@@ -92,41 +92,26 @@ class Sampler:
         self._counted: dict[int, tuple[Sequence, int]] = {}
         """Slot → whose tokens, and how many of them, the rows above hold. The sequence itself: ids may come again."""
 
-    def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> Sampled:
+    def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> "PendingSample":
         """logits `[R, V]` in the model's dtype, one row per sequence. Slots must be held while sampling.
 
         The forward pass that computes the logits may still run on the device; what comes first is the host's work.
         """
         filled = self._bitmask.fill(sequences)
-        sampled = self._sample(logits, sequences, filled)
-        return replace(sampled, failures=filled.failures) if filled.failures else sampled
-
-    def _sample(self, logits: torch.Tensor, sequences: list[Sequence], filled: Filled) -> Sampled:
         params = [sequence.params for sequence in sequences]
         if all(_is_plain_greedy(p) and s.num_generated >= p.min_tokens for p, s in zip(params, sequences, strict=True)):
-            best, token_ids = apply_bitmask(logits, filled).max(dim=-1)
-            packed = torch.stack((token_ids.to(torch.int32), torch.isfinite(best).to(torch.int32))).cpu()
-            return Sampled(packed[0].tolist(), [None] * len(params), [bool(f) for f in packed[1].tolist()])
+            best, token_ids = apply_bitmask(logits, filled).max(dim=-1, keepdim=True)
+            columns = [token_ids.to(torch.int32), torch.isfinite(best).to(torch.int32)]
+            return PendingSample(token_ids.squeeze(1), columns, params, filled.failures)
         raw = logits.float()
         finite = torch.isfinite(raw.max(dim=-1, keepdim=True).values)
         raw = torch.where(finite, raw, 0.0)  # so that a broken row cannot break the operations it shares
         token_ids = self._draw(apply_bitmask(self._adjust(raw, sequences), filled), sequences)
-        return self._collect(raw, finite, token_ids, params)
-
-    def _collect(
-        self, raw: torch.Tensor, finite: torch.Tensor, token_ids: torch.Tensor, params: list[SamplingParams]
-    ) -> Sampled:
-        """Pack ids, finiteness and log-probabilities as int32 columns and copy them once."""
         columns = [token_ids.to(torch.int32).unsqueeze(1), finite.to(torch.int32)]
         most = max((p.logprobs for p in params if p.logprobs is not None), default=None)
         if most is not None:
             columns.append(logprob_columns(raw, token_ids, most))
-        packed = torch.cat(columns, dim=1).cpu().numpy()
-        logprobs: list[TokenLogprobs | None] = [None] * len(params)
-        for row, p in enumerate(params):
-            if p.logprobs is not None:
-                logprobs[row] = read_logprobs(packed[row, 2:], p.logprobs)
-        return Sampled(packed[:, 0].tolist(), logprobs, [bool(f) for f in packed[:, 1].tolist()])
+        return PendingSample(token_ids, columns, params, filled.failures)
 
     def _adjust(self, raw: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
         """Bias, penalties and suppressed tokens, on a copy where there are any."""
@@ -204,6 +189,34 @@ class Sampler:
         kept = _filter(probabilities, [sequence.params for sequence in chosen])
         drawn = draw(kept, to_device(uniform(seeds, positions), self._device))
         return greedy.index_copy(0, index, drawn)
+
+
+class PendingSample:
+    """Sampled tokens on the device, and their copy on its way to the host."""
+
+    def __init__(
+        self,
+        token_ids: torch.Tensor,
+        columns: list[torch.Tensor],
+        params: list[SamplingParams],
+        failures: dict[int, str],
+    ) -> None:
+        """`columns` int32 `[R, *]`: ids, finiteness, and log-probabilities if any row wants them; copied as one."""
+        self.token_ids = token_ids
+        """int64 [R]"""
+        self._packed = Download(torch.cat(columns, dim=1))
+        self._params = params
+        self._failures = failures
+
+    def result(self) -> Sampled:
+        """Wait for the copy and read it."""
+        packed = self._packed.result()
+        logprobs: list[TokenLogprobs | None] = [None] * len(self._params)
+        for row, p in enumerate(self._params):
+            if p.logprobs is not None:
+                logprobs[row] = read_logprobs(packed[row, 2:], p.logprobs)
+        finite = [bool(flag) for flag in packed[:, 1].tolist()]
+        return Sampled(packed[:, 0].tolist(), logprobs, finite, failures=self._failures)
 
 
 def draw(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:

@@ -27,27 +27,38 @@ _order = attrgetter("order")
 _NOTHING = range(0)
 
 
-@dataclass(frozen=True, slots=True)
 class Scheduled:
-    """One row group of a step: `num_tokens` tokens of `sequence`, from its first uncomputed one on."""
+    """One row group of a step: `num_tokens` tokens of `sequence`, from its first uncomputed one on.
 
-    sequence: Sequence
-    num_tokens: int
+    Holds what it was made for, because a sequence may move on, wait again or end before the step's results are there.
+    """
+
+    __slots__ = ("_life", "end", "first", "num_tokens", "scored", "sequence")
+
+    def __init__(self, sequence: Sequence, num_tokens: int) -> None:
+        self.sequence = sequence
+        self.num_tokens = num_tokens
+        self.first = sequence.num_computed_tokens
+        self.end = self.first + num_tokens
+        """The position behind the last of its tokens."""
+        self.scored = _NOTHING
+        """Positions whose logits give the log-probability of the prompt token that follows, each once in a life."""
+        if sequence.params.prompt_logprobs is not None:
+            start = max(self.first, sequence.num_scored_tokens)
+            self.scored = range(start, min(self.end, sequence.num_tokens_to_score))
+        self._life = sequence.num_preemptions
 
     @property
     def samples(self) -> bool:
         """Whether this reaches the newest token, so that a next one is sampled."""
         sequence = self.sequence
-        return sequence.num_computed_tokens + self.num_tokens == sequence.num_tokens and sequence.params.max_tokens > 0
+        return self.end == sequence.num_tokens and sequence.params.max_tokens > 0
 
     @property
-    def scored(self) -> range:
-        """Positions whose logits give the log-probability of the prompt token that follows, each once in a life."""
+    def is_current(self) -> bool:
+        """Whether the sequence is still running as it was: what the row computes is of use."""
         sequence = self.sequence
-        if sequence.params.prompt_logprobs is None:
-            return _NOTHING
-        start = max(sequence.num_computed_tokens, sequence.num_scored_tokens)
-        return range(start, min(sequence.num_computed_tokens + self.num_tokens, sequence.num_tokens_to_score))
+        return sequence.status is Status.RUNNING and sequence.num_preemptions == self._life
 
 
 @dataclass(slots=True)
@@ -107,6 +118,8 @@ class Scheduler:
         for sequence in list(self.running):
             if sequence.status is not Status.RUNNING:  # preempted for an earlier one in this very loop
                 continue
+            if not sequence.needs_compute:
+                continue
             if sequence.num_tokens - sequence.num_computed_tokens > 1:
                 catching_up.append(sequence)
             elif self._make_room(sequence):
@@ -123,7 +136,7 @@ class Scheduler:
         while self.waiting and self._free_slots and budget.tokens > 0:
             sequence = self.waiting[0]
             leader = sequence.leader
-            if leader is not None and not leader.is_finished and leader.num_computed_tokens < leader.num_prompt_tokens:
+            if leader is not None and not leader.is_finished and leader.num_prefilled_tokens < leader.num_prompt_tokens:
                 break
             num_computed = self.blocks.match_prefix(sequence)
             if not self._reserve(sequence):
@@ -172,7 +185,7 @@ class Scheduler:
         """Take blocks and slot from a running sequence; it waits where it stood, before all that have not run yet."""
         self._leave(sequence)
         sequence.status = Status.WAITING
-        sequence.num_computed_tokens = 0
+        sequence.num_computed_tokens = sequence.num_unread_tokens = 0
         sequence.num_preemptions += 1
         self.num_preemptions += 1
         bisect.insort(self.waiting, sequence, key=_order)
@@ -188,15 +201,17 @@ class Scheduler:
         sequence.status = Status.FINISHED
         sequence.finish_reason = reason
 
+    def advance(self, row: Scheduled) -> None:
+        """Note that a row's tokens are being computed: what comes after it on the device finds them."""
+        row.sequence.num_computed_tokens = row.end
+
     def commit(self, row: Scheduled) -> None:
         """Note that a row's tokens are computed. Its full blocks can be hit from now on."""
         sequence = row.sequence
-        first_token = sequence.num_computed_tokens
-        sequence.num_computed_tokens += row.num_tokens
-        prefilled = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
+        prefilled = min(row.end, sequence.num_prompt_tokens)
         sequence.num_prefilled_tokens = max(sequence.num_prefilled_tokens, prefilled)
-        if sequence.num_computed_tokens // self.blocks.block_size > first_token // self.blocks.block_size:
-            self.blocks.publish(sequence, first_token)
+        if row.end // self.blocks.block_size > row.first // self.blocks.block_size:
+            self.blocks.publish(sequence, row.first, row.end)
 
     def shrink(self, num_blocks: int) -> list[Sequence]:
         """Withdraw up to `num_blocks` blocks for good, always leaving one; the sequences that this has ended.

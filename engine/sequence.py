@@ -37,6 +37,7 @@ class Sequence:
         "num_prefilled_tokens",
         "num_prompt_tokens",
         "num_scored_tokens",
+        "num_unread_tokens",
         "params",
         "priority",
         "request_id",
@@ -90,6 +91,8 @@ class Sequence:
         """Those of them that were found."""
         self.num_scored_tokens = 0
         """Leading prompt tokens whose successors' log-probabilities are out; only with `prompt_logprobs`."""
+        self.num_unread_tokens = 0
+        """0 or 1: a token that is sampled and stands on the device, but has not come back to the host."""
         self.num_preemptions = 0
         self.block_table: list[int] = []
         self.block_digests: list[bytes] = []
@@ -107,13 +110,21 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
-        """Prompt and generated tokens."""
-        return len(self.token_ids)
+        """Prompt and generated tokens, an unread one included."""
+        return len(self.token_ids) + self.num_unread_tokens
 
     @property
     def num_generated(self) -> int:
-        """Generated tokens."""
+        """Generated tokens that are known."""
         return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def needs_compute(self) -> bool:
+        """Whether there are tokens to compute: not those behind which, whatever they are, nothing can come."""
+        if self.num_unread_tokens:
+            is_last = self.num_generated + 1 >= self.params.max_tokens or self.num_tokens >= self.max_len
+            return not is_last
+        return self.num_computed_tokens < self.num_tokens
 
     @property
     def order(self) -> tuple[int, int]:

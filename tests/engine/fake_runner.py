@@ -97,8 +97,8 @@ class FakeRunner:
         self.failed_rows: list[Sequence] = []
         """Sequences of the step that raised last."""
 
-    def execute(self, rows: list[Scheduled]) -> Sampled:
-        """See `Runner.execute`."""
+    def forward(self, rows: list[Scheduled]) -> "FakeFlight":
+        """See `Runner.forward`."""
         self.num_steps += 1
         self.num_tokens = sum(row.num_tokens for row in rows)
         batch = self._builder.build(rows)
@@ -112,8 +112,6 @@ class FakeRunner:
             self.failed_rows = [row.sequence for row in rows]
             self._tokens[written] = BROKEN
             raise self.errors.pop()
-        sampled = [self._sample(row.sequence, batch, i) for i, row in enumerate(rows) if row.samples]
-        scores = [self._score(row, batch, i) for i, row in enumerate(rows) if row.scored]
         positions = [batch.context_lens[i] - 1 for i, row in enumerate(rows) if row.samples]
         positions += [position for row in rows for position in row.scored]
         found = np.repeat(batch.context_lens, batch.query_lens) - np.repeat(
@@ -121,9 +119,13 @@ class FakeRunner:
         )
         if (np.arange(self.num_tokens) + found)[batch.logits_index.numpy()].tolist() != positions:
             self.violations.append("the batch has the logits of other rows than the scheduler meant")
-        return Sampled(
-            [token for token, _ in sampled], [None] * len(sampled), [finite for _, finite in sampled], list(scores)
-        )
+        return FakeFlight(self, rows, batch)
+
+    def sample(self, row: Scheduled, batch: ForwardBatch, index: int) -> tuple[int, bool]:
+        """A token and whether it was finite; the next step can read the token."""
+        token, finite = self._sample(row.sequence, batch, index)
+        self._builder.last_tokens[row.sequence.slot] = token
+        return token, finite
 
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """See `Runner.wipe_blocks`."""
@@ -141,7 +143,7 @@ class FakeRunner:
         if any(n > 1 for n in batch.query_lens[: batch.num_decodes]):
             self.violations.append("a prompt is taken for a decoding row")
 
-    def _score(self, row: Scheduled, batch: ForwardBatch, index: int) -> list[TokenLogprobs] | None:
+    def score(self, row: Scheduled, batch: ForwardBatch, index: int) -> list[TokenLogprobs] | None:
         """From what the cells hold up to each scored position, and the token that follows."""
         if row.sequence in self.broken:
             return None
@@ -177,6 +179,30 @@ class FakeRunner:
         return next_token(seen, sorted(banned)), True
 
 
+class FakeFlight:
+    """See `Flight`."""
+
+    def __init__(self, runner: FakeRunner, rows: list[Scheduled], batch: ForwardBatch) -> None:
+        self._runner = runner
+        self._rows = rows
+        self._batch = batch
+        self._sampled: list[tuple[int, bool]] = []
+        self._scores: list[list[TokenLogprobs] | None] = []
+
+    def sample(self, sampling: list[Scheduled], scoring: list[Scheduled]) -> None:
+        """See `Flight.sample`."""
+        for index, row in enumerate(self._rows):
+            if row in sampling:
+                self._sampled.append(self._runner.sample(row, self._batch, index))
+            if row in scoring:
+                self._scores.append(self._runner.score(row, self._batch, index))
+
+    def result(self) -> Sampled:
+        """See `Flight.result`."""
+        tokens = [token for token, _ in self._sampled]
+        return Sampled(tokens, [None] * len(tokens), [finite for _, finite in self._sampled], self._scores)
+
+
 def make_engine(
     *,
     num_blocks: int = 20,
@@ -187,6 +213,7 @@ def make_engine(
     context: int = 40,
     max_queued: int = 100,
     prefix_cache: bool = True,
+    overlap: bool = False,
 ) -> tuple[Engine, Scheduler, FakeRunner]:
     """An engine over a fake model, and the parts of it that tests look into."""
     scheduler = Scheduler(
@@ -204,6 +231,7 @@ def make_engine(
         eos_token_ids=frozenset({EOS}),
         max_queued=max_queued,
         compiler=cast(GrammarCompiler, FakeCompiler()),
+        overlap=overlap,
     )
     # Chunks that follow the clock would make no two runs alike.
     engine._pacer = cast(PrefillPacer, SimpleNamespace(budget=scheduler.max_prefill_tokens, observe=lambda *_, **__: 0))

@@ -94,6 +94,7 @@ def test_alone(family: str, attention: str, tiny_model_dir: TinyModelDir) -> Non
         pytest.param({}, id="default"),
         pytest.param({"max_batched_tokens": 5, "num_blocks": 40}, id="chunked"),
         pytest.param({"num_blocks": 24, "context": 90, "max_batched_tokens": 16}, id="preempted"),
+        pytest.param({"num_blocks": 24, "context": 90, "max_batched_tokens": 16, "overlap": True}, id="overlapped"),
         pytest.param({"fusion": False, "prefix_cache": False}, id="unfused"),
     ],
 )

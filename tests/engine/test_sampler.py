@@ -35,7 +35,7 @@ def test_mixed_batch_draws_what_each_row_draws_in_the_long_way() -> None:
     sequences = [sequence(p, slot=i, seed=i * 77 - 5) for i, p in enumerate(MIXES.values())]
     for _ in range(8):
         logits = torch.randn(len(MIXES), VOCAB, generator=generator) * 3
-        sampled = sampler.sample(logits, sequences)
+        sampled = sampler.sample(logits, sequences).result()
         for row, seq in enumerate(sequences):
             expected = reference_draw(distribution_of(logits[row], seq), noise(seq.seed, seq.num_tokens))
             assert sampled.token_ids[row] == expected, (list(MIXES)[row], seq.num_generated)
@@ -47,11 +47,11 @@ def test_neighbours_do_not_matter() -> None:
     logits = torch.randn(len(MIXES), VOCAB, generator=generator) * 2
     together = Sampler(max_num_seqs=32, vocab_size=VOCAB, device=CPU).sample(
         logits, [sequence(p, slot=i, seed=i) for i, p in enumerate(MIXES.values())]
-    )
+    ).result()
     for row, params in enumerate(MIXES.values()):
         one = Sampler(max_num_seqs=32, vocab_size=VOCAB, device=CPU)
         seq = sequence(params, slot=9, seed=row)
-        assert one.sample(logits[row : row + 1], [seq]).token_ids == [together.token_ids[row]]
+        assert one.sample(logits[row : row + 1], [seq]).result().token_ids == [together.token_ids[row]]
 
 
 def test_a_recycled_slot_forgets_its_former_tenant() -> None:
@@ -61,10 +61,10 @@ def test_a_recycled_slot_forgets_its_former_tenant() -> None:
     logits[0, 40], logits[0, 41] = 1.0, 0.9
     former = sequence(params, prompt=[40])
     former.token_ids += [40, 40]
-    assert sampler.sample(logits, [former]).token_ids == [41]
+    assert sampler.sample(logits, [former]).result().token_ids == [41]
     newcomer = sequence(params)
     newcomer.request_id = 99
-    assert sampler.sample(logits, [newcomer]).token_ids == [40]
+    assert sampler.sample(logits, [newcomer]).result().token_ids == [40]
 
 
 @pytest.mark.parametrize("name", [name for name, params in MIXES.items() if params.temperature > 0])
@@ -77,7 +77,7 @@ def test_frequencies_are_those_of_the_exact_distribution(name: str) -> None:
     for seq in sequences:  # one sequence, as far as the sampler can tell, with some tokens already generated
         seq.request_id = 0
         seq.token_ids += [7, 7, 4]
-    sampled = sampler.sample(logits.expand(draws, vocab), sequences).token_ids
+    sampled = sampler.sample(logits.expand(draws, vocab), sequences).result().token_ids
     expected = distribution_of(logits, sequences[0]).numpy() * draws
     observed = np.bincount(sampled, minlength=vocab)
     assert observed[expected == 0].sum() == 0
@@ -92,7 +92,7 @@ def test_ties_at_a_threshold_are_kept_together() -> None:
     logits = torch.full((400, VOCAB), -50.0)
     logits[:, 10:14] = 1.0
     params = SamplingParams(max_tokens=9, top_k=2)
-    sampled = sampler.sample(logits, [sequence(params, seed=seed) for seed in range(400)]).token_ids
+    sampled = sampler.sample(logits, [sequence(params, seed=seed) for seed in range(400)]).result().token_ids
     assert set(sampled) == {10, 11, 12, 13}
 
 
@@ -123,7 +123,7 @@ def test_logprobs_are_of_the_raw_logits() -> None:
     logits = torch.randn(3, VOCAB, generator=torch.Generator().manual_seed(4))
     base = SamplingParams(max_tokens=9, temperature=0.5, top_k=3, logit_bias={8: 50.0})
     sequences = [sequence(replace(base, logprobs=wanted), slot=i) for i, wanted in enumerate((0, 4, None))]
-    sampled = Sampler(max_num_seqs=4, vocab_size=VOCAB, device=CPU).sample(logits, sequences)
+    sampled = Sampler(max_num_seqs=4, vocab_size=VOCAB, device=CPU).sample(logits, sequences).result()
     exact = logits.double().log_softmax(-1)
     for row in (0, 1):
         got = sampled.logprobs[row]
@@ -142,7 +142,7 @@ def test_non_finite_logits_are_told() -> None:
     sampler = Sampler(max_num_seqs=3, vocab_size=VOCAB, device=CPU)
     for params in (MIXES["greedy"], MIXES["all"]):
         rows = [sequence(params, slot=i) for i in range(3)]
-        assert sampler.sample(logits, rows).finite == [True, False, False]
+        assert sampler.sample(logits, rows).result().finite == [True, False, False]
 
 
 def test_values_too_small_for_fp32_are_the_limit_they_stand_for() -> None:
@@ -152,12 +152,12 @@ def test_values_too_small_for_fp32_are_the_limit_they_stand_for() -> None:
     for temperature in (1e-320, 5e-324, 1e-45, 1e-40, 1e-38, 1e-30):
         sampler = Sampler(max_num_seqs=1, vocab_size=VOCAB, device=CPU)
         params = SamplingParams(max_tokens=9, temperature=temperature)
-        assert sampler.sample(logits, [sequence(params)]).token_ids == [best], temperature
+        assert sampler.sample(logits, [sequence(params)]).result().token_ids == [best], temperature
     known = int(logits.argsort(descending=True)[0, 3])
     for repetition in (1e-320, 1e-45, 1e-38):
         sampler = Sampler(max_num_seqs=1, vocab_size=VOCAB, device=CPU)
         params = SamplingParams(max_tokens=9, repetition_penalty=repetition)
-        assert sampler.sample(logits, [sequence(params, prompt=[known])]).token_ids == [known], repetition
+        assert sampler.sample(logits, [sequence(params, prompt=[known])]).result().token_ids == [known], repetition
 
 
 def test_a_request_id_that_comes_again_is_counted_afresh() -> None:
@@ -168,5 +168,5 @@ def test_a_request_id_that_comes_again_is_counted_afresh() -> None:
     former, newcomer = sequence(params), sequence(params)
     former.token_ids += [40]
     newcomer.token_ids += [41]
-    assert sampler.sample(logits, [former]).token_ids == [41]
-    assert sampler.sample(logits, [newcomer]).token_ids == [40]
+    assert sampler.sample(logits, [former]).result().token_ids == [41]
+    assert sampler.sample(logits, [newcomer]).result().token_ids == [40]

@@ -65,6 +65,7 @@ def step(scheduler: Scheduler, model: FakeModel) -> None:
     for row in rows:
         token = model.run(row.sequence, row.num_tokens)
         samples = row.samples
+        scheduler.advance(row)
         scheduler.commit(row)
         if samples:
             row.sequence.token_ids.append(token)
@@ -118,6 +119,7 @@ def test_decode_is_not_starved_by_a_long_prompt() -> None:
         rows = scheduler.schedule()
         assert sum(row.num_tokens for row in rows if row.num_tokens > 1) <= 8
         for row in rows:
+            scheduler.advance(row)
             scheduler.commit(row)
             if row.sequence in decoding:
                 row.sequence.token_ids.append(0)

@@ -51,6 +51,7 @@ class EngineMachine(RuleBasedStateMachine):
         max_queued=st.sampled_from([12, 30, 3]),
         prefix_cache=st.sampled_from([True, True, True, False]),
         max_scored_tokens=st.sampled_from([256, 1, 5]),
+        overlap=st.booleans(),
     )
     def build(
         self,
@@ -63,6 +64,7 @@ class EngineMachine(RuleBasedStateMachine):
         max_queued: int,
         prefix_cache: bool,
         max_scored_tokens: int,
+        overlap: bool,
     ) -> None:
         self.num_blocks, self.block_size = -(-capacity // block_size), block_size
         self.context, self.max_queued = context, max_queued
@@ -75,7 +77,9 @@ class EngineMachine(RuleBasedStateMachine):
             context=context,
             max_queued=max_queued,
             prefix_cache=prefix_cache,
+            overlap=overlap,
         )
+        self.overlap = overlap
         self.scheduler.max_scored_tokens = max_scored_tokens
         self.live: dict[tuple[int, int], Expected] = {}
         self.refusals: dict[tuple[int, int], int] = {}
@@ -188,6 +192,9 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 8))
     def shrink(self, count: int) -> None:
         self.num_shrinks += 1
+        self.engine.settle()
+        for output in self.engine.take_outputs():
+            self._take(output)
         self.num_blocks = max(1, self.num_blocks - count)
         assert self.engine.shrink(count) == self.num_blocks
         for key, found in list(self.live.items()):
@@ -208,7 +215,7 @@ class EngineMachine(RuleBasedStateMachine):
     def drain(self) -> None:
         """Everything ends within a bound: each step computes a token that some sequence needs."""
         work = sum(min(e.max_len, len(e.prompt) + e.params.max_tokens) for e in self.live.values())
-        for _ in range(10 + work * (MAX_PREEMPTIONS + 2)):
+        for _ in range(10 + (1 + self.overlap) * work * (MAX_PREEMPTIONS + 2)):
             if not self.engine.has_work:
                 break
             self._step()
@@ -285,7 +292,8 @@ class EngineMachine(RuleBasedStateMachine):
         outputs = self.engine.step()
         self._check_order(waiting, running, dict(preemptions))
         assert self.runner.num_tokens <= budget or not has_work
-        assert self.runner.num_steps == steps + has_work, "a step computed nothing"
+        waits = self.overlap and self.runner.num_steps == steps  # for the results of the step before
+        assert self.runner.num_steps == steps + has_work or waits, "a step computed nothing"
         for sequence, before in preemptions:
             assert before <= sequence.num_preemptions <= max(before, min(before + 1, MAX_PREEMPTIONS))
         if failing:
