@@ -2,20 +2,23 @@
 
 from typing import Any
 
-from engine.messages import EngineInfo
+from engine.config import EngineConfig
+from server.tokenizer import ChatTokenizer
 
 
-def capabilities(info: EngineInfo) -> dict[str, Any]:
+def capabilities(config: EngineConfig, tokenizer: ChatTokenizer) -> dict[str, Any]:
     """The `capabilities` of a loaded model in /v1/models.
 
-    `structured_outputs` lists the types of `response_format` beside `text` that constrain an answer.
+    `structured_outputs` lists what constrains an answer: types of `response_format`, and the fields `choice` and
+    `grammar`.
     """
+    constraints = ["json_object", "json_schema", "json", "regex", "choice"]
     return {
         "input": ["text"],
         "output": ["text"],
         "streaming": True,
         "logprobs": True,
-        "tools": False,
-        "structured_outputs": [],
-        "reasoning": False,
+        "tools": tokenizer.has_template,
+        "structured_outputs": [*constraints, "grammar"] if config.constraints == "llguidance" else constraints,
+        "reasoning": tokenizer.reasons,
     }

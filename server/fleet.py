@@ -21,7 +21,7 @@ from engine.config import EngineConfig
 from engine.errors import ConfigError, EngineDeadError, HeadraceError, ModelLoadError
 from engine.messages import EngineInfo, Loading
 from server.engine_process import ENGINE_COMMAND, EngineProcess, describe_exit
-from server.settings import SamplingDefaults
+from server.settings import SamplingDefaults, describe_defaults
 from server.tools.formats import ToolsSetting
 
 if TYPE_CHECKING:
@@ -171,6 +171,8 @@ class EngineHandle:
                 self.tokenizer = await asyncio.to_thread(_load_tokenizer, info.model_dir, self._tools)
         except HeadraceError as error:
             return error
+        if self.info is None:
+            logger.info("model %s: %s", self.name, describe_defaults(self.defaults, info.generation_defaults))
         self.info = info
         self.error = None
         self._set(ModelState.READY)

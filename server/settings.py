@@ -9,6 +9,7 @@ that says where: `models.yaml:12: ...`.
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,15 @@ class SamplingDefaults:
         """Those that differ from OpenAI's."""
         fields = dataclasses.fields(self)
         return ", ".join(f"{f.name} {getattr(self, f.name):g}" for f in fields if getattr(self, f.name) != f.default)
+
+
+def describe_defaults(defaults: SamplingDefaults, named: Mapping[str, float]) -> str:
+    """One line for the log: what holds for requests that do not say, and what generation_config.json (`named`) says."""
+    line = f"sampling defaults: {str(defaults) or 'those of OpenAI'}"
+    if not named:
+        return f"{line}; its generation_config.json names none"
+    values = ", ".join(f"{name} {value:g}" for name, value in sorted(named.items()))
+    return f"{line}; not applied: {values} of its generation_config.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,7 +29,7 @@ async def get_model(request: Request, name: str) -> JSONResponse:
 
 def describe(handle: EngineHandle) -> dict[str, Any]:
     """OpenAI's model object, and under further names what this server knows of it."""
-    info = handle.info
+    info, tokenizer = handle.info, handle.tokenizer
     entry: dict[str, Any] = {
         "id": handle.name,
         "object": "model",
@@ -37,12 +37,12 @@ def describe(handle: EngineHandle) -> dict[str, Any]:
         "owned_by": "headrace",
         "state": handle.state.value,
     }
-    if info is not None:
+    if info is not None and tokenizer is not None:
         entry |= {
             "context_length": info.context,
             "max_model_len": info.context,
             "architecture": info.architecture,
-            "capabilities": capabilities(info),
+            "capabilities": capabilities(handle.config, tokenizer),
             "sampling_defaults": dataclasses.asdict(handle.defaults),
             "generation_config": info.generation_defaults,
             "kv_cache_tokens": info.kv_tokens,

@@ -11,7 +11,14 @@ from engine.config import EngineConfig
 from engine.errors import ConfigError
 from server import models_command
 from server.models_command import print_models
-from server.settings import ModelsFile, ModelSpec, default_models_file, load_models_file
+from server.settings import (
+    ModelsFile,
+    ModelSpec,
+    SamplingDefaults,
+    default_models_file,
+    describe_defaults,
+    load_models_file,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 RECOMMENDED = {
@@ -193,3 +200,14 @@ def test_a_revision_of_what_has_none_is_an_error(tmp_path: Path) -> None:
     path.write_text("default: a\nmodels:\n  - name: a\n    source: ./weights\n    revision: v1\n")
     with pytest.raises(ConfigError, match=r"models.yaml:5: revision is of hub sources only"):
         load_models_file(path)
+
+
+def test_one_line_says_which_defaults_hold_and_which_do_not() -> None:
+    named = {"top_p": 0.9, "temperature": 0.6, "top_k": 20}
+    assert describe_defaults(SamplingDefaults(), named) == (
+        "sampling defaults: those of OpenAI; not applied: temperature 0.6, top_k 20, top_p 0.9 of its "
+        "generation_config.json"
+    )
+    assert describe_defaults(SamplingDefaults(temperature=0.0, top_k=5), {}) == (
+        "sampling defaults: temperature 0, top_k 5; its generation_config.json names none"
+    )

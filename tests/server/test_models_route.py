@@ -1,0 +1,48 @@
+"""What /v1/models says of a model is so."""
+
+import logging
+from pathlib import Path
+
+import httpx
+import pytest
+
+from engine.config import EngineConfig
+from server.capabilities import capabilities
+from server.protocol.shapes import ModelListShape
+from server.settings import SamplingDefaults
+from server.tokenizer import ChatTokenizer
+from tests.server.conftest import Load
+from tests.server.fakes import Script, running_server
+from tests.server.texts import needs_shared
+
+
+def test_capabilities_are_those_of_the_model(smollm2_tokenizer: ChatTokenizer, load_tokenizer: Load) -> None:
+    found = capabilities(EngineConfig(name="m", source=""), smollm2_tokenizer)
+    assert found["tools"] and not found["reasoning"] and found["input"] == ["text"]
+    assert {"json_schema", "regex", "grammar"} <= set(found["structured_outputs"])
+    other = capabilities(EngineConfig(name="m", source="", constraints="outlines_core"), smollm2_tokenizer)
+    assert "grammar" not in other["structured_outputs"] and "regex" in other["structured_outputs"]
+    assert not capabilities(EngineConfig(name="m", source=""), load_tokenizer("sentencepiece"))["tools"]
+
+
+@needs_shared
+def test_a_model_that_thinks_is_said_to(shared_tokenizer: Load) -> None:
+    r1 = shared_tokenizer("llama3_1/deepseek-ai-DeepSeek-R1-Distill-Llama-8B")
+    assert capabilities(EngineConfig(name="m", source=""), r1)["reasoning"]
+
+
+def test_defaults_are_shown_applied_and_logged(
+    smollm2_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    defaults = {"fake": SamplingDefaults(temperature=0.5, top_k=7)}
+    script = Script(model_dir=str(smollm2_dir), token_ids=[504])
+    with (
+        caplog.at_level(logging.INFO, "server.fleet"),
+        running_server(monkeypatch, tmp_path, script, defaults=defaults) as server,
+    ):
+        listed = httpx.get(f"{server.url}/v1/models").content
+    model = ModelListShape.model_validate_json(listed).data[0]
+    assert model.sampling_defaults is not None and model.generation_config == {}
+    assert (model.sampling_defaults.temperature, model.sampling_defaults.top_k) == (0.5, 7)
+    lines = [record.getMessage() for record in caplog.records if "sampling defaults" in record.getMessage()]
+    assert lines == ["model fake: sampling defaults: temperature 0.5, top_k 7; its generation_config.json names none"]
