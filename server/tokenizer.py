@@ -19,7 +19,7 @@ from server.control_tokens import ControlTokens, looks_like_control, strings_of,
 from server.conversation import Message, TemplateForm, check_shown, cut_at_end, fit, mark_end, with_system_text
 from server.errors import ApiError, bad_request, shorten
 from server.model_files import ChatFiles, read_chat_files
-from server.reasoning import END_THINK
+from server.reasoning import END_THINK, THINK
 from server.template_probe import probe
 from server.token_bounds import TokenBounds
 from server.tools.formats import ToolForm, ToolsSetting
@@ -69,7 +69,7 @@ class ChatTokenizer:
         self.tool_form = ToolForm() if tool_template is None else tool_template.tool_form(tools)
         """How this model is told of tools and calls them."""
         self.reasons = tokenizer.token_to_id(END_THINK) is not None or any(
-            END_THINK in template.source for template in self._templates.values()
+            mark in template.source for template in self._templates.values() for mark in (THINK, END_THINK)
         )
         """Whether the model knows a block of reasoning, by its tokens or its template."""
 

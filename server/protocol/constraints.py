@@ -30,7 +30,10 @@ class JsonSchemaFormat(StrictModel):
 
 
 class ResponseFormat(StrictModel):
-    """All five spellings: `json` and `regex` with a `value`, `text`, `json_object`, and `json_schema`."""
+    """All spellings: `json` and `regex` with a `value`, `text`, `json_object`, and `json_schema`.
+
+    A `json_object` with a `value` is what huggingface_hub's client makes of a `json_schema`.
+    """
 
     type: Literal["text", "json_object", "json_schema", "json", "regex"]
     value: Any = None
@@ -38,15 +41,15 @@ class ResponseFormat(StrictModel):
 
     @model_validator(mode="after")
     def _has_what_type_says(self) -> "ResponseFormat":
-        if (self.value is None) == (self.type in ("json", "regex")):
+        if self.type != "json_object" and (self.value is None) == (self.type in ("json", "regex")):
             raise ValueError(f"of type '{self.type}' {'must have a' if self.value is None else 'has no'} 'value'")
         if (self.json_schema is None) == (self.type == "json_schema"):
             verb = "must have a" if self.json_schema is None else "has no"
             raise ValueError(f"of type '{self.type}' {verb} 'json_schema'")
         if self.type == "regex" and not isinstance(self.value, str):
             raise ValueError("of type 'regex' must have a string as its 'value'")
-        if self.type == "json" and not isinstance(self.value, str | dict):
-            raise ValueError("of type 'json' must have a JSON Schema, or its text, as its 'value'")
+        if self.type in ("json", "json_object") and not isinstance(self.value, str | dict | None):
+            raise ValueError(f"of type '{self.type}' must have a JSON Schema, or its text, as its 'value'")
         return self
 
 
@@ -79,9 +82,9 @@ def _of_format(asked: ResponseFormat) -> Constraint | None:
             return None
         case "regex":
             return Constraint(kind="regex", source=asked.value, param="response_format.value")
-        case "json_object":
+        case "json_object" if asked.value is None:
             return Constraint(kind="json_schema", source=ANY_OBJECT, param="response_format")
-        case "json":
+        case "json" | "json_object":
             source = asked.value if isinstance(asked.value, str) else json.dumps(asked.value, ensure_ascii=False)
             return Constraint(kind="json_schema", source=source, param="response_format.value")
     assert asked.json_schema is not None
@@ -100,7 +103,7 @@ def check_constraints(request: "ChatCompletionRequest") -> None:
         raise bad_request(f"{names[0]} and {names[1]} both constrain the answer; give one of them", param=names[1])
     if asked is not None and asked.json_schema is not None:
         check_json_value(asked.json_schema.schema_, "response_format.json_schema.schema")
-    if asked is not None and asked.type == "json":
+    if asked is not None and asked.type in ("json", "json_object") and asked.value is not None:
         check_json_value(_parsed(asked.value), "response_format.value")
 
 

@@ -173,7 +173,7 @@ _CHAT = (
         "0 or more; 0 alone on a model that does not reason; excludes reasoning_effort",
     ),
     FieldRow("metadata", "Labels of the caller's own; changes nothing in the answer", "at most 16 short strings"),
-    FieldRow("store", "Keep the completion on the server", "false; true is refused", "partly"),
+    FieldRow("store", "Keep the completion for later", "false; true is refused", "partly"),
     FieldRow("service_tier", "Processing tier", "`auto` or `default`; anything else is refused", "partly"),
 )
 _COMPLETION = (

@@ -126,7 +126,7 @@ class DeltaShape(Shape):
     """New text of an assistant's turn."""
 
     role: Literal["assistant"]
-    content: str | None
+    content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[CallDeltaShape] | None = None

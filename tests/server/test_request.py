@@ -301,6 +301,7 @@ OBJECT = {"type": "json_object"}
         ({"choice": []}, "choice", "at least 1"),
         ({"choice": [""]}, "choice[0]", "at least 1"),
         ({"response_format": {"type": "json", "value": "{"}}, "response_format.value", "text of another kind"),
+        ({"response_format": OBJECT | {"value": 3}}, "response_format", "must have a JSON Schema"),
         ({"reasoning_effort": "low", "max_reasoning_tokens": 1}, "max_reasoning_tokens", "both limit"),
         ({"reasoning_effort": "huge"}, "reasoning_effort", "'none', 'minimal'"),
     ],
@@ -315,6 +316,7 @@ def test_tools_and_constraints_that_make_no_sense(fields: dict[str, Any], param:
     [
         ({"response_format": OBJECT}, "json_schema", '{"type": "object"}', "response_format"),
         ({"response_format": {"type": "json", "value": {"a": 1}}}, "json_schema", '{"a": 1}', "response_format.value"),
+        ({"response_format": OBJECT | {"value": {"a": 1}}}, "json_schema", '{"a": 1}', "response_format.value"),
         ({"response_format": {"type": "json", "value": "true"}}, "json_schema", "true", "response_format.value"),
         ({"response_format": {"type": "regex", "value": "a|b"}}, "regex", "a|b", "response_format.value"),
         (
