@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 import zmq
 
-from engine.errors import EngineDeadError, EngineStoppedError, ModelLoadError
+from engine.errors import EngineDeadError, EngineStoppedError, ModelLoadError, RequestError
 from engine.messages import (
     MAX_FRAME_BYTES,
     AbortRequest,
@@ -38,13 +38,16 @@ logger = logging.getLogger(__name__)
 
 FRAMES_AT_A_TIME = 64
 """Frames read before other work of the event loop gets its turn."""
+MAX_UNREAD_OUTPUTS = 16_384
+"""Outputs of one request that wait here to be read; with twenty log-probabilities each they are some 30 MB."""
 
 
 class RequestStream:
     """The outputs of one prompt's `n` choices, as an async iterator over lists: all that came since the last look.
 
     A list is empty only after `poke`. The iterator ends when every choice has finished or was aborted, and raises
-    `EngineDeadError` if the engine dies first. `SequenceOutput.index` is the choice. One reader at a time.
+    `EngineDeadError` if the engine dies first, `RequestError` if more than `MAX_UNREAD_OUTPUTS` were not read in time.
+    `SequenceOutput.index` is the choice. One reader at a time.
     """
 
     def __init__(self, client: "EngineClient", request_id: int, n: int) -> None:
@@ -56,7 +59,7 @@ class RequestStream:
         self._pending: list[SequenceOutput] = []
         self._poked = False
         self._waiter: asyncio.Future[None] | None = None
-        self._error: EngineDeadError | None = None
+        self._error: EngineDeadError | RequestError | None = None
 
     def abort(self, index: int | None = None) -> None:
         """Forget one choice, or all of them. Synchronous; may be called at any moment, any number of times."""
@@ -78,10 +81,10 @@ class RequestStream:
                 self._poked = False
                 outputs, self._pending = self._pending, []
                 yield outputs
+            elif self._error is not None and (self._running or isinstance(self._error, RequestError)):
+                raise self._error
             elif not self._running:
                 return
-            elif self._error is not None:
-                raise self._error
             else:
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
@@ -90,6 +93,12 @@ class RequestStream:
         """Take one output; whether it was the last of the request. What comes for an aborted choice is dropped."""
         self.accepted |= output.finish_reason != "error"
         if output.index in self._running and not output.is_empty:
+            if len(self._pending) >= MAX_UNREAD_OUTPUTS:
+                self._error = RequestError(
+                    f"The client reads too slowly: it is {MAX_UNREAD_OUTPUTS} tokens behind", code="slow_reader"
+                )
+                self.abort()
+                return False  # the abort has taken the stream out of the client's books
             self._pending.append(output)
             if output.finish_reason is not None:
                 self._running.remove(output.index)

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from engine.client import RequestStream
-from engine.errors import EngineDeadError
+from engine.errors import EngineDeadError, HeadraceError, RequestError
 from engine.messages import SequenceOutput
 
 Batch = list[tuple[int, list[SequenceOutput]]]
 """The outputs that came for prompts, by position."""
+QUEUED_BATCHES = 64
+"""Beyond these, what comes waits in its `RequestStream`, which is bounded."""
 
 
 class PromptStreams:
@@ -16,7 +18,9 @@ class PromptStreams:
 
     def __init__(self, streams: list[RequestStream]) -> None:
         self._streams = streams
-        self._queue: asyncio.Queue[tuple[int, list[SequenceOutput]] | EngineDeadError | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[int, list[SequenceOutput]] | HeadraceError | None] = asyncio.Queue(
+            QUEUED_BATCHES
+        )
 
     @property
     def accepted(self) -> bool:
@@ -36,11 +40,11 @@ class PromptStreams:
         """Make the reader get something now, an empty batch if nothing has come."""
         if len(self._streams) == 1:
             self._streams[0].poke()
-        else:
+        elif self._queue.empty():
             self._queue.put_nowait((0, []))
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
-        """All that came since the last look, until every choice has ended. Raises `EngineDeadError`."""
+        """All that came since the last look, until every choice has ended. Raises what a `RequestStream` raises."""
         if len(self._streams) == 1:
             async for outputs in self._streams[0]:
                 yield [(0, outputs)] if outputs else []
@@ -53,7 +57,7 @@ class PromptStreams:
                 while not self._queue.empty():
                     items.append(self._queue.get_nowait())
                 running -= items.count(None)
-                if error := next((item for item in items if isinstance(item, EngineDeadError)), None):
+                if error := next((item for item in items if isinstance(item, HeadraceError)), None):
                     raise error
                 if found := [item for item in items if isinstance(item, tuple)]:
                     yield [(position, outputs) for position, outputs in found if outputs]
@@ -65,7 +69,7 @@ class PromptStreams:
         """Put what comes on one stream into the queue, and None at its end."""
         try:
             async for outputs in stream:
-                self._queue.put_nowait((position, outputs))
-            self._queue.put_nowait(None)
-        except EngineDeadError as error:
-            self._queue.put_nowait(error)
+                await self._queue.put((position, outputs))
+            await self._queue.put(None)
+        except (EngineDeadError, RequestError) as error:
+            await self._queue.put(error)

@@ -19,6 +19,7 @@ ERROR_TABLE = (
     ErrorRow(400, ("context_length_exceeded",), "the prompt and what shall follow it do not fit"),
     ErrorRow(400, ("invalid_json",), "the body is no JSON"),
     ErrorRow(400, ("bad_http",), "the request is no HTTP, or can be read in two ways"),
+    ErrorRow(400, ("slow_reader",), "in a stream: the client is many thousand tokens behind, so it was ended"),
     ErrorRow(401, ("invalid_api_key",), "a key is needed"),
     ErrorRow(403, ("host_not_allowed",), "the `Host` is not one this server answers to"),
     ErrorRow(404, ("model_not_found",), "no such model"),
