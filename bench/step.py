@@ -22,7 +22,7 @@ from engine.block_manager import BlockManager
 from engine.engine import Engine
 from engine.forward_batch import BatchBuilder
 from engine.messages import AddRequest, StepOutputs, encode
-from engine.sampler import Sampled, Sampler
+from engine.sampler import PendingSample, Sampled, Sampler
 from engine.sampling_params import SamplingParams
 from engine.scheduler import Scheduled, Scheduler
 
@@ -89,17 +89,33 @@ class EmptyModel:
     def __init__(self, builder: BatchBuilder, sampler: Sampler, timer: Timer) -> None:
         self._builder, self._sampler, self._timer = builder, sampler, timer
 
-    @torch.inference_mode()
-    def execute(self, rows: list[Scheduled]) -> Sampled:
-        """One step."""
+    def forward(self, rows: list[Scheduled]) -> "EmptyFlight":
+        """Pack the rows."""
         self._timer.call("build", self._builder.build, rows)
-        sampling = [row.sequence for row in rows if row.samples]
-        logits = torch.zeros(len(sampling), VOCAB)
-        sampled: Sampled = self._timer.call("sample", self._sampler.sample, logits, sampling)
-        return sampled
+        return EmptyFlight(self._sampler, self._timer)
 
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """Nothing holds anything."""
+
+
+class EmptyFlight:
+    """A step of an empty model, whose logits are all zero."""
+
+    def __init__(self, sampler: Sampler, timer: Timer) -> None:
+        self._sampler, self._timer = sampler, timer
+        self._pending: PendingSample | None = None
+
+    @torch.inference_mode()
+    def sample(self, sampling: list[Scheduled], scoring: list[Scheduled]) -> None:
+        """Sample the rows; none is scored here."""
+        assert not scoring
+        logits = torch.zeros(len(sampling), VOCAB)
+        self._pending = self._timer.call("sample", self._sampler.sample, logits, [row.sequence for row in sampling])
+
+    def result(self) -> Sampled:
+        """The tokens."""
+        assert self._pending is not None
+        return self._pending.result()
 
 
 class Bench:

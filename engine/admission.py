@@ -1,7 +1,14 @@
-"""Which requests this model can serve at all: judged once, before anything is queued."""
+"""Which requests this model can serve at all, and the sequences of those it can: before anything is queued."""
 
+import dataclasses
+import os
+
+from engine.block_manager import root_digest
 from engine.errors import RequestError
+from engine.grammar.grammar import Grammar
 from engine.messages import AddRequest
+from engine.noise import derive_seed
+from engine.sequence import Sequence
 
 MAX_CHOICES = 128
 MAX_PRIORITY = 1000
@@ -32,3 +39,30 @@ def check_request(request: AddRequest, *, vocab_size: int, context: int, capacit
             param="messages",
             code="context_length_exceeded",
         )
+
+
+def make_sequences(
+    request: AddRequest, grammar: Grammar | None, *, context: int, eos_token_ids: frozenset[int]
+) -> list[Sequence]:
+    """One for each choice. They differ in their seeds; all but the first wait for the first to compute the prompt."""
+    prompt, params = request.prompt_token_ids, request.params
+    seed = params.seed if params.seed is not None else int.from_bytes(os.urandom(8), "little", signed=True)
+    digest = root_digest(request.salt)
+    sequences: list[Sequence] = []
+    for index in range(request.n):
+        sequence = Sequence(
+            request_id=request.request_id,
+            index=index,
+            prompt_token_ids=prompt,
+            # All choices have the same prompt, so its scores come once.
+            params=dataclasses.replace(params, prompt_logprobs=None) if sequences else params,
+            seed=derive_seed(seed, index),
+            max_len=min(len(prompt) + params.max_tokens, context),
+            eos_token_ids=eos_token_ids,
+            root_digest=digest,
+            leader=sequences[0] if sequences else None,
+            priority=request.priority,
+            grammar=None if grammar is None else grammar.copy(),
+        )
+        sequences.append(sequence)
+    return sequences

@@ -5,23 +5,22 @@ forward pass can fail the rows that were in it; the engine and everybody else go
 memory is tried again with fewer tokens.
 """
 
-import dataclasses
 import logging
-import os
 import time
 
 import torch
 
-from engine.admission import MAX_CHOICES, check_request
-from engine.block_manager import BlockManager, root_digest
+from engine.admission import check_request, make_sequences
+from engine.block_manager import BlockManager
 from engine.errors import RequestError
 from engine.flight import Landed, Runner, Step
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.grammar import Grammar, GrammarError
 from engine.grammar_queue import GrammarQueue, follow_grammar
 from engine.messages import AddRequest, EngineStats, SequenceOutput, TokenLogprobs
+from engine.outbox import Outbox
 from engine.pacing import PrefillPacer
-from engine.sampler import Sampled, derive_seed
+from engine.sampler import Sampled
 from engine.scheduler import Scheduled, Scheduler
 from engine.sequence import Sequence
 from engine.stop import finish_reason
@@ -63,15 +62,15 @@ class Engine:
         self._max_queued = max_queued
         self._grammars = GrammarQueue(compiler)
         self._sequences: dict[int, list[Sequence]] = {}
-        self._outputs: list[SequenceOutput] = []
-        self._counters = {"steps": 0, "prompt": 0, "cached": 0, "generated": 0, "aborted": 0, "failed": 0}
+        self._outbox = Outbox()
+        self._num_steps = 0
         self._landed_at = 0.0
         self._pacer = PrefillPacer(scheduler.max_prefill_tokens)
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do something."""
-        return self._scheduler.has_work or self._step is not None or bool(self._outputs)
+        return self._scheduler.has_work or self._step is not None or bool(self._outbox)
 
     @property
     def context(self) -> int:
@@ -87,28 +86,24 @@ class Engine:
             else:
                 self._admit(request)
         except RequestError as error:
-            self._refuse(request, error.message, error.param, error.code)
+            self._outbox.refused(request, error)
         except Exception:
             logger.exception("request %d could not be admitted", request.request_id)
-            self._refuse(request, "internal error while admitting the request")
+            self._outbox.refused(request, RequestError("internal error while admitting the request"))
 
     def abort(self, request_ids: list[int], index: int | None = None) -> None:
         """Forget requests, or one choice of each, wherever they are; unknown and finished ones are ignored.
 
         No output of theirs follows.
         """
-        self._outputs = [
-            output
-            for output in self._outputs
-            if output.request_id not in request_ids or index not in (None, output.index)
-        ]
+        self._outbox.drop(request_ids, index)
         for request_id in request_ids:
             if index is None and self._grammars.drop(request_id):
-                self._counters["aborted"] += 1
+                self._outbox.num_aborted += 1
             for sequence in self._sequences.get(request_id, ()):
                 if not sequence.is_finished and index in (None, sequence.index):
                     self._scheduler.finish(sequence, "abort")
-                    self._counters["aborted"] += 1
+                    self._outbox.num_aborted += 1
                     self._forget(sequence)
 
     def warm_up(self) -> None:
@@ -122,8 +117,7 @@ class Engine:
     def take_outputs(self) -> list[SequenceOutput]:
         """The outputs that are there without a step: of requests that were queued or refused, for one."""
         self._admit_compiled()
-        outputs, self._outputs = self._outputs, []
-        return outputs
+        return self._outbox.take()
 
     def step(self) -> list[SequenceOutput]:
         """Run one step and return all outputs that are there then."""
@@ -175,7 +169,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Counters and gauges now."""
-        counters, blocks = self._counters, self._blocks
+        outbox, blocks = self._outbox, self._blocks
         return EngineStats(
             num_running=len(self._scheduler.running),
             num_waiting=len(self._scheduler.waiting) + len(self._grammars),
@@ -183,13 +177,13 @@ class Engine:
             blocks_free=blocks.num_free,
             blocks_cached=blocks.num_cached,
             blocks_owned=blocks.num_owned,
-            steps=counters["steps"],
-            prompt_tokens=counters["prompt"],
-            cached_tokens=counters["cached"],
-            generation_tokens=counters["generated"],
+            steps=self._num_steps,
+            prompt_tokens=outbox.num_prompt_tokens,
+            cached_tokens=outbox.num_cached_tokens,
+            generation_tokens=outbox.num_generated,
             preemptions=self._scheduler.num_preemptions,
-            aborted=counters["aborted"],
-            failed=counters["failed"],
+            aborted=outbox.num_aborted,
+            failed=outbox.num_failed,
         )
 
     def _check(self, request: AddRequest) -> None:
@@ -205,39 +199,19 @@ class Engine:
         """Queue the requests whose constraints have been compiled meanwhile."""
         for request, result in self._grammars.collect():
             if isinstance(result, RequestError):
-                self._refuse(request, result.message, result.param, result.code)
+                self._outbox.refused(request, result)
             else:
                 self._admit(request, result)
 
     def _admit(self, request: AddRequest, grammar: Grammar | None = None) -> None:
-        prompt, params = request.prompt_token_ids, request.params
-        seed = params.seed if params.seed is not None else int.from_bytes(os.urandom(8), "little", signed=True)
-        max_len = min(len(prompt) + params.max_tokens, self.context)
-        digest = root_digest(request.salt)
-        sequences: list[Sequence] = []
-        for index in range(request.n):
-            sequence = Sequence(
-                request_id=request.request_id,
-                index=index,
-                prompt_token_ids=prompt,
-                # All choices have the same prompt, so its scores come once.
-                params=dataclasses.replace(params, prompt_logprobs=None) if sequences else params,
-                seed=derive_seed(seed, index),
-                max_len=max_len,
-                eos_token_ids=self._eos_token_ids,
-                root_digest=digest,
-                leader=sequences[0] if sequences else None,
-                priority=request.priority,
-                grammar=None if grammar is None else grammar.copy(),
-            )
-            sequences.append(sequence)
+        sequences = make_sequences(request, grammar, context=self.context, eos_token_ids=self._eos_token_ids)
         for sequence in sequences:
             self._scheduler.add(sequence)
         self._sequences[request.request_id] = sequences
-        self._outputs.append(SequenceOutput(request.request_id))
+        self._outbox.accepted(request)
 
     def _launch(self, rows: list[Scheduled]) -> Step:
-        self._counters["steps"] += 1
+        self._num_steps += 1
         started = time.perf_counter()
         step = Step(rows, self._runner.forward(rows), started)
         for row in rows:
@@ -286,7 +260,7 @@ class Engine:
         sequence = row.sequence
         prefilled = sequence.num_prefilled_tokens
         self._scheduler.commit(row)
-        self._counters["prompt"] += sequence.num_prefilled_tokens - prefilled
+        self._outbox.num_prompt_tokens += sequence.num_prefilled_tokens - prefilled
         if (failure := landed.failure(row)) is not None:
             self._fail(sequence, failure)
         elif not landed.is_finite(row):
@@ -300,12 +274,12 @@ class Engine:
     def _note_scores(self, sequence: Sequence, scores: list[TokenLogprobs], scored: range) -> None:
         if scored:
             sequence.num_scored_tokens = scored.stop
-            self._outputs.append(SequenceOutput(sequence.request_id, sequence.index, prompt_logprobs=scores))
+            self._outbox.scored(sequence, scores)
 
     def _advance(self, sequence: Sequence, sampled: Sampled, position: int | None) -> None:
         """Append the token sampled at `position`, None for none; end the sequence if its time has come."""
         if sequence.num_generated == 0:
-            self._counters["cached"] += sequence.num_cached_tokens
+            self._outbox.num_cached_tokens += sequence.num_cached_tokens
         if position is None:
             assert sequence.params.max_tokens == 0
             self._scheduler.finish(sequence, "length")
@@ -322,7 +296,6 @@ class Engine:
                 return
             token_ids += forced
             reason = "stop" if sequence.grammar.is_finished else reason
-        self._counters["generated"] += len(token_ids)
         if reason:
             self._scheduler.finish(sequence, reason)
         self._publish(sequence, token_ids, sampled.logprobs[position], reason)
@@ -330,16 +303,7 @@ class Engine:
     def _publish(
         self, sequence: Sequence, token_ids: list[int], logprobs: TokenLogprobs | None, reason: str | None
     ) -> None:
-        self._outputs.append(
-            SequenceOutput(
-                request_id=sequence.request_id,
-                index=sequence.index,
-                token_ids=token_ids,
-                logprobs=None if logprobs is None else [logprobs],
-                finish_reason=reason,
-                num_cached_tokens=sequence.num_cached_tokens,
-            )
-        )
+        self._outbox.generated(sequence, token_ids, logprobs, reason)
         if reason:
             self._forget(sequence)
 
@@ -379,23 +343,8 @@ class Engine:
 
     def _fail(self, sequence: Sequence, message: str) -> None:
         self._scheduler.finish(sequence, "error")
-        self._counters["failed"] += 1
-        self._outputs.append(SequenceOutput(sequence.request_id, sequence.index, finish_reason="error", error=message))
+        self._outbox.failed(sequence, message)
         self._forget(sequence)
-
-    def _refuse(self, request: AddRequest, message: str, param: str | None = None, code: str | None = None) -> None:
-        for index in range(min(max(request.n, 1), MAX_CHOICES)):
-            self._counters["failed"] += 1
-            self._outputs.append(
-                SequenceOutput(
-                    request.request_id,
-                    index,
-                    finish_reason="error",
-                    error=message,
-                    error_param=param,
-                    error_code=code,
-                )
-            )
 
     def _forget(self, sequence: Sequence) -> None:
         """Drop a request whose last sequence has ended."""

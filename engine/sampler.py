@@ -26,6 +26,7 @@ from engine.bitmask import BitmaskBuilder, apply_bitmask
 from engine.device import Download, to_device
 from engine.logprobs import logprob_columns, read_logprobs
 from engine.messages import TokenLogprobs
+from engine.noise import uniform
 from engine.sampling_params import SamplingParams
 from engine.sequence import Sequence
 from engine.stop import suppressed_token_ids
@@ -50,32 +51,6 @@ class Sampled:
     """An entry for each of a row's `Scheduled.scored`; None where some of its logits were not finite."""
     failures: dict[int, str] = field(default_factory=dict)
     """By row: why its constraint cannot go on; that row's token means nothing."""
-
-
-def uniform(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """float64 in [0, 1), a pure function of (seed, position), both int64 arrays of one shape.
-
-    Two rounds of the splitmix64 finaliser (Steele, Lea and Flood, OOPSLA 2014), one for each input.
-    """
-    with np.errstate(over="ignore"):
-        state = _mix(seeds.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-        state = _mix(state + (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
-    return np.asarray((state >> np.uint64(11)).astype(np.float64) * 2.0**-53)
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(x ^ (x >> np.uint64(31)))
-
-
-def derive_seed(seed: int, index: int) -> int:
-    """The seed of choice `index` of a request: `seed` itself for the first, else one mixed from both."""
-    if index == 0:
-        return seed
-    with np.errstate(over="ignore"):
-        mixed = _mix(_mix(np.array([seed], dtype=np.int64).astype(np.uint64)) + np.uint64(index))
-    return int(mixed.astype(np.int64)[0])
 
 
 class Sampler:

@@ -1,7 +1,9 @@
 """The whole server as an operator starts it: real command, real engine process, the default model on the CPU."""
 
 import asyncio
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import openai
 import psutil
 import pytest
@@ -174,6 +177,64 @@ def test_a_client_that_leaves_gives_its_blocks_back(server: Running, client: ope
     steps = server.metric("engine_steps_total")
     wait_until(lambda: server.owned_blocks() == 0, 5)
     assert server.metric("engine_steps_total") - steps <= 2
+
+
+WEATHER: Any = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 20}, "days": {"type": "integer", "minimum": 1}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+TOOLS: list[Any] = [
+    {"type": "function", "function": {"name": "get_weather", "description": "Tells it.", "parameters": WEATHER}},
+    {"type": "function", "function": {"name": "get_time", "parameters": {"enum": [{"zone": "UTC"}, {}]}}},
+]
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_time"}}])
+def test_calls_are_valid_however_wildly_the_model_samples(client: openai.OpenAI, choice: Any) -> None:
+    options: dict[str, Any] = {"tools": TOOLS, "tool_choice": choice, "temperature": 1.8, "seed": 1, "n": 4}
+    options |= {"model": MODEL, "messages": QUESTION, "parallel_tool_calls": False, "max_tokens": 120}
+    answer = client.chat.completions.create(**options)
+    for one in answer.choices:
+        assert one.finish_reason == ("tool_calls" if choice == "required" else "stop")
+        assert one.message.content is None and one.message.tool_calls is not None
+        [call] = one.message.tool_calls
+        arguments = json.loads(call.function.arguments)
+        if choice == "required" and call.function.name == "get_weather":
+            jsonschema.validate(arguments, WEATHER)
+        else:
+            assert call.function.name == "get_time" and arguments in ({"zone": "UTC"}, {})
+    streamed = ["" for _ in range(4)]
+    for chunk in client.chat.completions.create(**options, stream=True):
+        for piece in chunk.choices[0].delta.tool_calls or ():
+            streamed[chunk.choices[0].index] += piece.function.arguments
+    assert streamed == [one.message.tool_calls[0].function.arguments for one in answer.choices]
+
+
+def test_a_free_answer_with_tools_and_a_conversation_with_calls(client: openai.OpenAI) -> None:
+    free = client.chat.completions.create(model=MODEL, messages=QUESTION, tools=TOOLS, temperature=0, max_tokens=60)
+    assert free.choices[0].message.content or free.choices[0].message.tool_calls
+    called = client.chat.completions.create(model=MODEL, messages=QUESTION, tools=TOOLS, tool_choice="required", n=2)
+    message = called.choices[1].message
+    results = [{"role": "tool", "tool_call_id": call.id, "content": "18 degrees"} for call in message.tool_calls or ()]
+    history: list[Any] = [*QUESTION, message, *results]
+    assert client.chat.completions.create(model=MODEL, messages=history, tools=TOOLS, max_tokens=5).choices
+
+
+@pytest.mark.parametrize(
+    ("fields", "pattern"),
+    [
+        ({"response_format": {"type": "regex", "value": "(yes|no), [a-z ]{2,20}"}}, "(yes|no), [a-z ]{2,20}"),
+        ({"choice": ["Lyon", "Paris"]}, "Lyon|Paris"),
+        ({"grammar": "start: word word\nword: /[a-z]{2,5} /"}, "([a-z]{2,5} ){2}"),
+        ({"response_format": {"type": "json", "value": {"enum": [{"a": 1}]}}}, r'\{\s*"a":\s*1\s*\}'),
+    ],
+)
+def test_constraints_hold(client: openai.OpenAI, fields: dict[str, Any], pattern: str) -> None:
+    assert re.fullmatch(pattern, ask(client, extra_body=fields, max_tokens=60))
+    with pytest.raises(openai.BadRequestError, match="response_format"):
+        ask(client, extra_body={"response_format": {"type": "regex", "value": "("}})
 
 
 def test_a_killed_engine_comes_back(server: Running, client: openai.OpenAI) -> None:

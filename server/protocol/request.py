@@ -12,6 +12,7 @@ from server.errors import bad_request, from_validation_error
 from server.protocol.constraints import ConstraintFields, check_constraints
 from server.protocol.generation_request import MAX_INT, GenerationRequest, TokenCount, check_stream_options
 from server.protocol.json_values import check_object_keys
+from server.protocol.messages import Integer
 from server.protocol.prompts import Conversation, check_conversation
 from server.protocol.refusals import refuse_unsupported
 from server.protocol.tools import ToolFields, check_tools
@@ -24,9 +25,9 @@ class ChatCompletionRequest(ConstraintFields, ToolFields, GenerationRequest, Con
 
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    top_logprobs: Annotated[Integer, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     reasoning_effort: ReasoningEffort | None = None
-    max_reasoning_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
+    max_reasoning_tokens: Annotated[Integer, Field(ge=0, le=MAX_INT)] | None = None
     metadata: (
         Annotated[
             dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)

@@ -166,7 +166,7 @@ class ChunkEncoder:
         logprobs: Sequence[dict[str, Any]] | None = None,
         usage: dict[str, Any] | None = None,
     ) -> bytes:
-        """New pieces of a choice's tool calls; see `call_head` and `call_arguments`."""
+        """New pieces of a choice's tool calls; see `call_piece`."""
         return self._chunk(index, b'"tool_calls":' + _encode(pieces), logprobs, usage)
 
     def _chunk(
@@ -206,18 +206,14 @@ class ChunkEncoder:
         return self._tail
 
 
-def call_head(index: int, call_id: str, name: str) -> dict[str, Any]:
-    """The first piece of a streamed tool call."""
-    return {"index": index, "id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
-
-
-def call_arguments(index: int, text: str) -> dict[str, Any]:
-    """A further piece of a streamed tool call.
+def call_piece(index: int, call_id: str = "", name: str | None = None) -> dict[str, Any]:
+    """A piece of a streamed tool call, without arguments yet; id and name stand in the first alone.
 
     Hugging Face's schema wants an id in every piece, and OpenAI's clients lay the ids of all pieces end to end: an
     empty one does for both.
     """
-    return {"index": index, "id": "", "type": "function", "function": {"arguments": text}}
+    function = {"arguments": ""} if name is None else {"name": name, "arguments": ""}
+    return {"index": index, "id": call_id, "type": "function", "function": function}
 
 
 def _logprobs(entries: Sequence[dict[str, Any]] | None) -> dict[str, Any] | None:

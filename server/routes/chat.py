@@ -17,7 +17,7 @@ from server.protocol import (
     new_completion_id,
     parse_chat_request,
 )
-from server.protocol.response import FunctionCall, call_arguments, call_head, encode_json
+from server.protocol.response import FunctionCall, call_piece, encode_json
 from server.tokenizer import ChatTokenizer
 from server.tools.events import CallArguments, CallOpened
 
@@ -86,7 +86,7 @@ class ChatForm:
             chunks.append(encoder.text(delta.index, delta.text, logprobs, usage))
             logprobs = None
         if delta.calls:
-            chunks.append(encoder.calls(delta.index, _call_pieces(delta.calls), logprobs, usage))
+            chunks.append(encoder.calls(delta.index, call_pieces(delta.calls), logprobs, usage))
         if delta.finish_reason is not None:
             chunks.append(encoder.finish(delta.index, delta.finish_reason, usage))
         return chunks
@@ -96,13 +96,16 @@ class ChatForm:
         return self._encoder.usage(usage)
 
 
-def _call_pieces(events: list[CallOpened | CallArguments]) -> list[dict[str, Any]]:
-    return [
-        call_head(event.index, event.id, event.name)
-        if isinstance(event, CallOpened)
-        else call_arguments(event.index, event.text)
-        for event in events
-    ]
+def call_pieces(events: list[CallOpened | CallArguments]) -> list[dict[str, Any]]:
+    """One piece for each call that something came for: clients tell the pieces of a chunk apart by their index."""
+    pieces: dict[int, dict[str, Any]] = {}
+    for event in events:
+        if isinstance(event, CallOpened):
+            pieces[event.index] = call_piece(event.index, event.id, event.name)
+        else:
+            piece = pieces.setdefault(event.index, call_piece(event.index))
+            piece["function"]["arguments"] += event.text
+    return list(pieces.values())
 
 
 class _Collected:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.sampler import Sampler, derive_seed, draw, uniform
+from engine.noise import derive_seed, uniform
+from engine.sampler import Sampler, draw
 from engine.sampling_params import SamplingParams
 from engine.sequence import Sequence
 from tests.engine.reference import MIXES, noise, reference_distribution, reference_draw
@@ -45,9 +46,11 @@ def test_mixed_batch_draws_what_each_row_draws_in_the_long_way() -> None:
 def test_neighbours_do_not_matter() -> None:
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(len(MIXES), VOCAB, generator=generator) * 2
-    together = Sampler(max_num_seqs=32, vocab_size=VOCAB, device=CPU).sample(
-        logits, [sequence(p, slot=i, seed=i) for i, p in enumerate(MIXES.values())]
-    ).result()
+    together = (
+        Sampler(max_num_seqs=32, vocab_size=VOCAB, device=CPU)
+        .sample(logits, [sequence(p, slot=i, seed=i) for i, p in enumerate(MIXES.values())])
+        .result()
+    )
     for row, params in enumerate(MIXES.values()):
         one = Sampler(max_num_seqs=32, vocab_size=VOCAB, device=CPU)
         seq = sequence(params, slot=9, seed=row)

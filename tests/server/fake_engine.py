@@ -40,6 +40,8 @@ class Script(msgspec.Struct, frozen=True):
     model_dir: str = ""
     token_ids: list[int] = []
     """Every sequence gets these, over and over, up to its max_tokens; a seed and the choice rotate them."""
+    answers: dict[int, list[list[int]]] = {}
+    """By seed, instead of `token_ids`: the tokens of each choice, which ends with `stop` after them."""
     eos_after: int = 0
     """Tokens after which a sequence ends with `stop`; 0 never."""
     step_seconds: float = 0.0
@@ -128,7 +130,8 @@ class FakeEngine:
             case AddRequest() as add:
                 self.note("add", id=add.request_id, n=add.n, seed=add.params.seed, salt=add.salt.hex(),
                           max_tokens=add.params.max_tokens, prompt=len(add.prompt_token_ids),
-                          priority=add.priority)  # fmt: skip
+                          priority=add.priority, constraint=msgspec.to_builtins(add.params.constraint),
+                          budget=msgspec.to_builtins(add.params.reasoning_budget))  # fmt: skip
                 if self.script.accepts:
                     self.socket.send(encode(StepOutputs([SequenceOutput(add.request_id)], self.stats())))
                 self.prompt += len(add.prompt_token_ids)
@@ -186,10 +189,13 @@ class FakeEngine:
             )
         if params.max_tokens == 0:
             return SequenceOutput(request_id, index, finish_reason="length")
-        if script.eos_after and sequence.done == script.eos_after:
+        answers = script.answers.get(-1 if params.seed is None else params.seed)
+        ends_after = len(answers[index]) if answers else script.eos_after
+        if ends_after and sequence.done == ends_after:
             return SequenceOutput(request_id, index, token_ids=[2], finish_reason="stop")
         shift = 0 if params.seed is None else params.seed + index
-        token_id = script.token_ids[(sequence.done + shift) % len(script.token_ids)]
+        ids = script.token_ids
+        token_id = answers[index][sequence.done] if answers else ids[(sequence.done + shift) % len(ids)]
         sequence.done += 1
         self.generated += 1
         logprobs = None

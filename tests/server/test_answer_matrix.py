@@ -18,7 +18,9 @@ from huggingface_hub import InferenceClient
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from server.protocol.shapes import ChatCompletionChunkShape, ChatCompletionShape
+from server.routes.chat import call_pieces
 from server.tokenizer import ChatTokenizer
+from server.tools.events import CallArguments, CallOpened
 from tests.server.fakes import RunningServer, Script, running_server
 from tests.server.test_clients import hugging_face_schema
 from tests.server.texts import needs_spec
@@ -193,6 +195,7 @@ def put_together(events: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
             choice["finish_reason"] = piece["finish_reason"]
             if piece["logprobs"] is not None:
                 choice.setdefault("logprobs", []).extend(piece["logprobs"]["content"])
+            assert len({call["index"] for call in delta.get("tool_calls", ())}) == len(delta.get("tool_calls", ()))
             for call in delta.pop("tool_calls", ()):
                 calls = message.setdefault("tool_calls", [])
                 if call["index"] == len(calls):
@@ -290,6 +293,20 @@ def test_shapes_are_those_of_hugging_face(name: str, servers: dict[bool, Running
         pieces = [chunk.choices[0].delta for chunk in client.chat.completions.create(**options, stream=True)]
         arguments = [call.function.arguments for delta in pieces for call in delta.tool_calls or () if not call.index]
         assert "".join(arguments) == (wanted.calls[0][1] if wanted.calls else "")
+
+
+def test_what_came_together_is_one_piece_of_each_call() -> None:
+    events: list[CallOpened | CallArguments] = [
+        CallArguments(0, "1"),
+        CallArguments(0, "}"),
+        CallOpened(1, "id", "f"),
+        CallArguments(1, "{"),
+        CallArguments(1, "}"),
+    ]
+    assert call_pieces(events) == [
+        {"index": 0, "id": "", "type": "function", "function": {"arguments": "1}"}},
+        {"index": 1, "id": "id", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+    ]
 
 
 @pytest.mark.parametrize("reasons", [False, True])
