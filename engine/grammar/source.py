@@ -9,7 +9,7 @@ import llguidance
 from engine.constraint import Constraint
 from engine.errors import RequestError
 from engine.grammar.anchors import without_anchors
-from engine.grammar.schema import prepare_schema
+from engine.grammar.schema.prepare import prepare_schema
 
 MAX_SOURCE_CHARS = 2_000_000
 _SCHEMA_RULE = re.compile(r"^\s*schema_\d+\s*(\[.*\])?\s*:", re.MULTILINE)

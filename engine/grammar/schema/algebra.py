@@ -1,0 +1,219 @@
+"""Joining rewritten schemas: all of them, any of them, with what cannot be dropped early.
+
+Rewritten schemas are plain objects in the dialect of 2020-12 whose `type` is a frozenset of `ALL_TYPES`.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from engine.grammar.schema.faults import Budget, SchemaFault
+from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema, identity, type_of
+
+_KEYWORDS_OF = {
+    "string": ("minLength", "maxLength", "pattern", "format"),
+    "array": ("minItems", "maxItems", "prefixItems", "items"),
+    "object": ("properties", "patternProperties", "additionalProperties", "required", "minProperties", "maxProperties"),
+}
+_NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_LARGEST = {"minLength", "minItems", "minProperties", "minimum", "exclusiveMinimum"}
+_SMALLEST = {"maxLength", "maxItems", "maxProperties", "maximum", "exclusiveMaximum"}
+_OTHER_MEMBERS = {"patternProperties", "additionalProperties"}
+
+
+class Algebra:
+    """Joins schemas; `ref_types` tells which types what a reference of ours stands for may have."""
+
+    def __init__(self, budget: Budget, ref_types: Callable[[str], frozenset[str]]) -> None:
+        self._budget = budget
+        self._ref_types = ref_types
+
+    def types(self, schema: Schema) -> frozenset[str]:
+        """Types outside of which nothing is accepted."""
+        if isinstance(schema, bool):
+            return ALL_TYPES if schema else frozenset()
+        found: frozenset[str] = schema.get("type", ALL_TYPES)
+        if "enum" in schema:
+            found &= {type_of(value) for value in schema["enum"]}
+        if "$ref" in schema:
+            found &= self._ref_types(schema["$ref"])
+        if "anyOf" in schema:
+            found &= frozenset().union(*map(self.types, schema["anyOf"]))
+        for part in schema.get("allOf", ()):
+            found &= self.types(part)
+        return found
+
+    def any_of(self, schemas: Iterable[Schema]) -> Schema:
+        """What accepts whatever one of them accepts."""
+        choices: list[Schema] = []
+        for schema in schemas:
+            self._budget.spend()
+            if schema is True or schema == {}:
+                return {}
+            if schema is not False:
+                choices += schema["anyOf"] if schema.keys() == {"anyOf"} else [schema]
+        bare = [choice["type"] for choice in choices if choice.keys() == {"type"}]
+        if len(bare) > 1:
+            choices = [{"type": frozenset().union(*bare)}, *(c for c in choices if c.keys() != {"type"})]
+        if not choices:
+            return False
+        return choices[0] if len(choices) == 1 else {"anyOf": choices}
+
+    def all_of(self, *schemas: Schema) -> Schema:
+        """What accepts only what all of them accept."""
+        parts: list[dict[str, Any]] = []
+        for schema in schemas:
+            self._budget.spend()
+            if schema is False:
+                return False
+            if schema is not True and schema:
+                parts += schema["allOf"] if schema.keys() == {"allOf"} else [schema]
+        if len(parts) == 1:
+            return self._prune(parts[0])
+        types = ALL_TYPES
+        for part in parts:
+            types &= self.types(part)
+        narrowed = [self._narrow(part, types) for part in parts]
+        if not types or any(part is False for part in narrowed):
+            return False
+        if types != ALL_TYPES and not any("enum" in part for part in narrowed):
+            narrowed.insert(0, {"type": types})
+        return self._prune(self._merge_all(narrowed))
+
+    def _narrow(self, part: dict[str, Any], types: frozenset[str]) -> Schema:
+        """The part for instances of these types: choices and keywords of others fall away, `type` too."""
+        out = {name: value for name, value in part.items() if name != "type"}
+        for kind, names in _KEYWORDS_OF.items():
+            if kind not in types:
+                out = {name: value for name, value in out.items() if name not in names}
+        if not types & NUMBER:
+            out = {name: value for name, value in out.items() if name not in _NUMERIC}
+        if "enum" in out:
+            out["enum"] = [value for value in out["enum"] if type_of(value) in types]
+            if not out["enum"]:
+                return False
+        if "anyOf" in out:
+            choice = self.any_of(self._typed(choice, types) for choice in out.pop("anyOf"))
+            if choice is False:
+                return False
+            out = {**out, **choice} if not out.keys() & choice.keys() else {"allOf": [out, choice]}
+        return out
+
+    def _typed(self, choice: Schema, types: frozenset[str]) -> Schema:
+        """One choice for instances of these types, its own type kept if it says more."""
+        own = self.types(choice) & types
+        if isinstance(choice, bool) or not own or own == self.types(choice):
+            return bool(own) and choice
+        narrowed = self._narrow(choice, own)
+        if isinstance(narrowed, bool) or own == types:
+            return narrowed
+        return {"type": own, **narrowed} if "type" not in narrowed else {"allOf": [{"type": own}, narrowed]}
+
+    def _merge_all(self, parts: list[dict[str, Any]]) -> Schema:
+        merged: list[dict[str, Any]] = []
+        for part in parts:
+            for position, other in enumerate(merged):
+                joined = self._merge(other, part)
+                if joined is False:
+                    return False
+                if joined is not None:
+                    merged[position] = joined
+                    break
+            else:
+                if part:
+                    merged.append(part)
+        if not merged:
+            return {}
+        return merged[0] if len(merged) == 1 else {"allOf": merged}
+
+    def _merge(self, one: dict[str, Any], two: dict[str, Any]) -> Schema | None:
+        """Both in one object; None where keywords would come to mean something else."""
+        self._budget.spend()
+        out = dict(one)
+        for name, value in two.items():
+            if name not in out or name == "properties":
+                continue
+            if name == "required":
+                out[name] = [*out[name], *(key for key in value if key not in out[name])]
+            elif name == "type":
+                out[name] &= value
+            elif name == "enum":
+                known = {identity(other) for other in out[name]}
+                out[name] = [other for other in value if identity(other) in known]
+                if not out[name]:
+                    return False
+            elif name in _LARGEST or name in _SMALLEST:
+                out[name] = (max if name in _LARGEST else min)(out[name], value)
+            elif out[name] != value:
+                return None
+        members = _OTHER_MEMBERS | {"properties"}
+        if one.keys() & members and two.keys() & members:
+            properties = self._merge_properties(one, two)
+            if properties is None:
+                return None
+            out["properties"] = properties
+        elif {"prefixItems", "items"} & one.keys() and {"prefixItems", "items"} & two.keys():
+            return None
+        out = {**out, **{name: value for name, value in two.items() if name not in out}}
+        if any(out.get("properties", {}).get(name) is False for name in out.get("required", ())):
+            return False
+        return out
+
+    def _merge_properties(self, one: dict[str, Any], two: dict[str, Any]) -> dict[str, Schema] | None:
+        open_, rest = (one, two) if one.keys() & _OTHER_MEMBERS else (two, one)
+        if rest.keys() & _OTHER_MEMBERS or "patternProperties" in open_:
+            return None
+        closed = open_.get("additionalProperties", {})
+        out: dict[str, Schema] = {}
+        for name in [*one.get("properties", {}), *two.get("properties", {})]:
+            if name in out:
+                continue
+            joined = self.all_of(open_.get("properties", {}).get(name, closed), rest.get("properties", {}).get(name, {}))
+            if joined is not False or closed is not False:
+                out[name] = joined
+        return out
+
+    def _prune(self, schema: Schema) -> Schema:
+        """Drop choices that contradict what stands beside them."""
+        if isinstance(schema, bool) or "anyOf" not in schema or len(schema) == 1:
+            return schema
+        beside = {name: value for name, value in schema.items() if name not in ("anyOf", "allOf")}
+        choices = [choice for choice in schema["anyOf"] if self._agree(beside, choice)]
+        if len(choices) > 1 or "allOf" in schema:
+            return {**schema, "anyOf": choices} if choices else False
+        return self.all_of(beside, *choices) if choices else False
+
+    def _agree(self, one: dict[str, Any], two: Schema) -> bool:
+        if isinstance(two, bool):
+            return two
+        return bool(self.types(one) & self.types(two)) and self._merge(
+            {**one, "type": self.types(one)}, {**two, "type": self.types(two)}
+        ) is not False
+
+
+def written(schema: Schema) -> Schema:
+    """The schema as JSON. Raises `SchemaFault` where only fractions are left, which no schema can say."""
+    if isinstance(schema, list):
+        return [written(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    out: dict[str, Any] = {}
+    for name, value in schema.items():
+        match name:
+            case "type":
+                if value != ALL_TYPES:
+                    out[name] = _type_names(value)
+            case "enum" | "required":
+                out[name] = value
+            case "properties" | "patternProperties":
+                out[name] = {key: written(part) for key, part in value.items()}
+            case _:
+                out[name] = written(value)
+    return out
+
+
+def _type_names(types: frozenset[str]) -> list[str]:
+    """`fraction` has no name: where other types are left, numbers that are not integers are just not given."""
+    if types == {"fraction"}:
+        raise SchemaFault("", "only numbers that are not integers are left of a choice, which cannot be followed")
+    names = types - {"fraction"} if "integer" not in types else types
+    return sorted("number" if name == "fraction" else name for name in names if name != "integer" or not NUMBER <= types)

@@ -1,0 +1,165 @@
+"""The complement of each keyword: what accepts the values that it refuses."""
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from engine.grammar.language.expression import LanguageError
+from engine.grammar.schema.faults import MAX_BRANCHES, Unfollowable, escape
+from engine.grammar.schema.formats import PATTERNS, REFUSED, SHAPES
+from engine.grammar.schema.rewrite import MAX_PLACES, spelled_others
+from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema
+
+if TYPE_CHECKING:
+    from engine.grammar.schema.rewrite import Rewriter
+
+_OBJECT: dict[str, Any] = {"type": frozenset({"object"})}
+_ARRAY: dict[str, Any] = {"type": frozenset({"array"})}
+_STRING: dict[str, Any] = {"type": frozenset({"string"})}
+_NUMBER: dict[str, Any] = {"type": NUMBER}
+_BOUNDS = {"minimum": "exclusiveMaximum", "maximum": "exclusiveMinimum", "exclusiveMinimum": "maximum",
+           "exclusiveMaximum": "minimum"}  # fmt: skip
+_LOWS = {"minLength": ("maxLength", _STRING), "minItems": ("maxItems", _ARRAY), "minProperties": ("maxProperties", _OBJECT)}
+_HIGHS = {"maxLength": ("minLength", _STRING), "maxItems": ("minItems", _ARRAY), "maxProperties": ("minProperties", _OBJECT)}
+_NEVER = ("multipleOf", "uniqueItems", "unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef",
+          "maxContains", "minContains")  # fmt: skip
+_WHERE = "'not', or an overlap of choices of 'oneOf',"
+
+
+class Complement:
+    """Complements for one document; `Rewriter.deny` is the way in."""
+
+    def __init__(self, rewriter: "Rewriter") -> None:
+        self._rewriter = rewriter
+        self._algebra = rewriter.algebra
+
+    def of(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> Schema:
+        """The complement of an object schema with these keywords: that of one of them."""
+        for name in _NEVER:
+            if keys.get(name) not in (None, False):
+                raise Unfollowable(at, name, f"cannot be turned round, as {_WHERE} requires")
+        types = keys.get("type", ALL_TYPES)
+        found = [
+            *self._scalars(keys, at),
+            *self._arrays(keys, at),
+            *self._objects(keys, at),
+            *self._applied(schema, keys, at),
+        ]
+        typed = [self._algebra.all_of({"type": types}, part) for part in found]
+        return self._algebra.any_of([{"type": ALL_TYPES - types} if types != ALL_TYPES else False, *typed])
+
+    def _scalars(self, keys: dict[str, Any], at: str) -> list[Schema]:
+        found: list[Schema] = []
+        if "enum" in keys:
+            found.append(spelled_others(keys["enum"], self._rewriter.budget, self._algebra))
+        found += [{**_NUMBER, _BOUNDS[name]: keys[name]} for name in _BOUNDS if name in keys]
+        found += [{**kind, name: keys[low] - 1} for low, (name, kind) in _LOWS.items() if keys.get(low)]
+        found += [{**kind, name: keys[high] + 1} for high, (name, kind) in _HIGHS.items() if high in keys]
+        if "pattern" in keys:
+            found.append(self._pattern(keys["pattern"], at))
+        shape = {**PATTERNS, **SHAPES}.get(keys.get("format", ""))
+        if shape is not None:
+            found.append(self._pattern(shape, at))
+        elif keys.get("format") in REFUSED:
+            raise Unfollowable(at, "format", f"cannot be turned round, as {_WHERE} requires")
+        return found
+
+    def _pattern(self, pattern: str, at: str) -> Schema:
+        try:
+            return {**_STRING, "pattern": self._rewriter.strings.complement(pattern)}
+        except LanguageError as error:
+            raise Unfollowable(at, "pattern", f"cannot be turned round ({error}), as {_WHERE} requires") from None
+
+    def _arrays(self, keys: dict[str, Any], at: str) -> list[Schema]:
+        prefix = keys.get("prefixItems", [])
+        found = [self._item(part, number, f"{at}/prefixItems/{number}") for number, part in enumerate(prefix)]
+        if "items" in keys:
+            other = self._rewriter.deny(keys["items"], f"{at}/items")
+            if other == {} or other is True:
+                found.append({**_ARRAY, "minItems": len(prefix) + 1})
+            elif other is not False:
+                places = range(len(prefix), min(keys.get("maxItems", MAX_PLACES), len(prefix) + MAX_PLACES))
+                found += [{**_ARRAY, "minItems": n + 1, "prefixItems": [*[{}] * n, other]} for n in places]
+        if "contains" in keys:
+            found.append({**_ARRAY, "items": self._rewriter.deny(keys["contains"], f"{at}/contains")})
+        return found
+
+    def _item(self, schema: Schema, number: int, at: str) -> Schema:
+        other = self._rewriter.deny(schema, at)
+        if other is False:
+            return False
+        return {**_ARRAY, "minItems": number + 1, "prefixItems": [*[{}] * number, other]}
+
+    def _objects(self, keys: dict[str, Any], at: str) -> list[Schema]:
+        found: list[Schema] = [{**_OBJECT, "properties": {name: False}} for name in keys.get("required", ())]
+        for name, part in keys.get("properties", {}).items():
+            other = self._rewriter.deny(part, f"{at}/properties/{escape(name)}")
+            if other is not False:
+                found.append({**_OBJECT, "properties": {name: other}, "required": [name]})
+        for pattern, part in keys.get("patternProperties", {}).items():
+            if self._rewriter.deny(part, f"{at}/patternProperties/{escape(pattern)}") is not False:
+                raise Unfollowable(
+                    at, "patternProperties", f"cannot be turned round, as {_WHERE} requires"
+                )
+        if "additionalProperties" in keys:
+            found += self._additional(keys, at)
+        if "propertyNames" in keys:
+            found.append(self._names(keys["propertyNames"], at))
+        return found
+
+    def _additional(self, keys: dict[str, Any], at: str) -> list[Schema]:
+        """There is a further member, and it is not as it should be."""
+        other = self._rewriter.deny(keys["additionalProperties"], f"{at}/additionalProperties")
+        if other is False:
+            return []
+        names = list(keys.get("properties", {}))
+        if (other != {} and other is not True) or keys.get("patternProperties") or 2 ** len(names) > MAX_BRANCHES:
+            raise Unfollowable(
+                at, "additionalProperties", f"cannot be turned round, as {_WHERE} requires"
+            )
+        found: list[Schema] = []
+        for present in (set(some) for size in range(len(names) + 1) for some in combinations(names, size)):
+            members = {name: name in present for name in names}
+            found.append({**_OBJECT, "properties": members, "required": sorted(present), "minProperties": len(present) + 1})
+        return found
+
+    def _names(self, schema: Schema, at: str) -> Schema:
+        """There is a member whose name is not as it should be: sayable where those names can be listed."""
+        wrong = self._algebra.all_of(_STRING, self._rewriter.deny(schema, f"{at}/propertyNames"))
+        if wrong is False:
+            return False
+        if wrong == _STRING:
+            return {**_OBJECT, "minProperties": 1}
+        if wrong.keys() - {"type"} != {"enum"}:
+            raise Unfollowable(at, "propertyNames", f"cannot be turned round, as {_WHERE} requires")
+        return self._algebra.any_of([{**_OBJECT, "required": [name]} for name in wrong["enum"]])
+
+    def _applied(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> list[Schema]:
+        say, deny, algebra = self._rewriter.say, self._rewriter.deny, self._algebra
+        found: list[Schema] = []
+        if "$ref" in keys:
+            found.append(self._rewriter.refer(schema, at, holds=False))
+        found += [deny(part, f"{at}/allOf/{number}") for number, part in enumerate(keys.get("allOf", ()))]
+        if "anyOf" in keys:
+            found.append(algebra.all_of(*(deny(part, f"{at}/anyOf/{n}") for n, part in enumerate(keys["anyOf"]))))
+        if "oneOf" in keys:
+            found += self._one_of(keys["oneOf"], at)
+        if "not" in keys:
+            found.append(say(keys["not"], f"{at}/not"))
+        if "if" in keys:
+            if "then" in keys:
+                found.append(algebra.all_of(say(keys["if"], f"{at}/if"), deny(keys["then"], f"{at}/then")))
+            if "else" in keys:
+                found.append(algebra.all_of(deny(keys["if"], f"{at}/if"), deny(keys["else"], f"{at}/else")))
+        for name, part in keys.get("dependentSchemas", {}).items():
+            other = deny(part, f"{at}/dependentSchemas/{escape(name)}")
+            found.append(algebra.all_of({**_OBJECT, "required": [name]}, other))
+        return found
+
+    def _one_of(self, choices: list[Schema], at: str) -> list[Schema]:
+        """None of them, or two."""
+        say, algebra = self._rewriter.say, self._algebra
+        found = [algebra.all_of(*(self._rewriter.deny(part, f"{at}/oneOf/{n}") for n, part in enumerate(choices)))]
+        for (one, first), (two, second) in combinations(enumerate(choices), 2):
+            if not self._rewriter.overlap.disjoint(first, second):
+                found.append(algebra.all_of(say(first, f"{at}/oneOf/{one}"), say(second, f"{at}/oneOf/{two}")))
+        return found

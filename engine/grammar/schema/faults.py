@@ -1,0 +1,48 @@
+"""What stops the rewriting of a schema, and the limits on its work."""
+
+MAX_DEPTH = 100
+MAX_STEPS = 50_000
+MAX_BRANCHES = 64
+"""Alternatives that one keyword may be spelled out into."""
+
+
+class SchemaFault(Exception):
+    """A keyword at `pointer` (RFC 6901) that is malformed, or cannot be followed exactly."""
+
+    def __init__(self, pointer: str, problem: str) -> None:
+        super().__init__(f"at {pointer or 'the top'}: {problem}")
+
+
+class Unfollowable(SchemaFault):
+    """What is asked for is well-formed, but no grammar of ours says exactly that."""
+
+    def __init__(self, pointer: str, keyword: str, why: str) -> None:
+        super().__init__(f"{pointer}/{escape(keyword)}", f"{keyword!r} {why}")
+
+
+class Budget:
+    """Steps and depth left for one schema; hostile schemas spell out into billions of alternatives."""
+
+    def __init__(self) -> None:
+        self._steps = MAX_STEPS
+        self._depth = 0
+
+    def spend(self, steps: int = 1) -> None:
+        """Note some work. Raises `SchemaFault`."""
+        self._steps -= steps
+        if self._steps < 0:
+            raise SchemaFault("", f"it spells out into more than {MAX_STEPS} parts")
+
+    def __enter__(self) -> None:
+        self._depth += 1
+        self.spend()
+        if self._depth > MAX_DEPTH:
+            raise SchemaFault("", f"it is nested deeper than {MAX_DEPTH}")
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+
+
+def escape(name: str) -> str:
+    """A name as a segment of a JSON pointer."""
+    return name.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,44 @@
+"""What becomes of `format`."""
+
+NATIVE = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
+"""Those that llguidance follows."""
+
+_PCHAR = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})"
+_USER = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:]|%[0-9A-Fa-f]{2})*"
+_HOST = r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)"
+_AUTHORITY = rf"//(?:{_USER}@)?{_HOST}(?::[0-9]*)?"
+_SEGMENT_WITHOUT_COLON = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=@]|%[0-9A-Fa-f]{2})+"
+_TAIL = rf"(?:\?(?:{_PCHAR}|[/?])*)?(?:#(?:{_PCHAR}|[/?])*)?"
+_IRI_CHAR = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?\u00A0-\uD7FF\uF900-\uFDCF\uFDF0-\uFFEF]|%[0-9A-Fa-f]{2})"
+_POINTER = r"(?:/(?:[^~/]|~[01])*)*"
+
+PATTERNS = {
+    # RFC 3986, section 4.1: URI / relative-ref
+    "uri-reference": (
+        rf"^(?:(?:[A-Za-z][A-Za-z0-9+\-.]*:)?{_AUTHORITY}(?:/{_PCHAR}*)*"
+        rf"|[A-Za-z][A-Za-z0-9+\-.]*:(?:/?{_PCHAR}+(?:/{_PCHAR}*)*|/)?"
+        rf"|/(?:{_PCHAR}+(?:/{_PCHAR}*)*)?|{_SEGMENT_WITHOUT_COLON}(?:/{_PCHAR}*)*|){_TAIL}$"
+    ),
+    # RFC 3987, section 2.2, without its planes above the first and with authority and path as one run of characters
+    "iri": rf"^[A-Za-z][A-Za-z0-9+\-.]*:{_IRI_CHAR}*(?:#{_IRI_CHAR}*)?$",
+    "json-pointer": f"^{_POINTER}$",  # RFC 6901, section 3
+    "relative-json-pointer": rf"^(?:0|[1-9][0-9]*)(?:#|{_POINTER})$",
+}
+
+SHAPES = {
+    "date-time": r"^\d{4}-\d\d-\d\d[Tt ]",
+    "time": r"^\d\d:\d\d:\d\d",
+    "date": r"^\d{4}-\d\d-\d\d$",
+    "duration": "^P",
+    "email": "@",
+    "hostname": r"^[A-Za-z0-9.\-]*$",
+    "ipv4": r"^[0-9.]*$",
+    "ipv6": r"^[0-9A-Fa-f:.]*$",
+    "uuid": r"^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$",
+    "uri": r"^[A-Za-z][A-Za-z0-9+\-.]*:",
+}
+"""What is surely not of a native format: text in which its shape is not found."""
+
+REFUSED = frozenset({"idn-email", "idn-hostname", "iri-reference", "uri-template", "regex"})
+"""Formats of the standard that nothing here can hold an answer to. Any other name is an annotation, as the standard
+says of names it does not define (JSON Schema 2020-12 validation, section 7.2.3)."""

@@ -1,0 +1,283 @@
+"""Schemas said in the keywords that llguidance follows exactly.
+
+`not` is pushed down to where a keyword has a complement that can be said (De Morgan); `oneOf` becomes `anyOf` where no
+value is accepted twice, else each choice without the others; conditions and dependencies become choices. What cannot
+be said exactly is refused by its keyword and JSON pointer, never approximated.
+"""
+
+from itertools import combinations
+from typing import Any
+
+from engine.grammar.language.expression import LanguageError
+from engine.grammar.schema.algebra import Algebra, written
+from engine.grammar.schema.document import Document, keywords
+from engine.grammar.schema.faults import MAX_BRANCHES, Budget, Unfollowable, escape
+from engine.grammar.schema.formats import NATIVE, PATTERNS, REFUSED
+from engine.grammar.schema.overlap import Overlap
+from engine.grammar.schema.strings import Strings, overlapping
+from engine.grammar.schema.values import ALL_TYPES, Schema, others
+
+_COPIED = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength",
+           "maxLength", "pattern", "minItems", "maxItems", "required", "minProperties", "maxProperties")  # fmt: skip
+_BESIDE_REFERENCES = {*_COPIED, "properties", "patternProperties", "additionalProperties", "items", "prefixItems", "allOf",
+                      "anyOf", "oneOf", "not", "if", "dependentSchemas", "dependencies", "dependentRequired", "const",
+                      "propertyNames", "contains", "format", "unevaluatedProperties"}  # fmt: skip
+_REFUSED = ("unevaluatedItems", "$dynamicRef", "$recursiveRef")
+_OBJECT: dict[str, Any] = {"type": frozenset({"object"})}
+_ARRAY: dict[str, Any] = {"type": frozenset({"array"})}
+_NO_OBJECT: dict[str, Any] = {"type": ALL_TYPES - {"object"}}
+MAX_PATTERNS = 6
+MAX_PLACES = 4
+"""An item that must be somewhere in an array is looked for in so many places from the front; answers that would have
+it only behind them are not given, which refuses some values that the schema accepts, and accepts none that it refuses.
+"""
+
+
+class Rewriter:
+    """Rewrites one document."""
+
+    def __init__(self, root: Schema) -> None:
+        from engine.grammar.schema.complement import Complement
+
+        self.budget = Budget()
+        self.document = Document(root)
+        self.strings = Strings()
+        self.overlap = Overlap(self.document, self.strings, self.budget)
+        self.algebra = Algebra(self.budget, self._types_behind)
+        self._complement = Complement(self)
+        self._root = root
+        self._names: dict[tuple[str, bool], str] = {}
+        self._types: dict[str, frozenset[str]] = {}
+        self._pending: list[tuple[str, Schema, str, bool]] = []
+
+    def result(self) -> Schema:
+        """The whole document, rewritten. Raises `SchemaFault`."""
+        root = self.say(self._root, "")
+        definitions: dict[str, Schema] = {}
+        while self._pending:
+            name, schema, at, holds = self._pending.pop()
+            definitions[name] = written(self.say(schema, at) if holds else self.deny(schema, at))
+        out = written(root)
+        if not definitions:
+            return out
+        return {**(out if isinstance(out, dict) else {"allOf": [out]}), "$defs": definitions}
+
+    def say(self, schema: Schema, at: str) -> Schema:
+        """The schema in other words."""
+        if isinstance(schema, bool):
+            return schema
+        with self.budget:
+            keys = keywords(schema, at)
+            for name in _REFUSED:
+                if name in keys:
+                    raise Unfollowable(at, name, "is not supported")
+            parts = [self._plain(keys, at), *self._applied(schema, keys, at), *self._counted(keys, at)]
+            return self.algebra.all_of(*parts)
+
+    def deny(self, schema: Schema, at: str) -> Schema:
+        """What accepts exactly the values that the schema does not."""
+        if isinstance(schema, bool):
+            return not schema
+        with self.budget:
+            return self._complement.of(schema, keywords(schema, at), at)
+
+    def refer(self, schema: dict[str, Any], at: str, *, holds: bool) -> Schema:
+        """What an object's `$ref` points to, or its complement, as a reference of ours."""
+        target, pointer = self.document.resolve(schema, at)
+        key = (pointer, holds)
+        if key not in self._names:
+            name = self._names[key] = f"{'is' if holds else 'not'}{len(self._names)}"
+            self._types[f"#/$defs/{name}"] = self.overlap.types(target) if holds else ALL_TYPES
+            self._pending.append((name, target, pointer, holds))
+        return {"$ref": f"#/$defs/{self._names[key]}"}
+
+    def _inline(self, schema: dict[str, Any], at: str) -> Schema:
+        """What a `$ref` points to, in full: llguidance joins no recursive reference with keywords beside it."""
+        with self.budget:
+            return self._whole(*self.document.resolve(schema, at))
+
+    def _whole(self, schema: Schema, at: str) -> Schema:
+        """The schema in other words, which are no reference."""
+        is_reference = isinstance(schema, dict) and "$ref" in schema and not schema.keys() & _BESIDE_REFERENCES
+        return self._inline(schema, at) if is_reference else self.say(schema, at)
+
+    def _types_behind(self, reference: str) -> frozenset[str]:
+        return self._types[reference]
+
+    def _plain(self, keys: dict[str, Any], at: str) -> Schema:
+        out = {name: keys[name] for name in _COPIED if name in keys}
+        for name in ("properties", "patternProperties"):
+            if name in keys:
+                below = f"{at}/{name}"
+                out[name] = {key: self.say(part, f"{below}/{escape(key)}") for key, part in keys[name].items()}
+        if "pattern" in out:
+            out["pattern"] = self.strings.plain(out["pattern"])
+        if len(out.get("patternProperties", ())) > 1:
+            out["patternProperties"] = self._apart(out["patternProperties"])
+        for name in ("additionalProperties", "items"):
+            if name in keys:
+                out[name] = self.say(keys[name], f"{at}/{name}")
+        if "prefixItems" in keys:
+            out["prefixItems"] = [self.say(part, f"{at}/prefixItems/{n}") for n, part in enumerate(keys["prefixItems"])]
+        if "unevaluatedProperties" in keys:
+            if keys.keys() & {"$ref", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas"}:
+                raise Unfollowable(at, "unevaluatedProperties", "beside keywords that evaluate is not supported")
+            out.setdefault("additionalProperties", self.say(keys["unevaluatedProperties"], f"{at}/unevaluatedProperties"))
+        return out
+
+    def _applied(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> list[Schema]:
+        """The keywords whose schemas are about the value itself."""
+        parts: list[Schema] = []
+        if "$ref" in keys:
+            alone = not keys.keys() & _BESIDE_REFERENCES
+            parts.append(self.refer(schema, at, holds=True) if alone else self._inline(schema, at))
+        parts += [self.say(part, f"{at}/allOf/{number}") for number, part in enumerate(keys.get("allOf", ()))]
+        if "anyOf" in keys:
+            choices = [self.say(part, f"{at}/anyOf/{number}") for number, part in enumerate(keys["anyOf"])]
+            parts.append(self.algebra.any_of(choices))
+        if "oneOf" in keys:
+            parts.append(self._one_of(keys["oneOf"], at))
+        if "not" in keys:
+            parts.append(self.deny(keys["not"], f"{at}/not"))
+        if "if" in keys:
+            parts.append(self._condition(keys, at))
+        for name, part in keys.get("dependentSchemas", {}).items():
+            parts.append(self._dependent(name, self.say(part, f"{at}/dependentSchemas/{escape(name)}")))
+        if "format" in keys:
+            parts.append(self._format(keys["format"], at))
+        return parts
+
+    def _counted(self, keys: dict[str, Any], at: str) -> list[Schema]:
+        """The keywords about how many, or what kind of, members there are."""
+        parts: list[Schema] = []
+        if keys.get("minProperties", 0) or "maxProperties" in keys:
+            parts.append(self._property_count(keys, at))
+        if "propertyNames" in keys:
+            parts.append(self._property_names(keys["propertyNames"], f"{at}/propertyNames"))
+        if "contains" in keys:
+            parts.append(self._contains(keys, at))
+        if keys.get("uniqueItems") is True and keys.get("maxItems", 2) > 1:
+            raise Unfollowable(at, "uniqueItems", "of more than one item cannot be followed")
+        return parts
+
+    def _one_of(self, choices: list[Schema], at: str) -> Schema:
+        said = [self.say(part, f"{at}/oneOf/{number}") for number, part in enumerate(choices)]
+        possible = [number for number, part in enumerate(said) if part is not False]
+        alone: dict[int, list[int]] = {number: [] for number in possible}
+        for one, two in combinations(possible, 2):
+            if not self.algebra.types(said[one]) & self.algebra.types(said[two]):
+                continue
+            if self.algebra.all_of(said[one], said[two]) is False or self.overlap.disjoint(choices[one], choices[two]):
+                continue
+            alone[one].append(two)
+            alone[two].append(one)
+        found = []
+        for number, rivals in alone.items():
+            denied = [self.deny(choices[rival], f"{at}/oneOf/{rival}") for rival in rivals]
+            mine = self._whole(choices[number], f"{at}/oneOf/{number}") if rivals else said[number]
+            found.append(self.algebra.all_of(mine, *denied))
+        return self.algebra.any_of(found)
+
+    def _condition(self, keys: dict[str, Any], at: str) -> Schema:
+        """`if`: the value is not so, or `then`; it is so, or `else`."""
+        parts = []
+        if "then" in keys:
+            then = self.say(keys["then"], f"{at}/then")
+            parts.append(self.algebra.any_of([self.deny(keys["if"], f"{at}/if"), then]))
+        if "else" in keys:
+            parts.append(self.algebra.any_of([self.say(keys["if"], f"{at}/if"), self.say(keys["else"], f"{at}/else")]))
+        return self.algebra.all_of(*parts)
+
+    def _dependent(self, name: str, needed: Schema) -> Schema:
+        absent = {**_OBJECT, "properties": {name: False}}
+        present = self.algebra.all_of({**_OBJECT, "required": [name]}, needed)
+        return self.algebra.any_of([_NO_OBJECT, absent, present])
+
+    def _format(self, name: str, at: str) -> Schema:
+        if name in REFUSED:
+            raise Unfollowable(at, "format", f"{name!r} is not supported")
+        if name in NATIVE:
+            return {"format": name}
+        return {"pattern": PATTERNS[name]} if name in PATTERNS else {}
+
+    def _property_count(self, keys: dict[str, Any], at: str) -> Schema:
+        """Which of the named properties are there is spelled out, for then the others can be counted."""
+        properties, required = keys.get("properties", {}), set(keys.get("required", ()))
+        optional = [name for name, part in properties.items() if part is not False and name not in required]
+        if not optional:
+            return {}
+        low, high = keys.get("minProperties", 0), keys.get("maxProperties")
+        if high is None and low <= len(required):
+            return {}
+        if high is None and low == 1:
+            some = [{**_OBJECT, "required": [name]} for name in optional]
+            none = {**_OBJECT, "properties": dict.fromkeys(optional, False)}
+            return self.algebra.any_of([_NO_OBJECT, *some, none])
+        if 2 ** len(optional) > MAX_BRANCHES:
+            keyword = "minProperties" if high is None else "maxProperties"
+            raise Unfollowable(at, keyword, f"beside {len(optional)} optional properties cannot be followed")
+        choices: list[Schema] = [_NO_OBJECT]
+        for present in (set(some) for size in range(len(optional) + 1) for some in combinations(optional, size)):
+            absent = {name: name in present for name in optional}
+            choices.append({**_OBJECT, "required": sorted(present), "properties": absent})
+        return self.algebra.any_of(choices)
+
+    def _apart(self, patterns: dict[str, Schema]) -> dict[str, Schema]:
+        """Patterns of which no name matches two; llguidance refuses others."""
+        try:
+            if len(patterns) > MAX_PATTERNS or not overlapping(self.strings, patterns):
+                return patterns
+            parts = list(patterns.values())
+            return {
+                pattern: self.algebra.all_of(*(parts[position] for position in positions))
+                for pattern, positions in self.strings.cells(list(patterns))
+            }
+        except LanguageError:
+            return patterns
+
+    def _property_names(self, schema: Schema, at: str) -> Schema:
+        names = self.algebra.all_of({"type": frozenset({"string"})}, self.say(schema, at))
+        if names is False:
+            return self.algebra.any_of([_NO_OBJECT, {**_OBJECT, "maxProperties": 0}])
+        if names.keys() == {"type"}:
+            return {}
+        try:
+            pattern = self.strings.of_schema(names)
+        except LanguageError:
+            pattern = None
+        if pattern is None:
+            raise Unfollowable(at.rpartition("/")[0], "propertyNames", "of this kind cannot be followed")
+        return {"patternProperties": {pattern: {}}, "additionalProperties": False}
+
+    def _contains(self, keys: dict[str, Any], at: str) -> Schema:
+        low, below = keys.get("minContains", 1), f"{at}/contains"
+        item = self.say(keys["contains"], below)
+        if "maxContains" in keys:
+            raise Unfollowable(at, "maxContains", "cannot be followed")
+        if item == {} or item is True or not low:
+            return {"minItems": low}
+        if low > 1:
+            raise Unfollowable(at, "minContains", "above 1 cannot be followed")
+        most = min(keys.get("maxItems", MAX_PLACES), MAX_PLACES)
+        places = [{**_ARRAY, "minItems": n + 1, "prefixItems": [*[{}] * n, item]} for n in range(most)]
+        return self.algebra.any_of([{"type": ALL_TYPES - {"array"}}, *places])
+
+
+def spelled_others(values: list[Any], budget: Budget, algebra: Algebra) -> Schema:
+    """What accepts every value but these, joined."""
+    return _joined({"anyOf": others(values, budget)}, algebra)
+
+
+def _joined(schema: Schema, algebra: Algebra) -> Schema:
+    if not isinstance(schema, dict):
+        return schema
+    if "anyOf" in schema:
+        return algebra.any_of([_joined(part, algebra) for part in schema["anyOf"]])
+    if "allOf" in schema:
+        return algebra.all_of(*(_joined(part, algebra) for part in schema["allOf"]))
+    out = dict(schema)
+    if "properties" in out:
+        out["properties"] = {name: _joined(part, algebra) for name, part in out["properties"].items()}
+    if "prefixItems" in out:
+        out["prefixItems"] = [_joined(part, algebra) for part in out["prefixItems"]]
+    return out

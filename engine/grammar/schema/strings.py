@@ -1,0 +1,98 @@
+"""Sets of strings that schemas speak of, by pattern, as languages: complements, overlaps, membership."""
+
+import re
+from typing import Any
+
+from engine.grammar.language.expression import Automaton, LanguageError, Languages, Node
+from engine.grammar.language.patterns import Reader, write
+from engine.grammar.language.sets import ALL
+from engine.grammar.schema.values import Schema
+
+_ESCAPES = re.compile(r"\\.|\[(?:[^\]\\]|\\.)*\]", re.DOTALL)
+_ENDS_OF_CHOICES = re.compile(r"^\^|\$$")
+MAX_LENGTH = 64
+"""Longest counted length that becomes part of an automaton."""
+
+
+class Strings:
+    """Languages of the patterns of one document. Everything raises `LanguageError` where it is out of its depth."""
+
+    def __init__(self) -> None:
+        self._languages = Languages()
+        self._reader = Reader(self._languages)
+
+    def complement(self, pattern: str) -> str:
+        """A pattern of all strings in which this one is not found."""
+        return write(self._automaton(self._languages.negation(self._reader.read(pattern))))
+
+    def plain(self, pattern: str) -> str:
+        """The pattern with anchors at its ends alone: llguidance knows no others."""
+        inside = _ENDS_OF_CHOICES.sub("", _ESCAPES.sub("x", pattern))
+        if "^" not in inside and "$" not in inside:
+            return pattern
+        try:
+            return write(self._automaton(self._reader.read(pattern)))
+        except LanguageError:
+            return pattern
+
+    def disjoint(self, one: str, two: str) -> bool:
+        """Whether no string matches both; False where that is not known."""
+        try:
+            return self._automaton(self._languages.both(self._reader.read(one), self._reader.read(two))).is_empty
+        except LanguageError:
+            return False
+
+    def misses(self, pattern: str, text: str) -> bool:
+        """Whether the pattern is surely not found in the text."""
+        try:
+            node = self._reader.read(pattern)
+            for char in text:
+                node = self._languages.derivative(node, ord(char))
+            return not node.nullable
+        except LanguageError:
+            return False
+
+    def cells(self, patterns: list[str]) -> list[tuple[str, list[int]]]:
+        """Disjoint patterns that cover the same strings, each with the positions of those it is part of."""
+        make = self._languages
+        cells: list[tuple[Node, list[int]]] = []
+        for position, pattern in enumerate(patterns):
+            mine = self._reader.read(pattern)
+            others = make.negation(mine)
+            split: list[tuple[Node, list[int]]] = []
+            for node, members in cells:
+                split += [(make.both(node, mine), [*members, position]), (make.both(node, others), members)]
+            rest = make.both(mine, *(make.negation(node) for node, _ in cells))
+            cells = [cell for cell in [*split, (rest, [position])] if not self._automaton(cell[0]).is_empty]
+        return [(write(self._automaton(node)), members) for node, members in cells]
+
+    def of_schema(self, schema: dict[str, Any]) -> str | None:
+        """A pattern of the strings that a rewritten schema of `type`, `pattern`, `enum` and lengths accepts."""
+        make = self._languages
+        if schema.keys() - {"type", "pattern", "enum", "minLength", "maxLength"}:
+            return None
+        if schema.keys() == {"type", "pattern"}:
+            return str(schema["pattern"])
+        parts = [self._reader.read(schema["pattern"])] if "pattern" in schema else []
+        if "enum" in schema:
+            parts.append(make.either(*(self._word(text) for text in schema["enum"])))
+        low, high = schema.get("minLength", 0), schema.get("maxLength")
+        if max(low, high or 0) > MAX_LENGTH:
+            return None
+        parts.append(make.repeat(make.chars(ALL), low, high))
+        return write(self._automaton(make.both(*parts)))
+
+    def _word(self, text: str) -> Node:
+        node = self._languages.empty
+        for char in reversed(text):
+            node = self._languages.cat(self._languages.chars(((ord(char), ord(char)),)), node)
+        return node
+
+    def _automaton(self, node: Node) -> Automaton:
+        return self._languages.automaton(node)
+
+
+def overlapping(strings: Strings, patterns: dict[str, Schema]) -> bool:
+    """Whether some name may match two of the patterns."""
+    names = list(patterns)
+    return any(not strings.disjoint(one, two) for at, one in enumerate(names) for two in names[at + 1 :])

@@ -1,0 +1,133 @@
+"""JSON values and the types they have; the complement of a finite set of them."""
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+from engine.grammar.schema.faults import Budget
+
+Schema = Any
+"""A JSON schema: `True`, `False` or an object."""
+
+NUMBER = frozenset({"integer", "fraction"})
+"""JSON Schema's `number`. A `fraction` is a number that is no integer; no schema can name that type."""
+ALL_TYPES = frozenset({"null", "boolean", "string", "array", "object"}) | NUMBER
+
+
+def type_of(value: Any) -> str:
+    """The type of a JSON value; 1.0 is an integer (JSON Schema 2020-12, section 4.2.3)."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case str():
+            return "string"
+        case int() | float():
+            return "integer" if value == int(value) else "fraction"
+        case list():
+            return "array"
+    return "object"
+
+
+def identity(value: Any) -> Hashable:
+    """Equal for values that are equal as JSON: 1 and 1.0 are, 1 and true are not."""
+    match value:
+        case bool():
+            return ("boolean", value)
+        case list():
+            return ("array", tuple(identity(item) for item in value))
+        case dict():
+            return ("object", frozenset((name, identity(item)) for name, item in value.items()))
+    return value
+
+
+def others(values: Iterable[Any], budget: Budget) -> list[Schema]:
+    """Schemas that together accept every value but these."""
+    by_type: dict[str, list[Any]] = {}
+    for value in {identity(value): value for value in values}.values():
+        kind = type_of(value)
+        by_type.setdefault("number" if kind in NUMBER else kind, []).append(value)
+    found: list[Schema] = [{"type": ALL_TYPES - {*by_type, *(NUMBER if "number" in by_type else ())}}]
+    if by_type.get("boolean"):
+        found += [{"enum": [value]} for value in (True, False) if value not in by_type["boolean"]]
+    if strings := by_type.get("string"):
+        budget.spend(sum(map(len, strings)))
+        found.append({"type": frozenset({"string"}), "pattern": other_strings(strings)})
+    found += _other_numbers(by_type.get("number", []))
+    for kind, other in (("array", _other_arrays), ("object", _other_objects)):
+        if constants := by_type.get(kind):
+            found.append({"allOf": [{"anyOf": other(value, budget)} for value in constants]})
+    return found
+
+
+def _other_numbers(values: list[Any]) -> list[Schema]:
+    if not values:
+        return []
+    values = sorted(values)
+    found: list[Schema] = [{"type": NUMBER, "exclusiveMaximum": values[0]}]
+    for low, high in zip(values, values[1:], strict=False):
+        found.append({"type": NUMBER, "exclusiveMinimum": low, "exclusiveMaximum": high})
+    return [*found, {"type": NUMBER, "exclusiveMinimum": values[-1]}]
+
+
+def _other_arrays(value: list[Any], budget: Budget) -> list[Schema]:
+    array = {"type": frozenset({"array"})}
+    found: list[Schema] = [{**array, "minItems": len(value) + 1}]
+    if value:
+        found.append({**array, "maxItems": len(value) - 1})
+    for position, item in enumerate(value):
+        other = {"anyOf": others([item], budget)}
+        found.append({**array, "minItems": position + 1, "prefixItems": [*[{}] * position, other]})
+    return found
+
+
+def _other_objects(value: dict[str, Any], budget: Budget) -> list[Schema]:
+    type_ = {"type": frozenset({"object"})}
+    free: dict[str, Schema] = {name: {} for name in value}
+    more = {**type_, "properties": free, "required": list(value), "minProperties": len(value) + 1}
+    found: list[Schema] = [more if value else {**type_, "minProperties": 1}]
+    for name, item in value.items():
+        found.append({**type_, "properties": {name: False}})
+        found.append({**type_, "properties": {name: {"anyOf": others([item], budget)}}, "required": [name]})
+    return found
+
+
+ANY_TEXT = r"[\s\S]*"
+
+
+def other_strings(strings: Iterable[str]) -> str:
+    """An anchored pattern of all strings but these."""
+    tree: dict[str, Any] = {}
+    for text in strings:
+        node = tree
+        for char in text:
+            node = node.setdefault(char, {})
+        node[""] = True
+    return f"^(?:{_other_tails(tree)})$"
+
+
+def _other_tails(tree: dict[str, Any]) -> str:
+    """What may follow the path to this node; not recursive, since a string may be long."""
+    done: dict[int, str] = {}
+    stack = [(tree, False)]
+    while stack:
+        node, ready = stack.pop()
+        children = {char: child for char, child in node.items() if char}
+        if not ready:
+            stack.append((node, True))
+            stack += [(child, False) for child in children.values()]
+            continue
+        strays = f"[^{''.join(map(quote_char, children))}]" if children else r"[\s\S]"
+        choices = [strays + ANY_TEXT] + [f"{quote_char(char)}(?:{done[id(child)]})" for char, child in children.items()]
+        done[id(node)] = "|".join(choices if "" in node else ["", *choices])
+    return done[id(tree)]
+
+
+def quote_char(char: str) -> str:
+    """A character in a pattern, inside brackets or outside."""
+    return f"\\{char}" if char in r"\.+*?()|[]{}^$#&-~/" else char
+
+
+def quote(text: str) -> str:
+    """A text in a pattern."""
+    return "".join(map(quote_char, text))
