@@ -206,7 +206,17 @@ def test_the_names_on_the_architecture_page_exist() -> None:
     assert len(single) > 10 and single <= set(classes), single - set(classes)
     for name in re.findall(r"`([a-z]+_[a-z_]+)`", text):
         rooms = {path.stem for package in ("engine", "server") for path in (ROOT / package).rglob("*.py")}
-        fields = {"num_tokens", "num_computed_tokens", "top_k", "top_p", "min_p"}
+        fields = {
+            "num_tokens",
+            "num_computed_tokens",
+            "num_unread_tokens",
+            "prompt_logprobs",
+            "last_tokens",
+            "min_tokens",
+            "top_k",
+            "top_p",
+            "min_p",
+        }
         assert name in functions | rooms | fields, name
 
 

@@ -1,6 +1,7 @@
 """From a constraint as it was asked for to the text of a grammar in llguidance's form."""
 
 import json
+import math
 import re
 from typing import Any
 
@@ -35,9 +36,20 @@ def grammar_text(constraint: Constraint) -> str:
 def load_schema(text: str, param: str) -> Any:
     """The JSON value of a schema's text. Raises `RequestError`."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{param} is not valid JSON: {str(error)[:200]}", param=param) from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("a number is too large")
+    return value
 
 
 def _with_schemas(constraint: Constraint) -> str:

@@ -7,6 +7,7 @@ derivatives stays finite and they can be looked up.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from engine.grammar.language.sets import ALL, BEGIN, END, Ranges, holds
@@ -164,7 +165,7 @@ class Languages:
     def automaton(self, start: Node) -> "Automaton":
         """The automaton of an expression, without states that lead nowhere. Raises `LanguageError`."""
         cuts = sorted(_cuts(start))
-        atoms = [(low, high - 1) for low, high in zip(cuts, cuts[1:], strict=False) if high - 1 <= ALL[0][1]]
+        atoms = [(low, high - 1) for low, high in pairwise(cuts) if high - 1 <= ALL[0][1]]
         numbers, order = {id(start): 0}, [start]
         moves: list[dict[int, list[tuple[int, int]]]] = []
         for node in order:
@@ -196,7 +197,9 @@ class Automaton:
             more = {state for state, found in enumerate(self.moves) if state not in alive and alive & found.keys()}
             alive |= more
             grew = bool(more)
-        return Automaton([{to: chars for to, chars in found.items() if to in alive} for found in self.moves], self.accepting)
+        return Automaton(
+            [{to: chars for to, chars in found.items() if to in alive} for found in self.moves], self.accepting
+        )
 
     @property
     def is_empty(self) -> bool:

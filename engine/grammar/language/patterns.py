@@ -25,7 +25,7 @@ _CATEGORIES = {
     op.CATEGORY_WORD: _WORD, op.CATEGORY_NOT_WORD: without(_WORD),
     op.CATEGORY_SPACE: _SPACE, op.CATEGORY_NOT_SPACE: without(_SPACE),
 }  # fmt: skip
-_AMBIGUOUS = re.compile(r"&&|--|~~|\[\[|\[[^\]]*\[")
+_AMBIGUOUS = re.compile(r"\[(?:[^\]\\]|\\.)*?(?:&&|--|~~|\[)")
 """Set operations of Rust's syntax, which Python's reads as characters."""
 _SPECIAL = frozenset(map(ord, r"\.+*?()|[]{}^$#&-~/"))
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from engine.grammar.schema.faults import Budget, SchemaFault
+from engine.grammar.schema.members import KEYWORDS, join_members
+from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema, identity, type_of
 
 _KEYWORDS_OF = {
@@ -17,14 +19,14 @@ _KEYWORDS_OF = {
 _NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _LARGEST = {"minLength", "minItems", "minProperties", "minimum", "exclusiveMinimum"}
 _SMALLEST = {"maxLength", "maxItems", "maxProperties", "maximum", "exclusiveMaximum"}
-_OTHER_MEMBERS = {"patternProperties", "additionalProperties"}
 
 
 class Algebra:
     """Joins schemas; `ref_types` tells which types what a reference of ours stands for may have."""
 
-    def __init__(self, budget: Budget, ref_types: Callable[[str], frozenset[str]]) -> None:
+    def __init__(self, budget: Budget, strings: Strings, ref_types: Callable[[str], frozenset[str]]) -> None:
         self._budget = budget
+        self._strings = strings
         self._ref_types = ref_types
 
     def types(self, schema: Schema) -> frozenset[str]:
@@ -130,7 +132,7 @@ class Algebra:
         self._budget.spend()
         out = dict(one)
         for name, value in two.items():
-            if name not in out or name == "properties":
+            if name not in out or name in KEYWORDS:
                 continue
             if name == "required":
                 out[name] = [*out[name], *(key for key in value if key not in out[name])]
@@ -145,31 +147,17 @@ class Algebra:
                 out[name] = (max if name in _LARGEST else min)(out[name], value)
             elif out[name] != value:
                 return None
-        members = _OTHER_MEMBERS | {"properties"}
-        if one.keys() & members and two.keys() & members:
-            properties = self._merge_properties(one, two)
-            if properties is None:
+        if one.keys() & KEYWORDS and two.keys() & KEYWORDS:
+            members = join_members(one, two, self._strings, self.all_of)
+            if members is None:
                 return None
-            out["properties"] = properties
+            out = {name: value for name, value in out.items() if name not in KEYWORDS} | members
         elif {"prefixItems", "items"} & one.keys() and {"prefixItems", "items"} & two.keys():
             return None
-        out = {**out, **{name: value for name, value in two.items() if name not in out}}
+        new = {name: value for name, value in two.items() if name not in out}
+        out |= new if not one.keys() & KEYWORDS else {name: new[name] for name in new if name not in KEYWORDS}
         if any(out.get("properties", {}).get(name) is False for name in out.get("required", ())):
             return False
-        return out
-
-    def _merge_properties(self, one: dict[str, Any], two: dict[str, Any]) -> dict[str, Schema] | None:
-        open_, rest = (one, two) if one.keys() & _OTHER_MEMBERS else (two, one)
-        if rest.keys() & _OTHER_MEMBERS or "patternProperties" in open_:
-            return None
-        closed = open_.get("additionalProperties", {})
-        out: dict[str, Schema] = {}
-        for name in [*one.get("properties", {}), *two.get("properties", {})]:
-            if name in out:
-                continue
-            joined = self.all_of(open_.get("properties", {}).get(name, closed), rest.get("properties", {}).get(name, {}))
-            if joined is not False or closed is not False:
-                out[name] = joined
         return out
 
     def _prune(self, schema: Schema) -> Schema:
@@ -185,9 +173,10 @@ class Algebra:
     def _agree(self, one: dict[str, Any], two: Schema) -> bool:
         if isinstance(two, bool):
             return two
-        return bool(self.types(one) & self.types(two)) and self._merge(
-            {**one, "type": self.types(one)}, {**two, "type": self.types(two)}
-        ) is not False
+        return (
+            bool(self.types(one) & self.types(two))
+            and self._merge({**one, "type": self.types(one)}, {**two, "type": self.types(two)}) is not False
+        )
 
 
 def written(schema: Schema) -> Schema:
@@ -204,6 +193,8 @@ def written(schema: Schema) -> Schema:
                     out[name] = _type_names(value)
             case "enum" | "required":
                 out[name] = value
+            case "anyOf":
+                out[name] = _choices(value)
             case "properties" | "patternProperties":
                 out[name] = {key: written(part) for key, part in value.items()}
             case _:
@@ -211,9 +202,23 @@ def written(schema: Schema) -> Schema:
     return out
 
 
+def _choices(choices: list[Schema]) -> list[Schema]:
+    """Those that can be written; what only fractions satisfy is not given where there is something else."""
+    found, faults = [], []
+    for choice in choices:
+        try:
+            found.append(written(choice))
+        except SchemaFault as fault:
+            faults.append(fault)
+    if faults and not found:
+        raise faults[0]
+    return found
+
+
 def _type_names(types: frozenset[str]) -> list[str]:
     """`fraction` has no name: where other types are left, numbers that are not integers are just not given."""
     if types == {"fraction"}:
         raise SchemaFault("", "only numbers that are not integers are left of a choice, which cannot be followed")
-    names = types - {"fraction"} if "integer" not in types else types
-    return sorted("number" if name == "fraction" else name for name in names if name != "integer" or not NUMBER <= types)
+    if types >= NUMBER:
+        return sorted(types - NUMBER | {"number"})
+    return sorted(types - {"fraction"})

@@ -4,10 +4,10 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from engine.grammar.language.expression import LanguageError
-from engine.grammar.schema.faults import MAX_BRANCHES, Unfollowable, escape
+from engine.grammar.schema.algebra import Algebra
+from engine.grammar.schema.faults import MAX_BRANCHES, MAX_PLACES, Budget, Unfollowable, escape
 from engine.grammar.schema.formats import PATTERNS, REFUSED, SHAPES
-from engine.grammar.schema.rewrite import MAX_PLACES, spelled_others
-from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema
+from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema, others
 
 if TYPE_CHECKING:
     from engine.grammar.schema.rewrite import Rewriter
@@ -18,8 +18,12 @@ _STRING: dict[str, Any] = {"type": frozenset({"string"})}
 _NUMBER: dict[str, Any] = {"type": NUMBER}
 _BOUNDS = {"minimum": "exclusiveMaximum", "maximum": "exclusiveMinimum", "exclusiveMinimum": "maximum",
            "exclusiveMaximum": "minimum"}  # fmt: skip
-_LOWS = {"minLength": ("maxLength", _STRING), "minItems": ("maxItems", _ARRAY), "minProperties": ("maxProperties", _OBJECT)}
-_HIGHS = {"maxLength": ("minLength", _STRING), "maxItems": ("minItems", _ARRAY), "maxProperties": ("minProperties", _OBJECT)}
+_LOWS = {
+    "minLength": ("maxLength", _STRING),
+    "minItems": ("maxItems", _ARRAY),
+    "minProperties": ("maxProperties", _OBJECT),
+}
+_HIGHS = {other: (name, kind) for name, (other, kind) in _LOWS.items()}
 _NEVER = ("multipleOf", "uniqueItems", "unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef",
           "maxContains", "minContains")  # fmt: skip
 _WHERE = "'not', or an overlap of choices of 'oneOf',"
@@ -50,7 +54,7 @@ class Complement:
     def _scalars(self, keys: dict[str, Any], at: str) -> list[Schema]:
         found: list[Schema] = []
         if "enum" in keys:
-            found.append(spelled_others(keys["enum"], self._rewriter.budget, self._algebra))
+            found.append(_spelled_others(keys["enum"], self._rewriter.budget, self._algebra))
         found += [{**_NUMBER, _BOUNDS[name]: keys[name]} for name in _BOUNDS if name in keys]
         found += [{**kind, name: keys[low] - 1} for low, (name, kind) in _LOWS.items() if keys.get(low)]
         found += [{**kind, name: keys[high] + 1} for high, (name, kind) in _HIGHS.items() if high in keys]
@@ -97,9 +101,7 @@ class Complement:
                 found.append({**_OBJECT, "properties": {name: other}, "required": [name]})
         for pattern, part in keys.get("patternProperties", {}).items():
             if self._rewriter.deny(part, f"{at}/patternProperties/{escape(pattern)}") is not False:
-                raise Unfollowable(
-                    at, "patternProperties", f"cannot be turned round, as {_WHERE} requires"
-                )
+                raise Unfollowable(at, "patternProperties", f"cannot be turned round, as {_WHERE} requires")
         if "additionalProperties" in keys:
             found += self._additional(keys, at)
         if "propertyNames" in keys:
@@ -113,14 +115,29 @@ class Complement:
             return []
         names = list(keys.get("properties", {}))
         if (other != {} and other is not True) or keys.get("patternProperties") or 2 ** len(names) > MAX_BRANCHES:
-            raise Unfollowable(
-                at, "additionalProperties", f"cannot be turned round, as {_WHERE} requires"
-            )
+            return self._likely(keys, other, at)
         found: list[Schema] = []
         for present in (set(some) for size in range(len(names) + 1) for some in combinations(names, size)):
             members = {name: name in present for name in names}
-            found.append({**_OBJECT, "properties": members, "required": sorted(present), "minProperties": len(present) + 1})
+            found.append(
+                {**_OBJECT, "properties": members, "required": sorted(present), "minProperties": len(present) + 1}
+            )
         return found
+
+    def _likely(self, keys: dict[str, Any], other: Schema, at: str) -> list[Schema]:
+        """Of further members, only those that the rival choice of a `oneOf` names: all there are if it is closed."""
+        known, patterns = keys.get("properties", {}), keys.get("patternProperties", {})
+        try:
+            likely = [
+                name
+                for name in sorted(self._rewriter.rival_names)
+                if name not in known and not any(self._rewriter.strings.finds(pattern, name) for pattern in patterns)
+            ]
+        except LanguageError:
+            likely = []
+        if not likely:
+            raise Unfollowable(at, "additionalProperties", f"cannot be turned round, as {_WHERE} requires")
+        return [{**_OBJECT, "required": [name], "properties": {name: other}} for name in likely]
 
     def _names(self, schema: Schema, at: str) -> Schema:
         """There is a member whose name is not as it should be: sayable where those names can be listed."""
@@ -137,7 +154,7 @@ class Complement:
         say, deny, algebra = self._rewriter.say, self._rewriter.deny, self._algebra
         found: list[Schema] = []
         if "$ref" in keys:
-            found.append(self._rewriter.refer(schema, at, holds=False))
+            found.append(self._rewriter.deny_reference(schema, at))
         found += [deny(part, f"{at}/allOf/{number}") for number, part in enumerate(keys.get("allOf", ()))]
         if "anyOf" in keys:
             found.append(algebra.all_of(*(deny(part, f"{at}/anyOf/{n}") for n, part in enumerate(keys["anyOf"]))))
@@ -163,3 +180,23 @@ class Complement:
             if not self._rewriter.overlap.disjoint(first, second):
                 found.append(algebra.all_of(say(first, f"{at}/oneOf/{one}"), say(second, f"{at}/oneOf/{two}")))
         return found
+
+
+def _spelled_others(values: list[Any], budget: Budget, algebra: Algebra) -> Schema:
+    """What accepts every value but these, joined."""
+    return _joined({"anyOf": others(values, budget)}, algebra)
+
+
+def _joined(schema: Schema, algebra: Algebra) -> Schema:
+    if not isinstance(schema, dict):
+        return schema
+    if "anyOf" in schema:
+        return algebra.any_of([_joined(part, algebra) for part in schema["anyOf"]])
+    if "allOf" in schema:
+        return algebra.all_of(*(_joined(part, algebra) for part in schema["allOf"]))
+    out = dict(schema)
+    if "properties" in out:
+        out["properties"] = {name: _joined(part, algebra) for name, part in out["properties"].items()}
+    if "prefixItems" in out:
+        out["prefixItems"] = [_joined(part, algebra) for part in out["prefixItems"]]
+    return out

@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
 from engine.grammar.schema.faults import SchemaFault, escape
-from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema
+from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema, identity
 
 _NAMES = ALL_TYPES - NUMBER | {"integer", "number"}
 _SCHEMAS = ("not", "if", "then", "else", "additionalProperties", "propertyNames", "contains", "items",
@@ -31,7 +31,7 @@ class Document:
         if not isinstance(reference, str):
             raise SchemaFault(f"{at}/$ref", "'$ref' must be a string")
         base, fragment = urldefrag(urljoin(self._bases.get(id(holder), ""), reference))
-        for address in (f"{base}#{fragment}", f"#{fragment}" if reference.startswith("#") else ""):
+        for address in (f"{base}#{fragment}", reference):
             if address in self._ids:
                 return self._ids[address]
         start = self._ids.get(base)
@@ -115,15 +115,16 @@ def keywords(schema: Schema, at: str) -> dict[str, Any]:
 def _modernise(keys: dict[str, Any]) -> None:
     if "const" in keys:
         value = keys.pop("const")
-        keys["enum"] = [value] if "enum" not in keys or value in keys["enum"] else []
+        listed = keys.get("enum", [value])
+        if isinstance(listed, list):
+            keys["enum"] = [other for other in listed if identity(other) == identity(value)]
     if isinstance(keys.get("items"), list):
         keys["prefixItems"] = keys.pop("items")
         if "additionalItems" in keys:
             keys["items"] = keys["additionalItems"]
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-        if isinstance(keys.get(exclusive), bool):
-            if keys.pop(exclusive) and bound in keys:
-                keys[exclusive] = keys.pop(bound)
+        if isinstance(keys.get(exclusive), bool) and keys.pop(exclusive) and bound in keys:
+            keys[exclusive] = keys.pop(bound)
     if isinstance(keys.get("required"), bool):
         del keys["required"]  # draft 3 said it inside the property; later drafts give it no meaning there
     schemas, required = dict(keys.get("dependentSchemas") or {}), dict(keys.pop("dependentRequired", None) or {})

@@ -5,6 +5,11 @@ MAX_STEPS = 50_000
 MAX_BRANCHES = 64
 """Alternatives that one keyword may be spelled out into."""
 
+MAX_PLACES = 4
+"""An item that must be somewhere in an array is looked for in so many places from the front; answers that would have
+it only behind them are not given, which refuses some values that the schema accepts, and accepts none that it refuses.
+"""
+
 
 class SchemaFault(Exception):
     """A keyword at `pointer` (RFC 6901) that is malformed, or cannot be followed exactly."""

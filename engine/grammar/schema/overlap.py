@@ -1,9 +1,10 @@
 """Proofs that no value is accepted by both of two schemas, so that `oneOf` may be read as `anyOf`."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+from engine.grammar.language.expression import LanguageError
 from engine.grammar.schema.document import Document, keywords
 from engine.grammar.schema.faults import Budget, SchemaFault
 from engine.grammar.schema.strings import Strings
@@ -41,6 +42,10 @@ class Overlap:
     def types(self, schema: Schema) -> frozenset[str]:
         """Types outside of which nothing is accepted."""
         return frozenset().union(*(facts.types for facts in self._cases(schema, MAX_REFERENCES)))
+
+    def names(self, schema: Schema) -> frozenset[str]:
+        """Members that the schema names."""
+        return frozenset(name for facts in self._cases(schema, MAX_REFERENCES) for name, _ in facts.members)
 
     def disjoint(self, one: Schema, two: Schema, levels: int = MAX_LEVELS) -> bool:
         """Whether it is proven that no value is accepted by both."""
@@ -93,8 +98,11 @@ class Overlap:
             low, high = facts.ranges[measure]
             if not low <= size <= high:
                 return True
-        if kind == "string" and any(self._strings.misses(pattern, value) for pattern in facts.patterns):
-            return True
+        if kind == "string":
+            try:
+                return not all(self._strings.finds(pattern, value) for pattern in facts.patterns)
+            except LanguageError:
+                return False
         if kind == "object":
             allowed = facts.allowed
             return bool(facts.required - value.keys()) or (allowed is not None and bool(value.keys() - allowed))
@@ -173,5 +181,13 @@ def _join(a: Facts, b: Facts) -> Facts | None:
         else a.ranges.get(measure) or b.ranges[measure]
         for measure in a.ranges.keys() | b.ranges.keys()
     }
-    return replace(a, types=types, values=values, required=a.required | b.required, members=a.members + b.members,
-                   allowed=allowed, items=a.items + b.items, ranges=ranges, patterns=a.patterns + b.patterns)  # fmt: skip
+    return Facts(
+        types=types,
+        values=values,
+        required=a.required | b.required,
+        members=a.members + b.members,
+        allowed=allowed,
+        items=a.items + b.items,
+        ranges=ranges,
+        patterns=a.patterns + b.patterns,
+    )

@@ -20,4 +20,4 @@ def prepare_schema(schema: Any, *, param: str) -> dict[str, Any]:
         raise RequestError(f"{param} is nested too deeply", param=param) from None
     if rewritten is False:
         raise RequestError(f"{param} accepts no value at all", param=param)
-    return {**rewritten, "x-guidance": {"whitespace_pattern": WHITESPACE}}
+    return {**({} if rewritten is True else rewritten), "x-guidance": {"whitespace_pattern": WHITESPACE}}

@@ -10,44 +10,43 @@ from typing import Any
 
 from engine.grammar.language.expression import LanguageError
 from engine.grammar.schema.algebra import Algebra, written
+from engine.grammar.schema.complement import Complement
 from engine.grammar.schema.document import Document, keywords
-from engine.grammar.schema.faults import MAX_BRANCHES, Budget, Unfollowable, escape
+from engine.grammar.schema.evaluate import Evaluator
+from engine.grammar.schema.faults import MAX_BRANCHES, MAX_PLACES, Budget, Unfollowable, escape
 from engine.grammar.schema.formats import NATIVE, PATTERNS, REFUSED
+from engine.grammar.schema.members import MAX_PATTERNS
 from engine.grammar.schema.overlap import Overlap
 from engine.grammar.schema.strings import Strings, overlapping
-from engine.grammar.schema.values import ALL_TYPES, Schema, others
+from engine.grammar.schema.values import ALL_TYPES, Schema
 
 _COPIED = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength",
            "maxLength", "pattern", "minItems", "maxItems", "required", "minProperties", "maxProperties")  # fmt: skip
-_BESIDE_REFERENCES = {*_COPIED, "properties", "patternProperties", "additionalProperties", "items", "prefixItems", "allOf",
-                      "anyOf", "oneOf", "not", "if", "dependentSchemas", "dependencies", "dependentRequired", "const",
-                      "propertyNames", "contains", "format", "unevaluatedProperties"}  # fmt: skip
+_BESIDE_REFERENCES = {*_COPIED, "properties", "patternProperties", "additionalProperties", "items", "prefixItems",
+                      "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "dependencies", "dependentRequired",
+                      "const", "propertyNames", "contains", "format", "unevaluatedProperties"}  # fmt: skip
 _REFUSED = ("unevaluatedItems", "$dynamicRef", "$recursiveRef")
 _OBJECT: dict[str, Any] = {"type": frozenset({"object"})}
 _ARRAY: dict[str, Any] = {"type": frozenset({"array"})}
 _NO_OBJECT: dict[str, Any] = {"type": ALL_TYPES - {"object"}}
-MAX_PATTERNS = 6
-MAX_PLACES = 4
-"""An item that must be somewhere in an array is looked for in so many places from the front; answers that would have
-it only behind them are not given, which refuses some values that the schema accepts, and accepts none that it refuses.
-"""
 
 
 class Rewriter:
     """Rewrites one document."""
 
     def __init__(self, root: Schema) -> None:
-        from engine.grammar.schema.complement import Complement
-
         self.budget = Budget()
         self.document = Document(root)
         self.strings = Strings()
         self.overlap = Overlap(self.document, self.strings, self.budget)
-        self.algebra = Algebra(self.budget, self._types_behind)
+        self.algebra = Algebra(self.budget, self.strings, self._types_behind)
+        self.evaluator = Evaluator(self.document, self.strings, self.budget)
         self._complement = Complement(self)
         self._root = root
         self._names: dict[tuple[str, bool], str] = {}
         self._types: dict[str, frozenset[str]] = {}
+        self.rival_names: frozenset[str] = frozenset()
+        self._denying: list[str] = []
         self._pending: list[tuple[str, Schema, str, bool]] = []
 
     def result(self) -> Schema:
@@ -71,8 +70,24 @@ class Rewriter:
             for name in _REFUSED:
                 if name in keys:
                     raise Unfollowable(at, name, "is not supported")
+            listed = self._listed(schema, keys, at)
+            if listed is not None:
+                return listed
             parts = [self._plain(keys, at), *self._applied(schema, keys, at), *self._counted(keys, at)]
             return self.algebra.all_of(*parts)
+
+    def _listed(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> Schema | None:
+        """Where the schema, or one of `allOf`, lists values: those that all of it accepts. None if none does."""
+        lists = [part.get("enum", [part["const"]] if "const" in part else None)
+                 for part in [schema, *keys.get("allOf", ())] if isinstance(part, dict)]  # fmt: skip
+        values = next((values for values in lists if values is not None), None)
+        if values is None:
+            return None
+        try:
+            found = [value for value in values if self.evaluator.accepts(schema, value, at)]
+        except (Unfollowable, LanguageError):
+            return None
+        return {"enum": found} if found else False
 
     def deny(self, schema: Schema, at: str) -> Schema:
         """What accepts exactly the values that the schema does not."""
@@ -101,6 +116,17 @@ class Rewriter:
         is_reference = isinstance(schema, dict) and "$ref" in schema and not schema.keys() & _BESIDE_REFERENCES
         return self._inline(schema, at) if is_reference else self.say(schema, at)
 
+    def deny_reference(self, schema: dict[str, Any], at: str) -> Schema:
+        """The complement of what a `$ref` points to: in full, unless it is part of itself."""
+        target, pointer = self.document.resolve(schema, at)
+        if pointer in self._denying:
+            return self.refer(schema, at, holds=False)
+        self._denying.append(pointer)
+        try:
+            return self.deny(target, pointer)
+        finally:
+            self._denying.pop()
+
     def _types_behind(self, reference: str) -> frozenset[str]:
         return self._types[reference]
 
@@ -113,7 +139,7 @@ class Rewriter:
         if "pattern" in out:
             out["pattern"] = self.strings.plain(out["pattern"])
         if len(out.get("patternProperties", ())) > 1:
-            out["patternProperties"] = self._apart(out["patternProperties"])
+            out["patternProperties"] = self._apart(out["patternProperties"], at)
         for name in ("additionalProperties", "items"):
             if name in keys:
                 out[name] = self.say(keys[name], f"{at}/{name}")
@@ -122,7 +148,9 @@ class Rewriter:
         if "unevaluatedProperties" in keys:
             if keys.keys() & {"$ref", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas"}:
                 raise Unfollowable(at, "unevaluatedProperties", "beside keywords that evaluate is not supported")
-            out.setdefault("additionalProperties", self.say(keys["unevaluatedProperties"], f"{at}/unevaluatedProperties"))
+            out.setdefault(
+                "additionalProperties", self.say(keys["unevaluatedProperties"], f"{at}/unevaluatedProperties")
+            )
         return out
 
     def _applied(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> list[Schema]:
@@ -173,7 +201,9 @@ class Rewriter:
             alone[two].append(one)
         found = []
         for number, rivals in alone.items():
+            self.rival_names = self.overlap.names(choices[number])
             denied = [self.deny(choices[rival], f"{at}/oneOf/{rival}") for rival in rivals]
+            self.rival_names = frozenset()
             mine = self._whole(choices[number], f"{at}/oneOf/{number}") if rivals else said[number]
             found.append(self.algebra.all_of(mine, *denied))
         return self.algebra.any_of(found)
@@ -222,18 +252,20 @@ class Rewriter:
             choices.append({**_OBJECT, "required": sorted(present), "properties": absent})
         return self.algebra.any_of(choices)
 
-    def _apart(self, patterns: dict[str, Schema]) -> dict[str, Schema]:
-        """Patterns of which no name matches two; llguidance refuses others."""
+    def _apart(self, patterns: dict[str, Schema], at: str) -> dict[str, Schema]:
+        """Patterns of which no name matches two; llguidance follows no others."""
+        if not overlapping(self.strings, patterns):
+            return patterns
         try:
-            if len(patterns) > MAX_PATTERNS or not overlapping(self.strings, patterns):
-                return patterns
+            if len(patterns) > MAX_PATTERNS:
+                raise LanguageError("there are too many")
             parts = list(patterns.values())
             return {
                 pattern: self.algebra.all_of(*(parts[position] for position in positions))
                 for pattern, positions in self.strings.cells(list(patterns))
             }
-        except LanguageError:
-            return patterns
+        except LanguageError as error:
+            raise Unfollowable(at, "patternProperties", f"that overlap cannot be followed: {error}") from None
 
     def _property_names(self, schema: Schema, at: str) -> Schema:
         names = self.algebra.all_of({"type": frozenset({"string"})}, self.say(schema, at))
@@ -261,23 +293,3 @@ class Rewriter:
         most = min(keys.get("maxItems", MAX_PLACES), MAX_PLACES)
         places = [{**_ARRAY, "minItems": n + 1, "prefixItems": [*[{}] * n, item]} for n in range(most)]
         return self.algebra.any_of([{"type": ALL_TYPES - {"array"}}, *places])
-
-
-def spelled_others(values: list[Any], budget: Budget, algebra: Algebra) -> Schema:
-    """What accepts every value but these, joined."""
-    return _joined({"anyOf": others(values, budget)}, algebra)
-
-
-def _joined(schema: Schema, algebra: Algebra) -> Schema:
-    if not isinstance(schema, dict):
-        return schema
-    if "anyOf" in schema:
-        return algebra.any_of([_joined(part, algebra) for part in schema["anyOf"]])
-    if "allOf" in schema:
-        return algebra.all_of(*(_joined(part, algebra) for part in schema["allOf"]))
-    out = dict(schema)
-    if "properties" in out:
-        out["properties"] = {name: _joined(part, algebra) for name, part in out["properties"].items()}
-    if "prefixItems" in out:
-        out["prefixItems"] = [_joined(part, algebra) for part in out["prefixItems"]]
-    return out

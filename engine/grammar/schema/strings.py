@@ -42,15 +42,12 @@ class Strings:
         except LanguageError:
             return False
 
-    def misses(self, pattern: str, text: str) -> bool:
-        """Whether the pattern is surely not found in the text."""
-        try:
-            node = self._reader.read(pattern)
-            for char in text:
-                node = self._languages.derivative(node, ord(char))
-            return not node.nullable
-        except LanguageError:
-            return False
+    def finds(self, pattern: str, text: str) -> bool:
+        """Whether the pattern is found in the text."""
+        node = self._reader.read(pattern)
+        for char in text:
+            node = self._languages.derivative(node, ord(char))
+        return node.nullable
 
     def cells(self, patterns: list[str]) -> list[tuple[str, list[int]]]:
         """Disjoint patterns that cover the same strings, each with the positions of those it is part of."""

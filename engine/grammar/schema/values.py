@@ -1,6 +1,7 @@
 """JSON values and the types they have; the complement of a finite set of them."""
 
 from collections.abc import Hashable, Iterable
+from itertools import pairwise
 from typing import Any
 
 from engine.grammar.schema.faults import Budget
@@ -38,7 +39,8 @@ def identity(value: Any) -> Hashable:
             return ("array", tuple(identity(item) for item in value))
         case dict():
             return ("object", frozenset((name, identity(item)) for name, item in value.items()))
-    return value
+    known: Hashable = value
+    return known
 
 
 def others(values: Iterable[Any], budget: Budget) -> list[Schema]:
@@ -65,7 +67,7 @@ def _other_numbers(values: list[Any]) -> list[Schema]:
         return []
     values = sorted(values)
     found: list[Schema] = [{"type": NUMBER, "exclusiveMaximum": values[0]}]
-    for low, high in zip(values, values[1:], strict=False):
+    for low, high in pairwise(values):
         found.append({"type": NUMBER, "exclusiveMinimum": low, "exclusiveMaximum": high})
     return [*found, {"type": NUMBER, "exclusiveMinimum": values[-1]}]
 
