@@ -69,7 +69,7 @@ class LlguidanceGrammar:
 
     def _why(self) -> str:
         reason = self._matcher.stop_reason()
-        if reason in ("ParserTooComplex", "LexerTooComplex"):
+        if reason in ("ParserTooComplex", "LexerTooComplex") or "too many" in self._matcher.get_error():
             return "the constraint became too complex to be followed"
         return "the constraint allows no further token"
 

@@ -41,7 +41,7 @@ class Languages:
         self._work = 0
         self.none = self._make("chars", nullable=False)
         self.empty = self._make("eps", nullable=True)
-        self.anything = self.star(self.chars(ALL))
+        self.letters = self._make("star", (self._make("chars", chars=((0, END),), nullable=False),), nullable=True)
 
     def _make(self, kind: str, parts: Iterable[Node] = (), chars: Ranges = (), least: int = 0, most: int = 0, *,
               nullable: bool) -> Node:  # fmt: skip
@@ -61,6 +61,8 @@ class Languages:
             return self.none
         if one is self.empty or two is self.empty:
             return two if one is self.empty else one
+        if two is self.letters and one.nullable:
+            return two
         if one.kind == "cat":
             return self.cat(one.parts[0], self.cat(one.parts[1], two))
         return self._make("cat", (one, two), nullable=one.nullable and two.nullable)
@@ -80,6 +82,8 @@ class Languages:
         parts = sorted((node for node in found.values() if node is not nothing), key=id)
         if everything in parts:
             return everything
+        if kind == "or" and self.letters in parts:
+            return self.letters
         if len(parts) < 2:
             return parts[0] if parts else nothing
         nullable = (any if kind == "or" else all)(part.nullable for part in parts)
@@ -144,8 +148,7 @@ class Languages:
         Text is read as standing between any number of the one and any number of the other, so that several `^` match
         at one place.
         """
-        letters = self.star(self.chars(((0, END),)))
-        found = self.cat(letters, self.cat(node, letters))
+        found = self.cat(self.letters, self.cat(node, self.letters))
         starts = self._closure([found], BEGIN)
         return self.either(*map(self._ended, starts))
 

@@ -135,7 +135,8 @@ class Rewriter:
         for name in ("properties", "patternProperties"):
             if name in keys:
                 below = f"{at}/{name}"
-                out[name] = {key: self.say(part, f"{below}/{escape(key)}") for key, part in keys[name].items()}
+                said = {key: self.say(part, f"{below}/{escape(key)}") for key, part in keys[name].items()}
+                out[name] = said if name == "properties" else {self.strings.plain(key): said[key] for key in said}
         if "pattern" in out:
             out["pattern"] = self.strings.plain(out["pattern"])
         if len(out.get("patternProperties", ())) > 1:

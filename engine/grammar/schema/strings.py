@@ -10,6 +10,7 @@ from engine.grammar.schema.values import Schema
 
 _ESCAPES = re.compile(r"\\.|\[(?:[^\]\\]|\\.)*\]", re.DOTALL)
 _ENDS_OF_CHOICES = re.compile(r"^\^|\$$")
+_LONG_COUNT = re.compile(r"\{(?:\d+,)?\d{2,}\}")
 MAX_LENGTH = 64
 """Longest counted length that becomes part of an automaton."""
 
@@ -26,9 +27,14 @@ class Strings:
         return write(self._automaton(self._languages.negation(self._reader.read(pattern))))
 
     def plain(self, pattern: str) -> str:
-        """The pattern with anchors at its ends alone: llguidance knows no others."""
-        inside = _ENDS_OF_CHOICES.sub("", _ESCAPES.sub("x", pattern))
-        if "^" not in inside and "$" not in inside:
+        """The pattern as llguidance takes it best.
+
+        It knows anchors only at the ends, and long counts in what is searched for cost it more than a step may.
+        """
+        bare = _ESCAPES.sub("x", pattern)
+        inside = _ENDS_OF_CHOICES.sub("", bare)
+        searched = not (bare.startswith("^") and bare.endswith("$"))
+        if "^" not in inside and "$" not in inside and not (searched and _LONG_COUNT.search(bare)):
             return pattern
         try:
             return write(self._automaton(self._reader.read(pattern)))

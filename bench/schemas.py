@@ -1,0 +1,153 @@
+"""Which JSON schemas are followed, and what they cost: `python -m bench.schemas DATA.jsonl.gz TOKENIZER_DIRECTORY`.
+
+DATA holds one object a line: `name`, `schema`, and `tests`, each with `data` and `valid`. A schema counts as followed
+if it compiles and accepts every valid instance, written on one line in the instance's own order of properties.
+Compiling is rewriting and making the grammar. Masks are taken before every token of the valid instances.
+"""
+
+import argparse
+import gzip
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import llguidance
+import numpy as np
+
+from bench.record import circumstances, percentile, table, write_json
+from engine.constraint import Constraint
+from engine.errors import RequestError
+from engine.grammar.backend_llguidance import LlguidanceGrammar, compile_grammar, make_tokenizer
+from engine.grammar.grammar import GrammarError
+from engine.grammar.source import grammar_text
+from engine.grammar.vocabulary import Vocabulary
+
+KEYWORDS = [
+    "not",
+    "oneOf",
+    "anyOf",
+    "allOf",
+    "if",
+    "dependencies",
+    "contains",
+    "uniqueItems",
+    "format",
+    "pattern",
+    "patternProperties",
+    "propertyNames",
+    "minProperties",
+    "maxProperties",
+    "multipleOf",
+    "$ref",
+    "enum",
+]
+
+
+def keywords_of(schema: Any) -> Iterator[str]:
+    """Every object key in a schema."""
+    if isinstance(schema, dict):
+        for name, part in schema.items():
+            yield name
+            if name not in ("enum", "const", "default", "examples"):
+                yield from keywords_of(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from keywords_of(part)
+
+
+class Bench:
+    """Schemas one after the other, on one vocabulary."""
+
+    def __init__(self, directory: Path) -> None:
+        size = len(json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
+        self.vocabulary = Vocabulary.load(directory, size=size + 512, eos_token_ids=[size])
+        self._tokenizer = make_tokenizer(self.vocabulary)
+        self._bytes = llguidance.LLTokenizer("byte")
+        self._row = np.zeros(-(-self.vocabulary.size // 32), dtype=np.int32)
+        self.compile_ms: list[float] = []
+        self.mask_ms: list[float] = []
+        self.first_mask_ms: list[float] = []
+
+    def outcome(self, case: dict[str, Any]) -> tuple[str, str]:
+        """followed, refused, rejects a valid instance, or accepts an invalid one; and a reason."""
+        constraint = Constraint(kind="json_schema", source=json.dumps(case["schema"]), param="schema")
+        began = time.perf_counter()
+        try:
+            text = grammar_text(constraint)
+            grammar = compile_grammar(self._tokenizer, text, constraint)
+            made = time.perf_counter()
+            grammar.fill_bitmask(self._row)
+        except (RequestError, GrammarError) as error:
+            return "refused", str(error)
+        self.compile_ms.append((made - began) * 1e3)
+        self.first_mask_ms.append((time.perf_counter() - made) * 1e3)
+        plain = llguidance.LLMatcher(self._bytes, text, log_level=0)
+        for test in case["tests"]:
+            instance = json.dumps(test["data"], ensure_ascii=False)
+            accepted = _accepts(plain, instance.encode())
+            if accepted and not test["valid"]:
+                return "accepts an invalid instance", instance
+            if test["valid"] and not accepted:
+                return "rejects a valid instance", instance
+            try:
+                self._masks(grammar, instance)
+            except GrammarError as error:
+                return "refused", f"while it is followed: {error}"
+        return "followed", ""
+
+    def _masks(self, grammar: LlguidanceGrammar, instance: str) -> None:
+        matcher = grammar.copy()
+        for token_id in self.vocabulary.encode(instance):
+            began = time.perf_counter()
+            matcher.fill_bitmask(self._row)
+            self.mask_ms.append((time.perf_counter() - began) * 1e3)
+            if not (self._row[token_id // 32] >> (token_id % 32)) & 1:
+                return
+            matcher.accept(token_id)
+
+
+def _accepts(matcher: llguidance.LLMatcher, text: bytes) -> bool:
+    copy = matcher.deep_copy()
+    return bool(copy.try_consume_tokens(list(text)) == len(text) and copy.is_accepting())
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args()
+    bench = Bench(options.tokenizer)
+    outcomes: Counter[str] = Counter()
+    by_keyword: dict[str, Counter[str]] = {name: Counter() for name in KEYWORDS}
+    refused: dict[str, str] = {}
+    with gzip.open(options.data, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            case = json.loads(line)
+            outcome, reason = bench.outcome(case)
+            outcomes[outcome] += 1
+            for name in {*keywords_of(case["schema"])} & by_keyword.keys():
+                by_keyword[name][outcome] += 1
+            if outcome != "followed":
+                refused[case["name"]] = f"{outcome}: {reason[:160]}"
+    kinds = ["followed", "rejects a valid instance", "refused", "accepts an invalid instance"]
+    rows = [["all", *(str(outcomes[kind]) for kind in kinds)]]
+    rows += [[name, *(str(counts[kind]) for kind in kinds)] for name, counts in by_keyword.items()]
+    print(table(["keyword", *kinds], rows))
+    times = {"compile": bench.compile_ms, "first mask": bench.first_mask_ms, "mask": bench.mask_ms}
+    summary = {
+        name: {"count": len(values), **{f"p{at}": round(percentile(values, at), 4) for at in (50, 90, 99, 100)}}
+        for name, values in times.items()
+    }
+    print(json.dumps(summary))
+    if options.json:
+        found = {"outcomes": outcomes, "by_keyword": by_keyword, "milliseconds": summary, "not_followed": refused}
+        write_json(options.json, {**circumstances(), "vocabulary": bench.vocabulary.size, **found})
+
+
+if __name__ == "__main__":
+    main()
