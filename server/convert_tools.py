@@ -58,7 +58,7 @@ def plan_answer(request: ChatCompletionRequest, prompt: list[int], tokenizer: Ch
     constraint = _tool_constraint(request, tokenizer, content) if request.usable_tools else content
     # Free text may begin with reasoning, and so may text with calls in it; a constraint leaves no room for it.
     is_free = content is None and request.tool_choice in (None, "auto", "none")
-    reading, prompt, budget = _plan_reasoning(request, prompt, tokenizer, is_free=is_free)
+    reading, prompt, budget = _plan_reasoning(request, prompt, tokenizer, is_free=is_free, exact=content is not None)
     is_open = reading.reasoning == "open"
     if constraint is not None and is_open:
         constraint = dataclasses.replace(constraint, after=END_THINK)
@@ -104,7 +104,7 @@ def _tool_constraint(
 
 
 def _plan_reasoning(
-    request: ChatCompletionRequest, prompt: list[int], tokenizer: ChatTokenizer, *, is_free: bool
+    request: ChatCompletionRequest, prompt: list[int], tokenizer: ChatTokenizer, *, is_free: bool, exact: bool
 ) -> tuple[Reading, list[int], ReasoningBudget | None]:
     """Whether the answer begins with reasoning, and the prompt, which a limit may need to open or close it."""
     if not tokenizer.reasons:
@@ -130,7 +130,8 @@ def _plan_reasoning(
         prompt = [*prompt, *tokenizer.encode(opened, allow_special=True)]
         if not limit:
             return CONTENT_ONLY, prompt, None
-    end = tuple(tokenizer.encode(CLOSED, allow_special=True))
+    # The gap behind the mark would be the beginning of what a constraint holds to the letter.
+    end = tuple(tokenizer.encode(CLOSED.rstrip() if exact else CLOSED, allow_special=True))
     return Reading(reasoning="open"), prompt, ReasoningBudget(max_tokens=limit, end_token_ids=end, end=END_THINK)
 
 

@@ -1,0 +1,143 @@
+"""Constraints, tools, reasoning, stop strings, choices and streams in every combination, on real weights.
+
+What each answer must be is not known here, as it is in tests/server/test_answer_matrix.py; that it is valid is judged.
+"""
+
+import asyncio
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+
+from tests.server.fakes import wait_until
+from tests.server.test_answer_matrix import put_together
+
+ROOT = Path(__file__).resolve().parent.parent
+PLACE: Any = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 8}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+SWITCH: Any = {"oneOf": [{"const": "off"}, {"type": "array", "items": {"enum": [1, 2]}, "minItems": 1, "maxItems": 3}]}
+SCHEMAS = {"get_weather": PLACE, "set_light": {"type": "object", "properties": {"to": SWITCH}, "required": ["to"],
+                                               "additionalProperties": False}}  # fmt: skip
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": schema}} for name, schema in SCHEMAS.items()]
+PATTERN = "(yes|no), [a-z ]{3,20}[.]"
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "schema": {"response_format": {"type": "json", "value": PLACE}},
+    "regex": {"response_format": {"type": "regex", "value": PATTERN}},
+    "auto": {"tools": TOOLS},
+    "required": {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False},
+    "named": {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "set_light"}}},
+}
+THINKING = 6
+REASONING_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+STOP = "e"
+
+
+@pytest.fixture(scope="module")
+def url(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with the default model twice, the second time behind a template that opens reasoning."""
+    work = tmp_path_factory.mktemp("matrix")
+    shutil.copytree(smollm2_dir, work / "thinks", copy_function=shutil.copy)
+    (work / "thinks" / "chat_template.jinja").write_text(REASONING_TEMPLATE, encoding="utf-8")
+    common = {"load": "startup", "threads": 1, "context": 1024, "memory": "0.25GiB", "dtype": "bfloat16"}
+    models = [{"name": "talks", "source": str(smollm2_dir), **common}]
+    models.append({"name": "thinks", "source": str(work / "thinks"), **common})
+    (work / "models.yaml").write_text(json.dumps({"default": "talks", "models": models}), encoding="utf-8")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "server.cli", "serve", "--models", str(work / "models.yaml"), "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    address = f"http://127.0.0.1:{port}"
+
+    def is_ready() -> bool:
+        assert process.poll() is None
+        try:
+            return httpx.get(f"{address}/health").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        wait_until(is_ready, 120)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+def choices_of(answer: httpx.Response, n: int, stream: bool) -> list[dict[str, Any]]:
+    assert answer.status_code == 200, answer.text
+    if not stream:
+        found: list[dict[str, Any]] = answer.json()["choices"]
+        return found
+    blocks = [block for block in answer.text.split("\n\n") if block and not block.startswith(":")]
+    assert blocks.pop() == "data: [DONE]"
+    return put_together([json.loads(block.removeprefix("data: ")) for block in blocks], n)
+
+
+def judge(kind: str, choice: dict[str, Any], *, thinks: bool, stops: bool) -> None:
+    """Assert what must be true of an answer whatever the model had in mind."""
+    message, reason = choice["message"], choice["finish_reason"]
+    content, calls = message["content"] or "", message.get("tool_calls", [])
+    assert (message.get("reasoning") is not None) == thinks == (message.get("reasoning_content") is not None)
+    assert "think>" not in content or kind in ("plain", "auto")
+    assert not (stops and STOP in content)
+    whole = reason != "length" and not (stops and not calls)
+    for call in calls if reason != "length" else calls[:-1]:
+        jsonschema.validate(json.loads(call["function"]["arguments"]), SCHEMAS[call["function"]["name"]])
+    if kind == "schema" and whole:
+        jsonschema.validate(json.loads(content), PLACE)
+    if kind == "regex" and whole:
+        assert re.fullmatch(PATTERN, content)
+    if kind in ("required", "named"):
+        assert not content and (reason == "length" or len(calls) == 1)
+        assert kind == "required" or all(call["function"]["name"] == "set_light" for call in calls)
+    assert kind in ("auto", "required", "named") or not calls
+    if reason != "length":
+        assert reason == ("tool_calls" if calls and kind != "named" else "stop")
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_combination_is_valid(url: str, kind: str, thinks: bool) -> None:
+    combinations = list(product((False, True), (0.0, 1.5), (1, 2), (False, True)))
+
+    async def ask(
+        client: httpx.AsyncClient, seed: int, stream: bool, heat: float, n: int, stops: bool
+    ) -> httpx.Response:
+        fields: dict[str, Any] = {
+            "model": "thinks" if thinks else "talks",
+            "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
+            "stream": stream, "temperature": heat, "n": n, "seed": seed, "max_tokens": 40, **KINDS[kind],
+        }  # fmt: skip
+        fields |= ({"stop": STOP} if stops else {}) | ({"max_reasoning_tokens": THINKING} if thinks else {})
+        return await client.post(f"{url}/v1/chat/completions", json=fields)
+
+    async def ask_all() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=300) as client:
+            return await asyncio.gather(*(ask(client, seed, *case) for seed, case in enumerate(combinations)))
+
+    for (stream, _, n, stops), answer in zip(combinations, asyncio.run(ask_all()), strict=True):
+        choices = choices_of(answer, n, stream)
+        assert [choice["index"] for choice in choices] == list(range(n))
+        for choice in choices:
+            judge(kind, choice, thinks=thinks, stops=stops)
+        if thinks and not stream:
+            assert answer.json()["usage"]["completion_tokens_details"]["reasoning_tokens"] <= n * (THINKING + 6)
