@@ -52,10 +52,29 @@ class TemplateForm:
         return ToolForm(chosen, by_template=self.tools, many_calls=self.many_calls)
 
 
+def with_parsed_calls(messages: list[Message], form: TemplateForm) -> list[Message]:
+    """The messages with the arguments of calls as the template wants them: what JSON had escaped is plain text then.
+
+    Raises `ApiError` 400 for arguments that are not JSON.
+    """
+    return [
+        {
+            **message,
+            "tool_calls": [
+                _fit_call(call, f"messages[{index}].tool_calls[{number}]", form)
+                for number, call in enumerate(message["tool_calls"])
+            ],
+        }
+        if message.get("tool_calls")
+        else message
+        for index, message in enumerate(messages)
+    ]
+
+
 def fit(messages: list[Message], form: TemplateForm, call_format: CallFormat = HERMES) -> list[Message]:
     """The messages as the template wants them; `call_format` is that of calls in text where it shows none.
 
-    Raises `ApiError` 400 for names it would not show, and arguments that are not JSON.
+    The arguments of calls are as `with_parsed_calls` leaves them. Raises `ApiError` 400 for names it would not show.
     """
     fitted: list[Message] = []
     pending: list[str] = []
@@ -94,14 +113,13 @@ def _fit_turn(message: Message, index: int, form: TemplateForm, call_format: Cal
     if reasoning is not None:
         # The names under which templates look for it.
         turn.update(reasoning_content=reasoning, reasoning=reasoning, thinking=reasoning)
-    calls = turn.pop("tool_calls", None)
-    if calls:
-        fitted = [_fit_call(call, f"messages[{index}].tool_calls[{number}]", form) for number, call in enumerate(calls)]
-        if not form.tool_calls:
-            return turn | {"content": _with_written_calls(turn.get("content", ""), fitted, call_format)}
-        turn["tool_calls"] = fitted
-        turn = without_content(turn, form.no_content)
-    return turn
+    if not turn.get("tool_calls"):
+        turn.pop("tool_calls", None)
+        return turn
+    if not form.tool_calls:
+        calls = turn.pop("tool_calls")
+        return turn | {"content": _with_written_calls(turn.get("content", ""), calls, call_format)}
+    return without_content(turn, form.no_content)
 
 
 def _with_written_calls(content: str, calls: list[dict[str, Any]], call_format: CallFormat) -> str:

@@ -16,7 +16,16 @@ from engine.errors import ModelLoadError
 from engine.token_text import TokenText
 from server.chat_template import ChatTemplate
 from server.control_tokens import ControlTokens, looks_like_control, strings_of, unused_break
-from server.conversation import Message, TemplateForm, check_shown, cut_at_end, fit, mark_end, with_system_text
+from server.conversation import (
+    Message,
+    TemplateForm,
+    check_shown,
+    cut_at_end,
+    fit,
+    mark_end,
+    with_parsed_calls,
+    with_system_text,
+)
 from server.errors import ApiError, bad_request, shorten
 from server.model_files import ChatFiles, read_chat_files
 from server.reasoning import END_THINK, THINK
@@ -233,6 +242,7 @@ class ChatTokenizer:
         if template is None:
             raise bad_request("This model has no chat template, so it cannot hold a conversation", param="messages")
         self._check_variables(template, kwargs)
+        messages = with_parsed_calls(messages, self._forms[name])
         outside = [messages, tools, tool_prompt, dict(kwargs)]
         self._check_normalized(outside)
         mark = unused_break(outside) if self._control.occur_in(outside) else None
