@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
 
-.PHONY: help serve test soak lm-eval lint format docs clean
+.PHONY: help serve test soak lm-eval tool-check lint format docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,6 +22,9 @@ soak: .venv/.installed-dev ## Play some hundred thousand random engine operation
 
 lm-eval: .venv/.installed-dev ## Compare lm-evaluation-harness on this server and on transformers
 	.venv/bin/python -m tests.lm_eval.check $(ARGS)
+
+tool-check: .venv/.installed-dev ## Have a real model call tools and extract; WEIGHTS=FILE.gguf is Qwen2.5-Coder-1.5B-Instruct
+	.venv/bin/python -m tests.tool_check.check $(WEIGHTS) $(ARGS)
 
 lint: .venv/.installed-dev ## Check style, format, types and the documentation's tables
 	.venv/bin/ruff check .
