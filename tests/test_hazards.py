@@ -19,7 +19,8 @@ from engine.config import EngineConfig
 from engine.models.random_tokenizer import write_tokenizer
 from server import template_limits
 from server.fleet import FleetPolicy, ModelState
-from tests.hazards import CONTEXT, CONTROL, CRAMPED_TOKENS, ROWS, TOKENS, Try, body_of, text_of, user
+from tests.constraint_hazards import ROWS
+from tests.hazards import CONTEXT, CONTROL, CRAMPED_TOKENS, TOKENS, Try, body_of, text_of, user
 from tests.server.fakes import RunningServer, Script, running_server, wait_until
 from tests.tiny_models import EOS_TOKEN_ID
 

@@ -83,6 +83,7 @@ def compile_grammar(tokenizer: llguidance.LLTokenizer, grammar: str, constraint:
 
 
 def short_error(message: str) -> str:
-    """The first line of the library's message, without its dump of the state."""
-    line = next((line.strip() for line in message.splitlines() if line.strip()), "it cannot be compiled")
-    return line[:MAX_MESSAGE_CHARS]
+    """The library's message on one line, without its arrows and its dump of the state."""
+    lines = [line.strip() for line in message.partition("<")[0].splitlines()]
+    said = " ".join(line for line in lines if line.strip("^ "))
+    return said[:MAX_MESSAGE_CHARS] or "it cannot be compiled"

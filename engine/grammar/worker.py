@@ -20,7 +20,7 @@ import outlines_core
 
 from engine.constraint import Constraint
 from engine.errors import HeadraceError, RequestError
-from engine.grammar.backend_llguidance import compile_grammar, make_tokenizer
+from engine.grammar.backend_llguidance import LlguidanceGrammar, compile_grammar, make_tokenizer
 from engine.grammar.backend_outlines import compile_index, make_vocabulary
 from engine.grammar.grammar import GrammarError
 from engine.grammar.source import grammar_text
@@ -29,7 +29,8 @@ from engine.lifetime import die_with_parent
 
 MAX_ADDRESS_BYTES = 4 * 1024**3
 MAX_PROBE_SECONDS = 0.25
-"""The first mask of a grammar takes longest; one that takes more than this would hold up everybody's steps."""
+"""The first masks of a grammar take longest; those of one that exceeds this would hold up everybody's steps."""
+PROBE_TOKENS = 4
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 _HEADER = struct.Struct("<I")
 
@@ -80,6 +81,7 @@ class Compilers:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
+        self._lengths = np.array([len(token or b"") for token in vocabulary.tokens])
         self._tokenizer: llguidance.LLTokenizer | None = None
         self._outlines: outlines_core.Vocabulary | None = None
 
@@ -96,11 +98,8 @@ class Compilers:
                 return Answer(index=self._index(constraint))
             grammar = grammar_text(constraint)
             self.prepare()
-            compiled = compile_grammar(self._tokenizer, grammar, constraint)
-            began = time.monotonic()
-            compiled.fill_bitmask(np.zeros(-(-self._vocabulary.size // 32), dtype=np.int32))
-            if time.monotonic() - began > MAX_PROBE_SECONDS:
-                raise GrammarError("it is too complex")
+            compiled = self._compiled(grammar, constraint)
+            self._probe(compiled)
             return Answer(grammar=grammar)
         except RequestError as error:
             return Answer(error=error.message, error_param=error.param)
@@ -108,6 +107,33 @@ class Compilers:
             return Answer(error=f"{constraint.param} cannot be followed: {error}", error_param=constraint.param)
         except (RecursionError, MemoryError):
             return Answer(error=f"{constraint.param} is too complex", error_param=constraint.param)
+
+    def _compiled(self, grammar: str, constraint: Constraint) -> LlguidanceGrammar:
+        assert self._tokenizer is not None
+        try:
+            return compile_grammar(self._tokenizer, grammar, constraint)
+        except RequestError:
+            # Of several schemas the library does not say which it could not follow.
+            for entry in constraint.schemas:
+                alone = Constraint(kind="json_schema", source=entry.schema, param=entry.param)
+                compile_grammar(self._tokenizer, grammar_text(alone), alone)
+            raise
+
+    def _probe(self, compiled: LlguidanceGrammar) -> None:
+        """Follow a grammar for some tokens, each the longest allowed. Raises `GrammarError` where that takes long."""
+        row = np.zeros(-(-self._vocabulary.size // 32), dtype=np.int32)
+        began = time.monotonic()
+        for _ in range(PROBE_TOKENS):
+            compiled.fill_bitmask(row)
+            if time.monotonic() - began > MAX_PROBE_SECONDS:
+                raise GrammarError("it is too complex")
+            allowed = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")[: self._vocabulary.size])
+            token_id = int(allowed[self._lengths[allowed].argmax()]) if len(allowed) else -1
+            if token_id < 0 or not self._lengths[token_id]:
+                return
+            compiled.accept(token_id)
+            if compiled.is_finished:
+                return
 
     def _index(self, constraint: Constraint) -> bytes:
         if self._outlines is None:
