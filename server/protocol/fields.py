@@ -124,15 +124,15 @@ _TOOLS = (
         f"at most {MAX_TOOLS}, with names of 1 to 64 letters, digits, underscores, dots and dashes",
     ),
     FieldRow(
-        "tool_choice",
-        "Whether tools are called. With `none` the model is not told of them",
-        "`auto` (the default), `none`, `required`, or an object that names a function",
-    ),
-    FieldRow(
         "tool_prompt",
         "Text before the tools: in front of the system text, or in place of the sentence that introduces the tools to "
         "models whose template does not describe them",
         "text; needs tools",
+    ),
+    FieldRow(
+        "tool_choice",
+        "Whether tools are called. With `none` the model is not told of them",
+        "`auto` (the default), `none`, `required`, or an object that names a function",
     ),
     FieldRow(
         "parallel_tool_calls",

@@ -10,6 +10,7 @@ from server.protocol.generation_request import ModelName, TokenId
 from server.protocol.json_values import check_object_keys
 from server.protocol.messages import StrictModel
 from server.protocol.prompts import Conversation, check_conversation
+from server.protocol.tools import DescribedTools, check_described_tools
 
 M = TypeVar("M", bound=StrictModel)
 
@@ -23,7 +24,7 @@ class TokenizeTextRequest(StrictModel):
     return_token_strs: bool | None = None
 
 
-class TokenizeChatRequest(Conversation):
+class TokenizeChatRequest(DescribedTools, Conversation):
     """Which tokens a conversation is."""
 
     model: ModelName | None = None
@@ -48,6 +49,7 @@ def parse_tokenize_request(raw: bytes) -> TokenizeTextRequest | TokenizeChatRequ
         return _validated(TokenizeTextRequest, raw)
     request = _validated(TokenizeChatRequest, raw)
     check_conversation(request)
+    check_described_tools(request)
     return request
 
 

@@ -97,12 +97,17 @@ ToolChoice = Annotated[
 ]
 
 
-class ToolFields(StrictModel):
-    """The fields about tools."""
+class DescribedTools(StrictModel):
+    """The tools that a prompt tells the model of."""
 
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: ToolChoice | None = None
     tool_prompt: Annotated[str, Field(min_length=1, max_length=MAX_TOOL_PROMPT_CHARS)] | None = None
+
+
+class ToolFields(DescribedTools):
+    """The fields about tools."""
+
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
 
     @property
@@ -116,8 +121,8 @@ class ToolFields(StrictModel):
         return [] if self.tool_choice == "none" else list(enumerate(self.tools or ()))
 
 
-def check_tools(request: "ChatCompletionRequest") -> None:
-    """Raise `ApiError` 400 for tools of one name, choices among tools that are not there, and the like."""
+def check_described_tools(request: DescribedTools) -> set[str]:
+    """The tools' names. Raises `ApiError` 400 for tools of one name, and for schemas that are not of an object."""
     names: set[str] = set()
     for index, tool in enumerate(request.tools or ()):
         name = tool.function.name
@@ -126,6 +131,14 @@ def check_tools(request: "ChatCompletionRequest") -> None:
             raise bad_request(f"{param} is {shorten(name)}, as that of a tool before it", param=param)
         names.add(name)
         _check_schema(tool, f"tools[{index}].function.{tool.schema_field}")
+    if not names and request.tool_prompt is not None:
+        raise bad_request("tool_prompt needs tools", param="tool_prompt")
+    return names
+
+
+def check_tools(request: "ChatCompletionRequest") -> None:
+    """Raise `ApiError` 400 for wrong tools, and for choices among tools that are not there."""
+    names = check_described_tools(request)
     if not names:
         _check_without_tools(request)
     elif request.named_tool is not None and request.named_tool not in names:
@@ -148,6 +161,5 @@ def _check_schema(tool: Tool, param: str) -> None:
 def _check_without_tools(request: "ChatCompletionRequest") -> None:
     if request.tool_choice not in (None, "none", "auto"):
         raise bad_request("tool_choice asks for a tool call, and there are no tools", param="tool_choice")
-    for field in ("tool_prompt", "parallel_tool_calls"):
-        if getattr(request, field) is not None:
-            raise bad_request(f"{field} needs tools", param=field)
+    if request.parallel_tool_calls is not None:
+        raise bad_request("parallel_tool_calls needs tools", param="parallel_tool_calls")

@@ -71,7 +71,8 @@ def _tokenize(
     request: TokenizeTextRequest | TokenizeChatRequest, tokenizer: ChatTokenizer, info: EngineInfo
 ) -> dict[str, Any]:
     if isinstance(request, TokenizeChatRequest):
-        ids = conversation_ids(request, tokenizer)
+        tools = [tool.plain() for tool in request.tools or ()]
+        ids = conversation_ids(request, tokenizer, tools=tools, tool_prompt=request.tool_prompt)
     else:
         ids, _ = tokenizer.encode_raw(request.prompt, add_special_tokens=request.add_special_tokens is not False)
     return {

@@ -231,7 +231,9 @@ def test_control_tokens_in_raw_text_are_matched(server: RunningServer, smollm2_t
 
 def test_a_chat_costs_what_tokenize_says(server: RunningServer, client: openai.OpenAI) -> None:
     messages: list[Any] = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": "It is"}]
-    for shape in ({}, {"continue_final_message": True}, {"add_generation_prompt": False}):
+    tools = {"tools": [{"type": "function", "function": {"name": "now"}}]}
+    shapes: list[dict[str, Any]] = [{}, {"continue_final_message": True}, {"add_generation_prompt": False}, tools]
+    for shape in (*shapes, {**tools, "tool_prompt": "Use them."}):
         count = post(server, "/tokenize", messages=messages, **shape).json()["count"]
         answer = client.chat.completions.create(model="fake", messages=messages, extra_body=shape)
         assert answer.usage is not None and answer.usage.prompt_tokens == count
@@ -254,6 +256,8 @@ def test_tokens_become_text_again(server: RunningServer) -> None:
         ("/tokenize", {"messages": [{"role": "user", "content": "a"}], "continue_final_message": True},
          "continue_final_message"),
         ("/tokenize", {"prompt": "a", "model": "nope"}, "model"),
+        ("/tokenize", {"messages": [{"role": "user", "content": "a"}], "tool_prompt": "a"}, "tool_prompt"),
+        ("/tokenize", {"prompt": "a", "tools": []}, "tools"),
         ("/detokenize", {"tokens": [49152]}, "tokens[0]"),
         ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
         ("/detokenize", {"tokens": "a"}, "tokens"),
