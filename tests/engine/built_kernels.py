@@ -1,0 +1,118 @@
+"""The kernels for CUDA built for an architecture: `python -m tests.engine.built_kernels CAPABILITY`.
+
+Building needs no GPU. Prints a line of JSON for each kernel: its name, shared memory in bytes, registers a thread, and
+bytes that were spilled because there were not enough of these.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from engine.kernels import triton_attention, triton_layer
+from engine.kernels.triton_attention import launch_shape, num_rows
+
+_PTXAS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers", re.DOTALL)
+
+
+def attention(
+    dim: int, group: int, *, prompt: bool, splits: int = 1, softcap: bool = False, window: bool = False
+) -> Any:
+    """A build of the attention kernel as `paged_attention` would launch it."""
+    rows = max(num_rows(group), 64) if prompt else num_rows(group)
+    pad = triton.next_power_of_2(dim)
+    tile, num_warps = launch_shape(pad, rows)
+    constants = {
+        "GROUP": group, "BLOCK_SIZE": 16, "DIM": dim, "V_DIM": dim, "DIM_PAD": pad, "V_DIM_PAD": pad, "ROWS": rows,
+        "TOKENS": rows // group, "TILE": tile, "SPLITS": splits, "SOFTCAP": softcap, "WINDOW": window,
+        "PRECISION": "tf32",
+    }  # fmt: skip
+    types = {name: "*bf16" for name in ("q", "k_cache", "v_cache", "out")}
+    types |= {name: "*i32" for name in ("tables", "lens", "starts")}
+    types |= {name: "*fp32" for name in ("part_max", "part_sum")} | {"part_acc": "*fp32" if splits > 1 else "*bf16"}
+    types |= {name: "fp32" for name in ("scale", "softcap")}
+    return triton_attention.attend_kernel, types, constants, {"num_warps": num_warps, "num_stages": 2}
+
+
+def layer(kernel: Any, pointers: str, constants: dict[str, Any], num_warps: int) -> Any:
+    """A build of one of the small kernels in bf16."""
+    types = {name: "*bf16" for name in pointers.split()} | {"eps": "fp32", "slots": "*i64"}
+    return kernel, types, constants, {"num_warps": num_warps}
+
+
+def builds() -> Iterator[tuple[str, Any]]:
+    """Every kernel, in the shapes of the recommended models."""
+    for dim, group in ((64, 3), (64, 4), (96, 1), (128, 4), (128, 6), (128, 5), (128, 8), (256, 2)):
+        gemma = {"softcap": dim == 256, "window": dim == 256}
+        yield f"attention of prompts, {dim}, group of {group}", attention(dim, group, prompt=True, **gemma)
+        for splits in (1, 8):
+            name = f"attention, {dim}, group of {group}, {splits} parts"
+            yield name, attention(dim, group, prompt=False, splits=splits, **gemma)
+    for dim in (64, 128, 256):
+        types = {"out": "*bf16", "part_acc": "*fp32", "part_max": "*fp32", "part_sum": "*fp32"}
+        constants = {"V_DIM": dim, "V_DIM_PAD": dim, "SPLITS": triton_attention.MAX_SPLITS}
+        yield f"join of parts, {dim}", (triton_attention.join_splits_kernel, types, constants, {"num_warps": 4})
+    for dim in (576, 1536, 4096, 5120, 8192, 16384):
+        pad = triton.next_power_of_2(dim)
+        constants = {"ADD": True, "PLUS_ONE": True, "DIM_PAD": pad}
+        kernel, pointers = triton_layer.add_rms_norm_kernel, "x residual weight out"
+        yield f"norm of {dim}", layer(kernel, pointers, constants, triton_layer.warps(pad))
+    for gelu in (False, True):
+        constants = {"GELU": gelu, "TILE": 1024}
+        yield f"activation, gelu {gelu}", layer(triton_layer.activate_mul_kernel, "gate_up out", constants, 4)
+    for dim, turned in ((64, 64), (96, 96), (128, 128), (128, 32), (256, 256)):
+        constants = {"HEADS": 32, "KV_HEADS": 8, "DIM": dim, "ROTARY": turned, "DIM_PAD": triton.next_power_of_2(dim),
+                     "HALF_PAD": triton.next_power_of_2(turned // 2)}  # fmt: skip
+        pointers = "qkv cos sin q_out k_cache v_cache"
+        yield f"rotary of {turned} of {dim}", layer(triton_layer.rotate_write_kernel, pointers, constants, 1)
+
+
+def build(
+    kernel: Any, types: dict[str, str], constants: dict[str, Any], options: dict[str, Any], capability: int
+) -> tuple[int, int, int]:
+    """Compile one kernel; its shared memory, registers and spills."""
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
+    pointers = [at for at, name in enumerate(kernel.arg_names) if signature[name][0] == "*"]
+    aligned = {(at,): [["tt.divisibility", 16]] for at in pointers}
+    constexprs = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(kernel, signature, constexprs, aligned)
+    built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    registers, spilled = measure(built.asm["ptx"], capability)
+    return built.metadata.shared, registers, spilled
+
+
+def measure(ptx: str, capability: int) -> tuple[int, int]:
+    """Registers and spilled bytes, by the assembler that Triton brings."""
+    suffix = "a" if capability >= 90 else ""
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    assembler = folder / ("ptxas-blackwell" if capability >= 100 and (folder / "ptxas-blackwell").exists() else "ptxas")
+    with tempfile.TemporaryDirectory() as work:
+        source = Path(work) / "kernel.ptx"
+        source.write_text(ptx)
+        command = [str(assembler), "-v", f"--gpu-name=sm_{capability}{suffix}", str(source), "-o", "/dev/null"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    found = _PTXAS.search(said)
+    assert found is not None, said
+    stores, loads, registers = map(int, found.groups())
+    return registers, stores + loads
+
+
+def main() -> int:
+    """Build all for one architecture."""
+    capability = int(sys.argv[1])
+    for name, (kernel, types, constants, options) in builds():
+        shared, registers, spilled = build(kernel, types, constants, options, capability)
+        print(json.dumps([name, shared, registers, spilled]), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
