@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
 
-.PHONY: help serve test soak lm-eval tool-check lint format docs clean
+.PHONY: help serve test soak lm-eval tool-check gpu lint format docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -25,6 +25,10 @@ lm-eval: .venv/.installed-dev ## Compare lm-evaluation-harness on this server an
 
 tool-check: .venv/.installed-dev ## Have a real model call tools and extract; WEIGHTS=FILE.gguf is Qwen2.5-Coder-1.5B-Instruct
 	.venv/bin/python -m tests.tool_check.check $(WEIGHTS) $(ARGS)
+
+gpu: .venv/.installed-dev ## On a CUDA GPU: check the kernels and engines, then measure full-size models
+	.venv/bin/python -m pytest -m gpu -p no:cacheprovider tests/gpu
+	.venv/bin/python -m bench.gpu --json bench/results/gpu.json $(ARGS)
 
 lint: .venv/.installed-dev ## Check style, format, types and the documentation's tables
 	.venv/bin/ruff check .

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -210,7 +211,7 @@ class ModelRunner:
 
         change("merged projections", lambda undo: merge_linears(self.model, undo))
         change("fused norms", lambda undo: fuse_norms(self.model, undo))
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and self.attention_name != "triton":
             done["packed linears"] = pack_linears(self.model, self.dtype)
             # Low rather than average: where the best logit is low, several tokens are likely, and order matters.
             best = float(check().max(dim=-1).values.quantile(0.1))
@@ -220,14 +221,20 @@ class ModelRunner:
         if isinstance(self.backend, CpuAttention) and self.kernels is not None:
             kernels = self.kernels
             change("CPU layers", lambda undo: replace_layers(self.model, kernels, undo))
+        if self.attention_name == "triton":
+            from engine.models.cuda_layer import replace_cuda_layers
+
+            change("CUDA layers", lambda undo: replace_cuda_layers(self.model, undo))
         logger.info("%s", ", ".join(f"{count} {name}" for name, count in done.items() if count))
 
     def _select_attention(self, config: EngineConfig) -> str:
         name = config.attention
         if name == "auto":
-            name = "cpu" if self.device.type == "cpu" else "reference"
+            name = "cpu" if self.device.type == "cpu" else "triton"
         if name == "cpu" and self.device.type != "cpu":
             raise ConfigError("attention: cpu serves the CPU only", hint="use auto")
+        if name == "triton" and self.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ConfigError("attention: triton serves GPUs only", hint="use auto")
         return name
 
     def _load_kernels(self, shapes: dict[int, LayerShape], progress: Progress) -> CpuKernels | None:
@@ -242,4 +249,8 @@ class ModelRunner:
     def _make_backend(self, block_size: int) -> AttentionBackend:
         if self.attention_name == "cpu":
             return CpuAttention(block_size, self.kernels)
+        if self.attention_name == "triton":
+            from engine.attention.triton import TritonAttention  # an installation for CPUs has no triton
+
+            return TritonAttention(block_size, self.device)
         return ReferenceAttention(block_size)

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from bench import gpu
 from bench.chat_stream import Endpoint, Reply
 from bench.prompts import make_prompt
 from bench.record import percentile, table
@@ -119,3 +122,17 @@ def test_prompts_repeat_and_share_what_they_are_told_to() -> None:
 
 def test_tables_are_markdown() -> None:
     assert table(["a", "long"], [["1", "2"]]).splitlines() == ["|  a | long |", "| -: | ---: |", "|  1 |    2 |"]
+
+
+def test_the_measurement_of_gpus_keeps_its_books(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the CPU and with a tiny model, so that only its figures mean nothing."""
+    tiny = "llama?hidden_size=64&intermediate_size=64&num_hidden_layers=2&vocab_size=300&num_attention_heads=4"
+    options = ["--device", "cpu", "--batches", "1", "3", "--prompts", "64", "--context", "32", "--requests", "4"]
+    options += ["--offline-tokens", "8", "--json", str(tmp_path / "gpu.json"), "--models", tiny, "no-such-model"]
+    assert gpu.main(options) == 1
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    found = report["models"][tiny]
+    assert set(found["decode"]) == {"1", "3"} and set(found["prefill"]) == {"64"} and report["device"] == "cpu"
+    assert all(0 < one["share_of_ceiling"] < 1 for one in [*found["decode"].values(), *found["prefill"].values()])
+    assert found["offline"]["tokens_per_second"] > 0 and "error" in report["models"]["no-such-model"]
+    assert capsys.readouterr().out.rstrip().splitlines()[-1].startswith("|")

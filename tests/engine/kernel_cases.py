@@ -1,0 +1,196 @@
+"""The kernels for CUDA against their references, and an engine on them against `generate`, in shapes of the ugly kind.
+
+On the GPU there is, or under Triton's interpreter if TRITON_INTERPRET is 1.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.attention.reference import ReferenceAttention
+from engine.forward_batch import ForwardBatch
+from engine.kernels import reference, triton_layer
+from engine.kernels.triton_attention import paged_attention
+from engine.kv_cache import LayerCache
+from engine.messages import AddRequest
+from engine.sampling_params import SamplingParams
+from tests.engine.test_oracle import generate, make_engine, run
+from tests.tiny_models import FAMILIES, build_tiny_model
+
+DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+DTYPES = (torch.float32, torch.float16) if DEVICE.type == "cpu" else tuple(TOLERANCE)
+"""The interpreter computes products of bf16 wrongly."""
+
+
+def there(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors on the device, with the strides they have."""
+    return [tensor.to(DEVICE) for tensor in tensors]
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Assert that two results are the same but for rounding. The second is computed on the CPU."""
+    ours = ours.cpu()
+    assert ours.shape == theirs.shape and ours.dtype == theirs.dtype, (ours.shape, theirs.shape)
+    assert torch.isfinite(ours).all()
+    tolerance = TOLERANCE[ours.dtype]
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def attention(
+    rows: list[tuple[int, int]],
+    *,
+    heads: int = 4,
+    kv_heads: int = 2,
+    dim: int = 64,
+    v_dim: int | None = None,
+    block_size: int = 16,
+    dtype: torch.dtype = torch.float32,
+    softcap: float | None = None,
+    window: int | None = None,
+    splits: int = 1,
+    empty: bool = False,
+) -> None:
+    """Rows are (queries, context) of sequences whose blocks lie in disorder, amid blocks full of NaN."""
+    torch.manual_seed(len(rows) + dim + heads)
+    v_dim = v_dim or dim
+    counts = [-(-context // block_size) for _, context in rows]
+    blocks = torch.randperm(sum(counts) + 3) + 1
+    slots = (int(blocks.max()) + 2) * block_size
+    cache = LayerCache(torch.full((kv_heads, slots, dim), torch.nan, dtype=dtype),
+                       torch.full((kv_heads, slots, v_dim), torch.nan, dtype=dtype))  # fmt: skip
+    tables = torch.zeros(len(rows), max(counts), dtype=torch.int32)
+    taken, mapping = 0, []
+    for number, ((queries, context), count) in enumerate(zip(rows, counts, strict=True)):
+        own = blocks[taken : taken + count]
+        taken += count
+        tables[number, :count] = own
+        positions = torch.arange(context)
+        filled = own[positions // block_size] * block_size + positions % block_size
+        cache.k[:, filled] = torch.randn(kv_heads, context, dim).to(dtype)
+        cache.v[:, filled] = torch.randn(kv_heads, context, v_dim).to(dtype)
+        mapping.append(filled[context - queries :])
+    num_tokens = sum(queries for queries, _ in rows)
+    slot_mapping = torch.cat(mapping)
+    # As transformers has it: tokens before heads in memory, heads before tokens in shape.
+    q = torch.randn(num_tokens, heads, dim).to(dtype).transpose(0, 1)
+    batch = ForwardBatch(
+        input_ids=torch.zeros(num_tokens, dtype=torch.int64), positions=torch.zeros(num_tokens, dtype=torch.int64),
+        slot_mapping=slot_mapping, block_tables=tables,
+        seqlens_k=torch.tensor([context for _, context in rows], dtype=torch.int32),
+        logits_index=torch.zeros(0, dtype=torch.int64), query_lens=[queries for queries, _ in rows],
+        context_lens=[context for _, context in rows], num_decodes=0,
+    )  # fmt: skip
+    oracle = ReferenceAttention(block_size)
+    oracle.plan(batch)
+    k, v = cache.k[:, slot_mapping], cache.v[:, slot_mapping]
+    wanted = oracle.run(q, k, v, cache, scaling=dim**-0.5, softcap=softcap, window=window)
+    lens, query_lens = batch.seqlens_k, torch.tensor([queries for queries, _ in rows])
+    if empty:
+        lens, query_lens = torch.cat([lens, lens[:1] * 0]), torch.cat([query_lens, query_lens[:1] * 0])
+        tables = torch.cat([tables, tables[:1] * 0])
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), query_lens.cumsum(0)]).to(torch.int32)
+    ours = paged_attention(
+        *there(q, cache.k, cache.v, tables, lens, starts), block_size=block_size, scaling=dim**-0.5, softcap=softcap,
+        window=window, max_query_len=int(query_lens.max()), splits=splits,
+    )  # fmt: skip
+    close(ours, wanted)
+
+
+def norm(rows: int, dim: int, dtype: torch.dtype, *, add: bool, plus_one: bool) -> None:
+    """Both the result and the residual stream."""
+    torch.manual_seed(dim)
+    x, weight = torch.randn(rows, dim).to(dtype), torch.randn(dim).to(dtype)
+    theirs = torch.randn(rows, dim).to(dtype) if add else None
+    ours = theirs.clone().to(DEVICE) if theirs is not None else None
+    x_there, weight_there = there(x, weight)
+    normed = triton_layer.add_rms_norm(x_there, ours, weight_there, 1e-5, plus_one=plus_one)
+    close(normed, reference.add_rms_norm(x, theirs, weight, 1e-5, plus_one=plus_one))
+    if ours is not None and theirs is not None:
+        close(ours, theirs)
+
+
+def activation(rows: int, dim: int, dtype: torch.dtype, name: str) -> None:
+    """Far out values included."""
+    torch.manual_seed(dim)
+    gate_up = (torch.randn(rows, 2 * dim) * 4).to(dtype)
+    gate_up[0, :2] = torch.tensor([60.0, -60.0])
+    close(triton_layer.activate_mul(*there(gate_up), name), reference.activate_mul(gate_up, name))
+
+
+def rotary(tokens: int, heads: int, kv_heads: int, dim: int, turned: int, dtype: torch.dtype) -> None:
+    """The queries, and the whole cache."""
+    torch.manual_seed(dim + tokens)
+    qkv = torch.randn(tokens, (heads + 2 * kv_heads) * dim).to(dtype)
+    angles = torch.rand(tokens, turned // 2) * 6
+    cos, sin = (torch.cat([part, part], dim=-1).to(dtype) for part in (angles.cos(), angles.sin()))
+    slots = torch.randperm(64)[:tokens]
+    caches = [torch.zeros(kv_heads, 64, dim, dtype=dtype) for _ in range(2)]
+    caches_there = there(*caches)
+    q = triton_layer.rotate_write(*there(qkv, cos, sin, slots), *caches_there, heads=heads)
+    close(q, reference.rotate_write(qkv, cos, sin, slots, caches[0], caches[1], heads=heads))
+    close(caches_there[0], caches[0])
+    close(caches_there[1], caches[1])
+
+
+def engine(family: str, *, fusion: bool) -> None:
+    """Requests of several lengths in one engine say what `generate` says."""
+    with tempfile.TemporaryDirectory() as work:
+        directory = build_tiny_model(family, Path(work) / "model")
+        ours = make_engine(directory, attention="triton", device=DEVICE.type, fusion=fusion, max_batched_tokens=24)
+        layers = {type(module).__name__ for module in ours._runner.model.modules()}  # type: ignore[attr-defined]
+        assert ("CudaDecoderLayer" in layers) == (fusion and family in ("llama", "mistral", "qwen2")), family
+        requests = {}
+        for number, length in enumerate((1, 5, 21, 40)):
+            prompt = [3 + (7 * at + number) % 200 for at in range(length)]
+            requests[number] = AddRequest(number, prompt, SamplingParams(max_tokens=4, temperature=0))
+        outputs = run(ours, requests, dict.fromkeys(requests, 0))
+        for number, request in requests.items():
+            wanted = generate(directory, request.prompt_token_ids, 4)
+            assert outputs[number] == wanted[: len(outputs[number])] and outputs[number], (number, outputs, wanted)
+
+
+def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[str, Any]]]:
+    """Name, check, arguments."""
+    for family in FAMILIES:
+        yield f"engine: {family}", engine, (family,), {"fusion": True}
+    yield "engine: llama, not fused", engine, ("llama",), {"fusion": False}
+    mixed = [(1, 1), (1, 16), (1, 17), (5, 5), (3, 40), (20, 33)]
+    yield "attention: one token of one", attention, ([(1, 1)],), {}
+    yield "attention: prompts and decoding rows", attention, (mixed,), {}
+    yield "attention: a row without queries", attention, (mixed,), {"empty": True}
+    yield "attention: edges of blocks of 32", attention, ([(1, 31), (1, 32), (1, 33), (32, 64)],), {"block_size": 32}
+    for dtype in DTYPES:
+        yield f"attention: {dtype}", attention, (mixed,), {"dtype": dtype}
+    yield "attention: long prompt", attention, ([(150, 150), (70, 200)],), {"heads": 2, "kv_heads": 1}
+    yield "attention: 8,192 keys", attention, ([(1, 8192)],), {"splits": 8, "heads": 2, "kv_heads": 1}
+    for heads, kv_heads in ((1, 1), (2, 1), (3, 1), (7, 1), (12, 1), (12, 3), (16, 1), (32, 8)):
+        options = {"heads": heads, "kv_heads": kv_heads}
+        yield f"attention: {heads} heads on {kv_heads}", attention, ([(1, 20), (6, 19)],), options
+    for dim in (64, 80, 96, 128, 256):
+        yield f"attention: heads of {dim}", attention, ([(1, 40), (4, 30)],), {"dim": dim}
+    yield "attention: values of another width", attention, ([(1, 40), (4, 30)],), {"dim": 96, "v_dim": 64}
+    for window in (1, 2, 16, 31, 64, 1000):
+        for splits in (1, 4):
+            rows = [(1, 90), (1, 64), (1, 16)] + ([(40, 80)] if splits == 1 else [])
+            options = {"window": window, "splits": splits}
+            yield f"attention: window of {window}, {splits} parts", attention, (rows,), options
+    yield "attention: softcap", attention, (mixed,), {"softcap": 5.0}
+    options = {"softcap": 5.0, "window": 33, "splits": 4}
+    yield "attention: softcap, window, parts", attention, ([(1, 70), (1, 3)],), options
+    for splits in (2, 16):
+        yield f"attention: {splits} parts", attention, ([(1, 1), (1, 100), (1, 17)],), {"splits": splits, "empty": True}
+    for dtype in DTYPES:
+        for rows, dim in ((1, 64), (3, 576), (2, 5120)):
+            for add, plus_one in ((False, False), (True, False), (True, True)):
+                options = {"add": add, "plus_one": plus_one}
+                yield f"norm: {rows} of {dim}, {dtype}, {options}", norm, (rows, dim, dtype), options
+        for name in triton_layer.ACTIVATIONS:
+            for rows, dim in ((1, 1), (3, 1536), (2, 1024)):
+                yield f"{name}: {rows} of {dim}, {dtype}", activation, (rows, dim, dtype, name), {}
+        for shape in ((1, 4, 4, 64, 64), (5, 9, 3, 64, 64), (2, 4, 1, 96, 96), (3, 2, 2, 128, 64), (2, 2, 1, 80, 32)):
+            yield f"rotary: {shape}, {dtype}", rotary, (*shape, dtype), {}
