@@ -40,6 +40,8 @@ class EngineConfig:
     fusion: bool = True
     """Load-time surgery on the transformers model (design: tier 2)."""
     overlap: bool | None = None
+    graphs: bool | None = None
+    """Decoding steps in buckets, recorded on a CUDA device and merely padded on a CPU; None: on CUDA."""
     """Launch a step before the results of the one before are read; None: on a CUDA device."""
     prefix_cache: bool = True
     constraints: ConstraintBackend = "llguidance"

@@ -28,6 +28,8 @@ class ForwardBatch:
     """int32 [S, max_blocks], padded with the null block."""
     seqlens_k: torch.Tensor
     """int32 [S]: context length of each sequence, this step's tokens included."""
+    query_starts: torch.Tensor
+    """int32 [S + 1]: where each sequence's tokens begin in T."""
     logits_index: torch.Tensor
     """int64 [R]: the tokens whose logits are needed, first those that sample, then those that are scored."""
     query_lens: list[int]
@@ -81,6 +83,7 @@ class BatchBuilder:
             slot_mapping=to_device(slot_mapping, device),
             block_tables=to_device(self._tables[slots, :max_blocks], device),
             seqlens_k=to_device(np.asarray(context_lens, dtype=np.int32), device),
+            query_starts=to_device(np.concatenate([[0], ends]).astype(np.int32), device),
             logits_index=to_device(np.asarray(needed, dtype=np.int64), device),
             query_lens=query_lens,
             context_lens=context_lens,

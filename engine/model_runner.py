@@ -18,6 +18,7 @@ from engine.device import select_device, set_threads, to_device
 from engine.errors import ConfigError
 from engine.forward_batch import BatchBuilder, ForwardBatch
 from engine.governor import ThreadGovernor
+from engine.graphs import DecodeGraphs
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
 from engine.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, size_cache
 from engine.load_check import CHECK_BLOCKS, CHECK_TOKENS, CheckBatches, check_batching, check_layers, refusal
@@ -130,6 +131,7 @@ class ModelRunner:
             block_size=config.block_size,
             device=self.device,
         )
+        self.graphs = self._make_graphs(config)
         self.sampler = Sampler(
             max_num_seqs=self.limits.max_num_seqs, vocab_size=self.loaded.vocab_size, device=self.device
         )
@@ -158,7 +160,13 @@ class ModelRunner:
 
     def _forward(self, batch: ForwardBatch) -> torch.Tensor:
         """Logits `[R, V]` of the batch's `logits_index`."""
-        with attention_step(self.backend, self.caches, batch):
+        if self.graphs is not None and self.graphs.fits(batch):
+            return self.graphs.run(batch)
+        self.backend.plan(batch)
+        return self._planned(batch)
+
+    def _planned(self, batch: ForwardBatch) -> torch.Tensor:
+        with attention_step(self.backend, self.caches, None):
             return self._logits(batch.input_ids, batch.positions, batch.logits_index)
 
     def _logits(self, input_ids: torch.Tensor, positions: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -170,6 +178,18 @@ class ModelRunner:
             logits_to_keep=index,
         )
         return torch.as_tensor(output.logits[0])
+
+    def _make_graphs(self, config: EngineConfig) -> DecodeGraphs | None:
+        if not (self.device.type == "cuda" if config.graphs is None else config.graphs):
+            return None
+        return DecodeGraphs(
+            self.backend.plan,
+            self._planned,
+            max_num_seqs=self.limits.max_num_seqs,
+            max_blocks=-(-self.context // config.block_size) + 1,
+            max_context=self.context,
+            device=self.device,
+        )
 
     @torch.inference_mode()
     def _probe_layers(self) -> dict[int, LayerShape]:

@@ -55,10 +55,13 @@ _step = _Step()
 
 
 @contextmanager
-def attention_step(backend: AttentionBackend, caches: dict[int, LayerCache], batch: ForwardBatch) -> Iterator[None]:
-    """Make `backend` serve the attention layers of the forward that runs inside."""
+def attention_step(
+    backend: AttentionBackend, caches: dict[int, LayerCache], batch: ForwardBatch | None
+) -> Iterator[None]:
+    """Make `backend` serve the attention layers of the forward that runs inside; without a batch it has its plan."""
     assert _step.backend is None and _step.probe is None, "attention steps do not nest"
-    backend.plan(batch)
+    if batch is not None:
+        backend.plan(batch)
     _step.backend, _step.caches = backend, caches
     try:
         yield

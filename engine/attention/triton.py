@@ -1,9 +1,7 @@
 """Paged attention for CUDA in Triton kernels."""
 
-import numpy as np
 import torch
 
-from engine.device import to_device
 from engine.forward_batch import ForwardBatch
 from engine.kernels.triton_attention import choose_splits, paged_attention
 from engine.kernels.triton_layer import rotate_write
@@ -17,7 +15,6 @@ class TritonAttention:
 
     def __init__(self, block_size: int, device: torch.device) -> None:
         self._block_size = block_size
-        self._device = device
         is_cuda = device.type == "cuda"
         self._num_processors = (
             torch.cuda.get_device_properties(device).multi_processor_count if is_cuda else INTERPRETED_PROCESSORS
@@ -26,7 +23,6 @@ class TritonAttention:
     def plan(self, batch: ForwardBatch) -> None:
         """See `AttentionBackend.plan`."""
         self._batch = batch
-        self._starts = to_device(np.cumsum([0, *batch.query_lens], dtype=np.int32), self._device)
         self._max_query_len = max(batch.query_lens)
         self._max_context = max(batch.context_lens)
 
@@ -73,6 +69,6 @@ class TritonAttention:
             longest = min(self._max_context, window or self._max_context)
             splits = choose_splits(len(batch.query_lens), cache.k.shape[0], longest, self._num_processors)
         return paged_attention(
-            q, cache.k, cache.v, batch.block_tables, batch.seqlens_k, self._starts, block_size=self._block_size,
+            q, cache.k, cache.v, batch.block_tables, batch.seqlens_k, batch.query_starts, block_size=self._block_size,
             scaling=scaling, softcap=softcap, window=window, max_query_len=self._max_query_len, splits=splits,
         )  # fmt: skip

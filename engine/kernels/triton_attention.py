@@ -209,4 +209,4 @@ def launch_shape(dim_pad: int, rows: int) -> tuple[int, int]:
     """Keys of a tile, and warps, so that scores, sums and a tile of keys fit into the threads' registers."""
     if rows >= 64:
         return (16 if dim_pad > 128 else 32), (4 if dim_pad <= 64 else 8)
-    return (32 if dim_pad > 128 else 64), 8
+    return (128 if dim_pad <= 64 else 64 if dim_pad <= 128 else 32), 8

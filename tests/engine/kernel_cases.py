@@ -80,7 +80,7 @@ def attention(
     q = torch.randn(num_tokens, heads, dim).to(dtype).transpose(0, 1)
     batch = ForwardBatch(
         input_ids=torch.zeros(num_tokens, dtype=torch.int64), positions=torch.zeros(num_tokens, dtype=torch.int64),
-        slot_mapping=slot_mapping, block_tables=tables,
+        slot_mapping=slot_mapping, block_tables=tables, query_starts=torch.zeros(0, dtype=torch.int32),
         seqlens_k=torch.tensor([context for _, context in rows], dtype=torch.int32),
         logits_index=torch.zeros(0, dtype=torch.int64), query_lens=[queries for queries, _ in rows],
         context_lens=[context for _, context in rows], num_decodes=0,

@@ -1,0 +1,58 @@
+"""Padded decoding steps, as a CUDA device would record them, on the CPU: the same answers, the right buckets."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from engine.graphs import DecodeGraphs, bucket_sizes
+from engine.model_runner import ModelRunner
+from tests.engine.test_oracle import generate, make_engine, random_mix, run
+
+
+def test_buckets_reach_the_limit_in_small_steps() -> None:
+    assert bucket_sizes(1) == [1]
+    assert bucket_sizes(6) == [1, 2, 4, 6]
+    assert bucket_sizes(64)[-3:] == [48, 56, 64]
+    sizes = bucket_sizes(256)
+    assert sizes[-1] == 256 and all(b - a <= 16 for a, b in pairwise(sizes))
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("llama", {}),
+        ("llama", {"overlap": True}),
+        ("llama", {"attention": "reference", "num_blocks": 30, "max_batched_tokens": 12}),
+        ("gemma2", {}),
+        ("deepseek_v3", {"overlap": True}),
+    ],
+)
+def test_padded_steps_say_what_generate_says(
+    family: str, options: dict[str, object], tiny_model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tiny_model_dir(family)
+    shapes: list[tuple[int, int]] = []
+    whole = DecodeGraphs.run
+
+    def seen(self: DecodeGraphs, batch: object) -> object:
+        logits = whole(self, batch)  # type: ignore[arg-type]
+        shapes.append((len(batch.query_lens), len(self._buckets)))  # type: ignore[attr-defined]
+        return logits
+
+    monkeypatch.setattr(DecodeGraphs, "run", seen)
+    engine = make_engine(directory, graphs=True, max_num_seqs=6, **options)
+    requests, arrivals = random_mix(4, longest=40)
+    outputs = run(engine, requests, arrivals)
+    for request_id, request in requests.items():
+        wanted = generate(directory, request.prompt_token_ids, request.params.max_tokens or 0)
+        assert outputs[request_id] == wanted[: len(outputs[request_id])] and outputs[request_id]
+    rows = {rows for rows, _ in shapes}
+    assert {3, 5} & rows, "no step was padded"
+
+
+def test_a_runner_pads_only_where_it_is_asked_to(tiny_model_dir: Callable[[str], Path]) -> None:
+    for graphs in (None, False, True):
+        runner = make_engine(tiny_model_dir("llama"), graphs=graphs)._runner
+        assert isinstance(runner, ModelRunner) and (runner.graphs is not None) is (graphs is True)
