@@ -1,16 +1,34 @@
 """What the kernels for CUDA compute, in plain torch: slow, obvious, and on any device."""
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 
+if TYPE_CHECKING:
+    from engine.kernels.triton_layer import HeadNorms
+
 
 def add_rms_norm(
-    x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float, *, plus_one: bool = False
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor,
+    eps: float,
+    *,
+    plus_one: bool = False,
+    x_weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `engine.kernels.triton_layer.add_rms_norm`."""
+    if x_weight is not None:
+        x = rms_norm(x, x_weight, eps, plus_one)
     if residual is not None:
         residual += x
         x = residual
+    return rms_norm(x, weight, eps, plus_one)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, plus_one: bool) -> torch.Tensor:
+    """x `[..., dim]` divided by its root mean square over the last dimension, times the weight `[dim]`."""
     wide = x.float()
     normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return (normed * (weight.float() + plus_one)).to(x.dtype)
@@ -31,10 +49,14 @@ def rotate_write(
     v_cache: torch.Tensor,
     *,
     heads: int,
+    norms: "HeadNorms | None" = None,
 ) -> torch.Tensor:
     """See `engine.kernels.triton_layer.rotate_write`."""
     kv_heads, _, dim = k_cache.shape
     q, k, v = torch.split(qkv.view(qkv.shape[0], -1, dim), [heads, kv_heads, kv_heads], dim=1)
+    if norms is not None:
+        q = rms_norm(q, norms.q_weight, norms.eps, norms.plus_one)
+        k = rms_norm(k, norms.k_weight, norms.eps, norms.plus_one)
     k_cache[:, slots] = rotate(k, cos, sin).transpose(0, 1)
     v_cache[:, slots] = v.transpose(0, 1)
     return rotate(q, cos, sin)

@@ -15,6 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
+from engine.kernels.launches import launch
+
 MAX_SPLITS = 32
 
 
@@ -39,18 +41,25 @@ def attend_kernel(
     scale, softcap, window,
     GROUP: tl.constexpr, BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr,
     DIM_PAD: tl.constexpr, V_DIM_PAD: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, TILE: tl.constexpr,
-    SPLITS: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr,
+    SPLITS: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, ONE_QUERY: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles of queries, KV heads, splits). See `paged_attention`."""
     tile = tl.program_id(0)
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
-    sequence = _sequence_of(starts, tile, num_seqs, TOKENS)
-    start = tl.load(starts + sequence)
-    query_len = tl.load(starts + sequence + 1) - start
-    first = (tile - (start // TOKENS + sequence)) * TOKENS
-    if first >= query_len:
-        return
+    if ONE_QUERY:
+        sequence = tile
+        start = tile
+        query_len = 1
+        first = 0
+    else:
+        sequence = _sequence_of(starts, tile, num_seqs, TOKENS)
+        start = tl.load(starts + sequence)
+        query_len = tl.load(starts + sequence + 1) - start
+        first = (tile - (start // TOKENS + sequence)) * TOKENS
+        if first >= query_len:
+            return
     context = tl.load(lens + sequence)
     row = tl.arange(0, ROWS)
     token = first + row // GROUP
@@ -169,12 +178,14 @@ def paged_attention(
     window: int | None = None,
     max_query_len: int,
     splits: int = 1,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attend with q `[H, T, Dk]` (any strides but the last) over the blocks of S sequences; returns `[T, H, Dv]`.
 
     k_cache `[KV, slots, Dk]`, v_cache `[KV, slots, Dv]`, contiguous; tables int32 `[S, blocks]`; lens int32 `[S]`,
     contexts with this step's tokens; starts int32 `[S + 1]`, where each sequence's queries begin in T. A sequence
-    without queries is passed over. `splits` above 1 is for steps whose sequences have a query or few each.
+    without queries is passed over. `splits` above 1 is for steps whose sequences have a query or few each. The
+    result is written to `out`, contiguous, where one is given.
     """
     num_heads, num_tokens, dim = q.shape
     num_kv_heads, v_dim = k_cache.shape[0], v_cache.shape[2]
@@ -183,25 +194,29 @@ def paged_attention(
     if max_query_len > rows // group:
         rows = max(rows, 64)
     tokens = rows // group
-    out = torch.empty(num_tokens, num_heads, v_dim, dtype=q.dtype, device=q.device)
+    if out is None:
+        out = torch.empty(num_tokens, num_heads, v_dim, dtype=q.dtype, device=q.device)
     shape = (num_tokens, num_heads, splits)
     part_acc = torch.empty(*shape, v_dim, dtype=torch.float32, device=q.device) if splits > 1 else out
     part_max, part_sum = (torch.empty(shape, dtype=torch.float32, device=q.device) for _ in range(2))
     pad, v_pad = triton.next_power_of_2(dim), triton.next_power_of_2(v_dim)
     tile, num_warps = launch_shape(pad, rows)
-    grid = (num_tokens // tokens + num_seqs, num_kv_heads, splits)
-    attend_kernel[grid](
+    one_query = max_query_len == 1 and num_tokens == num_seqs
+    grid = (num_seqs if one_query else num_tokens // tokens + num_seqs, num_kv_heads, splits)
+    launch(
+        attend_kernel, grid,
         q, k_cache, v_cache, tables, lens, starts, out, part_acc, part_max, part_sum,
         q.stride(0), q.stride(1), k_cache.stride(0), v_cache.stride(0), tables.stride(0), num_seqs, num_heads,
         scaling, softcap or 1.0, window or 0,
         GROUP=group, BLOCK_SIZE=block_size, DIM=dim, V_DIM=v_dim, DIM_PAD=pad, V_DIM_PAD=v_pad, ROWS=rows,
         TOKENS=tokens, TILE=tile, SPLITS=splits, SOFTCAP=softcap is not None, WINDOW=window is not None,
-        PRECISION="ieee" if q.dtype == torch.float32 else "tf32", num_warps=num_warps, num_stages=2,
+        ONE_QUERY=one_query, PRECISION="ieee" if q.dtype == torch.float32 else "tf32", num_warps=num_warps, num_stages=2,
     )  # fmt: skip
     if splits > 1:
-        join_splits_kernel[(num_tokens * num_heads,)](
-            out, part_acc, part_max, part_sum, V_DIM=v_dim, V_DIM_PAD=v_pad, SPLITS=splits, num_warps=4
-        )
+        launch(
+            join_splits_kernel, (num_tokens * num_heads,),
+            out, part_acc, part_max, part_sum, V_DIM=v_dim, V_DIM_PAD=v_pad, SPLITS=splits, num_warps=4,
+        )  # fmt: skip
     return out
 
 

@@ -32,9 +32,12 @@ class MergedLinear(nn.Module):
         self.sizes = [linear.out_features for linear in linears]
         first = linears[0]
         self.linear = nn.Linear(first.in_features, sum(self.sizes), bias=first.bias is not None, device="meta")
-        self.linear.weight = nn.Parameter(torch.cat([linear.weight for linear in linears]), requires_grad=False)
-        if first.bias is not None:
-            self.linear.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]), requires_grad=False)
+        for name in ("weight", "bias") if first.bias is not None else ("weight",):
+            parts = [getattr(linear, name) for linear in linears]
+            whole = nn.Parameter(torch.cat(parts), requires_grad=False)
+            setattr(self.linear, name, whole)
+            for part, view in zip(parts, torch.split(whole.data, self.sizes), strict=True):
+                part.data = view  # so that the change can be undone without holding the weights twice
         self._input: torch.Tensor | None = None
         self._slices: list[torch.Tensor] = []
 
@@ -105,17 +108,22 @@ class PackedHead(PackedLinear):
 
 
 class FusedRMSNorm(nn.Module):
-    """RMSNorm in one operation. `weight` already includes the 1 that Gemma adds to its own."""
+    """RMSNorm in one operation. With `plus_one` the weight counts from 1, as Gemma's does."""
 
-    def __init__(self, weight: torch.Tensor, eps: float) -> None:
+    def __init__(self, weight: torch.Tensor, eps: float, *, plus_one: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.eps = eps
+        self.plus_one = plus_one
+        # In fp32: near 1 bf16 is eight times coarser than at the small numbers that Gemma adds to it.
+        self._scale = weight.float() + 1.0 if plus_one else weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x `[..., dim]` in the weight's dtype or fp32, normalised over the last dimension; in the weight's dtype."""
-        if x.dtype == self.weight.dtype:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        if x.dtype == self._scale.dtype:
+            return F.rms_norm(x, self.weight.shape, self._scale, self.eps).to(self.weight.dtype)
+        if self.plus_one:
+            return F.rms_norm(x.float(), self.weight.shape, self._scale, self.eps).to(self.weight.dtype)
         return F.rms_norm(x, self.weight.shape, None, self.eps).to(self.weight.dtype) * self.weight
 
 
@@ -202,7 +210,7 @@ def fuse_norms(model: nn.Module, undo: Undo) -> int:
             eps = getattr(child, "variance_epsilon", getattr(child, "eps", None))
             if not isinstance(weight, torch.Tensor) or not isinstance(eps, float):
                 continue
-            offset = 1.0 if type(child).__name__.startswith("Gemma") else 0.0
-            _replace(parent, name, FusedRMSNorm(weight.detach() + offset, eps), undo)
+            plus_one = type(child).__name__.startswith("Gemma")
+            _replace(parent, name, FusedRMSNorm(weight.detach(), eps, plus_one=plus_one), undo)
             count += 1
     return count

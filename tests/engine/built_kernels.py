@@ -33,7 +33,7 @@ def attention(
     constants = {
         "GROUP": group, "BLOCK_SIZE": 16, "DIM": dim, "V_DIM": dim, "DIM_PAD": pad, "V_DIM_PAD": pad, "ROWS": rows,
         "TOKENS": rows // group, "TILE": tile, "SPLITS": splits, "SOFTCAP": softcap, "WINDOW": window,
-        "PRECISION": "tf32",
+        "ONE_QUERY": not prompt, "PRECISION": "tf32",
     }  # fmt: skip
     types = {name: "*bf16" for name in ("q", "k_cache", "v_cache", "out")}
     types |= {name: "*i32" for name in ("tables", "lens", "starts")}
@@ -62,17 +62,18 @@ def builds() -> Iterator[tuple[str, Any]]:
         yield f"join of parts, {dim}", (triton_attention.join_splits_kernel, types, constants, {"num_warps": 4})
     for dim in (576, 1536, 4096, 5120, 8192, 16384):
         pad = triton.next_power_of_2(dim)
-        constants = {"ADD": True, "PLUS_ONE": True, "DIM_PAD": pad}
-        kernel, pointers = triton_layer.add_rms_norm_kernel, "x residual weight out"
+        constants = {"ADD": True, "NORM_X": True, "PLUS_ONE": True, "DIM_PAD": pad}
+        kernel, pointers = triton_layer.add_rms_norm_kernel, "x residual weight x_weight out"
         yield f"norm of {dim}", layer(kernel, pointers, constants, triton_layer.warps(pad))
     for gelu in (False, True):
         constants = {"GELU": gelu, "TILE": 1024}
         yield f"activation, gelu {gelu}", layer(triton_layer.activate_mul_kernel, "gate_up out", constants, 4)
     for dim, turned in ((64, 64), (96, 96), (128, 128), (128, 32), (256, 256)):
-        constants = {"HEADS": 32, "KV_HEADS": 8, "DIM": dim, "ROTARY": turned, "DIM_PAD": triton.next_power_of_2(dim),
-                     "HALF_PAD": triton.next_power_of_2(turned // 2)}  # fmt: skip
-        pointers = "qkv cos sin q_out k_cache v_cache"
-        yield f"rotary of {turned} of {dim}", layer(triton_layer.rotate_write_kernel, pointers, constants, 1)
+        constants = {"HEADS": 32, "KV_HEADS": 8, "DIM": dim, "ROTARY": turned, "NORM": True, "PLUS_ONE": True,
+                     "HALF_PAD": triton.next_power_of_2(turned // 2), "TILE": triton_layer.HEADS_TILE,
+                     "REST_PAD": triton.next_power_of_2(max(1, dim - turned))}  # fmt: skip
+        pointers = "qkv cos sin q_weight k_weight q_out k_cache v_cache"
+        yield f"rotary of {turned} of {dim}", layer(triton_layer.rotate_write_kernel, pointers, constants, 4)
 
 
 def build(

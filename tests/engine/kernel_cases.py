@@ -19,8 +19,10 @@ from engine.kv_cache import LayerCache
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
 from tests.engine.test_oracle import generate, make_engine, run
-from tests.tiny_models import FAMILIES, build_tiny_model
+from tests.tiny_models import FAMILIES, VISION_FAMILIES, build_tiny_model
 
+FUSED = frozenset(FAMILIES | VISION_FAMILIES) - {"deepseek_v3"}
+"""Families whose layers are replaced whole."""
 DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 DTYPES = (torch.float32, torch.float16) if DEVICE.type == "cpu" else tuple(TOLERANCE)
@@ -101,15 +103,17 @@ def attention(
     close(ours, wanted)
 
 
-def norm(rows: int, dim: int, dtype: torch.dtype, *, add: bool, plus_one: bool) -> None:
+def norm(rows: int, dim: int, dtype: torch.dtype, *, add: bool, plus_one: bool, norm_x: bool = False) -> None:
     """Both the result and the residual stream."""
     torch.manual_seed(dim)
     x, weight = torch.randn(rows, dim).to(dtype), torch.randn(dim).to(dtype)
     theirs = torch.randn(rows, dim).to(dtype) if add else None
     ours = theirs.clone().to(DEVICE) if theirs is not None else None
+    x_weight = torch.randn(dim).to(dtype) if norm_x else None
     x_there, weight_there = there(x, weight)
-    normed = triton_layer.add_rms_norm(x_there, ours, weight_there, 1e-5, plus_one=plus_one)
-    close(normed, reference.add_rms_norm(x, theirs, weight, 1e-5, plus_one=plus_one))
+    x_weight_there = None if x_weight is None else x_weight.to(DEVICE)
+    normed = triton_layer.add_rms_norm(x_there, ours, weight_there, 1e-5, plus_one=plus_one, x_weight=x_weight_there)
+    close(normed, reference.add_rms_norm(x, theirs, weight, 1e-5, plus_one=plus_one, x_weight=x_weight))
     if ours is not None and theirs is not None:
         close(ours, theirs)
 
@@ -122,17 +126,22 @@ def activation(rows: int, dim: int, dtype: torch.dtype, name: str) -> None:
     close(triton_layer.activate_mul(*there(gate_up), name), reference.activate_mul(gate_up, name))
 
 
-def rotary(tokens: int, heads: int, kv_heads: int, dim: int, turned: int, dtype: torch.dtype) -> None:
-    """The queries, and the whole cache."""
+def rotary(tokens: int, heads: int, kv_heads: int, dim: int, turned: int, dtype: torch.dtype, norm: str) -> None:
+    """The queries, and the whole cache. `norm` is none, plain or plus_one."""
     torch.manual_seed(dim + tokens)
     qkv = torch.randn(tokens, (heads + 2 * kv_heads) * dim).to(dtype)
     angles = torch.rand(tokens, turned // 2) * 6
     cos, sin = (torch.cat([part, part], dim=-1).to(dtype) for part in (angles.cos(), angles.sin()))
     slots = torch.randperm(64)[:tokens]
     caches = [torch.zeros(kv_heads, 64, dim, dtype=dtype) for _ in range(2)]
+    weights = torch.randn(2, dim).to(dtype)
+    norms, norms_there = (
+        None if norm == "none" else triton_layer.HeadNorms(q, k, 1e-6, norm == "plus_one")
+        for q, k in (weights, weights.to(DEVICE))
+    )
     caches_there = there(*caches)
-    q = triton_layer.rotate_write(*there(qkv, cos, sin, slots), *caches_there, heads=heads)
-    close(q, reference.rotate_write(qkv, cos, sin, slots, caches[0], caches[1], heads=heads))
+    q = triton_layer.rotate_write(*there(qkv, cos, sin, slots), *caches_there, heads=heads, norms=norms_there)
+    close(q, reference.rotate_write(qkv, cos, sin, slots, caches[0], caches[1], heads=heads, norms=norms))
     close(caches_there[0], caches[0])
     close(caches_there[1], caches[1])
 
@@ -143,20 +152,20 @@ def engine(family: str, *, fusion: bool) -> None:
         directory = build_tiny_model(family, Path(work) / "model")
         ours = make_engine(directory, attention="triton", device=DEVICE.type, fusion=fusion, max_batched_tokens=24)
         layers = {type(module).__name__ for module in ours._runner.model.modules()}  # type: ignore[attr-defined]
-        assert ("CudaDecoderLayer" in layers) == (fusion and family in ("llama", "mistral", "qwen2")), family
+        assert ("CudaDecoderLayer" in layers) == (fusion and family in FUSED), family
         requests = {}
         for number, length in enumerate((1, 5, 21, 40)):
             prompt = [3 + (7 * at + number) % 200 for at in range(length)]
-            requests[number] = AddRequest(number, prompt, SamplingParams(max_tokens=4, temperature=0))
+            requests[number] = AddRequest(number, prompt, SamplingParams(max_tokens=3, temperature=0))
         outputs = run(ours, requests, dict.fromkeys(requests, 0))
         for number, request in requests.items():
-            wanted = generate(directory, request.prompt_token_ids, 4)
+            wanted = generate(directory, request.prompt_token_ids, 3)
             assert outputs[number] == wanted[: len(outputs[number])] and outputs[number], (number, outputs, wanted)
 
 
 def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[str, Any]]]:
     """Name, check, arguments."""
-    for family in FAMILIES:
+    for family in (*FAMILIES, *VISION_FAMILIES):
         yield f"engine: {family}", engine, (family,), {"fusion": True}
     yield "engine: llama, not fused", engine, ("llama",), {"fusion": False}
     mixed = [(1, 1), (1, 16), (1, 17), (5, 5), (3, 40), (20, 33)]
@@ -187,10 +196,11 @@ def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[st
     for dtype in DTYPES:
         for rows, dim in ((1, 64), (3, 576), (2, 5120)):
             for add, plus_one in ((False, False), (True, False), (True, True)):
-                options = {"add": add, "plus_one": plus_one}
+                options = {"add": add, "plus_one": plus_one, "norm_x": add and dim != 64}
                 yield f"norm: {rows} of {dim}, {dtype}, {options}", norm, (rows, dim, dtype), options
         for name in triton_layer.ACTIVATIONS:
             for rows, dim in ((1, 1), (3, 1536), (2, 1024)):
                 yield f"{name}: {rows} of {dim}, {dtype}", activation, (rows, dim, dtype, name), {}
         for shape in ((1, 4, 4, 64, 64), (5, 9, 3, 64, 64), (2, 4, 1, 96, 96), (3, 2, 2, 128, 64), (2, 2, 1, 80, 32)):
-            yield f"rotary: {shape}, {dtype}", rotary, (*shape, dtype), {}
+            for norm_kind in ("none", "plain", "plus_one"):
+                yield f"rotary: {shape}, {dtype}, norm {norm_kind}", rotary, (*shape, dtype, norm_kind), {}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from engine import model_runner
 from engine.attention import cpu
@@ -20,14 +20,15 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
-from tests.tiny_models import EOS_TOKEN_ID, FAMILIES, VOCAB_SIZE
+from tests.tiny_models import EOS_TOKEN_ID, FAMILIES, VOCAB_SIZE, auto_class
 
 TinyModelDir = Callable[[str], Path]
 
 
 @lru_cache(maxsize=2)
 def oracle(directory: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+    model_class = auto_class(AutoConfig.from_pretrained(directory))
+    return model_class.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def generate(directory: Path, prompt: list[int], max_tokens: int) -> list[int]:
