@@ -7,7 +7,7 @@ from typing import Literal
 from engine.errors import ConfigError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-AttentionName = Literal["auto", "triton", "reference", "cpu"]
+AttentionName = Literal["auto", "triton", "reference", "sdpa", "cpu"]
 ConstraintBackend = Literal["llguidance", "outlines_core"]
 
 

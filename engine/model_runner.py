@@ -13,6 +13,7 @@ import torch
 from engine.attention.context import ATTENTION_NAME, AttentionBackend, attention_step, probe_layers, register
 from engine.attention.cpu import CpuAttention
 from engine.attention.reference import ReferenceAttention
+from engine.attention.sdpa import SdpaAttention
 from engine.config import EngineConfig
 from engine.device import select_device, set_threads, to_device
 from engine.errors import ConfigError
@@ -182,6 +183,9 @@ class ModelRunner:
     def _make_graphs(self, config: EngineConfig) -> DecodeGraphs | None:
         if not (self.device.type == "cuda" if config.graphs is None else config.graphs):
             return None
+        if self.device.type == "cuda" and not self.backend.capturable:
+            self.notes.append(f"decoding steps are not recorded: attention {self.attention_name} does not allow it")
+            return None
         return DecodeGraphs(
             self.backend.plan,
             self._planned,
@@ -273,4 +277,6 @@ class ModelRunner:
             from engine.attention.triton import TritonAttention  # an installation for CPUs has no triton
 
             return TritonAttention(block_size, self.device)
+        if self.attention_name == "sdpa":
+            return SdpaAttention(block_size)
         return ReferenceAttention(block_size)

@@ -134,7 +134,7 @@ _MODEL_FIELDS = {
     "context": Field("count"),
     "memory": Field("memory"),
     "max_num_seqs": Field("count"),
-    "attention": Field("text", choices=("auto", "triton", "reference", "cpu")),
+    "attention": Field("text", choices=("auto", "triton", "reference", "sdpa", "cpu")),
     "fusion": Field("switch"),
     "prefix_cache": Field("switch"),
     "constraints": Field("text", choices=("llguidance", "outlines_core")),

@@ -22,6 +22,8 @@ def visible(query_positions: torch.Tensor, key_positions: torch.Tensor, window: 
 class ReferenceAttention:
     """The oracle of the other backends."""
 
+    capturable = False
+
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
         self._batch: ForwardBatch | None = None

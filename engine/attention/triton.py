@@ -13,6 +13,8 @@ INTERPRETED_PROCESSORS = 4
 class TritonAttention:
     """See `engine.kernels.triton_attention`. Caches hold the model's dtype; sums and softmax are in fp32."""
 
+    capturable = True
+
     def __init__(self, block_size: int, device: torch.device) -> None:
         self._block_size = block_size
         is_cuda = device.type == "cuda"

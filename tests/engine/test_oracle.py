@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from engine import model_runner
-from engine.attention import cpu
+from engine.attention import cpu, sdpa
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -79,7 +79,7 @@ def random_mix(seed: int, *, longest: int, vocab: int = VOCAB_SIZE) -> tuple[dic
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("attention", ["cpu", "reference"])
+@pytest.mark.parametrize("attention", ["cpu", "reference", "sdpa"])
 def test_alone(family: str, attention: str, tiny_model_dir: TinyModelDir) -> None:
     directory = tiny_model_dir(family)
     engine = make_engine(directory, attention=attention)
@@ -97,6 +97,7 @@ def test_alone(family: str, attention: str, tiny_model_dir: TinyModelDir) -> Non
         pytest.param({"num_blocks": 24, "context": 90, "max_batched_tokens": 16}, id="preempted"),
         pytest.param({"num_blocks": 24, "context": 90, "max_batched_tokens": 16, "overlap": True}, id="overlapped"),
         pytest.param({"fusion": False, "prefix_cache": False}, id="unfused"),
+        pytest.param({"attention": "sdpa", "num_blocks": 24, "context": 90, "max_batched_tokens": 16}, id="sdpa"),
     ],
 )
 def test_in_any_mix(family: str, options: dict[str, object], tiny_model_dir: TinyModelDir) -> None:
@@ -120,7 +121,7 @@ def test_prompts_in_sdpa(
 ) -> None:
     """Long prompts take another way through the attention than short ones, and decoding one without a compiler."""
     monkeypatch.setattr(cpu, "SHORT_PROMPT_SCORES", 0)
-    monkeypatch.setattr(cpu, "SCORES_LIMIT", 1000)
+    monkeypatch.setattr(sdpa, "SCORES_LIMIT", 1000)
     if not compiler:
         monkeypatch.setattr(model_runner, "load_kernels", lambda dtype: None)
     directory = tiny_model_dir(family)
