@@ -72,7 +72,7 @@ def build_engine(
                 config.revision or "",
                 dtype,
                 runner.device.type,
-                runner.attention_name,
+                str(runner.attention),
                 f"fusion={config.fusion}",
                 f"kernels={runner.kernels is not None}",
                 f"torch={torch.__version__}",

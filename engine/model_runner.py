@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from engine.attention.choice import Choice, Problem, choose_attention
 from engine.attention.context import ATTENTION_NAME, AttentionBackend, attention_step, probe_layers, register
 from engine.attention.cpu import CpuAttention
 from engine.attention.reference import ReferenceAttention
@@ -110,7 +111,8 @@ class ModelRunner:
         self.dtype: torch.dtype = self.model.dtype
         self.notes: list[str] = []
         shapes = self._probe_layers()
-        self.attention_name = self._select_attention(config)
+        self.attention = self._select_attention(config, shapes, progress)
+        self.attention_name = self.attention.attention
         self.kernels = self._load_kernels(shapes, progress)
         self.backend = self._make_backend(config.block_size)
         progress("fusing operations" if config.fusion else "checking the model", None)
@@ -251,15 +253,28 @@ class ModelRunner:
             change("CUDA layers", lambda undo: replace_cuda_layers(self.model, undo))
         logger.info("%s", ", ".join(f"{count} {name}" for name, count in done.items() if count))
 
-    def _select_attention(self, config: EngineConfig) -> str:
+    def _select_attention(self, config: EngineConfig, shapes: dict[int, LayerShape], progress: Progress) -> Choice:
         name = config.attention
-        if name == "auto":
-            name = "cpu" if self.device.type == "cpu" else "triton"
+        if name == "auto" and self.device.type == "cuda":
+            progress("choosing the attention for this GPU", None)
+            return choose_attention(self._attention_problem(config, shapes), self.device)
+        name = "cpu" if name == "auto" else name
         if name == "cpu" and self.device.type != "cpu":
             raise ConfigError("attention: cpu serves the CPU only", hint="use auto")
         if name == "triton" and self.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             raise ConfigError("attention: triton serves GPUs only", hint="use auto")
-        return name
+        return Choice(name)
+
+    def _attention_problem(self, config: EngineConfig, shapes: dict[int, LayerShape]) -> Problem:
+        """What the layers ask of the attention, by the shape that most of them have."""
+        kinds = list(shapes.values())
+        shape = max(kinds, key=kinds.count)
+        text = self.loaded.text_config
+        heads = int(getattr(text, "num_attention_heads", shape.num_kv_heads))
+        softcap = getattr(text, "attn_logit_softcapping", None)
+        return Problem(
+            heads, shape.num_kv_heads, shape.k_dim, shape.v_dim, self.dtype, self.dtype, config.block_size, softcap
+        )
 
     def _load_kernels(self, shapes: dict[int, LayerShape], progress: Progress) -> CpuKernels | None:
         if self.attention_name != "cpu" or any(max(s.k_dim, s.v_dim) > MAX_HEAD_DIM for s in shapes.values()):

@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
+from engine.kernels.launch_shapes import LaunchKey, launch_shape, smallest_rows
 from engine.kernels.launches import launch
 
 MAX_SPLITS = 32
@@ -152,11 +153,6 @@ def join_splits_kernel(
     tl.store(out + row * V_DIM + dim, joined.to(out.dtype.element_ty), mask=dim < V_DIM)
 
 
-def num_rows(group: int) -> int:
-    """Rows of a tile: at least 16, which matrix units want, and whole groups of heads."""
-    return max(16, triton.next_power_of_2(group))
-
-
 def choose_splits(num_tiles: int, num_kv_heads: int, max_context: int, num_processors: int) -> int:
     """Parts of the keys for a step of decoding rows: enough programs for two on each processor."""
     wanted = 2 * num_processors // max(1, num_tiles * num_kv_heads)
@@ -190,17 +186,14 @@ def paged_attention(
     num_heads, num_tokens, dim = q.shape
     num_kv_heads, v_dim = k_cache.shape[0], v_cache.shape[2]
     group, num_seqs = num_heads // num_kv_heads, lens.shape[0]
-    rows = num_rows(group)
-    if max_query_len > rows // group:
-        rows = max(rows, 64)
-    tokens = rows // group
+    pad, v_pad = triton.next_power_of_2(dim), triton.next_power_of_2(v_dim)
+    shape = launch_shape(LaunchKey(pad, group, max_query_len > smallest_rows(group) // group))
+    tokens = shape.rows // group
     if out is None:
         out = torch.empty(num_tokens, num_heads, v_dim, dtype=q.dtype, device=q.device)
-    shape = (num_tokens, num_heads, splits)
-    part_acc = torch.empty(*shape, v_dim, dtype=torch.float32, device=q.device) if splits > 1 else out
-    part_max, part_sum = (torch.empty(shape, dtype=torch.float32, device=q.device) for _ in range(2))
-    pad, v_pad = triton.next_power_of_2(dim), triton.next_power_of_2(v_dim)
-    tile, num_warps = launch_shape(pad, rows)
+    parts = (num_tokens, num_heads, splits)
+    part_acc = torch.empty(*parts, v_dim, dtype=torch.float32, device=q.device) if splits > 1 else out
+    part_max, part_sum = (torch.empty(parts, dtype=torch.float32, device=q.device) for _ in range(2))
     one_query = max_query_len == 1 and num_tokens == num_seqs
     grid = (num_seqs if one_query else num_tokens // tokens + num_seqs, num_kv_heads, splits)
     launch(
@@ -208,9 +201,10 @@ def paged_attention(
         q, k_cache, v_cache, tables, lens, starts, out, part_acc, part_max, part_sum,
         q.stride(0), q.stride(1), k_cache.stride(0), v_cache.stride(0), tables.stride(0), num_seqs, num_heads,
         scaling, softcap or 1.0, window or 0,
-        GROUP=group, BLOCK_SIZE=block_size, DIM=dim, V_DIM=v_dim, DIM_PAD=pad, V_DIM_PAD=v_pad, ROWS=rows,
-        TOKENS=tokens, TILE=tile, SPLITS=splits, SOFTCAP=softcap is not None, WINDOW=window is not None,
-        ONE_QUERY=one_query, PRECISION="ieee" if q.dtype == torch.float32 else "tf32", num_warps=num_warps, num_stages=2,
+        GROUP=group, BLOCK_SIZE=block_size, DIM=dim, V_DIM=v_dim, DIM_PAD=pad, V_DIM_PAD=v_pad, ROWS=shape.rows,
+        TOKENS=tokens, TILE=shape.tile, SPLITS=splits, SOFTCAP=softcap is not None, WINDOW=window is not None, ONE_QUERY=one_query,
+        PRECISION="ieee" if q.dtype == torch.float32 else "tf32", num_warps=shape.num_warps,
+        num_stages=shape.num_stages,
     )  # fmt: skip
     if splits > 1:
         launch(
@@ -218,10 +212,3 @@ def paged_attention(
             out, part_acc, part_max, part_sum, V_DIM=v_dim, V_DIM_PAD=v_pad, SPLITS=splits, num_warps=4,
         )  # fmt: skip
     return out
-
-
-def launch_shape(dim_pad: int, rows: int) -> tuple[int, int]:
-    """Keys of a tile, and warps, so that scores, sums and a tile of keys fit into the threads' registers."""
-    if rows >= 64:
-        return (16 if dim_pad > 128 else 32), (4 if dim_pad <= 64 else 8)
-    return (128 if dim_pad <= 64 else 64 if dim_pad <= 128 else 32), 8

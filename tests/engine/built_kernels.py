@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from engine.kernels import triton_attention, triton_layer
-from engine.kernels.triton_attention import launch_shape, num_rows
+from engine.kernels.launch_shapes import LaunchKey, default_shape
 
 _PTXAS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers", re.DOTALL)
 
@@ -27,19 +27,19 @@ def attention(
     dim: int, group: int, *, prompt: bool, splits: int = 1, softcap: bool = False, window: bool = False
 ) -> Any:
     """A build of the attention kernel as `paged_attention` would launch it."""
-    rows = max(num_rows(group), 64) if prompt else num_rows(group)
     pad = triton.next_power_of_2(dim)
-    tile, num_warps = launch_shape(pad, rows)
+    shape = default_shape(LaunchKey(pad, group, prompt))
     constants = {
-        "GROUP": group, "BLOCK_SIZE": 16, "DIM": dim, "V_DIM": dim, "DIM_PAD": pad, "V_DIM_PAD": pad, "ROWS": rows,
-        "TOKENS": rows // group, "TILE": tile, "SPLITS": splits, "SOFTCAP": softcap, "WINDOW": window,
-        "ONE_QUERY": not prompt, "PRECISION": "tf32",
+        "GROUP": group, "BLOCK_SIZE": 16, "DIM": dim, "V_DIM": dim, "DIM_PAD": pad, "V_DIM_PAD": pad,
+        "ROWS": shape.rows, "TOKENS": shape.rows // group, "TILE": shape.tile, "SPLITS": splits,
+        "SOFTCAP": softcap, "WINDOW": window, "ONE_QUERY": not prompt, "PRECISION": "tf32",
     }  # fmt: skip
     types = {name: "*bf16" for name in ("q", "k_cache", "v_cache", "out")}
     types |= {name: "*i32" for name in ("tables", "lens", "starts")}
     types |= {name: "*fp32" for name in ("part_max", "part_sum")} | {"part_acc": "*fp32" if splits > 1 else "*bf16"}
     types |= {name: "fp32" for name in ("scale", "softcap")}
-    return triton_attention.attend_kernel, types, constants, {"num_warps": num_warps, "num_stages": 2}
+    options = {"num_warps": shape.num_warps, "num_stages": shape.num_stages}
+    return triton_attention.attend_kernel, types, constants, options
 
 
 def layer(kernel: Any, pointers: str, constants: dict[str, Any], num_warps: int) -> Any:

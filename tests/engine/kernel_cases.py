@@ -3,6 +3,7 @@
 On the GPU there is, or under Triton's interpreter if TRITON_INTERPRET is 1.
 """
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from triton.runtime.errors import OutOfResources
 
+from engine.attention.choice import Problem, Workload, measure
 from engine.attention.reference import ReferenceAttention
 from engine.forward_batch import ForwardBatch
 from engine.kernels import reference, triton_layer
+from engine.kernels.launch_shapes import LaunchKey, candidates, use_shape
 from engine.kernels.triton_attention import paged_attention
 from engine.kv_cache import LayerCache
 from engine.messages import AddRequest
@@ -101,6 +105,35 @@ def attention(
         window=window, max_query_len=int(query_lens.max()), splits=splits,
     )  # fmt: skip
     close(ours, wanted)
+
+
+def launch_shapes(dim: int) -> None:
+    """All launch shapes that may be chosen on some GPU give the same results; one that does not fit is never chosen."""
+    for is_prompt, rows in ((False, [(1, 70), (1, 3)]), (True, [(40, 70), (20, 20)])):
+        key = LaunchKey(dim, 2, is_prompt)
+        try:
+            for number, shape in enumerate(candidates(key)):
+                use_shape(key, shape)
+                with contextlib.suppress(*([OutOfResources] if number else [])):
+                    attention(rows, dim=dim, dtype=DTYPES[-1])
+        finally:
+            use_shape(key, None)
+
+
+def choice() -> None:
+    """Every candidate for `attention: auto` runs, and one is chosen."""
+    names = []
+
+    def timer(name: str, work: Callable[[], object], *, capturable: bool) -> float:
+        assert torch.isfinite(torch.as_tensor(work())).all()
+        names.append(name)
+        return 1.0
+
+    problem = Problem(4, 2, 64, 64, torch.float32, torch.float32, 16)
+    assert measure(problem, DEVICE, timer, Workload(decodes=2, context=40, prompt=40)).attention == "triton"
+    assert {" ".join(name.split()[:2]) for name in names} == {
+        f"{name} {what}" for name in ("triton", "sdpa") for what in ("decode", "prompt")
+    }
 
 
 def norm(rows: int, dim: int, dtype: torch.dtype, *, add: bool, plus_one: bool, norm_x: bool = False) -> None:
@@ -191,6 +224,9 @@ def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[st
     yield "attention: softcap", attention, (mixed,), {"softcap": 5.0}
     options = {"softcap": 5.0, "window": 33, "splits": 4}
     yield "attention: softcap, window, parts", attention, ([(1, 70), (1, 3)],), options
+    for dim in (64, 128, 256):
+        yield f"attention: every launch shape, heads of {dim}", launch_shapes, (dim,), {}
+    yield "attention: auto", choice, (), {}
     for splits in (2, 16):
         yield f"attention: {splits} parts", attention, ([(1, 1), (1, 100), (1, 17)],), {"splits": splits, "empty": True}
     for dtype in DTYPES:
