@@ -18,7 +18,9 @@ import triton.language as tl
 from engine.kernels.launch_shapes import LaunchKey, launch_shape, smallest_rows
 from engine.kernels.launches import launch
 
-MAX_SPLITS = 32
+MAX_SPLITS = 64
+PROGRAMS = 4
+"""Programs for each processor: together they keep enough of the cache on its way to hide how long reading takes."""
 
 
 @triton.jit
@@ -154,8 +156,8 @@ def join_splits_kernel(
 
 
 def choose_splits(num_tiles: int, num_kv_heads: int, max_context: int, num_processors: int) -> int:
-    """Parts of the keys for a step of decoding rows: enough programs for two on each processor."""
-    wanted = 2 * num_processors // max(1, num_tiles * num_kv_heads)
+    """Parts of the keys for a step of decoding rows: enough programs for every processor, of 128 keys or more."""
+    wanted = PROGRAMS * num_processors // max(1, num_tiles * num_kv_heads)
     useful = triton.next_power_of_2(max_context // 128 + 1)
     return max(1, min(MAX_SPLITS, triton.next_power_of_2(wanted + 1) // 2, useful))
 
@@ -202,9 +204,9 @@ def paged_attention(
         q.stride(0), q.stride(1), k_cache.stride(0), v_cache.stride(0), tables.stride(0), num_seqs, num_heads,
         scaling, softcap or 1.0, window or 0,
         GROUP=group, BLOCK_SIZE=block_size, DIM=dim, V_DIM=v_dim, DIM_PAD=pad, V_DIM_PAD=v_pad, ROWS=shape.rows,
-        TOKENS=tokens, TILE=shape.tile, SPLITS=splits, SOFTCAP=softcap is not None, WINDOW=window is not None, ONE_QUERY=one_query,
-        PRECISION="ieee" if q.dtype == torch.float32 else "tf32", num_warps=shape.num_warps,
-        num_stages=shape.num_stages,
+        TOKENS=tokens, TILE=shape.tile, SPLITS=splits, SOFTCAP=softcap is not None, WINDOW=window is not None,
+        ONE_QUERY=one_query, PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
+        num_warps=shape.num_warps, num_stages=shape.num_stages,
     )  # fmt: skip
     if splits > 1:
         launch(

@@ -1,8 +1,8 @@
 """Decoder layers that whole-layer surgery knows: what is in one, whichever class of transformers it comes from.
 
 All are attention and a gated MLP around one residual stream. Most norm what goes into each of the two; Gemma's norm
-what comes out of them as well. What else differs is data: heads that are normed before they are turned (Qwen3, Gemma 3), a
-part of the head that is turned (Phi-3), windows, caps, the activation.
+what comes out of them as well. What else differs is data: heads normed before they are turned (Qwen3, Gemma 3),
+a part of the head that is turned (Phi-3), windows, caps, the activation.
 """
 
 from collections.abc import Callable

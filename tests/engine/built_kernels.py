@@ -82,7 +82,9 @@ def build(
     """Compile one kernel; its shared memory, registers and spills."""
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
     pointers = [at for at, name in enumerate(kernel.arg_names) if signature[name][0] == "*"]
-    aligned = {(at,): [["tt.divisibility", 16]] for at in pointers}
+    # As at a launch: memory is aligned, and strides are multiples of a head's width.
+    strides = [at for at, name in enumerate(kernel.arg_names) if name.endswith("_stride")]
+    aligned = {(at,): [["tt.divisibility", 16]] for at in [*pointers, *strides]}
     constexprs = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = ASTSource(kernel, signature, constexprs, aligned)
     built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
