@@ -1,6 +1,8 @@
 """Puts an engine together from its configuration: runner, blocks, scheduler."""
 
+import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -8,10 +10,15 @@ import transformers
 from engine.block_manager import BlockManager
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.grammar.compiler import GrammarCompiler
 from engine.messages import EngineInfo
 from engine.model_runner import ModelRunner, Progress
+from engine.models.loader import LoadedModel
 from engine.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from engine.grammar.compiler import GrammarCompiler
+
+logger = logging.getLogger(__name__)
 
 
 def build_engine(
@@ -39,13 +46,7 @@ def build_engine(
         eos_token_ids=frozenset(loaded.eos_token_ids),
         max_queued=config.max_queued_requests,
         overlap=runner.device.type == "cuda" if config.overlap is None else config.overlap,
-        compiler=GrammarCompiler(
-            loaded.directory,
-            vocab_size=loaded.vocab_size,
-            eos_token_ids=frozenset(loaded.eos_token_ids),
-            backend=config.constraints,
-            on_done=wake,
-        ),
+        compiler=_make_compiler(config, loaded, wake),
     )
     dtype = str(runner.dtype).removeprefix("torch.")
     info = EngineInfo(
@@ -82,3 +83,21 @@ def build_engine(
         notes=runner.notes,
     )
     return engine, info
+
+
+def _make_compiler(config: EngineConfig, loaded: LoadedModel, wake: Callable[[], None]) -> "GrammarCompiler | None":
+    """None where the libraries behind constraints are not installed; requests with one are refused then."""
+    try:
+        from engine.grammar.compiler import GrammarCompiler
+    except ModuleNotFoundError as error:
+        if error.name not in ("llguidance", "outlines_core"):
+            raise
+        logger.warning("constraints are not available: %s is not installed", error.name)
+        return None
+    return GrammarCompiler(
+        loaded.directory,
+        vocab_size=loaded.vocab_size,
+        eos_token_ids=frozenset(loaded.eos_token_ids),
+        backend=config.constraints,
+        on_done=wake,
+    )
