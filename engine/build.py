@@ -63,6 +63,8 @@ def build_engine(
         num_blocks=runner.num_blocks,
         max_num_seqs=limits.max_num_seqs,
         weights_bytes=loaded.weights_bytes,
+        activation_bytes=runner.activation_bytes,
+        graph_bytes=runner.graph_bytes,
         kv_bytes=runner.kv_bytes,
         num_parameters=loaded.num_parameters,
         load_seconds=0.0,

@@ -70,6 +70,13 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def upload(arrays: list[np.ndarray], device: torch.device) -> list[torch.Tensor]:
+    """Copy flat int64 arrays to the device in one transfer, without waiting for it; on the CPU, share their memory."""
+    if device.type == "cpu":
+        return [torch.from_numpy(array) for array in arrays]
+    return list(torch.split(to_device(np.concatenate(arrays), device), [len(array) for array in arrays]))
+
+
 class Download:
     """A copy to the host that does not hold up whoever asked for it."""
 
