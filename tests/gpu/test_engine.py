@@ -25,15 +25,14 @@ def test_logits_in_bf16_are_as_good_as_transformers(family: str, tiny_model_dir:
     checks.logits_are_as_good_as_transformers(tiny_model_dir(family), "cuda", torch.bfloat16)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.parametrize("attention", ["auto", "triton", "sdpa", "reference"])
 def test_every_backend_says_what_generate_says(family: str, attention: str, tiny_model_dir: TinyModelDir) -> None:
     checks.every_way_says_what_generate_says(tiny_model_dir(family), "cuda", attention=attention)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-@pytest.mark.parametrize("graphs", [True, False])
-@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize(("graphs", "overlap"), [(True, True), (True, False), (False, True), (False, False)])
 def test_recording_and_overlap_change_no_token(
     family: str, graphs: bool, overlap: bool, tiny_model_dir: TinyModelDir
 ) -> None:
