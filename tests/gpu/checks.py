@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from tests.tiny_models import EOS_TOKEN_ID, VOCAB_SIZE
 
 ROUNDING_RATIO = 3.0
 """Logits in bf16 may be so many times as far from those in fp32 as transformers' own in bf16 are."""
+FP8_ROUNDING_RATIO = 16 * ROUNDING_RATIO
+"""For weights or keys in e4m3, whose fraction has three bits where bf16 has seven."""
+HAS_FP8 = {"quantization", "kv_dtype"} <= {field.name for field in fields(EngineConfig)}
 DATE = Constraint(kind="regex", source=r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 TINY = "random://llama?hidden_size=64&intermediate_size=96&num_hidden_layers=3&num_attention_heads=4&vocab_size=320"
 DRAWS = 2048
@@ -62,13 +65,16 @@ def tokens_of(outputs: list[SequenceOutput]) -> list[int]:
 
 
 @torch.inference_mode()
-def logits_are_as_good_as_transformers(directory: Path, device: str, dtype: torch.dtype) -> None:
+def logits_are_as_good_as_transformers(
+    directory: Path, device: str, dtype: torch.dtype, *, ratio: float = ROUNDING_RATIO, **options: Any
+) -> None:
     """Log-probabilities of a prompt's tokens, against transformers' in fp32, by the median error.
 
     Not by the mean: in bf16 a token may be routed to other experts, on both sides.
     """
     prompt = [(11 * at) % (VOCAB_SIZE - 3) + 3 for at in range(60)]
-    engine = make_engine(directory, device=device, dtype=str(dtype).removeprefix("torch."), max_batched_tokens=32)
+    engine = make_engine(directory, device=device, dtype=str(dtype).removeprefix("torch."), max_batched_tokens=32,
+                         **options)  # fmt: skip
     request = AddRequest(1, prompt, SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0))
     outputs = play(engine, [request])[1, 0]
     tokens_of(outputs)
@@ -86,7 +92,7 @@ def logits_are_as_good_as_transformers(directory: Path, device: str, dtype: torc
     def error(values: torch.Tensor) -> float:
         return float((values - exact).abs().median())
 
-    bound = ROUNDING_RATIO * error(logprobs(dtype)) + 2e-4
+    bound = ratio * error(logprobs(dtype)) + 2e-4
     assert error(ours) <= bound, (error(ours), bound)
 
 

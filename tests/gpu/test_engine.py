@@ -25,6 +25,21 @@ def test_logits_in_bf16_are_as_good_as_transformers(family: str, tiny_model_dir:
     checks.logits_are_as_good_as_transformers(tiny_model_dir(family), "cuda", torch.bfloat16)
 
 
+@pytest.mark.skipif(not checks.HAS_FP8, reason="needs an engine with FP8")
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="needs a GPU with FP8 products"
+)
+@pytest.mark.parametrize("options", [{"quantization": "fp8"}, {"kv_dtype": "fp8"}])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])
+def test_logits_in_fp8_are_near_those_in_bf16(
+    family: str, options: dict[str, str], tiny_model_dir: TinyModelDir
+) -> None:
+    ratio = checks.FP8_ROUNDING_RATIO
+    checks.logits_are_as_good_as_transformers(
+        tiny_model_dir(family), "cuda", torch.bfloat16, ratio=ratio, attention="triton", **options
+    )
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.parametrize("attention", ["auto", "triton", "sdpa", "reference"])
 def test_every_backend_says_what_generate_says(family: str, attention: str, tiny_model_dir: TinyModelDir) -> None:
