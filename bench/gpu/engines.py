@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from bench.gpu.idle import profiled
-from bench.gpu.limits import ANSWER, PROMPT, Costs, costs_of
+from bench.gpu.limits import ANSWER, PROMPT, Costs, LeftOut, costs_of
 from bench.gpu.timing import Ceilings, synchronize
 from bench.record import percentile
 from engine.build import build_engine
@@ -22,7 +22,7 @@ WARMUP_STEPS = 12
 DECODE_STEPS = 48
 PROFILED_STEPS = 24
 ROOM = 64
-"""Tokens a decoding request may still generate when its measurement ends."""
+"""Tokens for each row that are left free when its measurement ends."""
 
 
 class EngineBench:
@@ -107,6 +107,7 @@ class EngineBench:
             ideal = self.costs.best_offline_rate(self._ceilings, self.info.kv_tokens)
             count = max(1, min(count, int(seconds * ideal / answer)))
             found["ideal_tokens_per_second"] = ideal
+            found["ideal_of_requests"] = self.costs.offline_rate(self._ceilings, count)
         rate = self.burst(count, prompt, answer)
         found |= {"tokens_per_second": rate, "requests": count, "fitting": fitting}
         if self._ceilings is not None:
@@ -127,15 +128,18 @@ class EngineBench:
 
     def _start(self, batch: int, context: int) -> list[int]:
         """A batch that decodes in a steady state; its requests."""
-        wanted = WARMUP_STEPS + DECODE_STEPS + PROFILED_STEPS + batch + ROOM
-        if batch * (context + wanted) > self.info.kv_tokens:
-            raise RuntimeError(f"the KV cache of {self.info.kv_tokens} tokens does not hold {batch} requests")
-        running = [self.add(context, wanted) for _ in range(batch)]
+        grown = context + WARMUP_STEPS + DECODE_STEPS + PROFILED_STEPS + batch + ROOM
+        if batch * grown > self.info.kv_tokens:
+            raise LeftOut(f"the KV cache of {self.info.kv_tokens} tokens is too small")
+        running = [self.add(context, self.info.context - context - 1) for _ in range(batch)]
         waiting = set(running)
         while waiting:
             waiting -= {request_id for request_id, tokens in self._step().items() if tokens}
         for _ in range(WARMUP_STEPS):
             self._step()
+        stats = self.engine.stats()
+        if stats.num_running != batch or stats.preemptions:
+            raise RuntimeError(f"{stats.num_running} of {batch} requests run, {stats.preemptions} were preempted")
         return running
 
     def _end(self, running: list[int]) -> None:

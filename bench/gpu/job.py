@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench.gpu.limits import LeftOut
 from bench.gpu.timing import Ceilings
 
 Emit = Callable[[str, Any], None]
@@ -27,7 +28,7 @@ class Options:
     """Tokens of the decoding rows."""
     answer: int = 1024
     """Tokens of prompts and answers of the offline part."""
-    offline_seconds: float = 30.0
+    offline_seconds: float = 20.0
     """What the offline part of a model takes at most, at the ceiling's rate."""
     burst: tuple[int, int, int] = (128, 512, 256)
     """Requests, prompt and answer of the load that engine and peer share."""
@@ -78,6 +79,9 @@ def attempt(emit: Emit, name: str, work: Callable[[], Any]) -> Any:
     began = time.perf_counter()
     try:
         found = work()
+    except LeftOut as reason:
+        emit(name, {"left_out": str(reason)})
+        return None
     except Exception as error:  # the other parts still have their turn
         emit(name, {"error": f"{type(error).__name__}: {error}"})
         return None
@@ -108,9 +112,7 @@ def run_engine(job: Job, device: Any, emit: Emit) -> None:
     options = job.options
     longest = max(*options.prompts, options.context, 2 * options.answer, sum(options.burst[1:])) + 1024
     try:
-        bench = EngineBench(
-            job.model, device, job.ceilings, context=longest, max_num_seqs=max(*options.batches, 1)
-        )  # fmt: skip
+        bench = EngineBench(job.model, device, job.ceilings, context=longest, max_num_seqs=max(*options.batches, 1))
     except ModelLoadError as error:
         if not error.message.startswith("the weights need"):
             raise

@@ -27,10 +27,10 @@ def attention_shares(device: torch.device, ceilings: Ceilings | None) -> dict[st
         dtype = torch.bfloat16
         problem = Problem(heads, kv_heads, dim, dim, dtype, dtype, 16)
         batches, context = (BATCHES, CONTEXT) if device.type == "cuda" else ((1, 2), 40)
-        if device.type == "cuda":
-            choose_attention(problem, device)
         for batch in batches:
             try:
+                if device.type == "cuda":
+                    choose_attention(problem, device)
                 seconds = decode_seconds(problem, batch, context, device)
             except Exception as error:  # the other shapes still have their turn
                 found[f"{name}, batch {batch}"] = {"error": f"{type(error).__name__}: {error}"}

@@ -18,6 +18,10 @@ PROMPT, ANSWER = 1024, 1024
 """The workload of the offline part."""
 
 
+class LeftOut(Exception):
+    """Why something is not measured on this device, which is no failure."""
+
+
 @dataclass(frozen=True, slots=True)
 class Costs:
     """What a model's steps must move and do."""

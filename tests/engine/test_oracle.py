@@ -41,6 +41,8 @@ def generate(directory: Path, prompt: list[int], max_tokens: int) -> list[int]:
 
 def make_engine(directory: Path, **options: object) -> Engine:
     settings = {"dtype": "float32", "device": "cpu", "threads": 1, "max_num_seqs": 4, "block_size": 4, **options}
+    if settings["device"] == "cuda":
+        settings.setdefault("memory", "64MiB")  # several engines share the device in one run
     engine, _ = build_engine(EngineConfig(name="tiny", source=str(directory), **settings), lambda *_: None)  # type: ignore[arg-type]
     return engine
 

@@ -25,15 +25,29 @@ def test_logits_in_bf16_are_as_good_as_transformers(family: str, tiny_model_dir:
     checks.logits_are_as_good_as_transformers(tiny_model_dir(family), "cuda", torch.bfloat16)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2", "deepseek_v3"])
+@pytest.mark.skipif(not checks.HAS_FP8, reason="needs an engine with FP8")
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="needs a GPU with FP8 products"
+)
+@pytest.mark.parametrize("options", [{"quantization": "fp8"}, {"kv_dtype": "fp8"}])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])
+def test_logits_in_fp8_are_near_those_in_bf16(
+    family: str, options: dict[str, str], tiny_model_dir: TinyModelDir
+) -> None:
+    ratio = checks.FP8_ROUNDING_RATIO
+    checks.logits_are_as_good_as_transformers(
+        tiny_model_dir(family), "cuda", torch.bfloat16, ratio=ratio, attention="triton", **options
+    )
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.parametrize("attention", ["auto", "triton", "sdpa", "reference"])
 def test_every_backend_says_what_generate_says(family: str, attention: str, tiny_model_dir: TinyModelDir) -> None:
     checks.every_way_says_what_generate_says(tiny_model_dir(family), "cuda", attention=attention)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-@pytest.mark.parametrize("graphs", [True, False])
-@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize(("graphs", "overlap"), [(True, True), (True, False), (False, True), (False, False)])
 def test_recording_and_overlap_change_no_token(
     family: str, graphs: bool, overlap: bool, tiny_model_dir: TinyModelDir
 ) -> None:
