@@ -16,7 +16,7 @@ from engine.attention.cpu import CpuAttention
 from engine.attention.reference import ReferenceAttention
 from engine.attention.sdpa import SdpaAttention
 from engine.config import EngineConfig
-from engine.device import select_device, set_threads, to_device
+from engine.device import check_fp8, select_device, set_threads, to_device
 from engine.errors import ConfigError
 from engine.forward_batch import BatchBuilder, ForwardBatch
 from engine.governor import ThreadGovernor
@@ -109,7 +109,10 @@ class ModelRunner:
         self.loaded: LoadedModel = load(config, self.device, ATTENTION_NAME, progress)
         self.model = self.loaded.model
         self.dtype: torch.dtype = self.model.dtype
+        self.kv_dtype = torch.float8_e4m3fn if config.kv_dtype == "fp8" else self.dtype
         self.notes: list[str] = []
+        if self.loaded.fp8_linears and self.device.type == "cpu":
+            self.notes.append("FP8 products are computed in plain torch on a CPU, slower than without them")
         shapes = self._probe_layers()
         self.attention = self._select_attention(config, shapes, progress)
         self.attention_name = self.attention.attention
@@ -117,7 +120,7 @@ class ModelRunner:
         self.backend = self._make_backend(config.block_size)
         progress("fusing operations" if config.fusion else "checking the model", None)
         self._check_and_fuse(shapes, config.block_size, fusion=config.fusion)
-        size = size_cache(config, bytes_per_token(shapes, self.dtype), self.loaded.max_context, self.device)
+        size = size_cache(config, bytes_per_token(shapes, self.kv_dtype), self.loaded.max_context, self.device)
         if size.note:
             self.notes.append(size.note)
         self.num_blocks, self.context = size.num_blocks, size.context
@@ -125,9 +128,9 @@ class ModelRunner:
             self.notes.append(f"{kind} rotary scaling is that of a context of {self.context} tokens, for every request")
         progress("allocating the KV cache", None)
         self.caches: dict[int, LayerCache] = allocate(
-            shapes, num_blocks=size.num_blocks, block_size=config.block_size, dtype=self.dtype, device=self.device
+            shapes, num_blocks=size.num_blocks, block_size=config.block_size, dtype=self.kv_dtype, device=self.device
         )
-        self.kv_bytes = bytes_per_token(shapes, self.dtype) * size.num_blocks * config.block_size
+        self.kv_bytes = bytes_per_token(shapes, self.kv_dtype) * size.num_blocks * config.block_size
         self.builder = BatchBuilder(
             max_num_seqs=self.limits.max_num_seqs,
             max_blocks=-(-self.context // config.block_size) + 1,
@@ -158,8 +161,8 @@ class ModelRunner:
         slots = (np.array(blocks)[:, None] * block_size + np.arange(block_size)).ravel()
         index = torch.from_numpy(slots).to(self.device)
         for cache in self.caches.values():
-            cache.k[:, index] = 0
-            cache.v[:, index] = 0
+            for part in (cache.k, cache.v):
+                part.view(torch.uint8)[:, index] = 0
 
     def _forward(self, batch: ForwardBatch) -> torch.Tensor:
         """Logits `[R, V]` of the batch's `logits_index`."""
@@ -212,7 +215,9 @@ class ModelRunner:
     def _check_and_fuse(self, shapes: dict[int, LayerShape], block_size: int, *, fusion: bool) -> None:
         """See that the model can serve; then operate on it, checking every change on a short prompt."""
         batches = CheckBatches(self.loaded.vocab_size, block_size, self.device)
-        caches = allocate(shapes, num_blocks=CHECK_BLOCKS, block_size=block_size, dtype=self.dtype, device=self.device)
+        caches = allocate(
+            shapes, num_blocks=CHECK_BLOCKS, block_size=block_size, dtype=self.kv_dtype, device=self.device
+        )
         positions = torch.arange(CHECK_TOKENS, device=self.device)
 
         def run(batch: ForwardBatch, index: torch.Tensor) -> torch.Tensor:
@@ -255,6 +260,11 @@ class ModelRunner:
 
     def _select_attention(self, config: EngineConfig, shapes: dict[int, LayerShape], progress: Progress) -> Choice:
         name = config.attention
+        if config.kv_dtype == "fp8":
+            check_fp8("kv_dtype", self.device)
+            if name in ("cpu", "sdpa") or (name == "auto" and self.device.type == "cpu"):
+                name = "cpu" if name == "auto" else name
+                raise ConfigError(f"kv_dtype: fp8 is not done by attention: {name}", hint="use kv_dtype: auto")
         if name == "auto" and self.device.type == "cuda":
             progress("choosing the attention for this GPU", None)
             return choose_attention(self._attention_problem(config, shapes), self.device)
@@ -273,7 +283,7 @@ class ModelRunner:
         heads = int(getattr(text, "num_attention_heads", shape.num_kv_heads))
         softcap = getattr(text, "attn_logit_softcapping", None)
         return Problem(
-            heads, shape.num_kv_heads, shape.k_dim, shape.v_dim, self.dtype, self.dtype, config.block_size, softcap
+            heads, shape.num_kv_heads, shape.k_dim, shape.v_dim, self.dtype, self.kv_dtype, config.block_size, softcap
         )
 
     def _load_kernels(self, shapes: dict[int, LayerShape], progress: Progress) -> CpuKernels | None:
