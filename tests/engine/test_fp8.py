@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from engine.cache import no_progress
 from engine.config import EngineConfig
 from engine.device import check_fp8
-from engine.engine import Engine
 from engine.errors import ConfigError, ModelLoadError
 from engine.kernels.reference import E4M3_MAX, quantize_rows, saturate
 from engine.messages import AddRequest
@@ -25,14 +24,12 @@ from engine.models.fusion import MergedLinear
 from engine.models.loader import LoadedModel, load
 from engine.sampling_params import SamplingParams
 from tests.engine.test_oracle import make_engine, run
+from tests.gpu import fp8_checks
 from tests.tiny_models import VOCAB_SIZE
 
 TinyModelDir = Callable[[str], Path]
 DENSE = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "mistral")
 IDS = torch.tensor([[(7 * i) % (VOCAB_SIZE - 3) + 3 for i in range(40)]])
-MOVED = 0.25
-"""How far FP8 may move logits, on average and as a share of their spread. The tiny models' weights are drawn large, so
-that an error grows from layer to layer; 0.05 to 0.15 is what they show."""
 
 
 def load_from(source: Path | str, **options: Any) -> LoadedModel:
@@ -129,7 +126,7 @@ def test_families_keep_their_logits(family: str, tiny_model_dir: TinyModelDir) -
     linears = [name for name, module in plain.model.named_modules() if type(module) is nn.Linear]
     assert ours.fp8_linears == len(linears) - 1 and type(ours.model.get_output_embeddings()) is nn.Linear
     assert ours.weights_bytes < plain.weights_bytes / 2
-    assert 0.001 < moved(logits_of(ours.model), logits_of(plain.model)) < MOVED
+    assert 0.001 < moved(logits_of(ours.model), logits_of(plain.model)) < fp8_checks.MOVED
 
 
 @pytest.mark.usefixtures("plain_activations")
@@ -277,7 +274,7 @@ def test_checkpoints_are_read(layout: str, family: str, tiny_model_dir: TinyMode
     unpacked = load_from(tmp_path / "model", quantization="none")
     assert unpacked.fp8_linears == 0
     torch.testing.assert_close(logits_of(unpacked.model), logits_of(oracle), rtol=1e-3, atol=1e-3)
-    assert moved(logits_of(ours.model), logits_of(oracle)) < MOVED
+    assert moved(logits_of(ours.model), logits_of(oracle)) < fp8_checks.MOVED
 
 
 @pytest.mark.usefixtures("plain_activations")
@@ -333,34 +330,36 @@ def test_other_quantisations_are_refused_by_name(quantization: dict[str, Any], s
         read_layout(quantization)
 
 
-def scored(engine: Engine) -> torch.Tensor:
-    """The log-probabilities of a prompt's tokens, which later pieces of it read from the cache."""
-    engine.add(AddRequest(1, IDS[0].tolist(), SamplingParams(max_tokens=4, temperature=0, prompt_logprobs=0)))
-    found: list[float] = []
-    while engine.has_work:
-        for output in engine.step():
-            assert output.error is None, output.error
-            found += [entry.logprob for entry in output.prompt_logprobs or ()]
-    return torch.tensor(found)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_check_of_products_holds_here(dtype: torch.dtype, bias: bool) -> None:
+    fp8_checks.products_are_right("cpu", dtype, 5, 64, 96, bias=bias)
+
+
+def test_the_checks_of_engines_hold_here(tiny_model_dir: TinyModelDir) -> None:
+    fp8_checks.scores_stay(tiny_model_dir("llama"), "cpu", attention="reference")
+    engine = fp8_checks.steps_run(tiny_model_dir("qwen2"), "cpu", attention="reference", graphs=True)
+    assert engine._runner.loaded.fp8_linears == 21
 
 
 @pytest.mark.parametrize("family", DENSE)
 def test_kv_cache_in_fp8(family: str, tiny_model_dir: TinyModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a quarter of fp32's, and does what one in fp32 does whose keys and values were rounded."""
-    options: dict[str, Any] = {"attention": "reference", "num_blocks": 40, "max_batched_tokens": 16}
-    plain = make_engine(tiny_model_dir(family), **options)
-    ours = make_engine(tiny_model_dir(family), **options, kv_dtype="fp8")
-    runner: Any = ours._runner
-    assert {cache.k.dtype for cache in runner.caches.values()} == {torch.float8_e4m3fn}
-    assert runner.kv_bytes * 4 == plain._runner.kv_bytes  # type: ignore[attr-defined]
-    found, before = scored(ours), scored(plain)
-    assert len(found) == IDS.shape[1] - 1 and 0.0001 < moved(found, before) < MOVED
+    directory = tiny_model_dir(family)
+    options: dict[str, Any] = {"attention": "reference", "num_blocks": 40}
+    plain, ours = (make_engine(directory, **options, kv_dtype=kind)._runner for kind in ("auto", "fp8"))
+    assert {cache.k.dtype for cache in ours.caches.values()} == {torch.float8_e4m3fn}  # type: ignore[attr-defined]
+    assert ours.kv_bytes * 4 == plain.kv_bytes  # type: ignore[attr-defined]
+    before = fp8_checks.scores(directory, "cpu", attention="reference")
+    found = fp8_checks.scores(directory, "cpu", attention="reference", kv_dtype="fp8")
+    assert 0.0001 < moved(found, before) < fp8_checks.MOVED
 
     def round_to_fp8(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return saturate(x, torch.float8_e4m3fn).to(dtype)
 
     monkeypatch.setattr("engine.attention.reference.saturate", round_to_fp8)
-    torch.testing.assert_close(found, scored(make_engine(tiny_model_dir(family), **options)), rtol=1e-4, atol=1e-4)
+    rounded = fp8_checks.scores(directory, "cpu", attention="reference")
+    torch.testing.assert_close(found, rounded, rtol=1e-4, atol=1e-4)
 
 
 def test_blocks_in_fp8_can_be_wiped(tiny_model_dir: TinyModelDir) -> None:
