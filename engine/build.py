@@ -74,6 +74,8 @@ def build_engine(
                 config.source,
                 config.revision or "",
                 dtype,
+                f"quantization={config.quantization}",
+                f"kv={config.kv_dtype}",
                 runner.device.type,
                 str(runner.attention),
                 f"fusion={config.fusion}",

@@ -12,6 +12,9 @@ from engine.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+FP8_CAPABILITY = (8, 9)
+"""The first whose matrix units take e4m3."""
+
 
 def select_device(name: str) -> torch.device:
     """`auto` is the first CUDA device, else the CPU. Raises ConfigError for a device that is not there."""
@@ -39,6 +42,15 @@ def select_dtype(asked: Dtype, checkpoint: torch.dtype, device: torch.device) ->
         # Without AVX512 oneDNN emulates bf16, which is slower than float32.
         return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
     return torch.bfloat16 if checkpoint == torch.float32 else checkpoint
+
+
+def check_fp8(setting: str, device: torch.device) -> None:
+    """Raise ConfigError if `setting`, which asks for FP8, cannot be done on a GPU. A CPU is left to the caller."""
+    if device.type == "cuda" and (capability := torch.cuda.get_device_capability(device)) < FP8_CAPABILITY:
+        raise ConfigError(
+            f"{setting}: fp8 needs a GPU of compute capability 8.9 or newer, and {device} has "
+            f"{capability[0]}.{capability[1]}"
+        )
 
 
 def set_threads(threads: int) -> int:

@@ -1,7 +1,6 @@
 """One model on one device: its weights, its KV cache, and a step over them."""
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,14 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from engine.attention.choice import Choice, Problem, choose_attention
+from engine.attention.choice import Choice
 from engine.attention.context import ATTENTION_NAME, AttentionBackend, attention_step, probe_layers, register
-from engine.attention.cpu import CpuAttention
-from engine.attention.reference import ReferenceAttention
-from engine.attention.sdpa import SdpaAttention
+from engine.attention.select import make_backend, problem_of, select_attention
 from engine.config import EngineConfig
 from engine.device import select_device, set_threads, to_device
-from engine.errors import ConfigError
 from engine.footprint import largest_step, peak_bytes, scored_bytes
 from engine.forward_batch import BatchBuilder, ForwardBatch
 from engine.governor import ThreadGovernor
@@ -108,12 +104,16 @@ class ModelRunner:
         self.loaded: LoadedModel = load(config, self.device, ATTENTION_NAME, progress)
         self.model = self.loaded.model
         self.dtype: torch.dtype = self.model.dtype
+        self.kv_dtype = torch.float8_e4m3fn if config.kv_dtype == "fp8" else self.dtype
         self.notes: list[str] = []
+        if self.loaded.fp8_linears and self.device.type == "cpu":
+            self.notes.append("FP8 products are computed in plain torch on a CPU, slower than without them")
         shapes = self._probe_layers()
-        self.attention = self._select_attention(config, shapes, progress)
+        problem = problem_of(shapes, self.loaded.text_config, self.dtype, self.kv_dtype, config.block_size)
+        self.attention: Choice = select_attention(config, problem, self.device, progress)
         self.attention_name = self.attention.attention
         self.kernels = self._load_kernels(shapes, progress)
-        self.backend = self._make_backend(config.block_size)
+        self.backend: AttentionBackend = make_backend(self.attention_name, config.block_size, self.device, self.kernels)
         self.sampler = Sampler(
             max_num_seqs=self.limits.max_num_seqs, vocab_size=self.loaded.vocab_size, device=self.device
         )
@@ -155,8 +155,8 @@ class ModelRunner:
         slots = (np.array(blocks)[:, None] * block_size + np.arange(block_size)).ravel()
         index = torch.from_numpy(slots).to(self.device)
         for cache in self.caches.values():
-            cache.k[:, index] = 0
-            cache.v[:, index] = 0
+            for part in (cache.k, cache.v):
+                part.view(torch.uint8)[:, index] = 0
 
     def _planned(self, batch: ForwardBatch) -> torch.Tensor:
         with attention_step(self.backend, self.caches, None):
@@ -197,7 +197,7 @@ class ModelRunner:
         """Check the model, operate on it, and see how much memory a step takes."""
         progress("fusing operations" if config.fusion else "checking the model", None)
         caches = allocate(
-            shapes, num_blocks=CHECK_BLOCKS, block_size=self._block_size, dtype=self.dtype, device=self.device
+            shapes, num_blocks=CHECK_BLOCKS, block_size=self._block_size, dtype=self.kv_dtype, device=self.device
         )
         surgery = Surgery(self.loaded, self._logits, self.backend, caches, self._block_size)
         surgery.check()
@@ -229,7 +229,7 @@ class ModelRunner:
 
     def _allocate(self, shapes: dict[int, LayerShape], config: EngineConfig, progress: Progress) -> None:
         """Give the KV cache what is left, and fix the context that follows from it."""
-        token_bytes = bytes_per_token(shapes, self.dtype)
+        token_bytes = bytes_per_token(shapes, self.kv_dtype)
         reserved = self.activation_bytes + self.graph_bytes
         size = size_cache(config, token_bytes, self.loaded.max_context, self.device, reserved=reserved)
         if size.note:
@@ -239,32 +239,9 @@ class ModelRunner:
             self.notes.append(f"{kind} rotary scaling is that of a context of {self.context} tokens, for every request")
         progress("allocating the KV cache", None)
         self.caches: dict[int, LayerCache] = allocate(
-            shapes, num_blocks=size.num_blocks, block_size=self._block_size, dtype=self.dtype, device=self.device
+            shapes, num_blocks=size.num_blocks, block_size=self._block_size, dtype=self.kv_dtype, device=self.device
         )
         self.kv_bytes = token_bytes * size.num_blocks * self._block_size
-
-    def _select_attention(self, config: EngineConfig, shapes: dict[int, LayerShape], progress: Progress) -> Choice:
-        name = config.attention
-        if name == "auto" and self.device.type == "cuda":
-            progress("choosing the attention for this GPU", None)
-            return choose_attention(self._attention_problem(config, shapes), self.device)
-        name = "cpu" if name == "auto" else name
-        if name == "cpu" and self.device.type != "cpu":
-            raise ConfigError("attention: cpu serves the CPU only", hint="use auto")
-        if name == "triton" and self.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-            raise ConfigError("attention: triton serves GPUs only", hint="use auto")
-        return Choice(name)
-
-    def _attention_problem(self, config: EngineConfig, shapes: dict[int, LayerShape]) -> Problem:
-        """What the layers ask of the attention, by the shape that most of them have."""
-        kinds = list(shapes.values())
-        shape = max(kinds, key=kinds.count)
-        text = self.loaded.text_config
-        heads = int(getattr(text, "num_attention_heads", shape.num_kv_heads))
-        softcap = getattr(text, "attn_logit_softcapping", None)
-        return Problem(
-            heads, shape.num_kv_heads, shape.k_dim, shape.v_dim, self.dtype, self.dtype, config.block_size, softcap
-        )
 
     def _load_kernels(self, shapes: dict[int, LayerShape], progress: Progress) -> CpuKernels | None:
         if self.attention_name != "cpu" or any(max(s.k_dim, s.v_dim) > MAX_HEAD_DIM for s in shapes.values()):
@@ -274,14 +251,3 @@ class ModelRunner:
         if kernels is None:
             self.notes.append("no CPU kernels (see the log): plain torch serves instead, slower")
         return kernels
-
-    def _make_backend(self, block_size: int) -> AttentionBackend:
-        if self.attention_name == "cpu":
-            return CpuAttention(block_size, self.kernels)
-        if self.attention_name == "triton":
-            from engine.attention.triton import TritonAttention  # an installation for CPUs has no triton
-
-            return TritonAttention(block_size, self.device)
-        if self.attention_name == "sdpa":
-            return SdpaAttention(block_size)
-        return ReferenceAttention(block_size)

@@ -3,6 +3,7 @@
 import torch
 
 from engine.forward_batch import ForwardBatch
+from engine.kernels.reference import saturate
 from engine.kernels.triton_attention import choose_splits, paged_attention
 from engine.kernels.triton_layer import HeadNorms, rotate_write
 from engine.kv_cache import LayerCache
@@ -11,7 +12,7 @@ INTERPRETED_PROCESSORS = 4
 
 
 class TritonAttention:
-    """See `engine.kernels.triton_attention`. Caches hold the model's dtype; sums and softmax are in fp32."""
+    """See `engine.kernels.triton_attention`. Caches hold the model's dtype or e4m3; sums and softmax are in fp32."""
 
     capturable = True
 
@@ -46,8 +47,8 @@ class TritonAttention:
         window: int | None,
     ) -> torch.Tensor:
         """See `AttentionBackend.run`."""
-        cache.k.index_copy_(1, self._batch.slot_mapping, k)
-        cache.v.index_copy_(1, self._batch.slot_mapping, v)
+        _write(cache.k, self._batch.slot_mapping, k)
+        _write(cache.v, self._batch.slot_mapping, v)
         return self._attend(q if q.stride(2) == 1 else q.contiguous(), cache, scaling, softcap, window)
 
     def run_packed(
@@ -91,3 +92,10 @@ class TritonAttention:
         if self._max_query_len:
             attend(slice(decodes, None), slice(decodes, None), self._prompt_starts, self._max_query_len, 1)
         return out
+
+
+def _write(cache: torch.Tensor, slots: torch.Tensor, new: torch.Tensor) -> None:
+    """Put new `[KV, T, D]` into the slots int64 `[T]` of a layer's keys or values."""
+    if cache.dtype == torch.float8_e4m3fn:  # as bytes, since index_copy_ does not know the dtype
+        new, cache = saturate(new, cache.dtype).contiguous().view(torch.uint8), cache.view(torch.uint8)
+    cache.index_copy_(1, slots, new)

@@ -8,6 +8,11 @@ import torch.nn.functional as F
 if TYPE_CHECKING:
     from engine.kernels.triton_layer import HeadNorms
 
+E4M3_MAX = 448.0
+"""The largest number of FP8 e4m3."""
+SMALLEST_ROW = 1e-12
+"""What the largest number of a row of zeros is taken for."""
+
 
 def add_rms_norm(
     x: torch.Tensor,
@@ -57,8 +62,8 @@ def rotate_write(
     if norms is not None:
         q = rms_norm(q, norms.q_weight, norms.eps, norms.plus_one)
         k = rms_norm(k, norms.k_weight, norms.eps, norms.plus_one)
-    k_cache[:, slots] = rotate(k, cos, sin).transpose(0, 1)
-    v_cache[:, slots] = v.transpose(0, 1)
+    k_cache[:, slots] = saturate(rotate(k, cos, sin), k_cache.dtype).transpose(0, 1)
+    v_cache[:, slots] = saturate(v, v_cache.dtype).transpose(0, 1)
     return rotate(q, cos, sin)
 
 
@@ -68,3 +73,15 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     low, high = turned.chunk(2, dim=-1)
     half = torch.cat([-high, low], dim=-1)
     return torch.cat([(turned * cos[:, None] + half * sin[:, None]).to(x.dtype), rest], dim=-1)
+
+
+def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `engine.kernels.triton_fp8.quantize_rows`."""
+    wide = x.float()
+    largest = wide.abs().amax(-1, keepdim=True).clamp(min=SMALLEST_ROW)
+    return saturate(wide * (E4M3_MAX / largest), torch.float8_e4m3fn), largest / E4M3_MAX
+
+
+def saturate(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """x in the dtype of a cache: unchanged in its own, in e4m3 the nearest number of at most 448. A NaN stays one."""
+    return x.clamp(-E4M3_MAX, E4M3_MAX).to(dtype) if dtype == torch.float8_e4m3fn else x.to(dtype)

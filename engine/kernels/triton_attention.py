@@ -97,7 +97,7 @@ def attend_kernel(
             k_cache + kv_head.to(tl.int64) * k_head_stride + slot[None, :] * DIM + dim[:, None],
             mask=is_key[None, :] & (dim < DIM)[:, None],
             other=0.0,
-        )
+        ).to(queries.dtype)
         scores = tl.dot(queries, keys, input_precision=PRECISION) * scale
         if SOFTCAP:
             # tanh by the logistic function, which both ends of the range leave finite.
@@ -118,7 +118,7 @@ def attend_kernel(
             v_cache + kv_head.to(tl.int64) * v_head_stride + slot[:, None] * V_DIM + v_dim[None, :],
             mask=is_key[:, None] & (v_dim < V_DIM)[None, :],
             other=0.0,
-        )
+        ).to(queries.dtype)
         acc = acc * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
         biggest = new_biggest
     out_row = (start + token).to(tl.int64) * num_heads + head
@@ -180,10 +180,10 @@ def paged_attention(
 ) -> torch.Tensor:
     """Attend with q `[H, T, Dk]` (any strides but the last) over the blocks of S sequences; returns `[T, H, Dv]`.
 
-    k_cache `[KV, slots, Dk]`, v_cache `[KV, slots, Dv]`, contiguous; tables int32 `[S, blocks]`; lens int32 `[S]`,
-    contexts with this step's tokens; starts int32 `[S + 1]`, where each sequence's queries begin in T. A sequence
-    without queries is passed over. `splits` above 1 is for steps whose sequences have a query or few each. The
-    result is written to `out`, contiguous, where one is given.
+    k_cache `[KV, slots, Dk]`, v_cache `[KV, slots, Dv]`, contiguous, in q's dtype or in e4m3; tables int32
+    `[S, blocks]`; lens int32 `[S]`, contexts with this step's tokens; starts int32 `[S + 1]`, where each sequence's
+    queries begin in T. A sequence without queries is passed over. `splits` above 1 is for steps whose sequences have a
+    query or few each. The result is written to `out`, contiguous, where one is given.
     """
     num_heads, num_tokens, dim = q.shape
     num_kv_heads, v_dim = k_cache.shape[0], v_cache.shape[2]

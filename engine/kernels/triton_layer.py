@@ -120,6 +120,14 @@ def activate_mul(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
 
 
 @triton.jit
+def saturate(x, KIND: tl.constexpr):
+    """x fp32 in the dtype of a cache; in e4m3 no number is beyond 448, and a NaN stays one."""
+    if KIND == tl.float8e4nv:  # noqa: SIM300
+        x = tl.where(x > 448.0, 448.0, tl.where(x < -448.0, -448.0, x))
+    return x.to(KIND)
+
+
+@triton.jit
 def _put_heads(
     value, dim, in_head, head, token, slot, q_out, k_cache, v_cache, k_head_stride, v_head_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr,
@@ -130,9 +138,9 @@ def _put_heads(
     k_head = (head - HEADS).to(tl.int64)
     at_k = k_cache + k_head[:, None] * k_head_stride + slot * DIM + dim[None, :]
     is_k = (head >= HEADS) & (head < HEADS + KV_HEADS)
-    tl.store(at_k, value.to(k_cache.dtype.element_ty), mask=in_head & is_k[:, None])
+    tl.store(at_k, saturate(value, k_cache.dtype.element_ty), mask=in_head & is_k[:, None])
     at_v = v_cache + (k_head - KV_HEADS)[:, None] * v_head_stride + slot * DIM + dim[None, :]
-    tl.store(at_v, value.to(v_cache.dtype.element_ty), mask=in_head & (head >= HEADS + KV_HEADS)[:, None])
+    tl.store(at_v, saturate(value, v_cache.dtype.element_ty), mask=in_head & (head >= HEADS + KV_HEADS)[:, None])
 
 
 @triton.jit
@@ -216,7 +224,8 @@ def rotate_write(
 
     cos and sin `[T, R]`, contiguous: the first R of D dimensions are rotated, the first half of them with the second
     (transformers' `rotate_half`), so every scaling of the angles, and M-RoPE, is in cos and sin. slots int64 `[T]`.
-    The cache is `[KV, slots, D]`, contiguous. With `norms` the heads of queries and keys are normed first.
+    The cache is `[KV, slots, D]`, contiguous, in the dtype of qkv or in e4m3, which saturates. With `norms` the heads
+    of queries and keys are normed first.
     """
     kv_heads, _, dim = k_cache.shape
     q = torch.empty(qkv.shape[0], heads, dim, dtype=qkv.dtype, device=qkv.device)

@@ -6,10 +6,13 @@ thought of still runs as transformers wrote it. `apply_checked` holds the change
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from engine.models.fp8 import Fp8Linear
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +30,20 @@ class MergedLinear(nn.Module):
     The other slices wait for their `MergedSlice`, which must be called next and with the same input tensor.
     """
 
-    def __init__(self, linears: list[nn.Linear]) -> None:
+    def __init__(self, linears: list[Any]) -> None:
+        """Of `nn.Linear`s, or of `Fp8Linear`s, whose scales by output stay as they are."""
         super().__init__()
         self.sizes = [linear.out_features for linear in linears]
         first = linears[0]
-        self.linear = nn.Linear(first.in_features, sum(self.sizes), bias=first.bias is not None, device="meta")
-        for name in ("weight", "bias") if first.bias is not None else ("weight",):
-            parts = [getattr(linear, name) for linear in linears]
-            whole = nn.Parameter(torch.cat(parts), requires_grad=False)
-            setattr(self.linear, name, whole)
-            for part, view in zip(parts, torch.split(whole.data, self.sizes), strict=True):
-                part.data = view  # so that the change can be undone without holding the weights twice
+        names = [name for name in ("weight", "scale", "bias") if getattr(first, name, None) is not None]
+        whole = {name: _joined([getattr(linear, name) for linear in linears]) for name in names}
+        self.linear: nn.Linear | Fp8Linear
+        if isinstance(first, Fp8Linear):
+            self.linear = Fp8Linear(whole["weight"], whole["scale"], whole.get("bias"))
+        else:
+            self.linear = nn.Linear(first.in_features, sum(self.sizes), bias="bias" in whole, device="meta")
+            for name, tensor in whole.items():
+                setattr(self.linear, name, nn.Parameter(tensor, requires_grad=False))
         self._input: torch.Tensor | None = None
         self._slices: list[torch.Tensor] = []
 
@@ -54,6 +60,16 @@ class MergedLinear(nn.Module):
         if not self._slices:
             self._input = None
         return result
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """One tensor of several, which become views of it: the change can be undone without holding weights twice."""
+    kind = parts[0].dtype
+    bytewise = kind == torch.float8_e4m3fn  # not every device joins the dtype itself
+    whole = torch.cat([part.data.view(torch.uint8) if bytewise else part.data for part in parts]).view(kind)
+    for part, view in zip(parts, torch.split(whole, [len(part) for part in parts]), strict=True):
+        part.data = view
+    return whole
 
 
 class MergedSlice(nn.Module):
@@ -179,7 +195,7 @@ def merge_linears(model: nn.Module, undo: Undo) -> int:
     for parent in list(model.modules()):
         for names in MERGES:
             children = [getattr(parent, name, None) for name in names]
-            linears = [child for child in children if type(child) is nn.Linear]
+            linears = [child for child in children if type(child) in (nn.Linear, Fp8Linear)]
             if len(linears) == len(names) and _mergeable(linears):
                 merged = MergedLinear(linears)
                 _replace(parent, names[0], merged, undo)
@@ -189,10 +205,11 @@ def merge_linears(model: nn.Module, undo: Undo) -> int:
     return count
 
 
-def _mergeable(linears: list[nn.Linear]) -> bool:
+def _mergeable(linears: list[Any]) -> bool:
     first = linears[0]
     return all(
-        linear.in_features == first.in_features
+        type(linear) is type(first)
+        and linear.in_features == first.in_features
         and linear.weight.dtype == first.weight.dtype
         and (linear.bias is None) == (first.bias is None)
         for linear in linears
