@@ -20,10 +20,12 @@ class LaunchCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
+        self.in_kernel = False
+        """Whether one of our own kernels is at work, which under Triton's interpreter uses torch itself."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Let the operation through."""
-        if func.overloadpacket.__name__ not in _VIEWS | _EMPTY:
+        if not self.in_kernel and func.overloadpacket.__name__ not in _VIEWS | _EMPTY:
             self.count += 1
         return func(*args, **(kwargs or {}))
 
@@ -33,9 +35,14 @@ _counter: list[LaunchCounter] = []
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
     """Launch a Triton kernel."""
-    if _counter:
-        _counter[-1].count += 1
+    if not _counter:
+        kernel[grid](*arguments, **options)
+        return
+    counter = _counter[-1]
+    counter.count += 1
+    counter.in_kernel = True
     kernel[grid](*arguments, **options)
+    counter.in_kernel = False
 
 
 @contextmanager
