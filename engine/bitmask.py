@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engine.device import to_device
 from engine.grammar.grammar import GrammarError
 from engine.sequence import Sequence
 
@@ -64,18 +63,12 @@ class BitmaskBuilder:
 
 
 def apply_bitmask(logits: torch.Tensor, filled: Filled) -> torch.Tensor:
-    """The logits `[R, V]` with what `filled` does not allow at minus infinity; the given ones where it has no rows."""
+    """The logits `[R, V]`, on a CPU, with what `filled` does not allow at minus infinity; as they are without rows."""
     if not filled.rows:
         return logits
     vocab = logits.shape[1]
-    if logits.device.type == "cpu":
-        added = torch.from_numpy(_ADDED[filled.words.view(np.uint8)].reshape(len(filled.rows), -1))
-    else:
-        words = to_device(filled.words, logits.device)
-        shifts = torch.arange(32, dtype=torch.int32, device=logits.device)
-        added = torch.where(((words.unsqueeze(2) >> shifts) & 1).flatten(1).bool(), 0.0, float("-inf"))
-    added = added[:, :vocab]
+    added = torch.from_numpy(_ADDED[filled.words.view(np.uint8)].reshape(len(filled.rows), -1))[:, :vocab]
     if len(filled.rows) == len(logits):
         return logits + added
-    index = to_device(np.array(filled.rows, dtype=np.int64), logits.device)
+    index = torch.tensor(filled.rows)
     return logits.index_copy(0, index, logits[index] + added)

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ from engine.sampler import PendingSample, Sampled, Sampler
 from engine.scheduler import Scheduled
 from engine.sequence import Sequence
 from engine.surgery import Surgery
+
+if TYPE_CHECKING:
+    from engine.device_sampler import DeviceSampler
 
 logger = logging.getLogger(__name__)
 
@@ -114,9 +118,7 @@ class ModelRunner:
         self.attention_name = self.attention.attention
         self.kernels = self._load_kernels(shapes, progress)
         self.backend: AttentionBackend = make_backend(self.attention_name, config.block_size, self.device, self.kernels)
-        self.sampler = Sampler(
-            max_num_seqs=self.limits.max_num_seqs, vocab_size=self.loaded.vocab_size, device=self.device
-        )
+        self.sampler = self._make_sampler()
         self._block_size = config.block_size
         self._records = self.device.type == "cuda" if config.graphs is None else config.graphs
         self._prepare(shapes, config, progress)
@@ -145,10 +147,7 @@ class ModelRunner:
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSample:
         """Launch the sampling of one token for each sequence, which the next forward pass can read."""
-        sample = self.sampler.sample(logits, sequences)
-        slots = to_device(np.array([sequence.slot for sequence in sequences], dtype=np.int64), self.device)
-        self.builder.last_tokens.index_copy_(0, slots, sample.token_ids)
-        return sample
+        return self.sampler.sample(logits, sequences, self.builder.last_tokens)
 
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """Zero the content of blocks, so that a NaN in them cannot outlive the sequence that made it."""
@@ -171,6 +170,14 @@ class ModelRunner:
             logits_to_keep=index,
         )
         return torch.as_tensor(output.logits[0])
+
+    def _make_sampler(self) -> "Sampler | DeviceSampler":
+        size = {"max_num_seqs": self.limits.max_num_seqs, "vocab_size": self.loaded.vocab_size}
+        if self.attention_name != "triton" and self.device.type == "cpu":
+            return Sampler(**size, device=self.device)
+        from engine.device_sampler import DeviceSampler  # an installation for CPUs has no triton
+
+        return DeviceSampler(**size, device=self.device)
 
     def _make_graphs(self) -> DecodeGraphs | None:
         if self._records and self.device.type == "cuda" and not self.backend.capturable:
@@ -204,6 +211,7 @@ class ModelRunner:
         if config.fusion:
             surgery.operate(self.kernels)
         self.notes += surgery.notes
+        self.launches_per_layer = surgery.launches
         self.activation_bytes = peak_bytes(lambda: self.rehearse(caches), self.device)
         self.graph_bytes = 0
         if self.device.type == "cuda":
@@ -225,7 +233,7 @@ class ModelRunner:
         batch = builder.build(rows)
         with attention_step(self.backend, caches, batch):
             logits = self._logits(batch.input_ids, batch.positions, batch.logits_index)
-        return self.sampler.sample(logits, [row.sequence for row in rows]).result()
+        return self.sampler.sample(logits, [row.sequence for row in rows], builder.last_tokens).result()
 
     def _allocate(self, shapes: dict[int, LayerShape], config: EngineConfig, progress: Progress) -> None:
         """Give the KV cache what is left, and fix the context that follows from it."""

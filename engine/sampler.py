@@ -1,4 +1,6 @@
-"""From logits to tokens, for all sampling rows of a step at once, with one copy back to the host.
+"""From logits to tokens, for all sampling rows of a step at once, with one copy back to the host; for CPUs.
+
+`engine.device_sampler` does the same on CUDA devices.
 
 Order: penalties, logit bias, suppressed tokens → bitmask of constrained rows → temperature → top_k, top_p, min_p → one
 draw.
@@ -11,8 +13,7 @@ preemption do not enter.
 top_p what is at least as probable as the last token of the nucleus, min_p what is at least min_p times the best. Equal
 tokens are kept or dropped together, so the order of ties can never matter, and the thresholds need only the largest
 probabilities: those of `PREFIX` tokens. Rows whose nucleus is not complete within them are found by their sum, which
-is exact, and get a sort of their own; the result is the same number either way. To know whether there is such a row,
-steps with a top_p below 1 read one answer from the device beside the copy of the result.
+is exact, and get a sort of their own; the result is the same number either way.
 
 **Log-probabilities** are of the raw logits in fp32, before everything above.
 """
@@ -30,6 +31,7 @@ from engine.noise import uniform
 from engine.sampling_params import SamplingParams
 from engine.sequence import Sequence
 from engine.stop import suppressed_token_ids
+from engine.token_counts import TokenCounts
 
 PREFIX = 256
 """Largest probabilities looked at before a full sort is considered."""
@@ -57,26 +59,24 @@ class Sampler:
     """Holds the per-slot token counts that penalties need; everything else comes with the sequences."""
 
     def __init__(self, *, max_num_seqs: int, vocab_size: int, device: torch.device) -> None:
-        self._shape = (max_num_seqs, vocab_size)
         self._device = device
-        self._counts: torch.Tensor | None = None
-        """int32 [slots, vocab]: how often each token was generated. Allocated at the first use of a penalty."""
-        self._in_prompt: torch.Tensor | None = None
-        """bool [slots, vocab], for repetition_penalty."""
+        self._counts = TokenCounts(max_num_seqs=max_num_seqs, vocab_size=vocab_size, device=device)
         self._bitmask = BitmaskBuilder(max_num_seqs=max_num_seqs, vocab_size=vocab_size)
-        self._counted: dict[int, tuple[Sequence, int]] = {}
-        """Slot → whose tokens, and how many of them, the rows above hold. The sequence itself: ids may come again."""
 
-    def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> "PendingSample":
+    def sample(
+        self, logits: torch.Tensor, sequences: list[Sequence], last_tokens: torch.Tensor | None = None
+    ) -> "PendingSample":
         """logits `[R, V]` in the model's dtype, one row per sequence. Slots must be held while sampling.
 
-        The forward pass that computes the logits may still run on the device; what comes first is the host's work.
+        Tokens are written to `last_tokens` int64 `[slots]`, too, where it is given. The forward pass that computes the
+        logits may still run on the device; what comes first is the host's work.
         """
         filled = self._bitmask.fill(sequences)
         params = [sequence.params for sequence in sequences]
-        if all(_is_plain_greedy(p) and s.num_generated >= p.min_tokens for p, s in zip(params, sequences, strict=True)):
+        if all(is_plain_greedy(sequence) for sequence in sequences):
             best, token_ids = apply_bitmask(logits, filled).max(dim=-1, keepdim=True)
             columns = [token_ids.to(torch.int32), torch.isfinite(best).to(torch.int32)]
+            self._note(token_ids.squeeze(1), sequences, last_tokens)
             return PendingSample(token_ids.squeeze(1), columns, params, filled.failures)
         raw = logits.float()
         finite = torch.isfinite(raw.max(dim=-1, keepdim=True).values)
@@ -86,27 +86,32 @@ class Sampler:
         most = max((p.logprobs for p in params if p.logprobs is not None), default=None)
         if most is not None:
             columns.append(logprob_columns(raw, token_ids, most))
+        self._note(token_ids, sequences, last_tokens)
         return PendingSample(token_ids, columns, params, filled.failures)
+
+    def _note(self, token_ids: torch.Tensor, sequences: list[Sequence], last_tokens: torch.Tensor | None) -> None:
+        if last_tokens is not None:
+            slots = to_device(np.array([sequence.slot for sequence in sequences], dtype=np.int64), self._device)
+            last_tokens.index_copy_(0, slots, token_ids)
 
     def _adjust(self, raw: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
         """Bias, penalties and suppressed tokens, on a copy where there are any."""
-        entries: list[tuple[int, int, float]] = []
-        for row, sequence in enumerate(sequences):
-            entries += [(row, token, bias) for token, bias in sequence.params.logit_bias.items()]
-            entries += [(row, token, float("-inf")) for token in suppressed_token_ids(sequence)]
         logits = self._penalise(raw, sequences)
-        if not entries:
+        rows, tokens, values = sparse_changes(sequences)
+        if not rows:
             return logits
         logits = logits.clone() if logits is raw else logits
-        indices = to_device(np.array([entry[:2] for entry in entries], dtype=np.int64), self._device)
-        values = to_device(np.array([entry[2] for entry in entries], dtype=np.float32), self._device)
-        return logits.index_put_((indices[:, 0], indices[:, 1]), values, accumulate=True)
+        index = torch.tensor(rows, device=self._device), torch.tensor(tokens, device=self._device)
+        added = to_device(np.array(values, dtype=np.float32), self._device)
+        return logits.index_put_(index, added, accumulate=True)
 
     def _penalise(self, raw: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-        rows = [row for row, sequence in enumerate(sequences) if _has_penalty(sequence.params)]
+        rows = [row for row, sequence in enumerate(sequences) if has_penalty(sequence.params)]
         if not rows:
             return raw
-        counts, in_prompt = self._count([sequences[row] for row in rows])
+        self._counts.update([sequences[row] for row in rows])
+        slots = to_device(np.array([sequences[row].slot for row in rows], dtype=np.int64), self._device)
+        counts, in_prompt = self._counts.counts[slots], self._counts.in_prompt[slots]
         params = [sequences[row].params for row in rows]
 
         def column(name: str) -> torch.Tensor:
@@ -120,32 +125,6 @@ class Sampler:
         part = torch.where(part > 0, part / repetition, part * repetition)
         part -= column("frequency_penalty") * counts + column("presence_penalty") * (counts > 0)
         return raw.index_copy(0, index, part)
-
-    def _count(self, sequences: list[Sequence]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bring the slots' counts up to date; (counts int32 `[r, V]`, in_prompt bool `[r, V]`)."""
-        if self._counts is None or self._in_prompt is None:
-            self._counts = torch.zeros(self._shape, dtype=torch.int32, device=self._device)
-            self._in_prompt = torch.zeros(self._shape, dtype=torch.bool, device=self._device)
-        slots, tokens = [], []
-        for sequence in sequences:
-            slot = sequence.slot
-            owner, counted = self._counted.get(slot, (None, 0))
-            if owner is not sequence:
-                counted = sequence.num_prompt_tokens
-                prompt = to_device(np.array(sequence.token_ids[:counted], dtype=np.int64), self._device)
-                self._counts[slot] = 0
-                self._in_prompt[slot] = False
-                self._in_prompt[slot, prompt] = True
-            fresh = sequence.token_ids[counted:]
-            slots += [slot] * len(fresh)
-            tokens += fresh
-            self._counted[slot] = (sequence, sequence.num_tokens)
-        if tokens:
-            index = to_device(np.array([slots, tokens], dtype=np.int64), self._device)
-            ones = torch.ones(len(tokens), dtype=torch.int32, device=self._device)
-            self._counts.index_put_((index[0], index[1]), ones, accumulate=True)
-        rows = to_device(np.array([sequence.slot for sequence in sequences], dtype=np.int64), self._device)
-        return self._counts[rows], self._in_prompt[rows]
 
     def _draw(self, logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
         """int64 `[R]`: argmax where temperature is 0, else one draw."""
@@ -255,10 +234,32 @@ def _thresholds(largest: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor)
     return threshold, complete
 
 
-def _is_plain_greedy(params: SamplingParams) -> bool:
-    """Whether argmax of the logits is all there is to do."""
-    return params.temperature == 0 and params.logprobs is None and not params.logit_bias and not _has_penalty(params)
+def sparse_changes(sequences: list[Sequence]) -> tuple[list[int], list[int], list[float]]:
+    """What logit_bias and `min_tokens` add to single logits: rows, tokens, values."""
+    rows: list[int] = []
+    tokens: list[int] = []
+    values: list[float] = []
+    for row, sequence in enumerate(sequences):
+        suppressed = suppressed_token_ids(sequence)
+        bias = sequence.params.logit_bias
+        rows += [row] * (len(bias) + len(suppressed))
+        tokens += [*bias, *suppressed]
+        values += [*bias.values(), *[float("-inf")] * len(suppressed)]
+    return rows, tokens, values
 
 
-def _has_penalty(params: SamplingParams) -> bool:
+def is_plain_greedy(sequence: Sequence) -> bool:
+    """Whether argmax of the logits, a bitmask aside, is all there is to do."""
+    params = sequence.params
+    return (
+        params.temperature == 0
+        and params.logprobs is None
+        and not params.logit_bias
+        and not has_penalty(params)
+        and sequence.num_generated >= params.min_tokens
+    )
+
+
+def has_penalty(params: SamplingParams) -> bool:
+    """Whether logits depend on the tokens so far."""
     return params.frequency_penalty != 0 or params.presence_penalty != 0 or params.repetition_penalty != 1

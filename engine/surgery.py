@@ -49,6 +49,8 @@ class Surgery:
         self._done: dict[str, int | None] = {}
         self.notes: list[str] = []
         """What the operator should know."""
+        self.launches = 0
+        """Of a layer in a decoding step, where layers were replaced for a GPU."""
 
     @torch.inference_mode()
     def check(self) -> None:
@@ -72,7 +74,8 @@ class Surgery:
             self._change("CUDA layers", lambda undo: replace_cuda_layers(self._model, undo))
         logger.info("%s", ", ".join(f"{count} {name}" for name, count in self._done.items() if count))
         if before:
-            logger.info("launches of a layer: %d, of transformers' own %d", self._launches(), before)
+            self.launches = self._launches()
+            logger.info("launches of a layer: %d; of transformers' own: %d", self.launches, before)
 
     def _run(self, batch: ForwardBatch, index: torch.Tensor) -> torch.Tensor:
         with attention_step(self._backend, self._caches, batch):

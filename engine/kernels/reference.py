@@ -2,8 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+
+from engine.noise import gumbel
 
 if TYPE_CHECKING:
     from engine.kernels.triton_layer import HeadNorms
@@ -85,3 +88,69 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def saturate(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """x in the dtype of a cache: unchanged in its own, in e4m3 the nearest number of at most 448. A NaN stays one."""
     return x.clamp(-E4M3_MAX, E4M3_MAX).to(dtype) if dtype == torch.float8_e4m3fn else x.to(dtype)
+
+
+def adjust(
+    logits: torch.Tensor,
+    slots: torch.Tensor,
+    *,
+    penalties: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+    counts: torch.Tensor | None = None,
+    in_prompt: torch.Tensor | None = None,
+    mask_rows: torch.Tensor | None = None,
+    words: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """See `engine.kernels.triton_sampler.adjust`."""
+    x = logits.float()
+    if penalties is not None and counts is not None and in_prompt is not None:
+        repetition, frequency, presence = (part[:, None] for part in penalties)
+        generated = counts[slots] > 0
+        divisor = torch.where(generated | in_prompt[slots], repetition, 1.0)
+        x = torch.where(x > 0, x / divisor, x * divisor) - frequency * counts[slots] - presence * generated
+    if mask_rows is not None and words is not None:
+        allowed = (words[:, :, None] >> torch.arange(32, dtype=torch.int32)) & 1
+        allowed = allowed.flatten(1)[:, : x.shape[1]].bool()[mask_rows.clamp(min=0)]
+        x = torch.where(allowed | (mask_rows < 0)[:, None], x, -torch.inf)
+    return x
+
+
+def thresholds(
+    x: torch.Tensor, temperatures: torch.Tensor, top_ks: torch.Tensor, top_ps: torch.Tensor, min_ps: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `engine.kernels.triton_sampler.thresholds`."""
+    bests = x.max(dim=1).values
+    bounds = torch.full_like(bests, -torch.inf)
+    for row in range(len(x)):
+        temperature, top_k = float(temperatures[row]), int(top_ks[row])
+        if temperature == 0:
+            continue
+        ordered = x[row].sort(descending=True).values
+        if 0 < top_k < len(ordered):
+            ordered = ordered[ordered >= ordered[top_k - 1]]
+        if top_ps[row] < 1:
+            mass = ((ordered - bests[row]).double() / temperature).exp().cumsum(0)
+            ordered = ordered[ordered >= ordered[int((mass < top_ps[row] * mass[-1]).sum())]]
+        least = bests[row] + temperature * min_ps[row].log()
+        bounds[row] = torch.maximum(ordered[-1], least)
+    return bests, bounds
+
+
+def race(
+    x: torch.Tensor,
+    slots: torch.Tensor,
+    last_tokens: torch.Tensor,
+    *,
+    hot: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `engine.kernels.triton_sampler.race`."""
+    scores = x.float()
+    finite = ~(scores.isnan() | (scores == torch.inf)).any(dim=1)
+    if hot is not None:
+        temperatures, keys, bests, bounds = hot
+        noise = torch.from_numpy(gumbel(keys.numpy().view(np.uint64), x.shape[1]))
+        noisy = (scores - bests[:, None]) / temperatures.clamp(min=1e-30)[:, None] + noise
+        raced = torch.where(scores >= bounds[:, None], noisy, -torch.inf)
+        scores = torch.where(temperatures[:, None] > 0, raced, scores)
+    highest, token_ids = scores.max(dim=1)
+    last_tokens[slots] = token_ids
+    return token_ids, torch.stack([token_ids, finite & (highest > -torch.inf)], dim=1).to(torch.int32)

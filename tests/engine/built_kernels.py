@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from engine.kernels import triton_attention, triton_fp8, triton_layer
+from engine.kernels import triton_attention, triton_fp8, triton_layer, triton_sampler
 from engine.kernels.launch_shapes import LaunchKey, default_shape
 
 _PTXAS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers", re.DOTALL)
@@ -64,6 +64,7 @@ FP8 = 89
 def builds(capability: int) -> Iterator[tuple[str, Any]]:
     """Every kernel, in the shapes of the recommended models; with `FP8` in their names those of capability 8.9."""
     yield from plain_builds()
+    yield from sampler_builds()
     if capability >= FP8:
         yield from fp8_builds()
 
@@ -119,6 +120,26 @@ def plain_builds() -> Iterator[tuple[str, Any]]:
         yield f"activation, gelu {gelu}", layer(triton_layer.activate_mul_kernel, "gate_up out", constants, 4)
     for dim, turned in ((64, 64), (96, 96), (128, 128), (128, 32), (256, 256)):
         yield f"rotary of {turned} of {dim}", rotary(dim, turned)
+
+
+def sampler_builds() -> Iterator[tuple[str, Any]]:
+    """The sampler's kernels, for vocabularies of up to 262,144 tokens."""
+    floats = "out repetition frequency presence peaks temperatures top_ps min_ps bests thresholds scores"
+    types = {name: "*fp32" for name in floats.split()} | {"in_prompt": "*i1", "x": "*fp32", "logits": "*bf16"}
+    types |= {name: "*i32" for name in ("counts", "words", "tokens", "broken", "packed")}
+    types |= {name: "*i64" for name in ("slots", "mask_rows", "top_ks", "keys", "token_ids", "last_tokens")}
+    tile = {"TILE": triton_sampler.TILE}
+    tiles = {"TILES_PAD": 262_144 // triton_sampler.TILE}
+    options = {"num_warps": 4}
+    for penalties, mask in ((True, True), (False, True), (False, False)):
+        constants = {"PENALTIES": penalties, "MASK": mask} | tile
+        yield f"adjusting, {penalties}, {mask}", (triton_sampler.adjust_kernel, types, constants, options)
+    yield "peaks", (triton_sampler.peaks_kernel, types, tile, options)
+    yield "thresholds", (triton_sampler.thresholds_kernel, types, tile | tiles, {"num_warps": 8})
+    for hot in (False, True):
+        own = types if hot else types | {"x": "*bf16"}
+        yield f"race, hot {hot}", (triton_sampler.race_kernel, own, {"HOT": hot} | tile, options)
+    yield "choice", (triton_sampler.choose_kernel, types, tiles, {"num_warps": 1})
 
 
 def build(

@@ -22,6 +22,7 @@ from engine.kernels.triton_attention import paged_attention
 from engine.kv_cache import LayerCache
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
+from tests.engine.sampler_cases import sampler_cases
 from tests.engine.test_oracle import generate, make_engine, run
 from tests.tiny_models import FAMILIES, VISION_FAMILIES, build_tiny_model
 
@@ -223,6 +224,7 @@ def engine(family: str, *, fusion: bool) -> None:
         ours = make_engine(directory, attention="triton", device=DEVICE.type, fusion=fusion, max_batched_tokens=24)
         layers = {type(module).__name__ for module in ours._runner.model.modules()}  # type: ignore[attr-defined]
         assert ("CudaDecoderLayer" in layers) == (fusion and family in FUSED), family
+        assert not fusion or family not in FUSED or ours._runner.launches_per_layer == 10  # type: ignore[attr-defined]
         requests = {}
         for number, length in enumerate((1, 5, 21, 40)):
             prompt = [3 + (7 * at + number) % 200 for at in range(length)]
@@ -286,3 +288,4 @@ def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[st
                 yield f"rotary: {shape}, {dtype}, FP8 cache", rotary, (*shape, dtype, "none"), options
         for rows, dim in ((1, 16), (5, 576), (4, 1000), (4, 11008)) if HAS_FP8 else ():
             yield f"FP8: {rows} of {dim}, {dtype}", quantized, (rows, dim, dtype), {}
+    yield from sampler_cases()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.noise import derive_seed, uniform
+from engine.noise import derive_seed, gumbel, keys, uniform
 from engine.sampler import Sampler, draw
 from engine.sampling_params import SamplingParams
 from engine.sequence import Sequence
@@ -115,6 +115,16 @@ def test_uniform_is_uniform_and_independent_of_its_company() -> None:
     assert ((counts - 800) ** 2 / 800).sum() < 49 + 5 * math.sqrt(98)
     assert uniform(np.array([-3]), np.array([7]))[0] == u.reshape(200, 200)[7, 97]
     assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 0.02
+
+
+def test_the_highest_of_scores_with_gumbel_noise_has_the_softmax_distribution() -> None:
+    """What the race of `engine.kernels.triton_sampler` stands on; its noise is held to this function's elsewhere."""
+    draws, scores = 40_000, np.array([3.0, 2.0, 0.0, 0.0, -3.0, -5.0])
+    seeds = np.arange(draws)
+    won = (gumbel(keys(seeds % 1000, seeds // 1000), len(scores)) + scores).argmax(axis=1)
+    expected = np.exp(scores) / np.exp(scores).sum() * draws
+    chi_square = ((np.bincount(won, minlength=len(scores)) - expected) ** 2 / expected).sum()
+    assert chi_square < 5 + 5 * math.sqrt(2 * 5)
 
 
 def test_derived_seeds_differ() -> None:
