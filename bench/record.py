@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "transformers", "tokenizers", "uvicorn", "pyzmq", "msgspec")
+PACKAGES = ("torch", "triton", "transformers", "tokenizers", "uvicorn", "pyzmq", "msgspec")
 
 
 def circumstances() -> dict[str, Any]:

@@ -69,8 +69,8 @@ def run_job(job: Job, emit: Emit) -> None:
     import torch
 
     device = torch.device(job.options.device)
-    if device.type == "cuda":
-        torch.cuda.init()
+    if device.type == "cuda" and job.kind != "server":
+        torch.cuda.init()  # once for the process, and no part of any load
     {"device": run_device, "engine": run_engine, "peer": run_peer, "server": run_server}[job.kind](job, device, emit)
 
 

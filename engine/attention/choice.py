@@ -110,14 +110,15 @@ def apply(problem: Problem, choice: Choice) -> None:
 
 
 def fingerprint(problem: Problem, device_name: str) -> str:
-    """Of everything that may change what is best: device, problem, versions, and the kernel's own source."""
+    """Of everything that may change what is best: device, problem, versions, the kernel and its shapes as written."""
     try:
         import triton
 
         version = triton.__version__
     except ImportError:
         version = "none"
-    source = (Path(__file__).parent.parent / "kernels" / "triton_attention.py").read_bytes()
+    kernels = Path(__file__).parent.parent / "kernels"
+    source = b"".join((kernels / name).read_bytes() for name in ("triton_attention.py", "launch_shapes.py"))
     text = f"{_FORMAT}\0{device_name}\0{problem}\0{torch.__version__}\0{version}\0"
     return hashlib.sha256(text.encode() + source).hexdigest()[:32]
 
