@@ -149,10 +149,12 @@ def test_the_measurement_of_gpus_keeps_its_books(
     monkeypatch.setattr(suite, "run", here)
     monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
     report_file = tmp_path / "gpu.json"
-    assert suite.main([*SIZES, "--models", TINY, "--peers", TINY, "--json", str(report_file)]) == 0
+    assert suite.main([*SIZES, "--models", TINY, f"{TINY}@fp8", "--peers", TINY, "--json", str(report_file)]) == 0
     report = json.loads(report_file.read_text())
     found = report["found"]
     engine, peer = found[TINY], found[f"{TINY} peer"]
+    assert set(found[f"{TINY}@fp8"]) == set(engine) - {"burst"}
+    assert found[f"{TINY}@fp8"]["load"]["step_bytes"] < engine["load"]["step_bytes"]
     assert set(engine) == {"load", "decode 1", "decode 3", "prompt 64", "idle", "burst", "offline"}
     assert {"ceilings", "attention 32 heads on 8 of 128, batch 1"} <= set(found["device"]) and report["device"] == "cpu"
     for name in ("decode 1", "decode 3", "prompt 64", "offline"):

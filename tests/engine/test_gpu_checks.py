@@ -27,6 +27,21 @@ def test_logits(tiny_model_dir: TinyModelDir, monkeypatch: pytest.MonkeyPatch) -
         checks.logits_are_as_good_as_transformers(directory, "cpu", torch.float32)
 
 
+@pytest.mark.parametrize("options", [{"quantization": "fp8"}, {"kv_dtype": "fp8"}])
+def test_logits_in_fp8(options: dict[str, str], tiny_model_dir: TinyModelDir) -> None:
+    """In bf16, within their bound, and beyond that of bf16 itself. Not every CPU can pack linears in bf16."""
+    directory = tiny_model_dir("qwen2")
+
+    def check(ratio: float) -> None:
+        checks.logits_are_as_good_as_transformers(
+            directory, "cpu", torch.bfloat16, ratio=ratio, attention="reference", fusion=False, **options
+        )
+
+    check(checks.FP8_ROUNDING_RATIO)
+    with pytest.raises(AssertionError):
+        check(1.0)
+
+
 def test_tokens(tiny_model_dir: TinyModelDir) -> None:
     for options in ({"graphs": True}, {"overlap": True, "attention": "sdpa"}):
         checks.every_way_says_what_generate_says(tiny_model_dir("llama"), "cpu", **options)

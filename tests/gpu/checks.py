@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ ROUNDING_RATIO = 3.0
 """Logits in bf16 may be so many times as far from those in fp32 as transformers' own in bf16 are."""
 FP8_ROUNDING_RATIO = 16 * ROUNDING_RATIO
 """For weights or keys in e4m3, whose fraction has three bits where bf16 has seven."""
-HAS_FP8 = {"quantization", "kv_dtype"} <= {field.name for field in fields(EngineConfig)}
 DATE = Constraint(kind="regex", source=r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 TINY = "random://llama?hidden_size=64&intermediate_size=96&num_hidden_layers=3&num_attention_heads=4&vocab_size=320"
 DRAWS = 2048

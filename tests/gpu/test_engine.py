@@ -25,7 +25,6 @@ def test_logits_in_bf16_are_as_good_as_transformers(family: str, tiny_model_dir:
     checks.logits_are_as_good_as_transformers(tiny_model_dir(family), "cuda", torch.bfloat16)
 
 
-@pytest.mark.skipif(not checks.HAS_FP8, reason="needs an engine with FP8")
 @pytest.mark.skipif(
     torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="needs a GPU with FP8 products"
 )
