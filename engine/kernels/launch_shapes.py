@@ -58,7 +58,7 @@ def default_shape(key: LaunchKey) -> LaunchShape:
     """
     rows, wide = smallest_rows(key.group), key.dim_pad > 128
     if key.is_prompt:
-        return LaunchShape(max(rows, 64), 32 if wide else 64, 8, 3)
+        return LaunchShape(max(rows, 64), 64 if key.dim_pad == 128 else 32, 8, 3)
     return LaunchShape(rows, 32 if wide else 64, 4, 3)
 
 
