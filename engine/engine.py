@@ -226,6 +226,8 @@ class Engine:
         try:
             step.sample()
         except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                self._lower_budget(step.rows)
             self._fail_rows(step.rows, error)
             return False
         return True
@@ -312,14 +314,20 @@ class Engine:
 
     def _fail_step(self, rows: list[Scheduled], error: Exception) -> None:
         """Fail all rows of a step that was not launched, unless it lacked memory and can be smaller."""
-        if isinstance(error, torch.OutOfMemoryError) and self._scheduler.lower_budget():
-            logger.warning(
-                "a step of %d tokens ran out of memory; from now on a step has at most %d",
-                sum(row.num_tokens for row in rows),
-                self._scheduler.max_batched_tokens,
-            )
-            return
-        self._fail_rows(rows, error)
+        if not isinstance(error, torch.OutOfMemoryError) or not self._lower_budget(rows):
+            self._fail_rows(rows, error)
+
+    def _lower_budget(self, rows: list[Scheduled]) -> bool:
+        """After a step that lacked memory: give back what is held in vain, and make steps smaller if they can be."""
+        torch.cuda.empty_cache()  # nothing where CUDA is not in use
+        if not self._scheduler.lower_budget():
+            return False
+        logger.warning(
+            "a step of %d tokens ran out of memory; from now on a step has at most %d",
+            sum(row.num_tokens for row in rows),
+            self._scheduler.max_batched_tokens,
+        )
+        return True
 
     def _fail_rows(self, rows: list[Scheduled], error: Exception) -> None:
         logger.error("a step of %d rows failed", len(rows), exc_info=error)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.engine.fake_runner import make_engine
+from tests.engine.fake_runner import FakeFlight, make_engine
 from tests.engine.test_engine import expected, request, run, step, tokens
 
 
@@ -72,6 +72,21 @@ def test_a_step_that_cannot_be_smaller_fails_its_rows() -> None:
     engine.add(request(2, [1] * 9))
     assert tokens(run(engine, runner)[2, 0]) == expected([1] * 9, 6)
     assert scheduler.max_batched_tokens == 4
+
+
+def test_sampling_out_of_memory_fails_its_rows_and_makes_steps_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, scheduler, runner = make_engine(max_batched_tokens=64, max_num_seqs=4)
+
+    def lack(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    engine.add(request(1, [1] * 9))
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeFlight, "sample", lack)
+        assert run(engine, runner)[1, 0][-1].finish_reason == "error"
+    assert scheduler.max_batched_tokens == 32
+    engine.add(request(2, [1] * 9))
+    assert tokens(run(engine, runner)[2, 0]) == expected([1] * 9, 6)
 
 
 def test_shrinking_ends_what_can_go_no_further() -> None:
