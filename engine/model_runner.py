@@ -108,6 +108,8 @@ class ModelRunner:
         self.model = self.loaded.model
         self.dtype: torch.dtype = self.model.dtype
         self.notes: list[str] = []
+        self.surgery: list[str] = []
+        """What was changed in transformers' model."""
         shapes = self._probe_layers()
         self.attention_name = self._select_attention(config)
         self.kernels = self._load_kernels(shapes, progress)
@@ -118,7 +120,8 @@ class ModelRunner:
         if size.note:
             self.notes.append(size.note)
         self.num_blocks, self.context = size.num_blocks, size.context
-        for kind in freeze_rotary(self.model, self.context):
+        self.frozen_rotary = freeze_rotary(self.model, self.context)
+        for kind in self.frozen_rotary:
             self.notes.append(f"{kind} rotary scaling is that of a context of {self.context} tokens, for every request")
         progress("allocating the KV cache", None)
         self.caches: dict[int, LayerCache] = allocate(
@@ -245,7 +248,8 @@ class ModelRunner:
             from engine.models.cuda_layer import replace_cuda_layers
 
             change("CUDA layers", lambda undo: replace_cuda_layers(self.model, undo))
-        logger.info("%s", ", ".join(f"{count} {name}" for name, count in done.items() if count))
+        self.surgery = [name for name, count in done.items() if count]
+        logger.info("%s", ", ".join(f"{done[name]} {name}" for name in self.surgery))
 
     def _select_attention(self, config: EngineConfig) -> str:
         name = config.attention
