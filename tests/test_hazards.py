@@ -8,7 +8,7 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import pytest
 from engine.config import EngineConfig
 from engine.models.random_tokenizer import write_tokenizer
 from server import template_limits
-from server.fleet import FleetPolicy, ModelState
+from server.fleet import EngineHandle, FleetPolicy, ModelState
 from tests.constraint_hazards import ROWS
 from tests.hazards import CONTEXT, CONTROL, CRAMPED_TOKENS, TOKENS, Try, body_of, text_of, user
-from tests.server.fakes import RunningServer, Script, running_server, wait_until
+from tests.server.fakes import FAST_POLICY, RunningServer, Script, running_server, set_script, wait_until
 from tests.tiny_models import EOS_TOKEN_ID
 
 CHAT = "/v1/chat/completions"
@@ -85,8 +85,8 @@ def server(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-async def neighbour(client: httpx.AsyncClient, seed: int) -> tuple[list[Any], float]:
-    """The tokens of one stream, its end and its usage; and when it ended."""
+async def neighbour(client: httpx.AsyncClient, seed: int) -> list[Any]:
+    """The tokens of one stream, its end and its usage."""
     body = {
         "model": "tiny", "messages": user(f"Neighbour {seed}"), "seed": seed, "temperature": 1, "ignore_eos": True,
         "max_tokens": 450, "stream": True, "stream_options": {"include_usage": True}, "logprobs": True,
@@ -107,13 +107,31 @@ async def neighbour(client: httpx.AsyncClient, seed: int) -> tuple[list[Any], fl
             seen += [chunk["usage"]["total_tokens"]] if chunk["usage"] else []
     # Tokens that came together share a chunk, so texts are compared as one.
     text = "".join(part for part in seen[:-2] if isinstance(part, str))
-    return [text, *(part for part in seen[:-2] if not isinstance(part, str)), *seen[-2:]], time.monotonic()
+    return [text, *(part for part in seen[:-2] if not isinstance(part, str)), *seen[-2:]]
 
 
-async def neighbours(client: httpx.AsyncClient) -> tuple[list[list[Any]], float]:
-    """Four of them; the second is when the last of them ended."""
-    found = await asyncio.gather(*(neighbour(client, seed) for seed in range(4)))
-    return [tokens for tokens, _ in found], max(ended for _, ended in found)
+async def neighbours(client: httpx.AsyncClient) -> list[list[Any]]:
+    """Four of them."""
+    return list(await asyncio.gather(*(neighbour(client, seed) for seed in range(4))))
+
+
+async def beside_neighbours(server: RunningServer, trouble: Callable[[httpx.AsyncClient], Awaitable[None]]) -> Any:
+    """Make trouble while four neighbours stream, anew as often as it takes; what each round of them said."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        rounds = [asyncio.create_task(neighbours(client))]
+        await asyncio.sleep(0.05)
+        making = asyncio.create_task(trouble(client))
+        try:
+            while not making.done():
+                await asyncio.wait([making, rounds[-1]], return_when=asyncio.FIRST_COMPLETED)
+                if rounds[-1].done() and not making.done():
+                    rounds.append(asyncio.create_task(neighbours(client)))
+            await making
+            return await asyncio.gather(*rounds)
+        finally:
+            for task in (making, *rounds):
+                task.cancel()
+            await asyncio.gather(making, *rounds, return_exceptions=True)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +140,7 @@ def quiet(server: RunningServer) -> list[list[Any]]:
 
     async def run() -> list[list[Any]]:
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-            return (await neighbours(client))[0]
+            return await neighbours(client)
 
     tokens = asyncio.run(run())
     assert len({str(one) for one in tokens}) == 4 and all(one[-2:][0] == "length" for one in tokens)
@@ -150,22 +168,13 @@ def test_trouble_beside_four_streams(row: int, server: RunningServer, quiet: lis
     served = [server.server.fleet.handles[name] for name in ("tiny", "cramped")]
     pids = [handle.pid for handle in served]
 
-    async def attempt(client: httpx.AsyncClient, trial: Try) -> float:
-        began = time.monotonic()
-        answer = await client.post(CHAT, content=trial.body, headers={"content-type": "application/json"})
-        judge(trial, answer, time.monotonic() - began)
-        return began
+    async def attempts(client: httpx.AsyncClient) -> None:
+        for trial in tries:
+            began = time.monotonic()
+            answer = await client.post(CHAT, content=trial.body, headers=JSON)
+            judge(trial, answer, time.monotonic() - began)
 
-    async def run() -> None:
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-            beside = asyncio.create_task(neighbours(client))
-            await asyncio.sleep(0.05)
-            began = [await attempt(client, trial) for trial in tries]
-            tokens, ended = await beside
-            assert began[0] < ended, "the trouble came too late to meet the neighbours"
-            assert tokens == quiet
-
-    asyncio.run(run())
+    assert all(tokens == quiet for tokens in asyncio.run(beside_neighbours(server, attempts)))
     assert [handle.pid for handle in served] == pids
     wait_until(lambda: all(handle.client and not handle.client.num_requests for handle in served))
     wait_until(lambda: all(handle.client and not handle.client.stats.blocks_owned for handle in served))
@@ -231,22 +240,43 @@ def test_code_and_pickles_of_a_model_are_never_run(server: RunningServer) -> Non
     assert not list(server.log.parent.glob("canary"))
 
 
-def test_a_hostile_template_fails_the_load_of_its_model_alone(
-    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rows 21 and 22: templates that never end, write without end, or reach out of the sandbox."""
-    monkeypatch.setattr(template_limits, "RENDER_SECONDS", 0.5)
-    canary = tmp_path / "canary"
-    paths = {"good": tiny_dir}
+@pytest.fixture
+def hostile_templates(server: RunningServer, tiny_dir: Path, tmp_path: Path) -> Iterator[dict[str, EngineHandle]]:
+    """Models with templates that never end, write without end, or reach out of the sandbox; not yet started."""
+    handles = server.server.fleet.handles
+    added: dict[str, EngineHandle] = {}
     for number, template in enumerate((*ENDLESS, *ESCAPES)):
-        paths[f"evil{number}"] = shutil.copytree(tiny_dir, tmp_path / f"evil{number}")
-        (paths[f"evil{number}"] / "chat_template.jinja").write_text(template.replace("CANARY", str(canary)))
-    models = tuple(EngineConfig(name=name, source=str(path)) for name, path in paths.items())
-    with running_server(monkeypatch, tmp_path, Script(token_ids=[70]), models=models, ready=False) as server:
-        handles = server.server.fleet.handles
-        wait_until(lambda: all(handle.state is not ModelState.LOADING for handle in handles.values()), 60)
-        assert_failed(server, set(paths) - {"good"})
-        assert not canary.exists()
-        good = httpx.post(server.url + CHAT, content=body_of({"model": "good"}), headers=JSON)
-        assert good.status_code == 200
-        assert httpx.get(f"{server.url}/health").json()["models"]["good"] == "ready"
+        path = shutil.copytree(tiny_dir, tmp_path / f"evil{number}")
+        (path / "chat_template.jinja").write_text(template.replace("CANARY", str(tmp_path / "canary")))
+        added[path.name] = EngineHandle(EngineConfig(name=path.name, source=str(path)), FAST_POLICY)
+    handles.update(added)
+    yield added
+    for name, handle in added.items():
+        del handles[name]
+        asyncio.run_coroutine_threadsafe(handle.stop(), server.loop).result(10)
+
+
+def test_a_hostile_template_fails_the_load_of_its_model_alone(
+    server: RunningServer,
+    quiet: list[list[Any]],
+    hostile_templates: dict[str, EngineHandle],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows 21 and 22: the load happens in the process that all streams pass through."""
+    monkeypatch.setattr(template_limits, "RENDER_SECONDS", 0.5)
+    set_script(monkeypatch, Script(token_ids=[70]))
+    directory = server.server.fleet._directory
+    assert directory is not None
+
+    async def load(client: httpx.AsyncClient) -> None:
+        for handle in hostile_templates.values():
+            asyncio.run_coroutine_threadsafe(handle.start(directory), server.loop).result(10)
+        while any(handle.state is ModelState.LOADING for handle in hostile_templates.values()):
+            await asyncio.sleep(0.05)
+
+    assert all(tokens == quiet for tokens in asyncio.run(beside_neighbours(server, load)))
+    assert_failed(server, hostile_templates)
+    assert all("template" in str(handle.error) for handle in hostile_templates.values())
+    assert not (tmp_path / "canary").exists()
+    assert httpx.get(f"{server.url}/health").json()["models"]["tiny"] == "ready"
