@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,6 @@ def hostile_weights(tiny_dir: Path, directory: Path, canary: Path) -> dict[str, 
 @pytest.fixture(scope="module")
 def server(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     shared: dict[str, Any] = {"source": str(tiny_dir), "dtype": "float32", "threads": 1}
-    directory = tmp_path_factory.mktemp("hazards")
-    hostile = hostile_weights(tiny_dir, directory, directory / "canary")
     models = (
         EngineConfig(name="tiny", context=CONTEXT, num_blocks=400, **shared),
         EngineConfig(
@@ -74,8 +73,8 @@ def server(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             attention="reference",
             **shared,
         ),
-        *(EngineConfig(name=name, source=str(path)) for name, path in hostile.items()),
     )
+    directory = tmp_path_factory.mktemp("hazards")
     with (
         pytest.MonkeyPatch.context() as patch,
         running_server(patch, directory, Script(), models=models, policy=FleetPolicy(), ready=False) as running,
@@ -115,23 +114,29 @@ async def neighbours(client: httpx.AsyncClient) -> list[list[Any]]:
     return list(await asyncio.gather(*(neighbour(client, seed) for seed in range(4))))
 
 
-async def beside_neighbours(server: RunningServer, trouble: Callable[[httpx.AsyncClient], Awaitable[None]]) -> Any:
-    """Make trouble while four neighbours stream, anew as often as it takes; what each round of them said."""
+Meet = Callable[[], Awaitable[None]]
+"""Sees that the neighbours stream, anew if they have ended."""
+
+
+async def beside_neighbours(
+    server: RunningServer, trouble: Callable[[httpx.AsyncClient, Meet], Awaitable[None]]
+) -> Any:
+    """Make trouble beside four neighbours; what each round of them said."""
+    rounds: list[asyncio.Task[list[list[Any]]]] = []
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-        rounds = [asyncio.create_task(neighbours(client))]
-        await asyncio.sleep(0.05)
-        making = asyncio.create_task(trouble(client))
+
+        async def meet() -> None:
+            if not rounds or rounds[-1].done():
+                rounds.append(asyncio.create_task(neighbours(client)))
+                await asyncio.sleep(0.05)
+
         try:
-            while not making.done():
-                await asyncio.wait([making, rounds[-1]], return_when=asyncio.FIRST_COMPLETED)
-                if rounds[-1].done() and not making.done():
-                    rounds.append(asyncio.create_task(neighbours(client)))
-            await making
+            await trouble(client, meet)
             return await asyncio.gather(*rounds)
         finally:
-            for task in (making, *rounds):
+            for task in rounds:
                 task.cancel()
-            await asyncio.gather(making, *rounds, return_exceptions=True)
+            await asyncio.gather(*rounds, return_exceptions=True)
 
 
 @pytest.fixture(scope="module")
@@ -168,8 +173,9 @@ def test_trouble_beside_four_streams(row: int, server: RunningServer, quiet: lis
     served = [server.server.fleet.handles[name] for name in ("tiny", "cramped")]
     pids = [handle.pid for handle in served]
 
-    async def attempts(client: httpx.AsyncClient) -> None:
+    async def attempts(client: httpx.AsyncClient, meet: Meet) -> None:
         for trial in tries:
+            await meet()
             began = time.monotonic()
             answer = await client.post(CHAT, content=trial.body, headers=JSON)
             judge(trial, answer, time.monotonic() - began)
@@ -234,49 +240,55 @@ def assert_failed(server: RunningServer, names: Iterable[str]) -> None:
         assert "/" not in answer.json()["error"]["message"]
 
 
-def test_code_and_pickles_of_a_model_are_never_run(server: RunningServer) -> None:
-    """Row 23: such models fail to load, and all the other tests of this file run beside them."""
-    assert_failed(server, ("code", "pickle"))
-    assert not list(server.log.parent.glob("canary"))
+@contextmanager
+def failing_beside_streams(
+    server: RunningServer, quiet: list[list[Any]], sources: dict[str, Path], policy: FleetPolicy
+) -> Iterator[dict[str, EngineHandle]]:
+    """Models that are added to the server, and fail to load, while the neighbours stream."""
+    fleet = server.server.fleet
+    handles = {name: EngineHandle(EngineConfig(name=name, source=str(path)), policy) for name, path in sources.items()}
+    fleet.handles.update(handles)
+    directory = fleet._directory
+    assert directory is not None
+
+    async def load(client: httpx.AsyncClient, meet: Meet) -> None:
+        await meet()
+        for handle in handles.values():
+            asyncio.run_coroutine_threadsafe(handle.start(directory), server.loop).result(10)
+        while any(handle.state is ModelState.LOADING for handle in handles.values()):
+            await meet()
+            await asyncio.sleep(0.05)
+
+    try:
+        assert all(tokens == quiet for tokens in asyncio.run(beside_neighbours(server, load)))
+        assert_failed(server, handles)
+        assert httpx.get(f"{server.url}/health").json()["models"]["tiny"] == "ready"
+        yield handles
+    finally:
+        for name, handle in handles.items():
+            del fleet.handles[name]
+            asyncio.run_coroutine_threadsafe(handle.stop(), server.loop).result(10)
 
 
-@pytest.fixture
-def hostile_templates(server: RunningServer, tiny_dir: Path, tmp_path: Path) -> Iterator[dict[str, EngineHandle]]:
-    """Models with templates that never end, write without end, or reach out of the sandbox; not yet started."""
-    handles = server.server.fleet.handles
-    added: dict[str, EngineHandle] = {}
-    for number, template in enumerate((*ENDLESS, *ESCAPES)):
-        path = shutil.copytree(tiny_dir, tmp_path / f"evil{number}")
-        (path / "chat_template.jinja").write_text(template.replace("CANARY", str(tmp_path / "canary")))
-        added[path.name] = EngineHandle(EngineConfig(name=path.name, source=str(path)), FAST_POLICY)
-    handles.update(added)
-    yield added
-    for name, handle in added.items():
-        del handles[name]
-        asyncio.run_coroutine_threadsafe(handle.stop(), server.loop).result(10)
+def test_code_and_pickles_of_a_model_are_never_run(
+    server: RunningServer, quiet: list[list[Any]], tiny_dir: Path, tmp_path: Path
+) -> None:
+    """Row 23: such models fail to load."""
+    hostile = hostile_weights(tiny_dir, tmp_path, tmp_path / "canary")
+    with failing_beside_streams(server, quiet, hostile, FleetPolicy()):
+        assert not (tmp_path / "canary").exists()
 
 
 def test_a_hostile_template_fails_the_load_of_its_model_alone(
-    server: RunningServer,
-    quiet: list[list[Any]],
-    hostile_templates: dict[str, EngineHandle],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    server: RunningServer, quiet: list[list[Any]], tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows 21 and 22: the load happens in the process that all streams pass through."""
+    """Rows 21 and 22: it is tried in the process that all streams pass through."""
     monkeypatch.setattr(template_limits, "RENDER_SECONDS", 0.5)
     set_script(monkeypatch, Script(token_ids=[70]))
-    directory = server.server.fleet._directory
-    assert directory is not None
-
-    async def load(client: httpx.AsyncClient) -> None:
-        for handle in hostile_templates.values():
-            asyncio.run_coroutine_threadsafe(handle.start(directory), server.loop).result(10)
-        while any(handle.state is ModelState.LOADING for handle in hostile_templates.values()):
-            await asyncio.sleep(0.05)
-
-    assert all(tokens == quiet for tokens in asyncio.run(beside_neighbours(server, load)))
-    assert_failed(server, hostile_templates)
-    assert all("template" in str(handle.error) for handle in hostile_templates.values())
-    assert not (tmp_path / "canary").exists()
-    assert httpx.get(f"{server.url}/health").json()["models"]["tiny"] == "ready"
+    paths: dict[str, Path] = {}
+    for number, template in enumerate((*ENDLESS, *ESCAPES)):
+        path = paths[f"evil{number}"] = shutil.copytree(tiny_dir, tmp_path / f"evil{number}")
+        (path / "chat_template.jinja").write_text(template.replace("CANARY", str(tmp_path / "canary")))
+    with failing_beside_streams(server, quiet, paths, FAST_POLICY) as handles:
+        assert all("template" in str(handle.error) for handle in handles.values())
+        assert not (tmp_path / "canary").exists()
