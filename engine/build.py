@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 import transformers
 
+from engine import version
 from engine.block_manager import BlockManager
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -69,21 +70,7 @@ def build_engine(
         num_parameters=loaded.num_parameters,
         load_seconds=0.0,
         generation_defaults=loaded.generation_defaults,
-        numerics="/".join(
-            (
-                config.source,
-                config.revision or "",
-                dtype,
-                f"quantization={config.quantization}",
-                f"kv={config.kv_dtype}",
-                runner.device.type,
-                str(runner.attention),
-                f"fusion={config.fusion}",
-                f"kernels={runner.kernels is not None}",
-                f"torch={torch.__version__}",
-                f"transformers={transformers.__version__}",
-            )
-        ),
+        numerics=_numerics(config, runner),
         notes=runner.notes,
     )
     return engine, info
@@ -104,4 +91,33 @@ def _make_compiler(config: EngineConfig, loaded: LoadedModel, wake: Callable[[],
         eos_token_ids=frozenset(loaded.eos_token_ids),
         backend=config.constraints,
         on_done=wake,
+    )
+
+
+def _numerics(config: EngineConfig, runner: ModelRunner) -> str:
+    """Names everything that can change the numbers: the weights, what computes them and how.
+
+    Not how steps follow each other, nor how many requests share one.
+    """
+    loaded, device = runner.loaded, runner.device
+    is_cuda = device.type == "cuda"
+    return "/".join(
+        (
+            config.source,
+            config.revision or "",
+            loaded.directory.name,  # of a snapshot from the hub it is the commit
+            str(loaded.weights_bytes),
+            str(runner.dtype),
+            torch.cuda.get_device_name(device) if is_cuda else f"CPU {torch.backends.cpu.get_cpu_capability()}",
+            f"quantization={config.quantization}",
+            f"kv={config.kv_dtype}",
+            str(runner.attention),
+            f"block_size={config.block_size}",
+            f"kernels={runner.kernels is not None}",
+            f"surgery={','.join(runner.surgery)}",
+            f"rotary={runner.context if runner.frozen_rotary else ''}",
+            f"headrace={version()}",
+            f"torch={torch.__version__}",
+            f"transformers={transformers.__version__}",
+        )
     )

@@ -136,10 +136,10 @@ class EngineInfo(msgspec.Struct, frozen=True):
     kv_bytes: int
     num_parameters: int
     load_seconds: float
-    generation_defaults: dict[str, float | int]
-    """Sampling values the model's generation_config.json names; whether they apply is the server's decision."""
+    generation_defaults: dict[str, bool | int | float]
+    """What the model's generation_config.json says of generating; whether it applies is the server's decision."""
     numerics: str
-    """Names everything that can change the numbers: dtype, device, attention, fusion, library versions."""
+    """Names everything that can change the numbers: weights, dtype, device, attention, surgery, versions."""
     notes: list[str]
     """Lines the operator should see: a lowered context, a fusion that did not fit."""
     activation_bytes: int = 0

@@ -110,6 +110,8 @@ class ModelRunner:
         self.dtype: torch.dtype = self.model.dtype
         self.kv_dtype = torch.float8_e4m3fn if config.kv_dtype == "fp8" else self.dtype
         self.notes: list[str] = []
+        self.surgery: list[str] = []
+        """What was changed in transformers' model."""
         if self.loaded.fp8_linears and self.device.type == "cpu":
             self.notes.append("FP8 products are computed in plain torch on a CPU, slower than without them")
         shapes = self._probe_layers()
@@ -211,6 +213,7 @@ class ModelRunner:
         if config.fusion:
             surgery.operate(self.kernels)
         self.notes += surgery.notes
+        self.surgery = surgery.changes
         self.launches_per_layer = surgery.launches
         self.activation_bytes = peak_bytes(lambda: self.rehearse(caches), self.device)
         self.graph_bytes = 0
@@ -243,7 +246,8 @@ class ModelRunner:
         if size.note:
             self.notes.append(size.note)
         self.num_blocks, self.context = size.num_blocks, size.context
-        for kind in freeze_rotary(self.model, self.context):
+        self.frozen_rotary = freeze_rotary(self.model, self.context)
+        for kind in self.frozen_rotary:
             self.notes.append(f"{kind} rotary scaling is that of a context of {self.context} tokens, for every request")
         progress("allocating the KV cache", None)
         self.caches: dict[int, LayerCache] = allocate(

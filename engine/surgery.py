@@ -52,6 +52,11 @@ class Surgery:
         self.launches = 0
         """Of a layer in a decoding step, where layers were replaced for a GPU."""
 
+    @property
+    def changes(self) -> list[str]:
+        """What was changed, by name."""
+        return [name for name, count in self._done.items() if count]
+
     @torch.inference_mode()
     def check(self) -> None:
         """Raise ModelLoadError unless the model can serve."""

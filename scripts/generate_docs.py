@@ -72,14 +72,12 @@ def support_table() -> str:
 
     rows = field_table()
     partly = "; ".join(f"`{row.name}` ({row.range})" for row in rows if row.status == "partly")
-    return table(
-        ("", "Fields of `POST /v1/chat/completions`"),
-        (
-            ("Works", names(row for row in rows if row.status == "supported")),
-            ("Works in part", partly),
-            ("Refused", names(row for row in rows if row.status == "refused")),
-        ),
+    kinds = (
+        ("Works", names(row for row in rows if row.status == "supported")),
+        ("Works in part", partly),
+        ("Refused", names(row for row in rows if row.status == "refused")),
     )
+    return table(("", "Fields of `POST /v1/chat/completions`"), [kind for kind in kinds if kind[1]])
 
 
 def fields_table() -> str:

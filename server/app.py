@@ -10,9 +10,10 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from engine import version
 from server.api_document import describe_api
 from server.auth import Keys
-from server.context import ServerContext, version
+from server.context import ServerContext
 from server.edge import Edge, internal_error
 from server.errors import ApiError
 from server.routes.chat import router as chat_router

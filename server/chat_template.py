@@ -13,7 +13,7 @@ from types import BuiltinFunctionType
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import meta, nodes
+from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context
@@ -24,6 +24,7 @@ from server import template_limits as limits
 from server import template_sizes as sizes
 from server.errors import MAX_ECHO_CHARS, bad_request
 from server.template_limits import TemplateLimitError
+from server.template_reads import outside_variables
 
 _TICK, _CONCAT, _CHECKED = "_headrace_tick", "_headrace_concat", "_headrace_checked"
 
@@ -43,8 +44,8 @@ class ChatTemplate:
         limits.begin({})
         self._environment = _ChatEnvironment()
         tree = self._environment.parse(source)
-        self.variables = frozenset(meta.find_undeclared_variables(tree))
-        """Variables the template reads."""
+        self.variables = outside_variables(tree)
+        """Variables the template reads and does not set itself before."""
         self.literals = "\0".join(_literals(tree))
         """All text the template itself can write."""
         self.inspected = frozenset(_inspected(tree))

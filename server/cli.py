@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from engine import version
 from engine.config import Dtype, EngineConfig, KvDtype, Quantization
 from engine.errors import HeadraceError
 from server.banner import Console, ConsoleHandler
-from server.context import version
 from server.limits import Limits
 from server.models_command import add_models_parser
 from server.serve import ServeSettings, run

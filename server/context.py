@@ -1,6 +1,5 @@
 """What every route needs to know of this server."""
 
-import importlib.metadata
 from dataclasses import dataclass, field
 
 from server.errors import ApiError, model_not_found
@@ -32,14 +31,6 @@ class ServerContext:
         if handle is None:
             raise model_not_found(name)
         return handle
-
-
-def version() -> str:
-    """The installed version of Headrace."""
-    try:
-        return importlib.metadata.version("headrace")
-    except importlib.metadata.PackageNotFoundError:
-        return "unreleased"
 
 
 def not_ready(handle: EngineHandle) -> ApiError:

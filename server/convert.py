@@ -12,7 +12,7 @@ from engine.sampling_params import SamplingParams
 from server.answer_text import CONTENT_ONLY, AnswerText, Reading
 from server.convert_tools import plan_answer, template_variables
 from server.errors import context_length_exceeded, from_request_error
-from server.protocol import ChatCompletionRequest, ChatMessage, Conversation, GenerationRequest
+from server.protocol import ChatCompletionRequest, Conversation, GenerationRequest
 from server.settings import SamplingDefaults
 from server.tokenizer import ChatTokenizer
 
@@ -118,7 +118,7 @@ def conversation_ids(
     """
     continues = bool(request.continue_final_message)
     return tokenizer.encode_prompt(
-        [_plain(message) for message in request.messages],
+        [message.plain() for message in request.messages],
         add_generation_prompt=_or(request.add_generation_prompt, not continues),
         continue_final_message=continues,
         tools=tools or None,
@@ -170,10 +170,6 @@ def make_plan(
 def system_fingerprint(info: EngineInfo) -> str:
     """Changes with everything that can change the numbers."""
     return f"fp_{hashlib.sha256(info.numerics.encode()).hexdigest()[:12]}"
-
-
-def _plain(message: ChatMessage) -> dict[str, Any]:
-    return message.model_dump(exclude_none=True)
 
 
 def usable_context(info: EngineInfo) -> int:

@@ -9,11 +9,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from engine import version
 from engine.config import EngineConfig
 from engine.errors import ConfigError
 from server.auth import Keys
 from server.banner import Console, ready_banner
-from server.context import ServerContext, version
+from server.context import ServerContext
 from server.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
 from server.limits import Admission, Limits
 from server.settings import SamplingDefaults

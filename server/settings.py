@@ -9,6 +9,7 @@ that says where: `models.yaml:12: ...`.
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,12 +42,12 @@ class SamplingDefaults:
         return ", ".join(f"{f.name} {getattr(self, f.name):g}" for f in fields if getattr(self, f.name) != f.default)
 
 
-def describe_defaults(defaults: SamplingDefaults, named: Mapping[str, float]) -> str:
+def describe_defaults(defaults: SamplingDefaults, named: Mapping[str, bool | int | float]) -> str:
     """One line for the log: what holds for requests that do not say, and what generation_config.json (`named`) says."""
     line = f"sampling defaults: {str(defaults) or 'those of OpenAI'}"
     if not named:
         return f"{line}; its generation_config.json names none"
-    values = ", ".join(f"{name} {value:g}" for name, value in sorted(named.items()))
+    values = ", ".join(f"{name} {json.dumps(value)}" for name, value in sorted(named.items()))
     return f"{line}; not applied: {values} of its generation_config.json"
 
 

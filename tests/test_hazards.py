@@ -8,7 +8,8 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ import pytest
 from engine.config import EngineConfig
 from engine.models.random_tokenizer import write_tokenizer
 from server import template_limits
-from server.fleet import FleetPolicy, ModelState
+from server.fleet import EngineHandle, FleetPolicy, ModelState
 from tests.constraint_hazards import ROWS
 from tests.hazards import CONTEXT, CONTROL, CRAMPED_TOKENS, TOKENS, Try, body_of, text_of, user
-from tests.server.fakes import RunningServer, Script, running_server, wait_until
+from tests.server.fakes import FAST_POLICY, RunningServer, Script, running_server, set_script, wait_until
 from tests.tiny_models import EOS_TOKEN_ID
 
 CHAT = "/v1/chat/completions"
@@ -60,8 +61,6 @@ def hostile_weights(tiny_dir: Path, directory: Path, canary: Path) -> dict[str, 
 @pytest.fixture(scope="module")
 def server(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     shared: dict[str, Any] = {"source": str(tiny_dir), "dtype": "float32", "threads": 1}
-    directory = tmp_path_factory.mktemp("hazards")
-    hostile = hostile_weights(tiny_dir, directory, directory / "canary")
     models = (
         EngineConfig(name="tiny", context=CONTEXT, num_blocks=400, **shared),
         EngineConfig(
@@ -74,8 +73,8 @@ def server(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             attention="reference",
             **shared,
         ),
-        *(EngineConfig(name=name, source=str(path)) for name, path in hostile.items()),
     )
+    directory = tmp_path_factory.mktemp("hazards")
     with (
         pytest.MonkeyPatch.context() as patch,
         running_server(patch, directory, Script(), models=models, policy=FleetPolicy(), ready=False) as running,
@@ -85,8 +84,8 @@ def server(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-async def neighbour(client: httpx.AsyncClient, seed: int) -> tuple[list[Any], float]:
-    """The tokens of one stream, its end and its usage; and when it ended."""
+async def neighbour(client: httpx.AsyncClient, seed: int) -> list[Any]:
+    """The tokens of one stream, its end and its usage."""
     body = {
         "model": "tiny", "messages": user(f"Neighbour {seed}"), "seed": seed, "temperature": 1, "ignore_eos": True,
         "max_tokens": 450, "stream": True, "stream_options": {"include_usage": True}, "logprobs": True,
@@ -107,13 +106,37 @@ async def neighbour(client: httpx.AsyncClient, seed: int) -> tuple[list[Any], fl
             seen += [chunk["usage"]["total_tokens"]] if chunk["usage"] else []
     # Tokens that came together share a chunk, so texts are compared as one.
     text = "".join(part for part in seen[:-2] if isinstance(part, str))
-    return [text, *(part for part in seen[:-2] if not isinstance(part, str)), *seen[-2:]], time.monotonic()
+    return [text, *(part for part in seen[:-2] if not isinstance(part, str)), *seen[-2:]]
 
 
-async def neighbours(client: httpx.AsyncClient) -> tuple[list[list[Any]], float]:
-    """Four of them; the second is when the last of them ended."""
-    found = await asyncio.gather(*(neighbour(client, seed) for seed in range(4)))
-    return [tokens for tokens, _ in found], max(ended for _, ended in found)
+async def neighbours(client: httpx.AsyncClient) -> list[list[Any]]:
+    """Four of them."""
+    return list(await asyncio.gather(*(neighbour(client, seed) for seed in range(4))))
+
+
+Meet = Callable[[], Awaitable[None]]
+"""Sees that the neighbours stream, anew if they have ended."""
+
+
+async def beside_neighbours(
+    server: RunningServer, trouble: Callable[[httpx.AsyncClient, Meet], Awaitable[None]]
+) -> Any:
+    """Make trouble beside four neighbours; what each round of them said."""
+    rounds: list[asyncio.Task[list[list[Any]]]] = []
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+
+        async def meet() -> None:
+            if not rounds or rounds[-1].done():
+                rounds.append(asyncio.create_task(neighbours(client)))
+                await asyncio.sleep(0.05)
+
+        try:
+            await trouble(client, meet)
+            return await asyncio.gather(*rounds)
+        finally:
+            for task in rounds:
+                task.cancel()
+            await asyncio.gather(*rounds, return_exceptions=True)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +145,7 @@ def quiet(server: RunningServer) -> list[list[Any]]:
 
     async def run() -> list[list[Any]]:
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-            return (await neighbours(client))[0]
+            return await neighbours(client)
 
     tokens = asyncio.run(run())
     assert len({str(one) for one in tokens}) == 4 and all(one[-2:][0] == "length" for one in tokens)
@@ -150,22 +173,14 @@ def test_trouble_beside_four_streams(row: int, server: RunningServer, quiet: lis
     served = [server.server.fleet.handles[name] for name in ("tiny", "cramped")]
     pids = [handle.pid for handle in served]
 
-    async def attempt(client: httpx.AsyncClient, trial: Try) -> float:
-        began = time.monotonic()
-        answer = await client.post(CHAT, content=trial.body, headers={"content-type": "application/json"})
-        judge(trial, answer, time.monotonic() - began)
-        return began
+    async def attempts(client: httpx.AsyncClient, meet: Meet) -> None:
+        for trial in tries:
+            await meet()
+            began = time.monotonic()
+            answer = await client.post(CHAT, content=trial.body, headers=JSON)
+            judge(trial, answer, time.monotonic() - began)
 
-    async def run() -> None:
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-            beside = asyncio.create_task(neighbours(client))
-            await asyncio.sleep(0.05)
-            began = [await attempt(client, trial) for trial in tries]
-            tokens, ended = await beside
-            assert began[0] < ended, "the trouble came too late to meet the neighbours"
-            assert tokens == quiet
-
-    asyncio.run(run())
+    assert all(tokens == quiet for tokens in asyncio.run(beside_neighbours(server, attempts)))
     assert [handle.pid for handle in served] == pids
     wait_until(lambda: all(handle.client and not handle.client.num_requests for handle in served))
     wait_until(lambda: all(handle.client and not handle.client.stats.blocks_owned for handle in served))
@@ -225,28 +240,55 @@ def assert_failed(server: RunningServer, names: Iterable[str]) -> None:
         assert "/" not in answer.json()["error"]["message"]
 
 
-def test_code_and_pickles_of_a_model_are_never_run(server: RunningServer) -> None:
-    """Row 23: such models fail to load, and all the other tests of this file run beside them."""
-    assert_failed(server, ("code", "pickle"))
-    assert not list(server.log.parent.glob("canary"))
+@contextmanager
+def failing_beside_streams(
+    server: RunningServer, quiet: list[list[Any]], sources: dict[str, Path], policy: FleetPolicy
+) -> Iterator[dict[str, EngineHandle]]:
+    """Models that are added to the server, and fail to load, while the neighbours stream."""
+    fleet = server.server.fleet
+    handles = {name: EngineHandle(EngineConfig(name=name, source=str(path)), policy) for name, path in sources.items()}
+    fleet.handles.update(handles)
+    directory = fleet._directory
+    assert directory is not None
+
+    async def load(client: httpx.AsyncClient, meet: Meet) -> None:
+        await meet()
+        for handle in handles.values():
+            asyncio.run_coroutine_threadsafe(handle.start(directory), server.loop).result(10)
+        while any(handle.state is ModelState.LOADING for handle in handles.values()):
+            await meet()
+            await asyncio.sleep(0.05)
+
+    try:
+        assert all(tokens == quiet for tokens in asyncio.run(beside_neighbours(server, load)))
+        assert_failed(server, handles)
+        assert httpx.get(f"{server.url}/health").json()["models"]["tiny"] == "ready"
+        yield handles
+    finally:
+        for name, handle in handles.items():
+            del fleet.handles[name]
+            asyncio.run_coroutine_threadsafe(handle.stop(), server.loop).result(10)
+
+
+def test_code_and_pickles_of_a_model_are_never_run(
+    server: RunningServer, quiet: list[list[Any]], tiny_dir: Path, tmp_path: Path
+) -> None:
+    """Row 23: such models fail to load."""
+    hostile = hostile_weights(tiny_dir, tmp_path, tmp_path / "canary")
+    with failing_beside_streams(server, quiet, hostile, FleetPolicy()):
+        assert not (tmp_path / "canary").exists()
 
 
 def test_a_hostile_template_fails_the_load_of_its_model_alone(
-    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: RunningServer, quiet: list[list[Any]], tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows 21 and 22: templates that never end, write without end, or reach out of the sandbox."""
+    """Rows 21 and 22: it is tried in the process that all streams pass through."""
     monkeypatch.setattr(template_limits, "RENDER_SECONDS", 0.5)
-    canary = tmp_path / "canary"
-    paths = {"good": tiny_dir}
+    set_script(monkeypatch, Script(token_ids=[70]))
+    paths: dict[str, Path] = {}
     for number, template in enumerate((*ENDLESS, *ESCAPES)):
-        paths[f"evil{number}"] = shutil.copytree(tiny_dir, tmp_path / f"evil{number}")
-        (paths[f"evil{number}"] / "chat_template.jinja").write_text(template.replace("CANARY", str(canary)))
-    models = tuple(EngineConfig(name=name, source=str(path)) for name, path in paths.items())
-    with running_server(monkeypatch, tmp_path, Script(token_ids=[70]), models=models, ready=False) as server:
-        handles = server.server.fleet.handles
-        wait_until(lambda: all(handle.state is not ModelState.LOADING for handle in handles.values()), 60)
-        assert_failed(server, set(paths) - {"good"})
-        assert not canary.exists()
-        good = httpx.post(server.url + CHAT, content=body_of({"model": "good"}), headers=JSON)
-        assert good.status_code == 200
-        assert httpx.get(f"{server.url}/health").json()["models"]["good"] == "ready"
+        path = paths[f"evil{number}"] = shutil.copytree(tiny_dir, tmp_path / f"evil{number}")
+        (path / "chat_template.jinja").write_text(template.replace("CANARY", str(tmp_path / "canary")))
+    with failing_beside_streams(server, quiet, paths, FAST_POLICY) as handles:
+        assert all("template" in str(handle.error) for handle in handles.values())
+        assert not (tmp_path / "canary").exists()

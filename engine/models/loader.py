@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_MAX_SAID = 64
+"""Entries of a generation_config.json that are passed on; real ones have a dozen."""
 _GIB = 1 << 30
 
 
@@ -44,7 +45,7 @@ class LoadedModel:
     """Rows of the output head: the width of the logits, which may exceed the tokenizer's length."""
     eos_token_ids: list[int]
     max_context: int
-    generation_defaults: dict[str, float | int]
+    generation_defaults: dict[str, bool | int | float]
     weights_bytes: int
     num_parameters: int
     fp8_linears: int
@@ -272,7 +273,7 @@ def _describe(model: "PreTrainedModel", directory: Path, config: "PretrainedConf
         vocab_size=int(model.get_output_embeddings().weight.shape[0]),
         eos_token_ids=[int(token) for token in (eos if isinstance(eos, list) else [eos])],
         max_context=int(text_config.max_position_embeddings),
-        generation_defaults=_sampling_defaults(generation),
+        generation_defaults=_said_of_generation(generation),
         weights_bytes=sum(parameter.nbytes for parameter in parameters),
         num_parameters=sum(parameter.numel() for parameter in parameters),
         fp8_linears=sum(isinstance(module, Fp8Linear) for module in model.modules()),
@@ -287,9 +288,15 @@ def _generation_config(directory: Path) -> dict[str, Any]:
         raise ModelLoadError(f"generation_config.json cannot be read: {error}") from error
 
 
-def _sampling_defaults(generation: dict[str, Any]) -> dict[str, float | int]:
-    """The sampling values a model's makers recommend; none where they recommend greedy decoding."""
-    if generation.get("do_sample") is False:
-        return {}
-    values = ((key, generation.get(key)) for key in _SAMPLING_KEYS)
-    return {key: value for key, value in values if isinstance(value, int | float) and not isinstance(value, bool)}
+def _said_of_generation(generation: dict[str, Any]) -> dict[str, bool | int | float]:
+    """The numbers and switches that change what transformers would generate. The file is not trusted.
+
+    Token ids are left out: those of the end are applied, and the others change nothing here.
+    """
+    said = {
+        key: value
+        for key, value in generation.items()
+        if isinstance(value, int | float) and abs(value) < 2**53 and key.isidentifier()
+        if not key.startswith(("_", "output_", "return_", "use_cache")) and not key.endswith("_token_id")
+    }
+    return dict(list(said.items())[:_MAX_SAID])

@@ -9,6 +9,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -72,20 +73,33 @@ class ContentPart(StrictModel):
         return self
 
 
+Arguments = Annotated[Any, WithJsonSchema({"type": ["string", "object", "null"]})]
+
+
 class FunctionCall(StrictModel):
-    """A function that was called, with its arguments as JSON text or as an object."""
+    """A function that was called, with its arguments as JSON text or as an object.
+
+    They are `arguments`, or `parameters`, as Hugging Face's schema of a request and its client's types have it.
+    """
 
     name: Name
-    arguments: Annotated[Any, WithJsonSchema({"type": ["string", "object", "null"]})] = None
+    arguments: Arguments = None
+    parameters: Arguments = None
     description: str | None = None
 
-    @field_validator("arguments")
+    @field_validator("arguments", "parameters")
     @classmethod
-    def _arguments_are_json(cls, value: Any) -> Any:
+    def _arguments_are_json(cls, value: Any, info: ValidationInfo) -> Any:
         if value is not None and not isinstance(value, str | dict):
             raise ValueError("must be a string of JSON or an object")
-        check_json_value(value, "arguments")
+        check_json_value(value, str(info.field_name))
         return value
+
+    @model_validator(mode="after")
+    def _one_spelling(self) -> "FunctionCall":
+        if None not in (self.arguments, self.parameters):
+            raise ValueError("must have 'arguments' or 'parameters', not both")
+        return self
 
 
 class ToolCall(StrictModel):
@@ -129,6 +143,15 @@ class ChatMessage(StrictModel):
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
     function_call: None = None
+
+    def plain(self) -> dict[str, Any]:
+        """What was given, with the arguments of calls under OpenAI's name, by which chat templates know them."""
+        given = self.model_dump(exclude_none=True)
+        for call in given.get("tool_calls", ()):
+            function = call["function"]
+            if "parameters" in function:
+                function["arguments"] = function.pop("parameters")
+        return given
 
     @model_validator(mode="after")
     def _fields_fit_the_role(self) -> "ChatMessage":

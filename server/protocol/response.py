@@ -60,9 +60,9 @@ class Choice:
     logprobs: Sequence[dict[str, Any]] | None = None
 
     def message(self) -> dict[str, Any]:
-        """The assistant's turn. Its content is null where there is something else instead."""
-        is_empty = not self.content and (self.tool_calls or self.reasoning)
-        message = {"role": "assistant", "content": None if is_empty else self.content, "refusal": None}
+        """The assistant's turn. Its content is null where there are only calls: elsewhere it must be a string."""
+        content = self.content or (None if self.tool_calls else "")
+        message = {"role": "assistant", "content": content, "refusal": None}
         if self.reasoning:
             message |= {"reasoning": self.reasoning, "reasoning_content": self.reasoning}
         return message | ({"tool_calls": [call.plain() for call in self.tool_calls]} if self.tool_calls else {})

@@ -62,11 +62,18 @@ def test_generation_config_goes_before_config(copy_of: Path) -> None:
     edit_json(copy_of / "generation_config.json", eos_token_id=[7, 9], temperature=0.6, top_p=0.9, do_sample=True)
     loaded = load_from(copy_of)
     assert loaded.eos_token_ids == [7, 9]
-    assert loaded.generation_defaults == {"temperature": 0.6, "top_p": 0.9}
-    edit_json(copy_of / "generation_config.json", do_sample=False)
-    assert load_from(copy_of).generation_defaults == {}
+    assert loaded.generation_defaults == {"temperature": 0.6, "top_p": 0.9, "do_sample": True}
     (copy_of / "generation_config.json").unlink()
     assert load_from(copy_of).eos_token_ids == [2]
+
+
+def test_all_that_generation_config_says_of_generating_is_passed_on(copy_of: Path) -> None:
+    """And nothing that JSON or a line of the log could choke on."""
+    said = {"do_sample": False, "no_repeat_ngram_size": 3, "max_new_tokens": 2048, "typical_p": 0.5}
+    harmless = {"bos_token_id": 1, "transformers_version": "5", "_from_model_config": True, "use_cache": True}
+    hostile = {"top_p": float("nan"), "top_k": 10**400, "min_p": float("inf"), "a\nb": 1}
+    (copy_of / "generation_config.json").write_text(json.dumps(said | harmless | hostile))
+    assert load_from(copy_of).generation_defaults == said
 
 
 def test_dtype_is_what_was_asked(copy_of: Path) -> None:

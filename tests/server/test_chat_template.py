@@ -211,6 +211,26 @@ def test_what_is_known_of_a_source() -> None:
     assert "<t>" in template.literals and "<u>" in template.literals
 
 
+@pytest.mark.parametrize(
+    ("source", "variables"),
+    [
+        ("{{ a }}{% set b = c %}{{ b }}", {"a", "c"}),
+        ("{% for m in ms %}{% if m %}{% set r = 1 %}{% else %}{% set r = 2 %}{% endif %}{{ r }}{% endfor %}", {"ms"}),
+        ("{% for m in ms %}{% if m %}{% set r = 1 %}{% endif %}{{ r }}{% endfor %}", {"ms", "r"}),
+        ("{% if x is not defined %}{% set x = 1 %}{% endif %}{{ x }}", {"x"}),
+        ("{% if y %}{% set x = 1 %}{% else %}{{ raise_exception('no') }}{% endif %}{{ x }}", {"y"}),
+        ("{% for m in ms %}{% if m %}{% set x = 1 %}{% else %}{% continue %}{% endif %}{{ x }}{% endfor %}", {"ms"}),
+        ("{% for m in ms %}{% set x = m %}{% endfor %}{{ x }}", {"ms", "x"}),
+        ("{% for m in ms %}{{ x }}{% set x = m %}{% endfor %}", {"ms", "x"}),
+        ("{% macro f(a=b) %}{{ a }}{% endmacro %}{% set t %}{{ d }}{% endset %}{{ t }}", set("bd")),
+        ("{% macro f(a) %}{{ a }}{{ b }}{% endmacro %}{{ f(1) }}{% set ns = namespace(z=q) %}{{ ns.z }}", {"b", "q"}),
+        ("{% set t %}{{ u }}{% endset %}{{ t }}{% if a %}{% elif b %}{% set t = v %}{% endif %}{{ t }}", set("uabv")),
+    ],
+)
+def test_variables_are_those_read_from_outside(source: str, variables: set[str]) -> None:
+    assert ChatTemplate(source).variables == variables
+
+
 def test_a_broken_source_is_an_error_at_once() -> None:
     with pytest.raises(jinja2.TemplateError):
         ChatTemplate("{% for %}")

@@ -215,6 +215,17 @@ def test_an_integer_may_be_written_with_a_zero_fraction() -> None:
             {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": 5}}]},
             "messages[0].tool_calls[0].function.arguments",
         ),
+        (
+            {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "parameters": [5]}}]},
+            "messages[0].tool_calls[0].function.parameters",
+        ),
+        (
+            {
+                "role": "assistant",
+                "tool_calls": [{"id": "a", "function": {"name": "f", "parameters": "{}", "arguments": "{}"}}],
+            },
+            "messages[0].tool_calls[0].function",
+        ),
     ],
 )
 def test_bad_messages_are_refused_by_path(message: dict[str, Any], param: str) -> None:
@@ -370,6 +381,14 @@ def test_an_answer_is_accepted_back_as_history() -> None:
     assert parsed.messages[1].tool_calls[1].function.arguments == {"x": 1}
 
 
+def test_arguments_of_a_call_may_come_as_parameters() -> None:
+    """Hugging Face's schema of a request and its client's types have them under this name."""
+    call = {"id": "a", "type": "function", "function": {"name": "f", "parameters": {"x": 1}}}
+    turn = {"role": "assistant", "tool_calls": [call]}
+    parsed = parse_chat_request(json.dumps({"messages": [*MESSAGES, turn]}).encode())
+    assert parsed.messages[1].plain()["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": 1}}
+
+
 HUGGING_FACE_VALUES: dict[str, list[Any]] = {
     "frequency_penalty": [1.0],
     "logit_bias": [],
@@ -380,6 +399,12 @@ HUGGING_FACE_VALUES: dict[str, list[Any]] = {
         [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]}],
         [{"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f"}}]}],
+        [
+            {
+                "role": "assistant",
+                "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "parameters": {"x": 1}}}],
+            }
+        ],
     ],
     "model": ["m"],
     "n": [2],

@@ -207,10 +207,10 @@ def test_a_revision_of_what_has_none_is_an_error(tmp_path: Path) -> None:
 
 
 def test_one_line_says_which_defaults_hold_and_which_do_not() -> None:
-    named = {"top_p": 0.9, "temperature": 0.6, "top_k": 20}
+    named = {"top_p": 0.9, "temperature": 0.6, "top_k": 20, "do_sample": True}
     assert describe_defaults(SamplingDefaults(), named) == (
-        "sampling defaults: those of OpenAI; not applied: temperature 0.6, top_k 20, top_p 0.9 of its "
-        "generation_config.json"
+        "sampling defaults: those of OpenAI; not applied: do_sample true, temperature 0.6, top_k 20, top_p 0.9 "
+        "of its generation_config.json"
     )
     assert describe_defaults(SamplingDefaults(temperature=0.0, top_k=5), {}) == (
         "sampling defaults: temperature 0, top_k 5; its generation_config.json names none"
