@@ -199,6 +199,14 @@ class TestReasoning:
         grammar.accept(token(b">\n"))
         assert allowed(grammar) == {ord("a"), ord("b"), token(b"ab")}
 
+    def test_a_mark_that_is_a_control_token(self) -> None:
+        """As it is in tokenizers that call it special."""
+        grammar = ReasoningGrammar(EndMark("<|tool|>", VOCABULARY), compiled("regex", "ab|b"))
+        feed(grammar, b"x<|tool")
+        assert CONTROL in (allowed(grammar) or ())
+        grammar.accept(CONTROL)
+        assert allowed(grammar) == {ord("a"), ord("b"), token(b"ab")}
+
     def test_without_an_inner_grammar_nothing_is_constrained(self) -> None:
         grammar = self.gate()
         assert allowed(grammar) is None and grammar.can_end and not grammar.is_finished
