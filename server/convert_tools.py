@@ -116,6 +116,9 @@ def _plan_reasoning(
         is_open, is_closed = opens_reasoning(tail), closes_reasoning(tail)
     limit = max_reasoning_tokens(request)
     if limit is None:
+        if not (is_free or is_open or is_closed) and THINKING_VARIABLE in tokenizer.variables:
+            # It is on, and the model would open it, which a constraint from the first token on would prevent.
+            is_open, prompt = True, [*prompt, *tokenizer.encode(f"{THINK}\n", allow_special=True)]
         possible = is_free and not is_closed
         return Reading(reasoning="open" if is_open else "possible" if possible else "none"), prompt, None
     if not is_open and is_closed:

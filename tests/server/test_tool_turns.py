@@ -180,7 +180,10 @@ def test_constrained_text_is_never_taken_for_reasoning(reasoners: dict[str, Chat
         for name, state, after in (("opens", "open", "</think>"), ("leaves", "none", ""), ("none", "none", "")):
             reasoning, _, _, constraint = planned(reasoners[name], **fields)
             assert (reasoning, constraint.after) == (state, after)
-    assert planned(reasoners["leaves"], tools=[TOOL])[0] == "possible"
+        assert planned(reasoners["switch"], **fields)[:2] == ("open", "<think>\n"), "reasoning is on, so it comes first"
+        off = planned(reasoners["switch"], chat_template_kwargs={"enable_thinking": False}, **fields)
+        assert off[0] == "none" and off[3].after == ""
+    assert planned(reasoners["leaves"], tools=[TOOL])[0] == planned(reasoners["switch"], tools=[TOOL])[0] == "possible"
     assert planned(reasoners["leaves"], tools=[TOOL], response_format={"type": "json_object"})[0] == "none"
 
 
