@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine.errors import RequestError
-from engine.grammar.schema.document import keywords
-from engine.grammar.schema.faults import SchemaFault, Unfollowable, escape
+from engine.grammar.schema.document import keywords, parts
+from engine.grammar.schema.faults import SchemaFault, Unfollowable
 from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import ALL_TYPES, type_of
 
@@ -41,29 +41,14 @@ def check_schema(schema: Any, param: str) -> None:
     try:
         while stack:
             part, at = stack.pop()
-            _check_object(part, at, strings)
-            stack += _below(part, at)
+            if not isinstance(part, bool):  # which the library refuses itself where it would matter
+                _check_object(part, at, strings)
+                stack += parts(part, at)
     except SchemaFault as fault:
         raise RequestError(f"{param} {fault}", param=param) from None
 
 
-def _below(schema: dict[str, Any], at: str) -> Iterator[tuple[Any, str]]:
-    """The schemas in a checked one, with their pointers."""
-    for name in ("properties", "$defs", "definitions"):
-        children = schema.get(name)
-        if isinstance(children, dict):
-            yield from ((child, f"{at}/{name}/{escape(key)}") for key, child in children.items())
-    for name in ("anyOf", "prefixItems"):
-        yield from ((child, f"{at}/{name}/{number}") for number, child in enumerate(schema.get(name, ())))
-    if "items" in schema:
-        yield schema["items"], f"{at}/items"
-    if isinstance(schema.get("additionalProperties"), dict):
-        yield schema["additionalProperties"], f"{at}/additionalProperties"
-
-
 def _check_object(schema: Any, at: str, strings: Strings) -> None:
-    if not isinstance(schema, dict):
-        raise SchemaFault(at, f"a schema that is no object is not supported {_BACKEND}")
     keys = keywords(schema, at)
     given = [name for name in schema if name not in _ANNOTATIONS]
     unknown = next((name for name in given if name not in _KNOWN), None)
