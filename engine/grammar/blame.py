@@ -19,19 +19,19 @@ def blamed(root: Schema, why: str, fault: Fault) -> Unfollowable | None:
 
     None where there is no such keyword, or the search takes long.
     """
-    deadline = time.monotonic() + SEARCH_SECONDS
+    deadline = time.process_time() + SEARCH_SECONDS
     node, at = root, ""
     pending = _parts(root, at)
     while pending:
         child, below = pending.pop(0)
-        if time.monotonic() > deadline:
+        if time.process_time() > deadline:
             return None
         if isinstance(child, dict) and fault(child, below) == why:
             node, at, pending = child, below, _parts(child, below)
     if not isinstance(node, dict):
         return None
     return next((Unfollowable(at, name, f"cannot be followed: {why}") for name in _suspects(node)
-                 if time.monotonic() <= deadline and fault(_without(node, name), at) is None), None)  # fmt: skip
+                 if time.process_time() <= deadline and fault(_without(node, name), at) is None), None)  # fmt: skip
 
 
 def _parts(node: Schema, at: str) -> list[tuple[Schema, str]]:
