@@ -139,6 +139,8 @@ class GrammarCompiler:
                 result = RequestError("internal error while compiling the constraint")
             self._done.put((key, result))
             self._on_done()
+            if self._worker is None:
+                self._start_worker()  # while nobody waits for it
 
     def _grammar(self, constraint: Constraint | None, budget: ReasoningBudget | None) -> Result:
         """A grammar of the request's own: the constraint's, behind the reasoning that comes before it."""
@@ -205,19 +207,21 @@ class GrammarCompiler:
         return answer or Answer(error=f"{constraint.param} is too complex: compiling it needs too much memory")
 
     def _exchange(self, job: Job) -> Answer | None:
-        """The process's answer to a job, or that it took too long; None if it died. Then there is a new process."""
+        """The process's answer to a job, or that it took too long; None if it died. Then it is gone."""
+        if self._worker is None:
+            self._start_worker()
         worker = self._worker
         assert worker is not None and worker.stdin is not None and worker.stdout is not None
         try:
             write_message(worker.stdin, job)
         except OSError:
-            self._restart_worker()
+            self._kill()
             return None
         began, used, slow = time.monotonic(), cpu_seconds(worker.pid), False
         while not select.select([worker.stdout], [], [], SLOW_SECONDS)[0]:
             spent = cpu_seconds(worker.pid) - used
             if spent >= self._deadline or time.monotonic() - began >= WAIT_FACTOR * self._deadline:
-                self._restart_worker()
+                self._kill()
                 late = f"compiling it takes more than {self._deadline:g} seconds"
                 return Answer(error=f"{job.constraint.param} is too complex: {late}")
             if spent >= SLOW_SECONDS and not slow:
@@ -226,12 +230,8 @@ class GrammarCompiler:
                 os.setpriority(os.PRIO_PROCESS, worker.pid, LOWEST_PRIORITY)
         answer = self._read(0)
         if slow or answer is None:
-            self._restart_worker()
+            self._kill()
         return answer
-
-    def _restart_worker(self) -> None:
-        self._kill()
-        self._start_worker()
 
     def _start_worker(self) -> None:
         command = [sys.executable, "-m", "engine.grammar.worker"]
