@@ -4,6 +4,7 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
+SELF := $(MAKE)
 
 .PHONY: help serve test soak lm-eval tool-check gpu lint format docs clean
 
@@ -26,9 +27,13 @@ lm-eval: .venv/.installed-dev ## Compare lm-evaluation-harness on this server an
 tool-check: .venv/.installed-dev ## Have a real model call tools and extract; WEIGHTS=FILE.gguf is Qwen2.5-Coder-1.5B-Instruct
 	.venv/bin/python -m tests.tool_check.check $(WEIGHTS) $(ARGS)
 
-gpu: .venv/.installed-dev ## On a CUDA GPU: check the kernels and engines, then measure full-size models
-	.venv/bin/python -m pytest -m gpu -p no:cacheprovider tests/gpu
-	.venv/bin/python -m bench.gpu --json bench/results/gpu.json $(ARGS)
+gpu: ## On a CUDA GPU: check and measure; installs nothing if PYTHON sees the GPU
+	@if $(PYTHON) -m scripts.gpu_python 2>/dev/null; then python=$(PYTHON); \
+	else $(SELF) --no-print-directory .venv/.installed-dev && python=.venv/bin/python; fi && \
+	$$python -m scripts.gpu_python --check && \
+	{ $$python -m pytest -m gpu -p no:cacheprovider -W default tests/gpu; tests=$$?; \
+	$$python -m bench.gpu --json bench/results/gpu.json $(ARGS); bench=$$?; \
+	test $$tests -eq 0 && test $$bench -eq 0; }
 
 lint: .venv/.installed-dev ## Check style, format, types and the documentation's tables
 	.venv/bin/ruff check .

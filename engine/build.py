@@ -1,6 +1,8 @@
 """Puts an engine together from its configuration: runner, blocks, scheduler."""
 
+import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -8,10 +10,15 @@ import transformers
 from engine.block_manager import BlockManager
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.grammar.compiler import GrammarCompiler
 from engine.messages import EngineInfo
 from engine.model_runner import ModelRunner, Progress
+from engine.models.loader import LoadedModel
 from engine.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from engine.grammar.compiler import GrammarCompiler
+
+logger = logging.getLogger(__name__)
 
 
 def build_engine(
@@ -39,13 +46,7 @@ def build_engine(
         eos_token_ids=frozenset(loaded.eos_token_ids),
         max_queued=config.max_queued_requests,
         overlap=runner.device.type == "cuda" if config.overlap is None else config.overlap,
-        compiler=GrammarCompiler(
-            loaded.directory,
-            vocab_size=loaded.vocab_size,
-            eos_token_ids=frozenset(loaded.eos_token_ids),
-            backend=config.constraints,
-            on_done=wake,
-        ),
+        compiler=_make_compiler(config, loaded, wake),
     )
     dtype = str(runner.dtype).removeprefix("torch.")
     info = EngineInfo(
@@ -62,6 +63,8 @@ def build_engine(
         num_blocks=runner.num_blocks,
         max_num_seqs=limits.max_num_seqs,
         weights_bytes=loaded.weights_bytes,
+        activation_bytes=runner.activation_bytes,
+        graph_bytes=runner.graph_bytes,
         kv_bytes=runner.kv_bytes,
         num_parameters=loaded.num_parameters,
         load_seconds=0.0,
@@ -71,8 +74,10 @@ def build_engine(
                 config.source,
                 config.revision or "",
                 dtype,
+                f"quantization={config.quantization}",
+                f"kv={config.kv_dtype}",
                 runner.device.type,
-                runner.attention_name,
+                str(runner.attention),
                 f"fusion={config.fusion}",
                 f"kernels={runner.kernels is not None}",
                 f"torch={torch.__version__}",
@@ -82,3 +87,21 @@ def build_engine(
         notes=runner.notes,
     )
     return engine, info
+
+
+def _make_compiler(config: EngineConfig, loaded: LoadedModel, wake: Callable[[], None]) -> "GrammarCompiler | None":
+    """None where the libraries behind constraints are not installed; requests with one are refused then."""
+    try:
+        from engine.grammar.compiler import GrammarCompiler
+    except ModuleNotFoundError as error:
+        if error.name not in ("llguidance", "outlines_core"):
+            raise
+        logger.warning("constraints are not available: %s is not installed", error.name)
+        return None
+    return GrammarCompiler(
+        loaded.directory,
+        vocab_size=loaded.vocab_size,
+        eos_token_ids=frozenset(loaded.eos_token_ids),
+        backend=config.constraints,
+        on_done=wake,
+    )

@@ -7,7 +7,9 @@ from typing import Literal
 from engine.errors import ConfigError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-AttentionName = Literal["auto", "triton", "reference", "cpu"]
+AttentionName = Literal["auto", "triton", "reference", "sdpa", "cpu"]
+Quantization = Literal["auto", "none", "fp8"]
+KvDtype = Literal["auto", "fp8"]
 ConstraintBackend = Literal["llguidance", "outlines_core"]
 
 
@@ -23,6 +25,10 @@ class EngineConfig:
     """Branch, tag or commit of a hub source."""
     dtype: Dtype = "auto"
     """`auto` is bfloat16, float32 on a CPU without bf16 arithmetic, float16 on a GPU if the checkpoint holds it."""
+    quantization: Quantization = "auto"
+    """Of the linears' weights: `auto` as the checkpoint has them, `none` in `dtype`, `fp8` with activations in FP8."""
+    kv_dtype: KvDtype = "auto"
+    """Of the KV cache: `auto` is the model's dtype, `fp8` half the memory of 16 bits."""
     device: str = "auto"
     context: int | None = None
     """Longest prompt plus answer in tokens; None takes the model's own and lowers it if memory is short."""

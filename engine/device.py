@@ -12,6 +12,9 @@ from engine.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+FP8_CAPABILITY = (8, 9)
+"""The first whose matrix units take e4m3."""
+
 
 def select_device(name: str) -> torch.device:
     """`auto` is the first CUDA device, else the CPU. Raises ConfigError for a device that is not there."""
@@ -41,6 +44,15 @@ def select_dtype(asked: Dtype, checkpoint: torch.dtype, device: torch.device) ->
     return torch.bfloat16 if checkpoint == torch.float32 else checkpoint
 
 
+def check_fp8(setting: str, device: torch.device) -> None:
+    """Raise ConfigError if `setting`, which asks for FP8, cannot be done on a GPU. A CPU is left to the caller."""
+    if device.type == "cuda" and (capability := torch.cuda.get_device_capability(device)) < FP8_CAPABILITY:
+        raise ConfigError(
+            f"{setting}: fp8 needs a GPU of compute capability 8.9 or newer, and {device} has "
+            f"{capability[0]}.{capability[1]}"
+        )
+
+
 def set_threads(threads: int) -> int:
     """Bound the CPU threads of this process; 0 takes every core this process may use. The number chosen."""
     chosen = threads or len(os.sched_getaffinity(0))
@@ -68,6 +80,13 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     if device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def upload(arrays: list[np.ndarray], device: torch.device) -> list[torch.Tensor]:
+    """Copy flat int64 arrays to the device in one transfer, without waiting for it; on the CPU, share their memory."""
+    if device.type == "cpu":
+        return [torch.from_numpy(array) for array in arrays]
+    return list(torch.split(to_device(np.concatenate(arrays), device), [len(array) for array in arrays]))
 
 
 class Download:

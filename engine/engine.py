@@ -7,6 +7,7 @@ memory is tried again with fewer tokens.
 
 import logging
 import time
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,7 +15,6 @@ from engine.admission import check_request, make_sequences
 from engine.block_manager import BlockManager
 from engine.errors import RequestError
 from engine.flight import Landed, Runner, Step
-from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.grammar import Grammar, GrammarError
 from engine.grammar_queue import GrammarQueue, follow_grammar
 from engine.messages import AddRequest, EngineStats, SequenceOutput, TokenLogprobs
@@ -24,6 +24,9 @@ from engine.sampler import Sampled
 from engine.scheduler import Scheduled, Scheduler
 from engine.sequence import Sequence
 from engine.stop import finish_reason
+
+if TYPE_CHECKING:
+    from engine.grammar.compiler import GrammarCompiler
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ class Engine:
         vocab_size: int,
         eos_token_ids: frozenset[int],
         max_queued: int,
-        compiler: GrammarCompiler | None = None,
+        compiler: "GrammarCompiler | None" = None,
         overlap: bool = False,
     ) -> None:
         """`context` is the most tokens of one sequence, prompt included; `vocab_size` the width of the logits.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from engine.block_manager import NULL_BLOCK
-from engine.device import to_device
+from engine.device import to_device, upload
 from engine.scheduler import Scheduled
 from engine.sequence import Sequence
 
@@ -39,27 +39,66 @@ class ForwardBatch:
     num_decodes: int
 
 
-class BatchBuilder:
-    """Packs batches. Keeps block tables of running sequences as rows of one host array, by slot."""
+@dataclass(frozen=True, slots=True)
+class HostBatch:
+    """The same step on the host, before it is copied to the device. Arrays are int64."""
 
-    def __init__(self, *, max_num_seqs: int, max_blocks: int, block_size: int, device: torch.device) -> None:
+    token_ids: np.ndarray
+    """[T]; 0 for a token that the host does not know yet."""
+    unread: list[int]
+    """Where in T those stand."""
+    unread_slots: list[int]
+    """Whose newest tokens they are."""
+    positions: np.ndarray
+    slot_mapping: np.ndarray
+    slots: np.ndarray
+    """[S]: the sequences' slots."""
+    logits_index: np.ndarray
+    query_lens: list[int]
+    context_lens: list[int]
+    num_decodes: int
+
+    @property
+    def only_decodes(self) -> bool:
+        """Whether every sequence has one token, whose logits are needed and no others."""
+        return len(self.logits_index) == self.num_decodes == len(self.query_lens)
+
+
+class BatchBuilder:
+    """Packs batches, and keeps on the device what they share: the newest tokens and the block tables, by slot."""
+
+    def __init__(
+        self, *, max_num_seqs: int, max_blocks: int, block_size: int, device: torch.device, num_inputs: int = 0
+    ) -> None:
+        """`inputs` has room for `num_inputs` numbers behind the newest tokens, for whoever keeps a batch there."""
         self._block_size = block_size
         self._device = device
-        self.last_tokens = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
+        self.inputs = torch.zeros(max_num_seqs + num_inputs, dtype=torch.int64, device=device)
+        self.last_tokens = self.inputs[:max_num_seqs]
         """By slot: the newest sampled token. The sampler writes it, and rows read it whose token the host lacks yet."""
-        self._tables = np.full((max_num_seqs, max_blocks), NULL_BLOCK, dtype=np.int32)
+        # One row more than there are slots: padding's, which stays empty.
+        self._tables = np.full((max_num_seqs + 1, max_blocks), NULL_BLOCK, dtype=np.int32)
+        self.tables = to_device(self._tables, device)
+        """int32 [slots + 1, max_blocks]: each slot's block table, true as far as its sequence has blocks."""
         self._owners: list[tuple[Sequence, int] | None] = [None] * max_num_seqs
         """By slot: whose table the row holds, since which of its preemptions."""
         self._copied = [0] * max_num_seqs
 
+    @property
+    def num_slots(self) -> int:
+        """Sequences that can run at once."""
+        return len(self._copied)
+
     def build(self, rows: list[Scheduled]) -> ForwardBatch:
-        """Pack the rows in the given order."""
-        num_decodes = next((i for i, row in enumerate(rows) if row.num_tokens > 1), len(rows))
+        """Pack the rows in the given order, on the device."""
+        return self.upload(self.pack(rows))
+
+    def pack(self, rows: list[Scheduled]) -> HostBatch:
+        """Pack the rows in the given order, and bring their block tables up to date."""
         slots = [row.sequence.slot for row in rows]
         query_lens = [row.num_tokens for row in rows]
         context_lens = [row.end for row in rows]
-        for row in rows:
-            self._copy_table(row)
+        self._update_tables(rows)
         token_ids: list[int] = []
         unread: list[int] = []
         for row in rows:
@@ -71,46 +110,69 @@ class BatchBuilder:
         ends = np.cumsum(lens)
         positions = np.arange(len(token_ids)) - np.repeat(ends - np.asarray(context_lens), lens)
         blocks = self._tables[np.repeat(slots, lens), positions // self._block_size]
-        slot_mapping = blocks.astype(np.int64) * self._block_size + positions % self._block_size
-        max_blocks = -(-max(context_lens) // self._block_size)
         needed = [end - 1 for row, end in zip(rows, ends.tolist(), strict=True) if row.samples]
         for row, end, context_len in zip(rows, ends.tolist(), context_lens, strict=True):
             needed += [end - context_len + position for position in row.scored]
-        device = self._device
-        return ForwardBatch(
-            input_ids=self._input_ids(token_ids, unread, [row.sequence.slot for row in rows if _reads(row)]),
-            positions=to_device(positions, device),
-            slot_mapping=to_device(slot_mapping, device),
-            block_tables=to_device(self._tables[slots, :max_blocks], device),
-            seqlens_k=to_device(np.asarray(context_lens, dtype=np.int32), device),
-            query_starts=to_device(np.concatenate([[0], ends]).astype(np.int32), device),
-            logits_index=to_device(np.asarray(needed, dtype=np.int64), device),
+        return HostBatch(
+            token_ids=np.asarray(token_ids),
+            unread=unread,
+            unread_slots=[row.sequence.slot for row in rows if _reads(row)],
+            positions=positions,
+            slot_mapping=blocks.astype(np.int64) * self._block_size + positions % self._block_size,
+            slots=np.asarray(slots),
+            logits_index=np.asarray(needed, dtype=np.int64),
             query_lens=query_lens,
             context_lens=context_lens,
-            num_decodes=num_decodes,
+            num_decodes=next((i for i, row in enumerate(rows) if row.num_tokens > 1), len(rows)),
         )
 
-    def _input_ids(self, token_ids: list[int], unread: list[int], slots: list[int]) -> torch.Tensor:
-        """int64 [T]; the tokens at `unread` are those that stand in `last_tokens` for `slots`."""
-        input_ids = to_device(np.asarray(token_ids), self._device)
-        if unread:
-            places = to_device(np.asarray([unread, slots]), self._device)
-            input_ids.index_copy_(0, places[0], self.last_tokens[places[1]])
-        return input_ids
+    def upload(self, host: HostBatch) -> ForwardBatch:
+        """The batch on the device, in one copy."""
+        input_ids, positions, slot_mapping, slots, lens, starts, logits_index, unread, unread_slots = upload(
+            [
+                host.token_ids, host.positions, host.slot_mapping, host.slots, np.asarray(host.context_lens),
+                np.concatenate([[0], np.cumsum(host.query_lens)]), host.logits_index,
+                np.asarray(host.unread, dtype=np.int64), np.asarray(host.unread_slots, dtype=np.int64),
+            ],
+            self._device,
+        )  # fmt: skip
+        if host.unread:
+            input_ids.index_copy_(0, unread, self.last_tokens[unread_slots])
+        max_blocks = -(-max(host.context_lens) // self._block_size)
+        return ForwardBatch(
+            input_ids=input_ids,
+            positions=positions,
+            slot_mapping=slot_mapping,
+            block_tables=self.tables[:, :max_blocks].index_select(0, slots),
+            seqlens_k=lens.to(torch.int32),
+            query_starts=starts.to(torch.int32),
+            logits_index=logits_index,
+            query_lens=host.query_lens,
+            context_lens=host.context_lens,
+            num_decodes=host.num_decodes,
+        )
 
-    def _copy_table(self, row: Scheduled) -> None:
-        """Bring a slot's row up to date; only what is new since the sequence last ran is copied."""
-        sequence = row.sequence
-        slot = sequence.slot
-        owner = (sequence, sequence.num_preemptions)
-        if self._owners[slot] != owner:
-            self._owners[slot] = owner
-            self._copied[slot] = 0
-            self._tables[slot] = NULL_BLOCK
-        have, need = self._copied[slot], len(sequence.block_table)
-        if need > have:
-            self._tables[slot, have:need] = sequence.block_table[have:]
-            self._copied[slot] = need
+    def _update_tables(self, rows: list[Scheduled]) -> None:
+        """Copy what is new in the rows' block tables since they last ran, on the host and on the device."""
+        places: list[np.ndarray] = []
+        blocks: list[int] = []
+        width = self._tables.shape[1]
+        for row in rows:
+            sequence, slot = row.sequence, row.sequence.slot
+            owner = (sequence, sequence.num_preemptions)
+            if self._owners[slot] != owner:
+                self._owners[slot] = owner
+                self._copied[slot] = 0
+                self._tables[slot] = NULL_BLOCK
+            have, need = self._copied[slot], len(sequence.block_table)
+            if need > have:
+                self._tables[slot, have:need] = sequence.block_table[have:]
+                self._copied[slot] = need
+                places.append(np.arange(slot * width + have, slot * width + need))
+                blocks += sequence.block_table[have:]
+        if places and self._device.type != "cpu":
+            where, what = upload([np.concatenate(places), np.asarray(blocks)], self._device)
+            self.tables.view(-1).index_copy_(0, where, what.to(torch.int32))
 
 
 def _reads(row: Scheduled) -> bool:

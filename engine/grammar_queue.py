@@ -1,19 +1,22 @@
 """Constraints in the engine: requests that wait for theirs to be compiled, and sequences that follow theirs."""
 
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 from engine.block_manager import BlockManager
 from engine.errors import RequestError
-from engine.grammar.compiler import GrammarCompiler, Result
 from engine.grammar.grammar import Grammar
 from engine.messages import AddRequest
 from engine.sequence import Sequence
+
+if TYPE_CHECKING:
+    from engine.grammar.compiler import GrammarCompiler, Result
 
 
 class GrammarQueue:
     """What stands between `add` and the scheduler's queue for constrained requests. Others never wait for these."""
 
-    def __init__(self, compiler: GrammarCompiler | None) -> None:
+    def __init__(self, compiler: "GrammarCompiler | None") -> None:
         self._compiler = compiler
         self._requests: dict[int, AddRequest] = {}
 
@@ -51,7 +54,7 @@ class GrammarQueue:
         self._compiler.cancel(request_id)
         return True
 
-    def collect(self) -> list[tuple[AddRequest, Result]]:
+    def collect(self) -> "list[tuple[AddRequest, Result]]":
         """The requests whose constraint is compiled, or was refused, since the last call."""
         if self._compiler is None or not self._requests:
             return []

@@ -1,23 +1,30 @@
 """Decoding steps in a few fixed shapes, whose launches a CUDA device records once and then repeats by itself.
 
-A step of decoding rows is padded to the next bucket of rows. Its tensors are copied into buffers that stay where they
-are, so that a recorded graph reads them; a row too many has one token whose key and value go to the null block. A
-bucket runs eagerly `WARM_STEPS` times, then it is recorded. On a CPU nothing is recorded, and the padded step runs as
+A step of decoding rows is padded to the next bucket of rows; a row too many has one token whose key and value go to the
+null block. All that the step needs is one row of `FIELDS` for each, copied at once to where a recorded graph reads it.
+A bucket runs eagerly `WARM_STEPS` times, then it is recorded. On a CPU nothing is recorded, and the padded step runs as
 it is: the bookkeeping is the same.
 """
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
-from engine.block_manager import NULL_BLOCK
-from engine.forward_batch import ForwardBatch
+from engine.device import to_device
+from engine.forward_batch import BatchBuilder, ForwardBatch, HostBatch
 
 logger = logging.getLogger(__name__)
 
 WARM_STEPS = 3
+FIELDS = ("token", "source", "position", "kv_slot", "context_len", "slot")
+"""Of a row: its token if the host knows it; where in `BatchBuilder.inputs` its token stands; its place in the text;
+where its key and value go; its context's length, itself included; and the slot of its sequence."""
+BYTES_PER_GRAPH = 24 * 2**20
+"""What a recorded step takes beside its tensors, by the driver's own books: an upper bound for memory planning."""
 Forward = Callable[[ForwardBatch], torch.Tensor]
 
 
@@ -27,13 +34,15 @@ def bucket_sizes(max_num_seqs: int) -> list[int]:
     return sorted({size for size in sizes if size < max_num_seqs} | {max_num_seqs})
 
 
+def graphs_bytes(max_num_seqs: int, vocab_size: int, itemsize: int) -> int:
+    """Memory to keep for all buckets: their records, and the logits of the largest."""
+    return len(bucket_sizes(max_num_seqs)) * BYTES_PER_GRAPH + max_num_seqs * vocab_size * itemsize
+
+
 @dataclass(slots=True)
 class _Bucket:
-    batch: ForwardBatch
-    """Views of the shared buffers, of the bucket's number of rows."""
     seen: int = 0
     graph: torch.cuda.CUDAGraph | None = None
-    logits: torch.Tensor | None = None
 
 
 class DecodeGraphs:
@@ -41,99 +50,91 @@ class DecodeGraphs:
 
     def __init__(
         self,
+        builder: BatchBuilder,
         plan: Callable[[ForwardBatch], None],
         forward: Forward,
         *,
-        max_num_seqs: int,
-        max_blocks: int,
         max_context: int,
         device: torch.device,
     ) -> None:
+        """The `builder` has room for `len(FIELDS)` numbers for each of its slots."""
+        self._builder = builder
         self._plan, self._forward = plan, forward
         self._device = device
-        self._sizes = bucket_sizes(max_num_seqs)
+        self._sizes = bucket_sizes(builder.num_slots)
         self._max_context = max_context
         self._buckets: dict[int, _Bucket] = {}
-        rows = self._sizes[-1]
-        self._buffers = ForwardBatch(
-            input_ids=torch.zeros(rows, dtype=torch.int64, device=device),
-            positions=torch.zeros(rows, dtype=torch.int64, device=device),
-            slot_mapping=torch.zeros(rows, dtype=torch.int64, device=device),
-            block_tables=torch.full((rows, max_blocks), NULL_BLOCK, dtype=torch.int32, device=device),
-            seqlens_k=torch.ones(rows, dtype=torch.int32, device=device),
-            query_starts=torch.arange(rows + 1, dtype=torch.int32, device=device),
-            logits_index=torch.arange(rows, dtype=torch.int64, device=device),
-            query_lens=[1] * rows,
-            context_lens=[1] * rows,
-            num_decodes=rows,
-        )
+        self._query_starts = torch.arange(builder.num_slots + 1, dtype=torch.int32, device=device)
+        self._logits_index = torch.arange(builder.num_slots, dtype=torch.int64, device=device)
+        self._pool: Any = None
+        self._logits: torch.Tensor | None = None
+        """Of the newest recorded step, whatever its bucket: [slots, V]."""
         self.num_recorded = 0
-        self._records = True
+        self._records = device.type == "cuda"
 
-    def fits(self, batch: ForwardBatch) -> bool:
-        """Whether every row of a step decodes and needs its logits."""
-        rows = len(batch.query_lens)
-        return batch.num_decodes == rows == batch.logits_index.shape[0] and rows <= self._sizes[-1]
-
-    def run(self, batch: ForwardBatch) -> torch.Tensor:
-        """Logits `[R, V]` of a step that `fits`; they are overwritten by the next step of its bucket."""
-        rows = len(batch.query_lens)
+    def run(self, host: HostBatch) -> torch.Tensor:
+        """Logits `[R, V]` of a step that `only_decodes`; they are overwritten by the next step."""
+        rows = len(host.query_lens)
         size = next(size for size in self._sizes if size >= rows)
-        bucket = self._buckets.setdefault(size, _Bucket(self._views(size)))
-        self._fill(batch, rows, size)
-        if self._device.type != "cuda":
-            padded = replace(bucket.batch, context_lens=[*batch.context_lens, *[1] * (size - rows)])
-            self._plan(padded)
-            return self._forward(padded)[:rows]
-        if bucket.graph is None:
-            bucket.seen += 1
-            if bucket.seen <= WARM_STEPS or not self._records:
-                self._plan(bucket.batch)
-                return self._forward(bucket.batch)[:rows]
+        bucket = self._buckets.setdefault(size, _Bucket())
+        self._write(host, size)
+        if bucket.graph is not None:
+            assert self._logits is not None
+            bucket.graph.replay()
+            return self._logits[:rows]
+        bucket.seen += 1
+        if bucket.seen > WARM_STEPS and self._records:
             self._record(bucket, size)
-            if bucket.graph is None:
-                return self._forward(bucket.batch)[:rows]
-        assert bucket.logits is not None
-        bucket.graph.replay()
-        return bucket.logits[:rows]
+        # Of a graph the lengths are not known when it is recorded: its attention is laid out for the longest.
+        known = [*host.context_lens, *[1] * (size - rows)] if self._device.type == "cpu" else None
+        return self._step(size, known)[:rows]
 
-    def _views(self, size: int) -> ForwardBatch:
-        whole = self._buffers
-        return ForwardBatch(
-            input_ids=whole.input_ids[:size],
-            positions=whole.positions[:size],
-            slot_mapping=whole.slot_mapping[:size],
-            block_tables=whole.block_tables[:size],
-            seqlens_k=whole.seqlens_k[:size],
-            query_starts=whole.query_starts[: size + 1],
-            logits_index=whole.logits_index[:size],
+    def _write(self, host: HostBatch, size: int) -> None:
+        """Copy a step's fields to the device; those of rows too many are of a token in the null block."""
+        rows, offset = len(host.query_lens), self._builder.num_slots
+        fields = np.zeros((len(FIELDS), size), dtype=np.int64)
+        fields[1] = np.arange(offset, offset + size)
+        fields[1, host.unread] = host.unread_slots
+        fields[4, rows:] = 1
+        fields[5, rows:] = offset
+        fields[0, :rows], fields[2, :rows], fields[3, :rows] = host.token_ids, host.positions, host.slot_mapping
+        fields[4, :rows], fields[5, :rows] = host.context_lens, host.slots
+        self._fields(size).copy_(to_device(fields, self._device))
+
+    def _fields(self, size: int) -> torch.Tensor:
+        """A bucket's room in the builder's inputs, int64 `[FIELDS, size]`."""
+        start = self._builder.num_slots
+        return self._builder.inputs[start : start + len(FIELDS) * size].view(len(FIELDS), size)
+
+    def _step(self, size: int, context_lens: list[int] | None) -> torch.Tensor:
+        """Compute what the fields say."""
+        _, source, position, kv_slot, context_len, slot = self._fields(size)
+        batch = ForwardBatch(
+            input_ids=self._builder.inputs.index_select(0, source),
+            positions=position,
+            slot_mapping=kv_slot,
+            block_tables=self._builder.tables.index_select(0, slot),
+            seqlens_k=context_len.to(torch.int32),
+            query_starts=self._query_starts[: size + 1],
+            logits_index=self._logits_index[:size],
             query_lens=[1] * size,
-            # A graph must serve any context, so its attention is laid out for the longest.
-            context_lens=[self._max_context] * size,
+            context_lens=context_lens or [self._max_context] * size,
             num_decodes=size,
         )
-
-    def _fill(self, batch: ForwardBatch, rows: int, size: int) -> None:
-        """Copy a step into the buffers; rows beyond it are a token of the null block each."""
-        into = self._buffers
-        width = batch.block_tables.shape[1]
-        for name in ("input_ids", "positions", "slot_mapping", "seqlens_k"):
-            getattr(into, name)[:rows].copy_(getattr(batch, name))
-        into.block_tables[:rows, :width].copy_(batch.block_tables)
-        if rows < size:
-            into.input_ids[rows:size].zero_()
-            into.positions[rows:size].zero_()
-            into.slot_mapping[rows:size].zero_()
-            into.seqlens_k[rows:size].fill_(1)
-            into.block_tables[rows:size, 0].fill_(NULL_BLOCK)
+        self._plan(batch)
+        return self._forward(batch)
 
     def _record(self, bucket: _Bucket, size: int) -> None:
         """Record the bucket's launches, or never try again."""
-        self._plan(bucket.batch)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
-                bucket.logits = self._forward(bucket.batch)
+            if self._logits is None:
+                width = self._step(size, None)
+                self._logits = width.new_empty(self._builder.num_slots, width.shape[1])
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                self._logits[:size].copy_(self._step(size, None))
         except RuntimeError:
             self._records = False
             logger.warning("decoding steps cannot be recorded, and run eagerly", exc_info=True)

@@ -12,7 +12,8 @@ from engine.errors import ConfigError, ModelLoadError
 GIB = 1024**3
 CPU_SHARE = 0.4
 """Of the memory that is left beside the weights; the rest is for activations and the page cache."""
-CUDA_SHARE = 0.92
+CUDA_SHARE = 0.97
+"""Of what the weights and a step leave; the rest is for holes between tensors."""
 CPU_CONTEXTS = 16
 """On a CPU, more full-length contexts than this are not worth memory that others may want."""
 
@@ -75,8 +76,10 @@ class CacheSize:
     note: str | None = None
 
 
-def size_cache(config: EngineConfig, token_bytes: int, model_context: int, device: torch.device) -> CacheSize:
-    """Decide the number of KV blocks and the context.
+def size_cache(
+    config: EngineConfig, token_bytes: int, model_context: int, device: torch.device, *, reserved: int = 0
+) -> CacheSize:
+    """Decide the number of KV blocks and the context. `reserved` bytes of what is free belong to others.
 
     A context the operator asked for and that cannot fit is an error; the model's own is lowered with a note.
     Raises ConfigError, ModelLoadError.
@@ -85,7 +88,7 @@ def size_cache(config: EngineConfig, token_bytes: int, model_context: int, devic
     if config.num_blocks:
         num_blocks = config.num_blocks
     else:
-        budget = memory_budget(config.memory, device)
+        budget = memory_budget(config.memory, device, reserved)
         if config.memory == "auto" and device.type == "cpu":
             budget = min(budget, CPU_CONTEXTS * (context + config.block_size) * token_bytes)
         num_blocks = int(budget // (token_bytes * config.block_size))
@@ -107,18 +110,18 @@ def size_cache(config: EngineConfig, token_bytes: int, model_context: int, devic
     return CacheSize(num_blocks, capacity, note)
 
 
-def memory_budget(asked: str, device: torch.device) -> float:
+def memory_budget(asked: str, device: torch.device, reserved: int = 0) -> float:
     """Bytes for the KV cache: `auto`, a fraction of the device's memory, or a size such as `4GiB`.
 
     Raises ConfigError for more than is free.
     """
-    available = available_memory(device)
+    available = max(0, available_memory(device) - reserved)
     budget = parse_memory(asked)
     if budget is None:
         return available * (CPU_SHARE if device.type == "cpu" else CUDA_SHARE)
     wanted = budget * total_memory(device) if isinstance(budget, float) else budget
     if wanted > available:
         raise ConfigError(
-            f"memory: {wanted / GIB:.1f} GiB for the KV cache was asked for, {available / GIB:.1f} GiB are free"
+            f"memory: {wanted / GIB:.1f} GiB for the KV cache was asked for, {available / GIB:.1f} GiB are left for it"
         )
     return wanted

@@ -23,24 +23,20 @@ KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 
 
 class CheckBatches:
-    """Batches over a small cache of `CHECK_BLOCKS` blocks, of sequences with random tokens."""
+    """Batches over a small cache of `CHECK_BLOCKS` blocks, of sequences with random tokens; they can be run again."""
 
     def __init__(self, vocab_size: int, block_size: int, device: torch.device) -> None:
-        self._token_ids = np.random.default_rng(0).integers(0, vocab_size, CHECK_TOKENS).tolist()
+        token_ids = np.random.default_rng(0).integers(0, vocab_size, CHECK_TOKENS).tolist()
         self._blocks = BlockManager(CHECK_BLOCKS, block_size, prefix_cache=False)
-        self._builder = BatchBuilder(max_num_seqs=3, max_blocks=CHECK_TOKENS, block_size=block_size, device=device)
-
-    def whole(self) -> ForwardBatch:
+        builder = BatchBuilder(max_num_seqs=3, max_blocks=CHECK_TOKENS, block_size=block_size, device=device)
+        self.whole = builder.build([Scheduled(self._sequence(0, token_ids), CHECK_TOKENS)])
         """One sequence of `CHECK_TOKENS` tokens in one step."""
-        return self._builder.build([Scheduled(self._sequence(0, self._token_ids), CHECK_TOKENS)])
-
-    def parted(self) -> tuple[ForwardBatch, ForwardBatch]:
-        """The same sequence behind another in one batch, all but its last token; then that token in a step alone."""
-        neighbour = self._sequence(1, self._token_ids[::-1][: CHECK_TOKENS // 2])
-        sequence = self._sequence(2, self._token_ids)
-        first = self._builder.build([Scheduled(neighbour, neighbour.num_tokens), Scheduled(sequence, CHECK_TOKENS - 1)])
+        neighbour, sequence = self._sequence(1, token_ids[::-1][: CHECK_TOKENS // 2]), self._sequence(2, token_ids)
+        self.first = builder.build([Scheduled(neighbour, neighbour.num_tokens), Scheduled(sequence, CHECK_TOKENS - 1)])
+        """The same sequence behind another in one batch, all but its last token."""
         sequence.num_computed_tokens = CHECK_TOKENS - 1
-        return first, self._builder.build([Scheduled(sequence, 1)])
+        self.last = builder.build([Scheduled(sequence, 1)])
+        """That token in a step alone, to be run after `first`."""
 
     def _sequence(self, slot: int, token_ids: list[int]) -> Sequence:
         sequence = Sequence(
@@ -73,10 +69,9 @@ def check_batching(architecture: str, batches: CheckBatches, run: Callable[[Forw
     `run` computes the logits fp32 `[R, V]` of a batch. The bound is wide enough for bf16; a lost state moves the logits
     by their own spread.
     """
-    whole = run(batches.whole())[-1]
-    first, last = batches.parted()
-    run(first)
-    error = float((run(last)[-1] - whole).abs().mean() / whole.std().clamp(min=1e-6))
+    whole = run(batches.whole)[-1]
+    run(batches.first)
+    error = float((run(batches.last)[-1] - whole).abs().mean() / whole.std().clamp(min=1e-6))
     if not error <= 0.25:
         raise refusal(architecture, "its answers would depend on how requests are batched")
 

@@ -142,6 +142,10 @@ class EngineInfo(msgspec.Struct, frozen=True):
     """Names everything that can change the numbers: dtype, device, attention, fusion, library versions."""
     notes: list[str]
     """Lines the operator should see: a lowered context, a fusion that did not fit."""
+    activation_bytes: int = 0
+    """What a step takes beside the weights, where that is measured (CUDA)."""
+    graph_bytes: int = 0
+    """What is kept for recorded steps."""
 
     @property
     def kv_tokens(self) -> int:

@@ -1,8 +1,6 @@
 """One model on one device: its weights, its KV cache, and a step over them."""
 
 import logging
-import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,27 +8,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from engine.attention.choice import Choice
 from engine.attention.context import ATTENTION_NAME, AttentionBackend, attention_step, probe_layers, register
-from engine.attention.cpu import CpuAttention
-from engine.attention.reference import ReferenceAttention
+from engine.attention.select import make_backend, problem_of, select_attention
 from engine.config import EngineConfig
 from engine.device import select_device, set_threads, to_device
-from engine.errors import ConfigError
+from engine.footprint import largest_step, peak_bytes, scored_bytes
 from engine.forward_batch import BatchBuilder, ForwardBatch
 from engine.governor import ThreadGovernor
-from engine.graphs import DecodeGraphs
+from engine.graphs import FIELDS, DecodeGraphs, graphs_bytes
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
 from engine.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, size_cache
-from engine.load_check import CHECK_BLOCKS, CHECK_TOKENS, CheckBatches, check_batching, check_layers, refusal
+from engine.load_check import CHECK_BLOCKS, check_layers, refusal
 from engine.logprobs import score_prompts
 from engine.messages import TokenLogprobs
-from engine.models.cpu_layer import replace_layers
-from engine.models.fusion import PackedHead, Undo, apply_checked, fuse_norms, merge_linears, pack_linears
 from engine.models.loader import LoadedModel, load
 from engine.models.rotary import freeze_rotary
 from engine.sampler import PendingSample, Sampled, Sampler
 from engine.scheduler import Scheduled
 from engine.sequence import Sequence
+from engine.surgery import Surgery
 
 logger = logging.getLogger(__name__)
 
@@ -107,41 +104,44 @@ class ModelRunner:
         self.loaded: LoadedModel = load(config, self.device, ATTENTION_NAME, progress)
         self.model = self.loaded.model
         self.dtype: torch.dtype = self.model.dtype
+        self.kv_dtype = torch.float8_e4m3fn if config.kv_dtype == "fp8" else self.dtype
         self.notes: list[str] = []
+        if self.loaded.fp8_linears and self.device.type == "cpu":
+            self.notes.append("FP8 products are computed in plain torch on a CPU, slower than without them")
         shapes = self._probe_layers()
-        self.attention_name = self._select_attention(config)
+        problem = problem_of(shapes, self.loaded.text_config, self.dtype, self.kv_dtype, config.block_size)
+        self.attention: Choice = select_attention(config, problem, self.device, progress)
+        self.attention_name = self.attention.attention
         self.kernels = self._load_kernels(shapes, progress)
-        self.backend = self._make_backend(config.block_size)
-        progress("fusing operations" if config.fusion else "checking the model", None)
-        self._check_and_fuse(shapes, config.block_size, fusion=config.fusion)
-        size = size_cache(config, bytes_per_token(shapes, self.dtype), self.loaded.max_context, self.device)
-        if size.note:
-            self.notes.append(size.note)
-        self.num_blocks, self.context = size.num_blocks, size.context
-        for kind in freeze_rotary(self.model, self.context):
-            self.notes.append(f"{kind} rotary scaling is that of a context of {self.context} tokens, for every request")
-        progress("allocating the KV cache", None)
-        self.caches: dict[int, LayerCache] = allocate(
-            shapes, num_blocks=size.num_blocks, block_size=config.block_size, dtype=self.dtype, device=self.device
+        self.backend: AttentionBackend = make_backend(self.attention_name, config.block_size, self.device, self.kernels)
+        self.sampler = Sampler(
+            max_num_seqs=self.limits.max_num_seqs, vocab_size=self.loaded.vocab_size, device=self.device
         )
-        self.kv_bytes = bytes_per_token(shapes, self.dtype) * size.num_blocks * config.block_size
+        self._block_size = config.block_size
+        self._records = self.device.type == "cuda" if config.graphs is None else config.graphs
+        self._prepare(shapes, config, progress)
+        self._allocate(shapes, config, progress)
         self.builder = BatchBuilder(
             max_num_seqs=self.limits.max_num_seqs,
             max_blocks=-(-self.context // config.block_size) + 1,
             block_size=config.block_size,
             device=self.device,
+            num_inputs=len(FIELDS) * self.limits.max_num_seqs,
         )
-        self.graphs = self._make_graphs(config)
-        self.sampler = Sampler(
-            max_num_seqs=self.limits.max_num_seqs, vocab_size=self.loaded.vocab_size, device=self.device
-        )
+        self.graphs = self._make_graphs()
 
     @torch.inference_mode()
     def forward(self, rows: list[Scheduled]) -> "StepInFlight":
         """Launch the forward pass of one step. On a CUDA device it still runs when this returns."""
         started = time.perf_counter()
-        batch = self.builder.build(rows)
-        return StepInFlight(self, rows, self._forward(batch), started)
+        host = self.builder.pack(rows)
+        if self.graphs is not None and host.only_decodes:
+            logits = self.graphs.run(host)
+        else:
+            batch = self.builder.upload(host)
+            self.backend.plan(batch)
+            logits = self._planned(batch)
+        return StepInFlight(self, rows, logits, started)
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSample:
         """Launch the sampling of one token for each sequence, which the next forward pass can read."""
@@ -155,15 +155,8 @@ class ModelRunner:
         slots = (np.array(blocks)[:, None] * block_size + np.arange(block_size)).ravel()
         index = torch.from_numpy(slots).to(self.device)
         for cache in self.caches.values():
-            cache.k[:, index] = 0
-            cache.v[:, index] = 0
-
-    def _forward(self, batch: ForwardBatch) -> torch.Tensor:
-        """Logits `[R, V]` of the batch's `logits_index`."""
-        if self.graphs is not None and self.graphs.fits(batch):
-            return self.graphs.run(batch)
-        self.backend.plan(batch)
-        return self._planned(batch)
+            for part in (cache.k, cache.v):
+                part.view(torch.uint8)[:, index] = 0
 
     def _planned(self, batch: ForwardBatch) -> torch.Tensor:
         with attention_step(self.backend, self.caches, None):
@@ -179,16 +172,14 @@ class ModelRunner:
         )
         return torch.as_tensor(output.logits[0])
 
-    def _make_graphs(self, config: EngineConfig) -> DecodeGraphs | None:
-        if not (self.device.type == "cuda" if config.graphs is None else config.graphs):
+    def _make_graphs(self) -> DecodeGraphs | None:
+        if self._records and self.device.type == "cuda" and not self.backend.capturable:
+            self.notes.append(f"decoding steps are not recorded: attention {self.attention_name} does not allow it")
+            return None
+        if not self._records:
             return None
         return DecodeGraphs(
-            self.backend.plan,
-            self._planned,
-            max_num_seqs=self.limits.max_num_seqs,
-            max_blocks=-(-self.context // config.block_size) + 1,
-            max_context=self.context,
-            device=self.device,
+            self.builder, self.backend.plan, self._planned, max_context=self.context, device=self.device
         )
 
     @torch.inference_mode()
@@ -202,60 +193,55 @@ class ModelRunner:
             raise refusal(self.loaded.architecture, "its logits are not as wide as its output head")
         return dict(shapes)
 
+    def _prepare(self, shapes: dict[int, LayerShape], config: EngineConfig, progress: Progress) -> None:
+        """Check the model, operate on it, and see how much memory a step takes."""
+        progress("fusing operations" if config.fusion else "checking the model", None)
+        caches = allocate(
+            shapes, num_blocks=CHECK_BLOCKS, block_size=self._block_size, dtype=self.kv_dtype, device=self.device
+        )
+        surgery = Surgery(self.loaded, self._logits, self.backend, caches, self._block_size)
+        surgery.check()
+        if config.fusion:
+            surgery.operate(self.kernels)
+        self.notes += surgery.notes
+        self.activation_bytes = peak_bytes(lambda: self.rehearse(caches), self.device)
+        self.graph_bytes = 0
+        if self.device.type == "cuda":
+            self.activation_bytes += scored_bytes(self.loaded.vocab_size)
+            if self._records:
+                self.graph_bytes = graphs_bytes(self.limits.max_num_seqs, self.loaded.vocab_size, self.dtype.itemsize)
+
     @torch.inference_mode()
-    def _check_and_fuse(self, shapes: dict[int, LayerShape], block_size: int, *, fusion: bool) -> None:
-        """See that the model can serve; then operate on it, checking every change on a short prompt."""
-        batches = CheckBatches(self.loaded.vocab_size, block_size, self.device)
-        caches = allocate(shapes, num_blocks=CHECK_BLOCKS, block_size=block_size, dtype=self.dtype, device=self.device)
-        positions = torch.arange(CHECK_TOKENS, device=self.device)
+    def rehearse(self, caches: dict[int, LayerCache]) -> Sampled:
+        """Run the largest step there may be, sampled in the costliest way; its tokens go to the null block."""
+        limits = self.limits
+        rows = largest_step(
+            max_num_seqs=limits.max_num_seqs, max_batched_tokens=limits.max_batched_tokens, block_size=self._block_size
+        )
+        max_blocks = max(len(row.sequence.block_table) for row in rows)
+        builder = BatchBuilder(
+            max_num_seqs=limits.max_num_seqs, max_blocks=max_blocks, block_size=self._block_size, device=self.device
+        )
+        batch = builder.build(rows)
+        with attention_step(self.backend, caches, batch):
+            logits = self._logits(batch.input_ids, batch.positions, batch.logits_index)
+        return self.sampler.sample(logits, [row.sequence for row in rows]).result()
 
-        def run(batch: ForwardBatch, index: torch.Tensor) -> torch.Tensor:
-            with attention_step(self.backend, caches, batch):
-                return self._logits(batch.input_ids, batch.positions, index).float()
-
-        whole = batches.whole()
-        check_batching(self.loaded.architecture, batches, lambda batch: run(batch, batch.logits_index))
-        if not fusion:
-            return
-
-        def check() -> torch.Tensor:
-            return run(whole, positions)
-
-        tolerance = 1e-4 if self.dtype == torch.float32 else 0.25
-        done: dict[str, int | None] = {}
-
-        def change(name: str, operate: Callable[[Undo], int]) -> None:
-            done[name] = apply_checked(name, operate, check, tolerance=tolerance)
-            if done[name] is None:
-                self.notes.append(f"{name} switched off: the changed model's logits differ")
-
-        change("merged projections", lambda undo: merge_linears(self.model, undo))
-        change("fused norms", lambda undo: fuse_norms(self.model, undo))
-        if self.device.type == "cpu" and self.attention_name != "triton":
-            done["packed linears"] = pack_linears(self.model, self.dtype)
-            # Low rather than average: where the best logit is low, several tokens are likely, and order matters.
-            best = float(check().max(dim=-1).values.quantile(0.1))
-            for module in self.model.modules():
-                if isinstance(module, PackedHead) and math.isfinite(best):
-                    module.calibrate(best)
-        if isinstance(self.backend, CpuAttention) and self.kernels is not None:
-            kernels = self.kernels
-            change("CPU layers", lambda undo: replace_layers(self.model, kernels, undo))
-        if self.attention_name == "triton":
-            from engine.models.cuda_layer import replace_cuda_layers
-
-            change("CUDA layers", lambda undo: replace_cuda_layers(self.model, undo))
-        logger.info("%s", ", ".join(f"{count} {name}" for name, count in done.items() if count))
-
-    def _select_attention(self, config: EngineConfig) -> str:
-        name = config.attention
-        if name == "auto":
-            name = "cpu" if self.device.type == "cpu" else "triton"
-        if name == "cpu" and self.device.type != "cpu":
-            raise ConfigError("attention: cpu serves the CPU only", hint="use auto")
-        if name == "triton" and self.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-            raise ConfigError("attention: triton serves GPUs only", hint="use auto")
-        return name
+    def _allocate(self, shapes: dict[int, LayerShape], config: EngineConfig, progress: Progress) -> None:
+        """Give the KV cache what is left, and fix the context that follows from it."""
+        token_bytes = bytes_per_token(shapes, self.kv_dtype)
+        reserved = self.activation_bytes + self.graph_bytes
+        size = size_cache(config, token_bytes, self.loaded.max_context, self.device, reserved=reserved)
+        if size.note:
+            self.notes.append(size.note)
+        self.num_blocks, self.context = size.num_blocks, size.context
+        for kind in freeze_rotary(self.model, self.context):
+            self.notes.append(f"{kind} rotary scaling is that of a context of {self.context} tokens, for every request")
+        progress("allocating the KV cache", None)
+        self.caches: dict[int, LayerCache] = allocate(
+            shapes, num_blocks=size.num_blocks, block_size=self._block_size, dtype=self.kv_dtype, device=self.device
+        )
+        self.kv_bytes = token_bytes * size.num_blocks * self._block_size
 
     def _load_kernels(self, shapes: dict[int, LayerShape], progress: Progress) -> CpuKernels | None:
         if self.attention_name != "cpu" or any(max(s.k_dim, s.v_dim) > MAX_HEAD_DIM for s in shapes.values()):
@@ -265,12 +251,3 @@ class ModelRunner:
         if kernels is None:
             self.notes.append("no CPU kernels (see the log): plain torch serves instead, slower")
         return kernels
-
-    def _make_backend(self, block_size: int) -> AttentionBackend:
-        if self.attention_name == "cpu":
-            return CpuAttention(block_size, self.kernels)
-        if self.attention_name == "triton":
-            from engine.attention.triton import TritonAttention  # an installation for CPUs has no triton
-
-            return TritonAttention(block_size, self.device)
-        return ReferenceAttention(block_size)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from engine.errors import HeadraceError
+from engine.messages import EngineInfo
 from server.fleet import EngineHandle, ModelState
 from server.settings import SamplingDefaults
 
@@ -79,9 +80,8 @@ def ready_banner(url: str, handles: Iterable[EngineHandle], *, version: str, nee
     for info, defaults in served:
         lines += [
             f"  model     {info.name} ({info.architecture}, {_count(info.num_parameters)} parameters)",
-            f"  context   {info.context:,} tokens; the KV cache holds {info.kv_tokens:,} ({_size(info.kv_bytes)})",
-            f"  running   {info.dtype} on {info.device}, weights {_size(info.weights_bytes)},"
-            f" loaded in {info.load_seconds:.1f} s",
+            f"  running   {info.dtype} on {info.device}, loaded in {info.load_seconds:.1f} s",
+            f"  memory    {_memory(info)}",
         ]
         if defaults != SamplingDefaults():
             lines.append(f"  defaults  {defaults}, where a request does not say (models.yaml)")
@@ -101,6 +101,17 @@ def _bar(name: str, stage: str, fraction: float | None) -> str:
         return f"{name}: {stage} ..."
     filled = round(max(0.0, min(1.0, fraction)) * BAR_CELLS)
     return f"{name}: [{'#' * filled}{'.' * (BAR_CELLS - filled)}] {fraction:4.0%} {stage}"
+
+
+def _memory(info: EngineInfo) -> str:
+    """What takes how much, and what the KV cache is good for."""
+    parts = (("weights", info.weights_bytes), ("a step", info.activation_bytes), ("graphs", info.graph_bytes))
+    taken = "".join(f"{name} {_size(num_bytes)}, " for name, num_bytes in parts if num_bytes)
+    contexts = info.kv_tokens / info.context
+    return (
+        f"{taken}KV cache {_size(info.kv_bytes)}: {info.kv_tokens:,} tokens,"
+        f" {contexts:.1f} contexts of {info.context:,}"
+    )
 
 
 def _count(number: int) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from engine.config import Dtype, EngineConfig
+from engine.config import Dtype, EngineConfig, KvDtype, Quantization
 from engine.errors import HeadraceError
 from server.banner import Console, ConsoleHandler
 from server.context import version
@@ -68,6 +68,8 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     )  # fmt: skip
     how = serve.add_argument_group("how to run, instead of what models.yaml says")
     how.add_argument("--dtype", choices=get_args(Dtype), help="number format of weights and arithmetic")
+    how.add_argument("--quantization", choices=get_args(Quantization), help="of the weights: as they are, none or FP8")
+    how.add_argument("--kv-dtype", choices=get_args(KvDtype), help="of the KV cache: the model's, or FP8")
     how.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     how.add_argument("--context", type=_positive, metavar="TOKENS", help="longest prompt plus answer")
     how.add_argument("--memory", help="KV cache: auto, a fraction such as 0.5, or a size such as 4GiB")
@@ -109,7 +111,7 @@ def _configured(spec: ModelSpec, options: argparse.Namespace) -> EngineConfig:
     """The model's settings, with what the command line says in their place."""
     given = {
         name: getattr(options, name)
-        for name in ("dtype", "device", "context", "memory", "threads", "max_num_seqs")
+        for name in ("dtype", "quantization", "kv_dtype", "device", "context", "memory", "threads", "max_num_seqs")
         if getattr(options, name) is not None
     }
     return dataclasses.replace(spec.engine_config(), **given)

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from engine.config import AttentionName, ConstraintBackend, Dtype, EngineConfig, size_in_bytes
+from engine.config import AttentionName, ConstraintBackend, Dtype, EngineConfig, KvDtype, Quantization, size_in_bytes
 from engine.errors import ConfigError, RequestError
 from engine.models.sources import HUB_ID
 from engine.sampling_params import SamplingParams
@@ -60,6 +60,8 @@ class ModelSpec:
     revision: str | None = None
     load: Load = "on_demand"
     dtype: Dtype = "auto"
+    quantization: Quantization = "auto"
+    kv_dtype: KvDtype = "auto"
     device: str = "auto"
     context: int | None = None
     memory: str = "auto"
@@ -82,6 +84,8 @@ class ModelSpec:
             source=self.source,
             revision=self.revision,
             dtype=self.dtype,
+            quantization=self.quantization,
+            kv_dtype=self.kv_dtype,
             device=self.device,
             context=self.context,
             memory=self.memory,
@@ -130,11 +134,13 @@ _MODEL_FIELDS = {
     "revision": Field("text"),
     "load": Field("text", choices=("startup", "on_demand")),
     "dtype": Field("text", choices=("auto", "float32", "bfloat16", "float16")),
+    "quantization": Field("text", choices=("auto", "none", "fp8")),
+    "kv_dtype": Field("text", choices=("auto", "fp8")),
     "device": Field("text"),
     "context": Field("count"),
     "memory": Field("memory"),
     "max_num_seqs": Field("count"),
-    "attention": Field("text", choices=("auto", "triton", "reference", "cpu")),
+    "attention": Field("text", choices=("auto", "triton", "reference", "sdpa", "cpu")),
     "fusion": Field("switch"),
     "prefix_cache": Field("switch"),
     "constraints": Field("text", choices=("llguidance", "outlines_core")),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.gpu.__main__ import parse as parse_suite
 from scripts import generate_docs
 from server.cli import build_parser
 from server.protocol import parse_chat_request
@@ -111,7 +112,9 @@ def test_each_command_that_is_shown_exists() -> None:
                 assert words[1] in targets, words
                 for setting in words[2:]:
                     assert setting.partition("=")[0] in ("PORT", "HOST", "PYTHON", "ARGS"), words
-                    if setting.startswith("ARGS=--"):
+                    if words[1] == "gpu" and setting.startswith("ARGS="):
+                        parse_suite(shlex.split(setting.removeprefix("ARGS=")))
+                    elif setting.startswith("ARGS=--"):
                         build_parser().parse_args(["serve", *shlex.split(setting.removeprefix("ARGS="))])
             case "headrace":
                 options = build_parser().parse_args([word for word in words[1:] if word not in ("NAME...", "MODEL...")])

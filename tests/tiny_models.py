@@ -64,6 +64,30 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 
+VISION_FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen2_5_vl": {
+        "model_type": "qwen2_5_vl",
+        "text_config": COMMON
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}},
+        "vision_config": {
+            "depth": 1,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+        },
+        "tie_word_embeddings": False,
+    },
+}
+"""Models that see, here with text alone."""
+
+
+def auto_class(config: Any) -> Any:
+    """transformers' class of auto-classes for a configuration."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+
 
 def build_tiny_model(family: str, directory: Path, *, seed: int = 0) -> Path:
     """Save a random fp32 model of `family` into `directory`, which is returned.
@@ -72,14 +96,14 @@ def build_tiny_model(family: str, directory: Path, *, seed: int = 0) -> Path:
     token and depend on the whole prompt: a wrong position or mask then changes them.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    options = COMMON | FAMILIES[family]
+    options = VISION_FAMILIES[family] if family in VISION_FAMILIES else COMMON | FAMILIES[family]
     config = AutoConfig.for_model(**options)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = auto_class(config).from_config(config, dtype=torch.float32)
     # A tied head would otherwise find the input token again, whatever the layers add.
     embedding_scale = 0.02 if config.tie_word_embeddings else 1.0
     with torch.no_grad():

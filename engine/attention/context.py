@@ -25,6 +25,9 @@ HARMLESS = frozenset({"dropout", "position_ids", "use_cache", "is_causal", "outp
 class AttentionBackend(Protocol):
     """Plan once a step, run once a layer."""
 
+    capturable: bool
+    """Whether the launches of a step may be recorded and repeated with other lengths: it reads them on the device."""
+
     def plan(self, batch: ForwardBatch) -> None:
         """Prepare what all layers of this step share."""
 

@@ -1,4 +1,4 @@
-"""Attention of decoding rows in plain torch, for CPUs without a C compiler, and softcapped attention of prompts.
+"""Attention of decoding rows in plain torch, for CPUs without a C compiler.
 
 One-token queries never go through SDPA, whose bf16 path takes 5 to 30 times as long for them: the query heads of a KV
 head are packed as rows, and matmul, softmax, matmul run over all sequences of about equal length at once. Blocks are
@@ -101,15 +101,3 @@ class TorchDecode:
             mask = torch.zeros(shown.shape).masked_fill_(~shown, float("-inf")).unsqueeze(1)
             self._masks[index, window] = None if bool(shown.all()) else mask
         return self._masks[index, window]
-
-
-def softcapped(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scaling: float, softcap: float
-) -> torch.Tensor:
-    """SDPA with capped scores (Gemma 2, arXiv 2408.00118).
-
-    q is `[1, KV, n, D]`, k and v are `[1, KV, m, D]`, mask `[n, m]`; returns `[1, KV, n, D]`.
-    """
-    scores = torch.matmul(q * scaling, k.transpose(2, 3)).float()
-    scores = softcap * torch.tanh(scores / softcap) + mask
-    return torch.matmul(scores.softmax(-1).to(q.dtype), v)

@@ -3,6 +3,7 @@
 import torch
 
 from engine.forward_batch import ForwardBatch
+from engine.kernels.reference import saturate
 from engine.kv_cache import LayerCache
 
 
@@ -21,6 +22,8 @@ def visible(query_positions: torch.Tensor, key_positions: torch.Tensor, window: 
 
 class ReferenceAttention:
     """The oracle of the other backends."""
+
+    capturable = False
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
@@ -44,8 +47,8 @@ class ReferenceAttention:
         """See `AttentionBackend.run`."""
         batch = self._batch
         assert batch is not None
-        cache.k[:, batch.slot_mapping] = k
-        cache.v[:, batch.slot_mapping] = v
+        cache.k[:, batch.slot_mapping] = saturate(k, cache.k.dtype)
+        cache.v[:, batch.slot_mapping] = saturate(v, cache.v.dtype)
         group = q.shape[0] // k.shape[0]
         outputs, start = [], 0
         for row, (query_len, context_len) in enumerate(zip(batch.query_lens, batch.context_lens, strict=True)):

@@ -1,16 +1,39 @@
 """What the kernels for CUDA compute, in plain torch: slow, obvious, and on any device."""
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 
+if TYPE_CHECKING:
+    from engine.kernels.triton_layer import HeadNorms
+
+E4M3_MAX = 448.0
+"""The largest number of FP8 e4m3."""
+SMALLEST_ROW = 1e-12
+"""What the largest number of a row of zeros is taken for."""
+
 
 def add_rms_norm(
-    x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float, *, plus_one: bool = False
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor,
+    eps: float,
+    *,
+    plus_one: bool = False,
+    x_weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `engine.kernels.triton_layer.add_rms_norm`."""
+    if x_weight is not None:
+        x = rms_norm(x, x_weight, eps, plus_one)
     if residual is not None:
         residual += x
         x = residual
+    return rms_norm(x, weight, eps, plus_one)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, plus_one: bool) -> torch.Tensor:
+    """x `[..., dim]` divided by its root mean square over the last dimension, times the weight `[dim]`."""
     wide = x.float()
     normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return (normed * (weight.float() + plus_one)).to(x.dtype)
@@ -31,12 +54,16 @@ def rotate_write(
     v_cache: torch.Tensor,
     *,
     heads: int,
+    norms: "HeadNorms | None" = None,
 ) -> torch.Tensor:
     """See `engine.kernels.triton_layer.rotate_write`."""
     kv_heads, _, dim = k_cache.shape
     q, k, v = torch.split(qkv.view(qkv.shape[0], -1, dim), [heads, kv_heads, kv_heads], dim=1)
-    k_cache[:, slots] = rotate(k, cos, sin).transpose(0, 1)
-    v_cache[:, slots] = v.transpose(0, 1)
+    if norms is not None:
+        q = rms_norm(q, norms.q_weight, norms.eps, norms.plus_one)
+        k = rms_norm(k, norms.k_weight, norms.eps, norms.plus_one)
+    k_cache[:, slots] = saturate(rotate(k, cos, sin), k_cache.dtype).transpose(0, 1)
+    v_cache[:, slots] = saturate(v, v_cache.dtype).transpose(0, 1)
     return rotate(q, cos, sin)
 
 
@@ -46,3 +73,15 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     low, high = turned.chunk(2, dim=-1)
     half = torch.cat([-high, low], dim=-1)
     return torch.cat([(turned * cos[:, None] + half * sin[:, None]).to(x.dtype), rest], dim=-1)
+
+
+def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `engine.kernels.triton_fp8.quantize_rows`."""
+    wide = x.float()
+    largest = wide.abs().amax(-1, keepdim=True).clamp(min=SMALLEST_ROW)
+    return saturate(wide * (E4M3_MAX / largest), torch.float8_e4m3fn), largest / E4M3_MAX
+
+
+def saturate(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """x in the dtype of a cache: unchanged in its own, in e4m3 the nearest number of at most 448. A NaN stays one."""
+    return x.clamp(-E4M3_MAX, E4M3_MAX).to(dtype) if dtype == torch.float8_e4m3fn else x.to(dtype)

@@ -15,7 +15,12 @@ import torch
 import triton
 import triton.language as tl
 
-MAX_SPLITS = 32
+from engine.kernels.launch_shapes import LaunchKey, launch_shape, smallest_rows
+from engine.kernels.launches import launch
+
+MAX_SPLITS = 64
+PROGRAMS = 4
+"""Programs for each processor: together they keep enough of the cache on its way to hide how long reading takes."""
 
 
 @triton.jit
@@ -39,18 +44,25 @@ def attend_kernel(
     scale, softcap, window,
     GROUP: tl.constexpr, BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr,
     DIM_PAD: tl.constexpr, V_DIM_PAD: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, TILE: tl.constexpr,
-    SPLITS: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr,
+    SPLITS: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, ONE_QUERY: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles of queries, KV heads, splits). See `paged_attention`."""
     tile = tl.program_id(0)
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
-    sequence = _sequence_of(starts, tile, num_seqs, TOKENS)
-    start = tl.load(starts + sequence)
-    query_len = tl.load(starts + sequence + 1) - start
-    first = (tile - (start // TOKENS + sequence)) * TOKENS
-    if first >= query_len:
-        return
+    if ONE_QUERY:
+        sequence = tile
+        start = tile
+        query_len = 1
+        first = 0
+    else:
+        sequence = _sequence_of(starts, tile, num_seqs, TOKENS)
+        start = tl.load(starts + sequence)
+        query_len = tl.load(starts + sequence + 1) - start
+        first = (tile - (start // TOKENS + sequence)) * TOKENS
+        if first >= query_len:
+            return
     context = tl.load(lens + sequence)
     row = tl.arange(0, ROWS)
     token = first + row // GROUP
@@ -85,7 +97,7 @@ def attend_kernel(
             k_cache + kv_head.to(tl.int64) * k_head_stride + slot[None, :] * DIM + dim[:, None],
             mask=is_key[None, :] & (dim < DIM)[:, None],
             other=0.0,
-        )
+        ).to(queries.dtype)
         scores = tl.dot(queries, keys, input_precision=PRECISION) * scale
         if SOFTCAP:
             # tanh by the logistic function, which both ends of the range leave finite.
@@ -106,7 +118,7 @@ def attend_kernel(
             v_cache + kv_head.to(tl.int64) * v_head_stride + slot[:, None] * V_DIM + v_dim[None, :],
             mask=is_key[:, None] & (v_dim < V_DIM)[None, :],
             other=0.0,
-        )
+        ).to(queries.dtype)
         acc = acc * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
         biggest = new_biggest
     out_row = (start + token).to(tl.int64) * num_heads + head
@@ -143,14 +155,9 @@ def join_splits_kernel(
     tl.store(out + row * V_DIM + dim, joined.to(out.dtype.element_ty), mask=dim < V_DIM)
 
 
-def num_rows(group: int) -> int:
-    """Rows of a tile: at least 16, which matrix units want, and whole groups of heads."""
-    return max(16, triton.next_power_of_2(group))
-
-
 def choose_splits(num_tiles: int, num_kv_heads: int, max_context: int, num_processors: int) -> int:
-    """Parts of the keys for a step of decoding rows: enough programs for two on each processor."""
-    wanted = 2 * num_processors // max(1, num_tiles * num_kv_heads)
+    """Parts of the keys for a step of decoding rows: enough programs for every processor, of 128 keys or more."""
+    wanted = PROGRAMS * num_processors // max(1, num_tiles * num_kv_heads)
     useful = triton.next_power_of_2(max_context // 128 + 1)
     return max(1, min(MAX_SPLITS, triton.next_power_of_2(wanted + 1) // 2, useful))
 
@@ -169,44 +176,41 @@ def paged_attention(
     window: int | None = None,
     max_query_len: int,
     splits: int = 1,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attend with q `[H, T, Dk]` (any strides but the last) over the blocks of S sequences; returns `[T, H, Dv]`.
 
-    k_cache `[KV, slots, Dk]`, v_cache `[KV, slots, Dv]`, contiguous; tables int32 `[S, blocks]`; lens int32 `[S]`,
-    contexts with this step's tokens; starts int32 `[S + 1]`, where each sequence's queries begin in T. A sequence
-    without queries is passed over. `splits` above 1 is for steps whose sequences have a query or few each.
+    k_cache `[KV, slots, Dk]`, v_cache `[KV, slots, Dv]`, contiguous, in q's dtype or in e4m3; tables int32
+    `[S, blocks]`; lens int32 `[S]`, contexts with this step's tokens; starts int32 `[S + 1]`, where each sequence's
+    queries begin in T. A sequence without queries is passed over. `splits` above 1 is for steps whose sequences have a
+    query or few each. The result is written to `out`, contiguous, where one is given.
     """
     num_heads, num_tokens, dim = q.shape
     num_kv_heads, v_dim = k_cache.shape[0], v_cache.shape[2]
     group, num_seqs = num_heads // num_kv_heads, lens.shape[0]
-    rows = num_rows(group)
-    if max_query_len > rows // group:
-        rows = max(rows, 64)
-    tokens = rows // group
-    out = torch.empty(num_tokens, num_heads, v_dim, dtype=q.dtype, device=q.device)
-    shape = (num_tokens, num_heads, splits)
-    part_acc = torch.empty(*shape, v_dim, dtype=torch.float32, device=q.device) if splits > 1 else out
-    part_max, part_sum = (torch.empty(shape, dtype=torch.float32, device=q.device) for _ in range(2))
     pad, v_pad = triton.next_power_of_2(dim), triton.next_power_of_2(v_dim)
-    tile, num_warps = launch_shape(pad, rows)
-    grid = (num_tokens // tokens + num_seqs, num_kv_heads, splits)
-    attend_kernel[grid](
+    shape = launch_shape(LaunchKey(pad, group, max_query_len > smallest_rows(group) // group))
+    tokens = shape.rows // group
+    if out is None:
+        out = torch.empty(num_tokens, num_heads, v_dim, dtype=q.dtype, device=q.device)
+    parts = (num_tokens, num_heads, splits)
+    part_acc = torch.empty(*parts, v_dim, dtype=torch.float32, device=q.device) if splits > 1 else out
+    part_max, part_sum = (torch.empty(parts, dtype=torch.float32, device=q.device) for _ in range(2))
+    one_query = max_query_len == 1 and num_tokens == num_seqs
+    grid = (num_seqs if one_query else num_tokens // tokens + num_seqs, num_kv_heads, splits)
+    launch(
+        attend_kernel, grid,
         q, k_cache, v_cache, tables, lens, starts, out, part_acc, part_max, part_sum,
         q.stride(0), q.stride(1), k_cache.stride(0), v_cache.stride(0), tables.stride(0), num_seqs, num_heads,
         scaling, softcap or 1.0, window or 0,
-        GROUP=group, BLOCK_SIZE=block_size, DIM=dim, V_DIM=v_dim, DIM_PAD=pad, V_DIM_PAD=v_pad, ROWS=rows,
-        TOKENS=tokens, TILE=tile, SPLITS=splits, SOFTCAP=softcap is not None, WINDOW=window is not None,
-        PRECISION="ieee" if q.dtype == torch.float32 else "tf32", num_warps=num_warps, num_stages=2,
+        GROUP=group, BLOCK_SIZE=block_size, DIM=dim, V_DIM=v_dim, DIM_PAD=pad, V_DIM_PAD=v_pad, ROWS=shape.rows,
+        TOKENS=tokens, TILE=shape.tile, SPLITS=splits, SOFTCAP=softcap is not None, WINDOW=window is not None,
+        ONE_QUERY=one_query, PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
+        num_warps=shape.num_warps, num_stages=shape.num_stages,
     )  # fmt: skip
     if splits > 1:
-        join_splits_kernel[(num_tokens * num_heads,)](
-            out, part_acc, part_max, part_sum, V_DIM=v_dim, V_DIM_PAD=v_pad, SPLITS=splits, num_warps=4
-        )
+        launch(
+            join_splits_kernel, (num_tokens * num_heads,),
+            out, part_acc, part_max, part_sum, V_DIM=v_dim, V_DIM_PAD=v_pad, SPLITS=splits, num_warps=4,
+        )  # fmt: skip
     return out
-
-
-def launch_shape(dim_pad: int, rows: int) -> tuple[int, int]:
-    """Keys of a tile, and warps, so that scores, sums and a tile of keys fit into the threads' registers."""
-    if rows >= 64:
-        return (16 if dim_pad > 128 else 32), (4 if dim_pad <= 64 else 8)
-    return (128 if dim_pad <= 64 else 64 if dim_pad <= 128 else 32), 8

@@ -39,8 +39,12 @@ def missing_weights(directory: Path) -> list[str]:
     return sorted(name for name in names if not (directory / name).is_file())
 
 
+def weight_files(directory: Path) -> list[Path]:
+    """The files that the model would be loaded from."""
+    whole = directory / "model.safetensors"
+    return [whole] if whole.is_file() else sorted(directory.glob("model*.safetensors"))
+
+
 def weights_size(directory: Path) -> int:
     """Bytes of the weight files that the model would be loaded from."""
-    whole = directory / "model.safetensors"
-    files = [whole] if whole.is_file() else directory.glob("model*.safetensors")
-    return sum(path.stat().st_size for path in files)
+    return sum(path.stat().st_size for path in weight_files(directory))

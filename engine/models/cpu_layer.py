@@ -14,21 +14,18 @@ from engine.attention.context import attention_step_of
 from engine.attention.cpu import CpuAttention
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels
 from engine.models.fusion import Undo
-from engine.models.layer_shape import LayerPlan, replace_each
+from engine.models.layer_shape import LayerPlan, plans_of, replace_each
+
+KINDS = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"})
+"""The kernels in C turn whole heads, norm only what goes into attention and MLP, and know only SiLU."""
 
 
 class CpuDecoderLayer(nn.Module):
     """Does what the layer it is made from does. fp32 or bf16 hidden states in, fp32 out."""
 
-    def __init__(self, layer: nn.Module, plan: LayerPlan, kernels: CpuKernels) -> None:
+    def __init__(self, plan: LayerPlan, kernels: CpuKernels) -> None:
         super().__init__()
-        attention: Any = layer.self_attn
-        mlp: Any = layer.mlp
-        self.layer_idx = int(attention.layer_idx)
-        self.input_norm: Any = layer.input_layernorm
-        self.mlp_norm: Any = layer.post_attention_layernorm
-        self.qkv, self.output = attention.q_proj.linear, attention.o_proj
-        self.gate_up, self.down = mlp.gate_proj.linear, mlp.down_proj
+        self.qkv, self.output, self.gate_up, self.down = plan.qkv, plan.output, plan.gate_up, plan.down
         self._plan = plan
         self._kernels = kernels
 
@@ -41,16 +38,16 @@ class CpuDecoderLayer(nn.Module):
         """hidden_states fp32 `[1, T, dim]`, cos and sin fp32 `[1, T, head_dim]`; returns hidden_states, changed."""
         kernels, plan = self._kernels, self._plan
         residual = hidden_states[0]
-        normed = kernels.add_rms_norm(residual, None, self.input_norm.weight, self.input_norm.eps)
+        normed = kernels.add_rms_norm(residual, None, plan.input_norm.weight, plan.input_norm.eps)
         qkv = self.qkv(normed)
-        backend, cache = attention_step_of(self.layer_idx)
+        backend, cache = attention_step_of(plan.layer_idx)
         assert isinstance(backend, CpuAttention)
         cos, sin = position_embeddings
         attended = backend.run_packed(
             qkv, cos[0], sin[0], cache, heads=plan.heads, scaling=plan.scaling, window=plan.window
         )
         delta = self.output(attended)
-        normed = kernels.add_rms_norm(residual, delta, self.mlp_norm.weight, self.mlp_norm.eps)
+        normed = kernels.add_rms_norm(residual, delta, plan.mlp_norm.weight, plan.mlp_norm.eps)
         residual += self.down(kernels.silu_mul(self.gate_up(normed)))
         return hidden_states
 
@@ -70,9 +67,8 @@ class Fp32Embedding(nn.Module):
 def replace_layers(model: Any, kernels: CpuKernels, undo: Undo) -> int:
     """Put `CpuDecoderLayer`s in the place of a decoder's layers, if it knows them all; the number replaced."""
     decoder = model.get_decoder()
-    count = replace_each(
-        decoder, lambda layer, plan: CpuDecoderLayer(layer, plan, kernels), undo, max_head_dim=MAX_HEAD_DIM
-    )
+    plans = [plan if plan is not None and plan.kind in KINDS else None for plan in plans_of(decoder, MAX_HEAD_DIM)]
+    count = replace_each(decoder, plans, lambda plan: CpuDecoderLayer(plan, kernels), undo)
     if count:
         embedding = decoder.embed_tokens
         decoder.embed_tokens = Fp32Embedding(embedding)

@@ -1,9 +1,11 @@
-"""A whole decoder layer for CUDA in ten launches, for the Llama shape of layer; transformers' own has about 43.
+"""A whole decoder layer for CUDA in ten launches; transformers' own has from 43 (Llama) to 68 (Gemma 2).
 
-Norm, projection, rotary embedding with the write into the cache, attention (and the joining of its parts), projection,
-addition with norm, projection, activation, projection, addition.
+Norm of what was added last, projection, heads turned and written into the cache, attention and the joining of its
+parts, projection, norm with addition, projection, activation, projection. What the last of them gives is added by the
+next layer's first norm, or by the norm after all layers: one addition less for each layer.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,45 +13,103 @@ from torch import nn
 
 from engine.attention.context import attention_step_of
 from engine.attention.triton import TritonAttention
-from engine.kernels.triton_layer import activate_mul, add_rms_norm
-from engine.models.fusion import Undo
-from engine.models.layer_shape import LayerPlan, replace_each
+from engine.kernels.triton_layer import HeadNorms, activate_mul, add_rms_norm
+from engine.models.fusion import FusedRMSNorm, Undo
+from engine.models.layer_shape import LayerPlan, plans_of, replace_each
 
 MAX_HEAD_DIM = 256
+
+
+class Pending:
+    """What the newest layer gives to the residual stream, until the norm behind it adds it."""
+
+    def __init__(self) -> None:
+        self.delta: torch.Tensor | None = None
+        """`[T, dim]`; None before the first layer."""
+        self.norm: FusedRMSNorm | None = None
+        """Of the delta, before it is added."""
+
+    def add(self, residual: torch.Tensor, norm: FusedRMSNorm) -> torch.Tensor:
+        """Add the delta to `residual` `[T, dim]`, in place; the norm of the sum."""
+        delta, self.delta = self.delta, None
+        return normed_sum(delta, self.norm, residual, norm)
+
+
+def normed_sum(
+    delta: torch.Tensor | None, delta_norm: FusedRMSNorm | None, residual: torch.Tensor, norm: FusedRMSNorm
+) -> torch.Tensor:
+    """Add a delta `[T, dim]`, normed first if it has a norm, to `residual`, in place; the norm of the sum."""
+    x, target = (residual, None) if delta is None else (delta, residual)
+    return add_rms_norm(
+        x,
+        target,
+        norm.weight,
+        norm.eps,
+        plus_one=norm.plus_one,
+        x_weight=None if delta_norm is None else delta_norm.weight,
+    )
 
 
 class CudaDecoderLayer(nn.Module):
     """Does what the layer it is made from does, in the model's dtype."""
 
-    def __init__(self, layer: nn.Module, plan: LayerPlan) -> None:
+    def __init__(self, plan: LayerPlan, pending: Pending, *, is_first: bool) -> None:
         super().__init__()
-        attention: Any = layer.self_attn
-        mlp: Any = layer.mlp
-        self.layer_idx = int(attention.layer_idx)
-        self.input_norm: Any = layer.input_layernorm
-        self.mlp_norm: Any = layer.post_attention_layernorm
-        self.qkv, self.output = attention.q_proj.linear, attention.o_proj
-        self.gate_up, self.down = mlp.gate_proj.linear, mlp.down_proj
+        self.qkv, self.output, self.gate_up, self.down = plan.qkv, plan.output, plan.gate_up, plan.down
         self._plan = plan
+        self._pending = pending
+        self._is_first = is_first
+        q_norm, k_norm = plan.q_norm, plan.k_norm
+        self._head_norms = None
+        if q_norm is not None and k_norm is not None:
+            self._head_norms = HeadNorms(q_norm.weight, k_norm.weight, q_norm.eps, q_norm.plus_one)
 
     def forward(
         self, hidden_states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor], **_: object
     ) -> torch.Tensor:
-        """hidden_states `[1, T, dim]`, cos and sin `[1, T, head_dim]`; returns hidden_states, changed."""
-        plan = self._plan
+        """hidden_states `[1, T, dim]`, cos and sin `[1, T, R]`; returns hidden_states, without the last delta."""
+        plan, pending = self._plan, self._pending
+        if self._is_first:
+            pending.delta = pending.norm = None  # those of the forward before
         residual = hidden_states[0]
-        normed = add_rms_norm(residual, None, self.input_norm.weight, self.input_norm.eps)
-        backend, cache = attention_step_of(self.layer_idx)
+        normed = pending.add(residual, plan.input_norm)
+        backend, cache = attention_step_of(plan.layer_idx)
         assert isinstance(backend, TritonAttention)
         cos, sin = position_embeddings
         attended = backend.run_packed(
-            self.qkv(normed), cos[0], sin[0], cache, heads=plan.heads, scaling=plan.scaling, window=plan.window
-        )
-        normed = add_rms_norm(self.output(attended), residual, self.mlp_norm.weight, self.mlp_norm.eps)
-        residual += self.down(activate_mul(self.gate_up(normed), "silu"))
+            self.qkv(normed), cos[0], sin[0], cache, heads=plan.heads, scaling=plan.scaling, softcap=plan.softcap,
+            window=plan.window, norms=self._head_norms,
+        )  # fmt: skip
+        normed = normed_sum(self.output(attended), plan.attention_out_norm, residual, plan.mlp_norm)
+        pending.delta = self.down(activate_mul(self.gate_up(normed), plan.activation))
+        pending.norm = plan.mlp_out_norm
         return hidden_states
+
+
+class LastNorm(nn.Module):
+    """The norm after all layers, which adds what the last of them gave."""
+
+    def __init__(self, norm: FusedRMSNorm, pending: Pending) -> None:
+        super().__init__()
+        self._norm = norm
+        self._pending = pending
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """hidden_states `[1, T, dim]`, changed; its norm."""
+        return self._pending.add(hidden_states[0], self._norm).unsqueeze(0)
 
 
 def replace_cuda_layers(model: Any, undo: Undo) -> int:
     """Put `CudaDecoderLayer`s in the place of a decoder's layers, if it knows them all; the number replaced."""
-    return replace_each(model.get_decoder(), CudaDecoderLayer, undo, max_head_dim=MAX_HEAD_DIM)
+    decoder = model.get_decoder()
+    plans = plans_of(decoder, MAX_HEAD_DIM)
+    norm = getattr(decoder, "norm", None)
+    if not isinstance(norm, FusedRMSNorm):
+        return 0
+    pending = Pending()
+    first = plans[0] if plans else None
+    count = replace_each(decoder, plans, lambda plan: CudaDecoderLayer(plan, pending, is_first=plan is first), undo)
+    if count:
+        decoder.norm = LastNorm(norm, pending)
+        undo.append(partial(setattr, decoder, "norm", norm))
+    return count

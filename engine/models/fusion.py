@@ -6,10 +6,13 @@ thought of still runs as transformers wrote it. `apply_checked` holds the change
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from engine.models.fp8 import Fp8Linear
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +30,20 @@ class MergedLinear(nn.Module):
     The other slices wait for their `MergedSlice`, which must be called next and with the same input tensor.
     """
 
-    def __init__(self, linears: list[nn.Linear]) -> None:
+    def __init__(self, linears: list[Any]) -> None:
+        """Of `nn.Linear`s, or of `Fp8Linear`s, whose scales by output stay as they are."""
         super().__init__()
         self.sizes = [linear.out_features for linear in linears]
         first = linears[0]
-        self.linear = nn.Linear(first.in_features, sum(self.sizes), bias=first.bias is not None, device="meta")
-        self.linear.weight = nn.Parameter(torch.cat([linear.weight for linear in linears]), requires_grad=False)
-        if first.bias is not None:
-            self.linear.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]), requires_grad=False)
+        names = [name for name in ("weight", "scale", "bias") if getattr(first, name, None) is not None]
+        whole = {name: _joined([getattr(linear, name) for linear in linears]) for name in names}
+        self.linear: nn.Linear | Fp8Linear
+        if isinstance(first, Fp8Linear):
+            self.linear = Fp8Linear(whole["weight"], whole["scale"], whole.get("bias"))
+        else:
+            self.linear = nn.Linear(first.in_features, sum(self.sizes), bias="bias" in whole, device="meta")
+            for name, tensor in whole.items():
+                setattr(self.linear, name, nn.Parameter(tensor, requires_grad=False))
         self._input: torch.Tensor | None = None
         self._slices: list[torch.Tensor] = []
 
@@ -51,6 +60,16 @@ class MergedLinear(nn.Module):
         if not self._slices:
             self._input = None
         return result
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """One tensor of several, which become views of it: the change can be undone without holding weights twice."""
+    kind = parts[0].dtype
+    bytewise = kind == torch.float8_e4m3fn  # not every device joins the dtype itself
+    whole = torch.cat([part.data.view(torch.uint8) if bytewise else part.data for part in parts]).view(kind)
+    for part, view in zip(parts, torch.split(whole, [len(part) for part in parts]), strict=True):
+        part.data = view
+    return whole
 
 
 class MergedSlice(nn.Module):
@@ -105,17 +124,22 @@ class PackedHead(PackedLinear):
 
 
 class FusedRMSNorm(nn.Module):
-    """RMSNorm in one operation. `weight` already includes the 1 that Gemma adds to its own."""
+    """RMSNorm in one operation. With `plus_one` the weight counts from 1, as Gemma's does."""
 
-    def __init__(self, weight: torch.Tensor, eps: float) -> None:
+    def __init__(self, weight: torch.Tensor, eps: float, *, plus_one: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.eps = eps
+        self.plus_one = plus_one
+        # In fp32: near 1 bf16 is eight times coarser than at the small numbers that Gemma adds to it.
+        self._scale = weight.float() + 1.0 if plus_one else weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x `[..., dim]` in the weight's dtype or fp32, normalised over the last dimension; in the weight's dtype."""
-        if x.dtype == self.weight.dtype:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        if x.dtype == self._scale.dtype:
+            return F.rms_norm(x, self.weight.shape, self._scale, self.eps).to(self.weight.dtype)
+        if self.plus_one:
+            return F.rms_norm(x.float(), self.weight.shape, self._scale, self.eps).to(self.weight.dtype)
         return F.rms_norm(x, self.weight.shape, None, self.eps).to(self.weight.dtype) * self.weight
 
 
@@ -173,7 +197,7 @@ def merge_linears(model: nn.Module, undo: Undo) -> int:
     for parent in list(model.modules()):
         for names in MERGES:
             children = [getattr(parent, name, None) for name in names]
-            linears = [child for child in children if type(child) is nn.Linear]
+            linears = [child for child in children if type(child) in (nn.Linear, Fp8Linear)]
             if len(linears) == len(names) and _mergeable(linears):
                 merged = MergedLinear(linears)
                 _replace(parent, names[0], merged, undo)
@@ -183,10 +207,11 @@ def merge_linears(model: nn.Module, undo: Undo) -> int:
     return count
 
 
-def _mergeable(linears: list[nn.Linear]) -> bool:
+def _mergeable(linears: list[Any]) -> bool:
     first = linears[0]
     return all(
-        linear.in_features == first.in_features
+        type(linear) is type(first)
+        and linear.in_features == first.in_features
         and linear.weight.dtype == first.weight.dtype
         and (linear.bias is None) == (first.bias is None)
         for linear in linears
@@ -204,7 +229,7 @@ def fuse_norms(model: nn.Module, undo: Undo) -> int:
             eps = getattr(child, "variance_epsilon", getattr(child, "eps", None))
             if not isinstance(weight, torch.Tensor) or not isinstance(eps, float):
                 continue
-            offset = 1.0 if type(child).__name__.startswith("Gemma") else 0.0
-            _replace(parent, name, FusedRMSNorm(weight.detach() + offset, eps), undo)
+            plus_one = type(child).__name__.startswith("Gemma")
+            _replace(parent, name, FusedRMSNorm(weight.detach(), eps, plus_one=plus_one), undo)
             count += 1
     return count

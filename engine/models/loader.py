@@ -12,9 +12,11 @@ import torch
 
 from engine.cache import Progress
 from engine.config import EngineConfig
-from engine.device import available_memory, select_dtype
+from engine.device import available_memory, check_fp8, select_dtype
 from engine.errors import HeadraceError, ModelLoadError
-from engine.models.checkpoint import weights_size
+from engine.models.checkpoint import weight_files, weights_size
+from engine.models.fp8 import Fp8Linear, check_products, quantize_linears, refuse_experts
+from engine.models.fp8_checkpoint import Fp8Files, Fp8Layout, fill, read_layout
 from engine.models.random_model import SEED_FILE
 from engine.models.sources import ResolvedModel, resolve
 
@@ -45,6 +47,8 @@ class LoadedModel:
     generation_defaults: dict[str, float | int]
     weights_bytes: int
     num_parameters: int
+    fp8_linears: int
+    """How many linears compute in FP8."""
 
 
 def load(config: EngineConfig, device: torch.device, attention_name: str, progress: Progress) -> LoadedModel:
@@ -58,10 +62,20 @@ def load(config: EngineConfig, device: torch.device, attention_name: str, progre
     try:
         hf_config = _read_config(resolved.directory)
         dtype = select_dtype(config.dtype, _checkpoint_dtype(hf_config), device)
-        build = _build_random if resolved.kind == "random" else _load_weights
-        progress("loading the weights" if build is _load_weights else "drawing random weights", None)
-        with _weights_progress(progress):
-            model = build(resolved, hf_config, device, dtype, attention_name)
+        layout = _fp8_layout(config, hf_config, device)
+        if layout is not None:
+            progress("loading the weights", None)
+            keep = config.quantization != "none"
+            model = _load_fp8(resolved, hf_config, layout, device, dtype, attention_name, progress, keep=keep)
+        else:
+            build = _build_random if resolved.kind == "random" else _load_weights
+            progress("loading the weights" if build is _load_weights else "drawing random weights", None)
+            with _weights_progress(progress):
+                model = build(resolved, hf_config, device, dtype, attention_name)
+            if config.quantization == "fp8":
+                progress("quantising the weights", None)
+                quantize_linears(model.get_decoder())
+        check_products(model.get_decoder())
     except HeadraceError:
         raise
     except Exception as error:  # transformers raises every kind, and each means that this model cannot be loaded
@@ -131,9 +145,8 @@ def _auto_class(config: "PretrainedConfig") -> Any:
 def _load_weights(
     resolved: ResolvedModel, config: "PretrainedConfig", device: torch.device, dtype: torch.dtype, attention_name: str
 ) -> "PreTrainedModel":
-    if getattr(config, "quantization_config", None) is None:
-        stored = _checkpoint_dtype(config)
-        _check_memory(weights_size(resolved.directory) * dtype.itemsize // stored.itemsize, device)
+    stored = _checkpoint_dtype(config)
+    _check_memory(weights_size(resolved.directory) * dtype.itemsize // stored.itemsize, device)
     model, report = _auto_class(config).from_pretrained(
         resolved.directory,
         config=config,
@@ -154,6 +167,46 @@ def _load_weights(
             hint="config.json and the weights do not belong together, or the download is incomplete.",
         )
     return model
+
+
+def _fp8_layout(config: EngineConfig, hf_config: "PretrainedConfig", device: torch.device) -> Fp8Layout | None:
+    """How the checkpoint is quantised, None if it is not. Raises ConfigError or ModelLoadError where it must not be."""
+    quantization = getattr(hf_config, "quantization_config", None)
+    layout = None if quantization is None else read_layout(quantization)
+    if layout is not None:
+        refuse_experts(hf_config.get_text_config())
+        if hasattr(hf_config, "vision_config"):
+            raise ModelLoadError("FP8 checkpoints of vision models are not read here")
+    if config.quantization == "fp8" or (layout is not None and config.quantization == "auto"):
+        refuse_experts(hf_config.get_text_config())
+        check_fp8("quantization", device)
+    return layout
+
+
+def _load_fp8(
+    resolved: ResolvedModel,
+    config: "PretrainedConfig",
+    layout: Fp8Layout,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention_name: str,
+    progress: Progress,
+    *,
+    keep: bool,
+) -> "PreTrainedModel":
+    """Build the model without parameters, then give it those of the checkpoint, one by one."""
+    from accelerate import init_empty_weights
+
+    _check_memory(weights_size(resolved.directory) * (1 if keep else dtype.itemsize), device)
+    del config.quantization_config
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = _auto_class(config).from_config(
+            config, dtype=dtype, attn_implementation=attention_name, trust_remote_code=False
+        )
+    files = Fp8Files(weight_files(resolved.directory), layout, device)
+    fill(model, files, dtype, keep=keep, told=lambda fraction: progress("loading the weights", fraction))
+    model.tie_weights()
+    return model.to(device)
 
 
 def _and_more(names: list[str]) -> str:
@@ -222,6 +275,7 @@ def _describe(model: "PreTrainedModel", directory: Path, config: "PretrainedConf
         generation_defaults=_sampling_defaults(generation),
         weights_bytes=sum(parameter.nbytes for parameter in parameters),
         num_parameters=sum(parameter.numel() for parameter in parameters),
+        fp8_linears=sum(isinstance(module, Fp8Linear) for module in model.modules()),
     )
 
 

@@ -17,29 +17,38 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from engine.kernels import triton_attention, triton_layer
-from engine.kernels.triton_attention import launch_shape, num_rows
+from engine.kernels import triton_attention, triton_fp8, triton_layer
+from engine.kernels.launch_shapes import LaunchKey, default_shape
 
 _PTXAS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers", re.DOTALL)
 
 
 def attention(
-    dim: int, group: int, *, prompt: bool, splits: int = 1, softcap: bool = False, window: bool = False
+    dim: int,
+    group: int,
+    *,
+    prompt: bool,
+    splits: int = 1,
+    softcap: bool = False,
+    window: bool = False,
+    fp8_cache: bool = False,
 ) -> Any:
     """A build of the attention kernel as `paged_attention` would launch it."""
-    rows = max(num_rows(group), 64) if prompt else num_rows(group)
     pad = triton.next_power_of_2(dim)
-    tile, num_warps = launch_shape(pad, rows)
+    shape = default_shape(LaunchKey(pad, group, prompt))
     constants = {
-        "GROUP": group, "BLOCK_SIZE": 16, "DIM": dim, "V_DIM": dim, "DIM_PAD": pad, "V_DIM_PAD": pad, "ROWS": rows,
-        "TOKENS": rows // group, "TILE": tile, "SPLITS": splits, "SOFTCAP": softcap, "WINDOW": window,
-        "PRECISION": "tf32",
+        "GROUP": group, "BLOCK_SIZE": 16, "DIM": dim, "V_DIM": dim, "DIM_PAD": pad, "V_DIM_PAD": pad,
+        "ROWS": shape.rows, "TOKENS": shape.rows // group, "TILE": shape.tile, "SPLITS": splits,
+        "SOFTCAP": softcap, "WINDOW": window, "ONE_QUERY": not prompt, "PRECISION": "tf32",
     }  # fmt: skip
     types = {name: "*bf16" for name in ("q", "k_cache", "v_cache", "out")}
+    if fp8_cache:
+        types |= {name: "*fp8e4nv" for name in ("k_cache", "v_cache")}
     types |= {name: "*i32" for name in ("tables", "lens", "starts")}
     types |= {name: "*fp32" for name in ("part_max", "part_sum")} | {"part_acc": "*fp32" if splits > 1 else "*bf16"}
     types |= {name: "fp32" for name in ("scale", "softcap")}
-    return triton_attention.attend_kernel, types, constants, {"num_warps": num_warps, "num_stages": 2}
+    options = {"num_warps": shape.num_warps, "num_stages": shape.num_stages}
+    return triton_attention.attend_kernel, types, constants, options
 
 
 def layer(kernel: Any, pointers: str, constants: dict[str, Any], num_warps: int) -> Any:
@@ -48,8 +57,48 @@ def layer(kernel: Any, pointers: str, constants: dict[str, Any], num_warps: int)
     return kernel, types, constants, {"num_warps": num_warps}
 
 
-def builds() -> Iterator[tuple[str, Any]]:
-    """Every kernel, in the shapes of the recommended models."""
+FP8 = 89
+"""The first capability whose processors turn numbers into e4m3; Triton has no conversion for older ones."""
+
+
+def builds(capability: int) -> Iterator[tuple[str, Any]]:
+    """Every kernel, in the shapes of the recommended models; with `FP8` in their names those of capability 8.9."""
+    yield from plain_builds()
+    if capability >= FP8:
+        yield from fp8_builds()
+
+
+def fp8_builds() -> Iterator[tuple[str, Any]]:
+    """The kernels that read or write e4m3."""
+    for dim, group in ((64, 3), (96, 1), (128, 4), (128, 8), (256, 2)):
+        gemma = {"softcap": dim == 256, "window": dim == 256, "fp8_cache": True}
+        yield f"attention of prompts, FP8 cache, {dim}, group of {group}", attention(dim, group, prompt=True, **gemma)
+        for splits in (1, 8):
+            name = f"attention, FP8 cache, {dim}, group of {group}, {splits} parts"
+            yield name, attention(dim, group, prompt=False, splits=splits, **gemma)
+    for dim, turned in ((64, 64), (96, 96), (128, 128), (128, 32), (256, 256)):
+        kernel, types, constants, options = rotary(dim, turned)
+        types |= {name: "*fp8e4nv" for name in ("k_cache", "v_cache")}
+        yield f"rotary of {turned} of {dim}, FP8 cache", (kernel, types, constants, options)
+    for dim in (576, 1536, 4096, 8192, 14336, 28672):
+        pad = triton.next_power_of_2(dim)
+        types = {"x": "*bf16", "out": "*fp8e4nv", "scales": "*fp32"}
+        constants = {"SMALLEST": 1e-12, "DIM_PAD": pad}
+        options = {"num_warps": triton_layer.warps(pad)}
+        yield f"rows of {dim} to FP8", (triton_fp8.quantize_rows_kernel, types, constants, options)
+
+
+def rotary(dim: int, turned: int) -> Any:
+    """A build of the rotary kernel."""
+    constants = {"HEADS": 32, "KV_HEADS": 8, "DIM": dim, "ROTARY": turned, "NORM": True, "PLUS_ONE": True,
+                 "HALF_PAD": triton.next_power_of_2(turned // 2), "TILE": triton_layer.HEADS_TILE,
+                 "REST_PAD": triton.next_power_of_2(max(1, dim - turned))}  # fmt: skip
+    pointers = "qkv cos sin q_weight k_weight q_out k_cache v_cache"
+    return layer(triton_layer.rotate_write_kernel, pointers, constants, 4)
+
+
+def plain_builds() -> Iterator[tuple[str, Any]]:
+    """The kernels in bf16."""
     for dim, group in ((64, 3), (64, 4), (96, 1), (128, 4), (128, 6), (128, 5), (128, 8), (256, 2)):
         gemma = {"softcap": dim == 256, "window": dim == 256}
         yield f"attention of prompts, {dim}, group of {group}", attention(dim, group, prompt=True, **gemma)
@@ -62,17 +111,14 @@ def builds() -> Iterator[tuple[str, Any]]:
         yield f"join of parts, {dim}", (triton_attention.join_splits_kernel, types, constants, {"num_warps": 4})
     for dim in (576, 1536, 4096, 5120, 8192, 16384):
         pad = triton.next_power_of_2(dim)
-        constants = {"ADD": True, "PLUS_ONE": True, "DIM_PAD": pad}
-        kernel, pointers = triton_layer.add_rms_norm_kernel, "x residual weight out"
+        constants = {"ADD": True, "NORM_X": True, "PLUS_ONE": True, "DIM_PAD": pad}
+        kernel, pointers = triton_layer.add_rms_norm_kernel, "x residual weight x_weight out"
         yield f"norm of {dim}", layer(kernel, pointers, constants, triton_layer.warps(pad))
     for gelu in (False, True):
         constants = {"GELU": gelu, "TILE": 1024}
         yield f"activation, gelu {gelu}", layer(triton_layer.activate_mul_kernel, "gate_up out", constants, 4)
     for dim, turned in ((64, 64), (96, 96), (128, 128), (128, 32), (256, 256)):
-        constants = {"HEADS": 32, "KV_HEADS": 8, "DIM": dim, "ROTARY": turned, "DIM_PAD": triton.next_power_of_2(dim),
-                     "HALF_PAD": triton.next_power_of_2(turned // 2)}  # fmt: skip
-        pointers = "qkv cos sin q_out k_cache v_cache"
-        yield f"rotary of {turned} of {dim}", layer(triton_layer.rotate_write_kernel, pointers, constants, 1)
+        yield f"rotary of {turned} of {dim}", rotary(dim, turned)
 
 
 def build(
@@ -81,7 +127,9 @@ def build(
     """Compile one kernel; its shared memory, registers and spills."""
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
     pointers = [at for at, name in enumerate(kernel.arg_names) if signature[name][0] == "*"]
-    aligned = {(at,): [["tt.divisibility", 16]] for at in pointers}
+    # As at a launch: memory is aligned, and strides are multiples of a head's width.
+    strides = [at for at, name in enumerate(kernel.arg_names) if name.endswith("_stride")]
+    aligned = {(at,): [["tt.divisibility", 16]] for at in [*pointers, *strides]}
     constexprs = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = ASTSource(kernel, signature, constexprs, aligned)
     built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
@@ -108,7 +156,7 @@ def measure(ptx: str, capability: int) -> tuple[int, int]:
 def main() -> int:
     """Build all for one architecture."""
     capability = int(sys.argv[1])
-    for name, (kernel, types, constants, options) in builds():
+    for name, (kernel, types, constants, options) in builds(capability):
         shared, registers, spilled = build(kernel, types, constants, options, capability)
         print(json.dumps([name, shared, registers, spilled]), flush=True)
     return 0

@@ -12,6 +12,9 @@ from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import numpy as np
+import torch
+import triton.language as tl
 from triton.runtime import interpreter
 
 from tests.engine.kernel_cases import cases
@@ -26,6 +29,22 @@ def _patch_tensor_for_numpy(tensor: Any, scope: Any) -> None:
 
 
 interpreter._patch_lang_tensor = _patch_tensor_for_numpy
+
+_convert_float = interpreter._convert_float
+
+
+def _convert_e4m3_as_torch_does(values: Any, source: Any, target: Any, rounding: Any) -> Any:
+    """Triton 3.6's interpreter rounds ties to e4m3 away from zero, and knows no NaN there."""
+    if target == tl.float8e4nv and source == tl.float32:
+        wide = torch.from_numpy(np.array(values, dtype=np.float32))
+        return wide.to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+    if source == tl.float8e4nv:
+        wide = torch.from_numpy(np.array(values, dtype=np.uint8)).view(torch.float8_e4m3fn).float()
+        return wide.numpy() if target == tl.float32 else wide.half().numpy()
+    return _convert_float(values, source, target, rounding)
+
+
+interpreter._convert_float = _convert_e4m3_as_torch_does
 
 
 def main() -> int:

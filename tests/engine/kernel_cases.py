@@ -3,6 +3,7 @@
 On the GPU there is, or under Triton's interpreter if TRITON_INTERPRET is 1.
 """
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,21 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from triton.runtime.errors import OutOfResources
 
+from engine.attention.choice import Problem, Workload, measure
 from engine.attention.reference import ReferenceAttention
 from engine.forward_batch import ForwardBatch
-from engine.kernels import reference, triton_layer
+from engine.kernels import reference, triton_fp8, triton_layer
+from engine.kernels.launch_shapes import LaunchKey, candidates, use_shape
 from engine.kernels.triton_attention import paged_attention
 from engine.kv_cache import LayerCache
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
 from tests.engine.test_oracle import generate, make_engine, run
-from tests.tiny_models import FAMILIES, build_tiny_model
+from tests.tiny_models import FAMILIES, VISION_FAMILIES, build_tiny_model
 
+FUSED = frozenset(FAMILIES | VISION_FAMILIES) - {"deepseek_v3"}
+"""Families whose layers are replaced whole."""
 DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 DTYPES = (torch.float32, torch.float16) if DEVICE.type == "cpu" else tuple(TOLERANCE)
 """The interpreter computes products of bf16 wrongly."""
+HAS_FP8 = DEVICE.type == "cpu" or torch.cuda.get_device_capability() >= (8, 9)
+"""Triton turns numbers into e4m3 on these GPUs."""
 
 
 def there(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -54,6 +62,7 @@ def attention(
     window: int | None = None,
     splits: int = 1,
     empty: bool = False,
+    kv_dtype: torch.dtype | None = None,
 ) -> None:
     """Rows are (queries, context) of sequences whose blocks lie in disorder, amid blocks full of NaN."""
     torch.manual_seed(len(rows) + dim + heads)
@@ -61,8 +70,9 @@ def attention(
     counts = [-(-context // block_size) for _, context in rows]
     blocks = torch.randperm(sum(counts) + 3) + 1
     slots = (int(blocks.max()) + 2) * block_size
-    cache = LayerCache(torch.full((kv_heads, slots, dim), torch.nan, dtype=dtype),
-                       torch.full((kv_heads, slots, v_dim), torch.nan, dtype=dtype))  # fmt: skip
+    kept = kv_dtype or dtype
+    cache = LayerCache(torch.full((kv_heads, slots, dim), torch.nan, dtype=kept),
+                       torch.full((kv_heads, slots, v_dim), torch.nan, dtype=kept))  # fmt: skip
     tables = torch.zeros(len(rows), max(counts), dtype=torch.int32)
     taken, mapping = 0, []
     for number, ((queries, context), count) in enumerate(zip(rows, counts, strict=True)):
@@ -71,8 +81,8 @@ def attention(
         tables[number, :count] = own
         positions = torch.arange(context)
         filled = own[positions // block_size] * block_size + positions % block_size
-        cache.k[:, filled] = torch.randn(kv_heads, context, dim).to(dtype)
-        cache.v[:, filled] = torch.randn(kv_heads, context, v_dim).to(dtype)
+        cache.k[:, filled] = torch.randn(kv_heads, context, dim).to(kept)
+        cache.v[:, filled] = torch.randn(kv_heads, context, v_dim).to(kept)
         mapping.append(filled[context - queries :])
     num_tokens = sum(queries for queries, _ in rows)
     slot_mapping = torch.cat(mapping)
@@ -87,7 +97,7 @@ def attention(
     )  # fmt: skip
     oracle = ReferenceAttention(block_size)
     oracle.plan(batch)
-    k, v = cache.k[:, slot_mapping], cache.v[:, slot_mapping]
+    k, v = cache.k[:, slot_mapping].to(dtype), cache.v[:, slot_mapping].to(dtype)
     wanted = oracle.run(q, k, v, cache, scaling=dim**-0.5, softcap=softcap, window=window)
     lens, query_lens = batch.seqlens_k, torch.tensor([queries for queries, _ in rows])
     if empty:
@@ -101,15 +111,46 @@ def attention(
     close(ours, wanted)
 
 
-def norm(rows: int, dim: int, dtype: torch.dtype, *, add: bool, plus_one: bool) -> None:
+def launch_shapes(dim: int) -> None:
+    """All launch shapes that may be chosen on some GPU give the same results; one that does not fit is never chosen."""
+    for is_prompt, rows in ((False, [(1, 70), (1, 3)]), (True, [(40, 70), (20, 20)])):
+        key = LaunchKey(dim, 2, is_prompt)
+        try:
+            for number, shape in enumerate(candidates(key)):
+                use_shape(key, shape)
+                with contextlib.suppress(*([OutOfResources] if number else [])):
+                    attention(rows, dim=dim, dtype=DTYPES[-1])
+        finally:
+            use_shape(key, None)
+
+
+def choice() -> None:
+    """Every candidate for `attention: auto` runs, and one is chosen."""
+    names = []
+
+    def timer(name: str, work: Callable[[], object], *, capturable: bool) -> float:
+        assert torch.isfinite(torch.as_tensor(work())).all()
+        names.append(name)
+        return 1.0
+
+    problem = Problem(4, 2, 64, 64, torch.float32, torch.float32, 16)
+    assert measure(problem, DEVICE, timer, Workload(decodes=2, context=40, prompt=40)).attention == "triton"
+    assert {" ".join(name.split()[:2]) for name in names} == {
+        f"{name} {what}" for name in ("triton", "sdpa") for what in ("decode", "prompt")
+    }
+
+
+def norm(rows: int, dim: int, dtype: torch.dtype, *, add: bool, plus_one: bool, norm_x: bool = False) -> None:
     """Both the result and the residual stream."""
     torch.manual_seed(dim)
     x, weight = torch.randn(rows, dim).to(dtype), torch.randn(dim).to(dtype)
     theirs = torch.randn(rows, dim).to(dtype) if add else None
     ours = theirs.clone().to(DEVICE) if theirs is not None else None
+    x_weight = torch.randn(dim).to(dtype) if norm_x else None
     x_there, weight_there = there(x, weight)
-    normed = triton_layer.add_rms_norm(x_there, ours, weight_there, 1e-5, plus_one=plus_one)
-    close(normed, reference.add_rms_norm(x, theirs, weight, 1e-5, plus_one=plus_one))
+    x_weight_there = None if x_weight is None else x_weight.to(DEVICE)
+    normed = triton_layer.add_rms_norm(x_there, ours, weight_there, 1e-5, plus_one=plus_one, x_weight=x_weight_there)
+    close(normed, reference.add_rms_norm(x, theirs, weight, 1e-5, plus_one=plus_one, x_weight=x_weight))
     if ours is not None and theirs is not None:
         close(ours, theirs)
 
@@ -122,19 +163,57 @@ def activation(rows: int, dim: int, dtype: torch.dtype, name: str) -> None:
     close(triton_layer.activate_mul(*there(gate_up), name), reference.activate_mul(gate_up, name))
 
 
-def rotary(tokens: int, heads: int, kv_heads: int, dim: int, turned: int, dtype: torch.dtype) -> None:
-    """The queries, and the whole cache."""
+def quantized(rows: int, dim: int, dtype: torch.dtype) -> None:
+    """Rows of every size, of zeros, with one number far out, with numbers too small for FP8, and with a NaN."""
+    torch.manual_seed(dim)
+    x = (torch.randn(rows, dim) * torch.logspace(-3, 3, rows)[:, None]).to(dtype)
+    x[0, 0] = 1000.0
+    if rows > 3:
+        x[1] = 0.0
+        x[2] *= torch.logspace(-6, 0, dim)
+        x[3, -1] = torch.nan
+    ours, scales = triton_fp8.quantize_rows(*there(x))
+    wanted, wanted_scales = reference.quantize_rows(x)
+    with_nan = x.isnan().any(1)
+    assert bool((ours.cpu().float() * scales.cpu()).isnan().any(1).eq(with_nan).all())
+    assert torch.equal(scales.cpu()[~with_nan], wanted_scales[~with_nan])
+    assert torch.equal(ours.cpu().view(torch.uint8)[~with_nan], wanted.view(torch.uint8)[~with_nan])
+
+
+def rotary(
+    tokens: int,
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    turned: int,
+    dtype: torch.dtype,
+    norm: str,
+    kv_dtype: torch.dtype | None = None,
+) -> None:
+    """The queries, and the whole cache. `norm` is none, plain or plus_one."""
     torch.manual_seed(dim + tokens)
     qkv = torch.randn(tokens, (heads + 2 * kv_heads) * dim).to(dtype)
+    if kv_dtype is not None:
+        qkv[:, heads * dim] = torch.tensor([-5000.0, 5000.0]).repeat(tokens)[:tokens]
+        qkv[:, -1] = torch.tensor([700.0, torch.nan]).repeat(tokens)[:tokens]
     angles = torch.rand(tokens, turned // 2) * 6
     cos, sin = (torch.cat([part, part], dim=-1).to(dtype) for part in (angles.cos(), angles.sin()))
     slots = torch.randperm(64)[:tokens]
-    caches = [torch.zeros(kv_heads, 64, dim, dtype=dtype) for _ in range(2)]
+    caches = [torch.zeros(kv_heads, 64, dim, dtype=kv_dtype or dtype) for _ in range(2)]
+    weights = torch.randn(2, dim).to(dtype)
+    norms, norms_there = (
+        None if norm == "none" else triton_layer.HeadNorms(q, k, 1e-6, norm == "plus_one")
+        for q, k in (weights, weights.to(DEVICE))
+    )
     caches_there = there(*caches)
-    q = triton_layer.rotate_write(*there(qkv, cos, sin, slots), *caches_there, heads=heads)
-    close(q, reference.rotate_write(qkv, cos, sin, slots, caches[0], caches[1], heads=heads))
-    close(caches_there[0], caches[0])
-    close(caches_there[1], caches[1])
+    q = triton_layer.rotate_write(*there(qkv, cos, sin, slots), *caches_there, heads=heads, norms=norms_there)
+    close(q, reference.rotate_write(qkv, cos, sin, slots, caches[0], caches[1], heads=heads, norms=norms))
+    for written, wanted in zip(caches_there, caches, strict=True):
+        if kv_dtype is None:
+            close(written, wanted)
+        else:  # one step of e4m3, where the sums that are rounded differ in their last bit
+            torch.testing.assert_close(written.cpu().float(), wanted.float(), rtol=0.13, atol=0.002, equal_nan=True)
+            assert not bool((written.cpu().float().abs() > reference.E4M3_MAX).any())
 
 
 def engine(family: str, *, fusion: bool) -> None:
@@ -143,20 +222,20 @@ def engine(family: str, *, fusion: bool) -> None:
         directory = build_tiny_model(family, Path(work) / "model")
         ours = make_engine(directory, attention="triton", device=DEVICE.type, fusion=fusion, max_batched_tokens=24)
         layers = {type(module).__name__ for module in ours._runner.model.modules()}  # type: ignore[attr-defined]
-        assert ("CudaDecoderLayer" in layers) == (fusion and family in ("llama", "mistral", "qwen2")), family
+        assert ("CudaDecoderLayer" in layers) == (fusion and family in FUSED), family
         requests = {}
         for number, length in enumerate((1, 5, 21, 40)):
             prompt = [3 + (7 * at + number) % 200 for at in range(length)]
-            requests[number] = AddRequest(number, prompt, SamplingParams(max_tokens=4, temperature=0))
+            requests[number] = AddRequest(number, prompt, SamplingParams(max_tokens=3, temperature=0))
         outputs = run(ours, requests, dict.fromkeys(requests, 0))
         for number, request in requests.items():
-            wanted = generate(directory, request.prompt_token_ids, 4)
+            wanted = generate(directory, request.prompt_token_ids, 3)
             assert outputs[number] == wanted[: len(outputs[number])] and outputs[number], (number, outputs, wanted)
 
 
 def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[str, Any]]]:
     """Name, check, arguments."""
-    for family in FAMILIES:
+    for family in (*FAMILIES, *VISION_FAMILIES):
         yield f"engine: {family}", engine, (family,), {"fusion": True}
     yield "engine: llama, not fused", engine, ("llama",), {"fusion": False}
     mixed = [(1, 1), (1, 16), (1, 17), (5, 5), (3, 40), (20, 33)]
@@ -166,6 +245,10 @@ def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[st
     yield "attention: edges of blocks of 32", attention, ([(1, 31), (1, 32), (1, 33), (32, 64)],), {"block_size": 32}
     for dtype in DTYPES:
         yield f"attention: {dtype}", attention, (mixed,), {"dtype": dtype}
+        if HAS_FP8:
+            options = {"dtype": dtype, "kv_dtype": torch.float8_e4m3fn}
+            yield f"attention: {dtype}, FP8 cache", attention, (mixed,), options
+            yield f"attention: {dtype}, FP8 cache, parts", attention, ([(1, 70), (1, 3)],), options | {"splits": 4}
     yield "attention: long prompt", attention, ([(150, 150), (70, 200)],), {"heads": 2, "kv_heads": 1}
     yield "attention: 8,192 keys", attention, ([(1, 8192)],), {"splits": 8, "heads": 2, "kv_heads": 1}
     for heads, kv_heads in ((1, 1), (2, 1), (3, 1), (7, 1), (12, 1), (12, 3), (16, 1), (32, 8)):
@@ -182,15 +265,24 @@ def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[st
     yield "attention: softcap", attention, (mixed,), {"softcap": 5.0}
     options = {"softcap": 5.0, "window": 33, "splits": 4}
     yield "attention: softcap, window, parts", attention, ([(1, 70), (1, 3)],), options
+    for dim in (64, 128, 256):
+        yield f"attention: every launch shape, heads of {dim}", launch_shapes, (dim,), {}
+    yield "attention: auto", choice, (), {}
     for splits in (2, 16):
         yield f"attention: {splits} parts", attention, ([(1, 1), (1, 100), (1, 17)],), {"splits": splits, "empty": True}
     for dtype in DTYPES:
         for rows, dim in ((1, 64), (3, 576), (2, 5120)):
             for add, plus_one in ((False, False), (True, False), (True, True)):
-                options = {"add": add, "plus_one": plus_one}
+                options = {"add": add, "plus_one": plus_one, "norm_x": add and dim != 64}
                 yield f"norm: {rows} of {dim}, {dtype}, {options}", norm, (rows, dim, dtype), options
         for name in triton_layer.ACTIVATIONS:
             for rows, dim in ((1, 1), (3, 1536), (2, 1024)):
                 yield f"{name}: {rows} of {dim}, {dtype}", activation, (rows, dim, dtype, name), {}
         for shape in ((1, 4, 4, 64, 64), (5, 9, 3, 64, 64), (2, 4, 1, 96, 96), (3, 2, 2, 128, 64), (2, 2, 1, 80, 32)):
-            yield f"rotary: {shape}, {dtype}", rotary, (*shape, dtype), {}
+            for norm_kind in ("none", "plain", "plus_one"):
+                yield f"rotary: {shape}, {dtype}, norm {norm_kind}", rotary, (*shape, dtype, norm_kind), {}
+            if HAS_FP8:
+                options = {"kv_dtype": torch.float8_e4m3fn}
+                yield f"rotary: {shape}, {dtype}, FP8 cache", rotary, (*shape, dtype, "none"), options
+        for rows, dim in ((1, 16), (5, 576), (4, 1000), (4, 11008)) if HAS_FP8 else ():
+            yield f"FP8: {rows} of {dim}, {dtype}", quantized, (rows, dim, dtype), {}

@@ -1,4 +1,4 @@
-"""Every CPU backend against the reference one, over blocks whose former tenants left NaNs behind."""
+"""Every backend but the one in Triton against the reference one, over blocks whose former tenants left NaNs behind."""
 
 import math
 
@@ -8,6 +8,7 @@ import torch
 from engine.attention.context import AttentionBackend
 from engine.attention.cpu import CpuAttention
 from engine.attention.reference import ReferenceAttention, gather_slots
+from engine.attention.sdpa import SdpaAttention
 from engine.forward_batch import BatchBuilder, ForwardBatch
 from engine.kernels.cpu import load_kernels
 from engine.kv_cache import LayerCache
@@ -45,14 +46,16 @@ def batch() -> tuple[ForwardBatch, torch.Tensor]:
 def make(name: str) -> AttentionBackend:
     if name == "reference":
         return ReferenceAttention(BLOCK_SIZE)
+    if name == "sdpa":
+        return SdpaAttention(BLOCK_SIZE)
     kernels = load_kernels(torch.float32) if name == "kernels" else None
     if name == "kernels" and kernels is None:
         pytest.skip("no C compiler on this machine (cc, gcc or clang)")
     return CpuAttention(BLOCK_SIZE, kernels)
 
 
-@pytest.mark.parametrize("name", ["reference", "kernels", "torch"])
-@pytest.mark.parametrize(("softcap", "window"), [(None, None), (3.0, None), (None, 6)])
+@pytest.mark.parametrize("name", ["reference", "sdpa", "kernels", "torch"])
+@pytest.mark.parametrize(("softcap", "window"), [(None, None), (3.0, None), (None, 6), (3.0, 6)])
 @pytest.mark.parametrize("left_behind", [math.nan, math.inf, -math.inf])
 def test_what_former_tenants_left_is_never_seen(
     name: str, softcap: float | None, window: int | None, left_behind: float

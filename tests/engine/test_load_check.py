@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from engine.attention import cpu
+from engine.attention.sdpa import Run
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.errors import ModelLoadError
@@ -83,9 +83,8 @@ def test_a_change_that_breaks_the_model_is_undone() -> None:
 
 
 def test_layers_with_different_groups_do_not_share_masks() -> None:
-    attention = cpu.CpuAttention(16, None)
-    part = cpu._Prompt(slice(0, 20), torch.zeros(2, dtype=torch.int64), 20)
+    run = Run(slice(0, 20), torch.zeros(2, dtype=torch.int64), 16, 20)
     queries = torch.zeros(4, 20, 8)
-    assert attention._mask(part, 0, queries, 2, None).shape == (40, 20)
-    assert attention._mask(part, 0, queries, 4, None).shape == (80, 20)
-    assert attention._mask(part, 0, queries[:, :10], 2, None).shape == (20, 10)
+    assert run.mask(0, queries, 2, None).shape == (40, 20)
+    assert run.mask(0, queries, 4, None).shape == (80, 20)
+    assert run.mask(0, queries[:, :10], 2, None).shape == (20, 10)

@@ -11,23 +11,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from engine import model_runner
-from engine.attention import cpu
+from engine.attention import cpu, sdpa
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
-from tests.tiny_models import EOS_TOKEN_ID, FAMILIES, VOCAB_SIZE
+from tests.tiny_models import EOS_TOKEN_ID, FAMILIES, VOCAB_SIZE, auto_class
 
 TinyModelDir = Callable[[str], Path]
 
 
 @lru_cache(maxsize=2)
 def oracle(directory: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+    model_class = auto_class(AutoConfig.from_pretrained(directory))
+    return model_class.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def generate(directory: Path, prompt: list[int], max_tokens: int) -> list[int]:
@@ -40,6 +41,8 @@ def generate(directory: Path, prompt: list[int], max_tokens: int) -> list[int]:
 
 def make_engine(directory: Path, **options: object) -> Engine:
     settings = {"dtype": "float32", "device": "cpu", "threads": 1, "max_num_seqs": 4, "block_size": 4, **options}
+    if settings["device"] == "cuda":
+        settings.setdefault("memory", "64MiB")  # several engines share the device in one run
     engine, _ = build_engine(EngineConfig(name="tiny", source=str(directory), **settings), lambda *_: None)  # type: ignore[arg-type]
     return engine
 
@@ -78,7 +81,7 @@ def random_mix(seed: int, *, longest: int, vocab: int = VOCAB_SIZE) -> tuple[dic
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("attention", ["cpu", "reference"])
+@pytest.mark.parametrize("attention", ["cpu", "reference", "sdpa"])
 def test_alone(family: str, attention: str, tiny_model_dir: TinyModelDir) -> None:
     directory = tiny_model_dir(family)
     engine = make_engine(directory, attention=attention)
@@ -96,6 +99,7 @@ def test_alone(family: str, attention: str, tiny_model_dir: TinyModelDir) -> Non
         pytest.param({"num_blocks": 24, "context": 90, "max_batched_tokens": 16}, id="preempted"),
         pytest.param({"num_blocks": 24, "context": 90, "max_batched_tokens": 16, "overlap": True}, id="overlapped"),
         pytest.param({"fusion": False, "prefix_cache": False}, id="unfused"),
+        pytest.param({"attention": "sdpa", "num_blocks": 24, "context": 90, "max_batched_tokens": 16}, id="sdpa"),
     ],
 )
 def test_in_any_mix(family: str, options: dict[str, object], tiny_model_dir: TinyModelDir) -> None:
@@ -119,7 +123,7 @@ def test_prompts_in_sdpa(
 ) -> None:
     """Long prompts take another way through the attention than short ones, and decoding one without a compiler."""
     monkeypatch.setattr(cpu, "SHORT_PROMPT_SCORES", 0)
-    monkeypatch.setattr(cpu, "SCORES_LIMIT", 1000)
+    monkeypatch.setattr(sdpa, "SCORES_LIMIT", 1000)
     if not compiler:
         monkeypatch.setattr(model_runner, "load_kernels", lambda dtype: None)
     directory = tiny_model_dir(family)

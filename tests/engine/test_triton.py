@@ -30,5 +30,7 @@ def test_kernels_do_what_their_references_do() -> None:
 def test_kernels_fit_into_the_processors(capability: int) -> None:
     results = lines_of("tests.engine.built_kernels", str(capability))
     assert len(results) > MANY
+    # Triton turns nothing into e4m3 for an older processor, and the engine refuses FP8 there.
+    assert any("FP8" in str(line[0]) for line in results) == (capability >= 89)
     assert not [line for line in results if line[3]], "registers were spilled"
     assert not [line for line in results if int(str(line[1])) > SHARED_BYTES[capability]], "too much shared memory"

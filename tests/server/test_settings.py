@@ -63,6 +63,8 @@ models:
     revision: v1
     load: startup
     dtype: float32
+    quantization: fp8
+    kv_dtype: fp8
     device: cuda:1
     context: 4096
     memory: 0.5
@@ -85,6 +87,8 @@ models:
         source="org/weights",
         revision="v1",
         dtype="float32",
+        quantization="fp8",
+        kv_dtype="fp8",
         device="cuda:1",
         context=4096,
         memory="0.5",

@@ -1,0 +1,149 @@
+"""How close the engine comes to what a GPU can do: `python -m bench.gpu`, or `make gpu` with the tests before it.
+
+Full-size models with random weights, made on the device; no network. Each rate is shown as a share of its ceiling,
+which `bench.gpu.limits` computes from a copy and a large product, both measured first. `--parts` picks parts,
+`--models` models (`NAME@fp8`: weights in FP8, `NAME@fp8+kv8`: the KV cache too), `--seconds` bounds the whole.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.gpu.job import Job, Options
+from bench.gpu.report import rows_of
+from bench.gpu.timing import Ceilings
+from bench.record import circumstances, table, write_json
+
+MODELS = ("Llama-3.1-8B", "Llama-3.1-8B@fp8", "Llama-3.1-8B@fp8+kv8", "Qwen2.5-1.5B", "gemma-2-2b", "phi-4",
+          "Qwen2.5-32B")  # fmt: skip
+PEERS = ("Llama-3.1-8B",)
+ENGINE_PARTS = ("decode", "prefill", "idle", "burst", "offline")
+PARTS = ("ceilings", "attention", *ENGINE_PARTS, "peer", "server")
+SHORT = {"Llama-3.1-8B@fp8+kv8": ("offline",)}
+"""Models of which by default only some parts are measured, for time."""
+JOB_SECONDS = {"device": 60.0, "engine": 150.0, "peer": 75.0, "server": 120.0}
+"""What a job may take before it is ended."""
+SECONDS = 450.0
+LEAST_SECONDS = 15.0
+"""A job is not begun with less time left."""
+Found = dict[str, dict[str, Any]]
+
+
+def plan(options: argparse.Namespace, shared: Options) -> list[Job]:
+    """The jobs in their order, the most telling first."""
+    jobs = []
+    if {"ceilings", "attention"} & set(options.parts):
+        jobs.append(Job("device", "", tuple(options.parts), shared))
+    for model in options.models:
+        wanted = SHORT.get(model, ENGINE_PARTS) if tuple(options.models) == MODELS else ENGINE_PARTS
+        parts = tuple(part for part in wanted if part in options.parts and (part != "burst" or model in options.peers))
+        if parts:
+            jobs.append(Job("engine", model, parts, shared))
+        if model in options.peers:
+            jobs += [Job(kind, model, (kind,), shared) for kind in ("server", "peer") if kind in options.parts]
+    return jobs
+
+
+def run(job: Job, seconds: float) -> Found:
+    """What a job measured in a process of its own, in at most `seconds`; what went wrong stands under `error`."""
+    with tempfile.TemporaryDirectory() as work:
+        results, log = Path(work) / "results", Path(work) / "log"
+        command = [sys.executable, "-m", "bench.gpu.job", job.encode(), str(results)]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        with log.open("wb") as said:
+            process = subprocess.Popen(command, stdout=said, stderr=said, env=environment, start_new_session=True)
+            try:
+                code: int | None = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                end(process)
+        lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
+        found: Found = dict(json.loads(line) for line in lines if line.endswith("]"))
+        if code is None:
+            found["error"] = {"error": f"not done after {seconds:.0f} s"}
+        elif code and "error" not in found:
+            tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+            found["error"] = {"error": f"ended with {code}: {' '.join(tail)}"}
+        return found
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End a job's process and all that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def measure(jobs: list[Job], seconds: float) -> dict[str, Found]:
+    """All jobs one after another, while time is left."""
+    deadline = time.monotonic() + seconds
+    found: dict[str, Found] = {}
+    ceilings: Ceilings | None = None
+    for job in jobs:
+        left = deadline - time.monotonic()
+        if left < LEAST_SECONDS:
+            found[job.name] = {"error": {"error": f"left out: the {seconds:.0f} s of the suite are over"}}
+            continue
+        began = time.monotonic()
+        job = Job(job.kind, job.model, job.parts, job.options, ceilings)
+        found[job.name] = run(job, min(left, JOB_SECONDS[job.kind]))
+        print(f"{job.name}: {time.monotonic() - began:.0f} s", flush=True)
+        measured = found[job.name].get("ceilings", {})
+        if "bytes_per_second" in measured:
+            ceilings = Ceilings(**{name: measured[name] for name in Ceilings.__dataclass_fields__})
+    return found
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, default = parser.add_argument, Options()
+    add("--models", nargs="+", default=MODELS, help="shipped architectures, or what may stand behind random://")
+    add("--parts", nargs="+", default=PARTS, choices=PARTS)
+    add("--peers", nargs="*", default=PEERS, help="models of the parts peer and server")
+    add("--batches", nargs="+", type=int, default=default.batches)
+    add("--prompts", nargs="+", type=int, default=default.prompts)
+    add("--context", type=int, default=default.context, help="of the decoding rows")
+    add("--answer", type=int, default=default.answer, help="tokens of prompts and answers of the offline part")
+    add("--offline-seconds", type=float, default=default.offline_seconds, help="bounds that part's requests")
+    add("--burst", nargs=3, type=int, default=default.burst, metavar=("REQUESTS", "PROMPT", "ANSWER"))
+    add("--seconds", type=float, default=SECONDS, help="of the whole; what does not fit is left out")
+    add("--device", default="cuda")
+    add("--json", metavar="FILE")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, write JSON, print a table last; 1 if something failed, 2 without a GPU."""
+    import torch
+
+    options = parse(arguments)
+    is_cuda = torch.device(options.device).type == "cuda"
+    if is_cuda and not torch.cuda.is_available():
+        print("bench.gpu needs a CUDA GPU, and torch sees none")
+        return 2
+    shared = Options(
+        device=options.device, batches=tuple(options.batches), prompts=tuple(options.prompts), context=options.context,
+        answer=options.answer, offline_seconds=options.offline_seconds, burst=tuple(options.burst),
+    )  # fmt: skip
+    began = time.monotonic()
+    found = measure(plan(options, shared), options.seconds)
+    if options.json:
+        name = torch.cuda.get_device_name() if is_cuda else "cpu"
+        write_json(options.json, {**circumstances(), "device": name, "seconds": time.monotonic() - began,
+                                  "found": found})  # fmt: skip
+    print(table(["model", "part", "measured", "of ceiling"], rows_of(found)))
+    return 1 if any("error" in one for parts in found.values() for one in parts.values()) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

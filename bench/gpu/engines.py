@@ -1,0 +1,170 @@
+"""One model in one engine: decoding, prompts, many requests at once, and what the device does meanwhile."""
+
+import dataclasses
+import time
+from typing import Any
+
+import torch
+
+from bench.gpu.idle import profiled
+from bench.gpu.limits import ANSWER, PROMPT, Costs, LeftOut, costs_of
+from bench.gpu.timing import Ceilings, synchronize
+from bench.record import percentile
+from engine.build import build_engine
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.messages import AddRequest, EngineInfo
+from engine.model_runner import ModelRunner
+from engine.sampling_params import SamplingParams
+
+WARMUP_STEPS = 12
+"""More than a decoding step is run before it is recorded."""
+DECODE_STEPS = 48
+PROFILED_STEPS = 24
+ROOM = 64
+"""Tokens for each row that are left free when its measurement ends."""
+
+
+class EngineBench:
+    """Loads a model `NAME[@fp8[+kv8]]` and measures it. Raises what the engine raises."""
+
+    def __init__(
+        self, spec: str, device: torch.device, ceilings: Ceilings | None, *, context: int, max_num_seqs: int
+    ) -> None:
+        began = time.perf_counter()
+        config = config_of(spec, device, context=context, max_num_seqs=max_num_seqs)
+        self.engine: Engine
+        self.info: EngineInfo
+        self.engine, self.info = build_engine(config, lambda *_: None)
+        synchronize(device)
+        self.load_seconds = time.perf_counter() - began
+        runner = self.engine._runner
+        assert isinstance(runner, ModelRunner)
+        self.costs: Costs = costs_of(runner.model, runner.loaded.text_config, self.info, is_fp8="@fp8" in spec)
+        self._device, self._ceilings = device, ceilings
+        self._num_requests = 0
+
+    def add(self, prompt_tokens: int, max_tokens: int) -> int:
+        """One request that never ends early; its id."""
+        self._num_requests += 1
+        ids = [(7919 * self._num_requests + 31 * at) % (self.info.vocab_size - 1) for at in range(prompt_tokens)]
+        params = SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
+        self.engine.add(AddRequest(self._num_requests, ids, params))
+        return self._num_requests
+
+    def finish(self) -> int:
+        """Run until nothing is left; the tokens that came. Raises RuntimeError where a request failed."""
+        tokens = 0
+        while self.engine.has_work:
+            tokens += sum(self._step().values())
+        synchronize(self._device)
+        return tokens
+
+    def decode(self, batch: int, context: int) -> dict[str, float]:
+        """The rate of a full batch of decoding rows, the prompts aside."""
+        running = self._start(batch, context)
+        times = []
+        synchronize(self._device)
+        for _ in range(DECODE_STEPS):
+            began = time.perf_counter()
+            self.engine.step()
+            times.append(time.perf_counter() - began)
+        self._end(running)
+        seconds = sum(times) / len(times)
+        found = {"tokens_per_second": batch / seconds, "step_ms": seconds * 1e3}
+        found["step_ms_p99"] = percentile(times, 99) * 1e3
+        if self._ceilings is not None:
+            middle = context + WARMUP_STEPS + DECODE_STEPS / 2
+            found["share_of_ceiling"] = self.costs.decode_seconds(self._ceilings, batch, middle) / seconds
+        return found
+
+    def idle(self, batch: int, context: int) -> dict[str, float]:
+        """What share of a steady decode the device stands idle, and waits for the host."""
+        running = self._start(batch, context)
+        found = profiled(self.engine.step, PROFILED_STEPS, self._device)
+        self._end(running)
+        return dataclasses.asdict(found)
+
+    def prefill(self, prompt_tokens: int) -> dict[str, float]:
+        """The rate of one prompt with nothing beside it; the second of two, so that everything is built."""
+        seconds = 0.0
+        for _ in range(2):
+            began = time.perf_counter()
+            self.add(prompt_tokens, 1)
+            self.finish()
+            seconds = time.perf_counter() - began
+        found = {"tokens_per_second": prompt_tokens / seconds}
+        if self._ceilings is not None:
+            found["share_of_ceiling"] = self.costs.prompt_seconds(self._ceilings, prompt_tokens) / seconds
+        return found
+
+    def offline(self, seconds: float, prompt: int = PROMPT, answer: int = ANSWER) -> dict[str, float]:
+        """Requests that all come at once, to the end: as many as fit, at most what the ceiling does in `seconds`."""
+        fitting = min(self.info.max_num_seqs, self.info.kv_tokens // (prompt + answer + self.info.block_size))
+        count = fitting
+        found: dict[str, float] = {}
+        if self._ceilings is not None:
+            ideal = self.costs.best_offline_rate(self._ceilings, self.info.kv_tokens)
+            count = max(1, min(count, int(seconds * ideal / answer)))
+            found["ideal_tokens_per_second"] = ideal
+            found["ideal_of_requests"] = self.costs.offline_rate(self._ceilings, count)
+        rate = self.burst(count, prompt, answer)
+        found |= {"tokens_per_second": rate, "requests": count, "fitting": fitting}
+        if self._ceilings is not None:
+            found["share_of_ceiling"] = rate / found["ideal_tokens_per_second"]
+        return found
+
+    def burst(self, count: int, prompt: int, answer: int) -> float:
+        """Answered tokens a second of so many requests that all come at once."""
+        began = time.perf_counter()
+        for _ in range(count):
+            self.add(prompt, answer)
+        tokens = self.finish()
+        return tokens / (time.perf_counter() - began)
+
+    def close(self) -> None:
+        """Release what runs beside the engine."""
+        self.engine.close()
+
+    def _start(self, batch: int, context: int) -> list[int]:
+        """A batch that decodes in a steady state; its requests."""
+        grown = context + WARMUP_STEPS + DECODE_STEPS + PROFILED_STEPS + batch + ROOM
+        if batch * grown > self.info.kv_tokens:
+            raise LeftOut(f"the KV cache of {self.info.kv_tokens} tokens is too small")
+        running = [self.add(context, self.info.context - context - 1) for _ in range(batch)]
+        waiting = set(running)
+        while waiting:
+            waiting -= {request_id for request_id, tokens in self._step().items() if tokens}
+        for _ in range(WARMUP_STEPS):
+            self._step()
+        stats = self.engine.stats()
+        if stats.num_running != batch or stats.preemptions:
+            raise RuntimeError(f"{stats.num_running} of {batch} requests run, {stats.preemptions} were preempted")
+        return running
+
+    def _end(self, running: list[int]) -> None:
+        self.engine.abort(running)
+        self.finish()
+
+    def _step(self) -> dict[int, int]:
+        """Tokens by request. Raises RuntimeError where one failed."""
+        tokens: dict[int, int] = {}
+        for output in self.engine.step():
+            if output.error is not None:
+                raise RuntimeError(output.error)
+            tokens[output.request_id] = tokens.get(output.request_id, 0) + len(output.token_ids)
+        return tokens
+
+
+def config_of(spec: str, device: torch.device, *, context: int, max_num_seqs: int) -> EngineConfig:
+    """The engine's configuration for `NAME`, `NAME@fp8` (weights) or `NAME@fp8+kv8` (weights and KV cache)."""
+    model, _, variant = spec.partition("@")
+    options: dict[str, Any] = {"": {}, "fp8": {"quantization": "fp8"},
+                               "fp8+kv8": {"quantization": "fp8", "kv_dtype": "fp8"}}[variant]  # fmt: skip
+    unknown = set(options) - {field.name for field in dataclasses.fields(EngineConfig)}
+    if unknown:
+        raise NotImplementedError(f"this version has no {', '.join(sorted(unknown))}")
+    return EngineConfig(
+        name=spec, source=f"random://{model}", device=device.type, context=context, prefix_cache=False,
+        max_num_seqs=max_num_seqs, **options,
+    )  # fmt: skip

@@ -1,0 +1,82 @@
+"""The decoding attention alone: the keys and values it reads, as a share of what a copy reads and writes."""
+
+from typing import Any
+
+import torch
+
+from bench.gpu.timing import Ceilings, best_seconds
+from engine.attention.choice import Problem, choose_attention, make_batch
+from engine.attention.context import AttentionBackend
+from engine.attention.reference import ReferenceAttention
+
+BATCHES = (1, 16, 64)
+CONTEXT = 8192
+SHAPES = {
+    "32 heads on 8 of 128": (32, 8, 128),
+    "8 heads on 4 of 256": (8, 4, 256),
+    "12 heads on 2 of 128": (12, 2, 128),
+}
+"""Llama-3.1-8B, Gemma-2-2b, Qwen2.5-1.5B."""
+REPEATS = 10
+
+
+def attention_shares(device: torch.device, ceilings: Ceilings | None) -> dict[str, Any]:
+    """By shape of heads and batch: seconds of one layer, and bytes of keys and values a second."""
+    found: dict[str, Any] = {}
+    for name, (heads, kv_heads, dim) in SHAPES.items():
+        dtype = torch.bfloat16
+        problem = Problem(heads, kv_heads, dim, dim, dtype, dtype, 16)
+        batches, context = (BATCHES, CONTEXT) if device.type == "cuda" else ((1, 2), 40)
+        for batch in batches:
+            try:
+                if device.type == "cuda":
+                    choose_attention(problem, device)
+                seconds = decode_seconds(problem, batch, context, device)
+            except Exception as error:  # the other shapes still have their turn
+                found[f"{name}, batch {batch}"] = {"error": f"{type(error).__name__}: {error}"}
+                continue
+            read = batch * context * kv_heads * 2 * dim * dtype.itemsize
+            one = {"microseconds": seconds * 1e6, "bytes_per_second": read / seconds}
+            if ceilings is not None:
+                one["share_of_ceiling"] = read / seconds / ceilings.bytes_per_second
+            found[f"{name}, batch {batch}"] = one
+    return found
+
+
+@torch.inference_mode()
+def decode_seconds(problem: Problem, batch: int, context: int, device: torch.device) -> float:
+    """One layer's attention of a decoding step, its write of the new token included; recorded on a GPU.
+
+    Several copies of the cache take turns where one would fit into the device's own caches.
+    """
+    kv_bytes = batch * context * problem.kv_heads * (problem.k_dim + problem.v_dim) * problem.kv_dtype.itemsize
+    copies = max(1, min(REPEATS, 2**29 // kv_bytes)) if device.type == "cuda" else 1
+    inputs = [make_batch(problem, [(1, context)] * batch, device) for _ in range(copies)]
+    backend = attention_backend(problem, device)
+    backends = [attention_backend(problem, device) for _ in inputs]
+    for planned, made in zip(backends, inputs, strict=True):
+        planned.plan(made.forward)
+
+    def launch() -> None:
+        for number in range(REPEATS):
+            at = number % copies
+            made = inputs[at]
+            backends[at].run(made.q, made.k, made.v, made.cache, scaling=problem.k_dim**-0.5, softcap=None, window=None)
+
+    if device.type != "cuda" or not backend.capturable:
+        return best_seconds(launch, device, 3) / REPEATS
+    launch()
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        launch()
+    return best_seconds(graph.replay, device) / REPEATS
+
+
+def attention_backend(problem: Problem, device: torch.device) -> AttentionBackend:
+    """The one whose kernel is measured; on a CPU one that runs there, so that the measurement can be tried."""
+    if device.type != "cuda":
+        return ReferenceAttention(problem.block_size)
+    from engine.attention.triton import TritonAttention
+
+    return TritonAttention(problem.block_size, device)

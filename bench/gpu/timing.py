@@ -1,0 +1,80 @@
+"""The device's clock, and what the device does at best."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+FP8_LIMIT = 448.0
+"""Largest number of e4m3."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What the device does at best."""
+
+    bytes_per_second: float
+    """Copied: read and written bytes both count."""
+    flops: float
+    """Operations a second in products of bf16."""
+    fp8_flops: float | None = None
+    """The same in e4m3 with scales by row and column; None where the device has none."""
+
+
+def measure_ceilings(device: torch.device) -> Ceilings:
+    """Copy memory, and multiply square matrices, several times; the best of each. Small sizes on a CPU."""
+    small = device.type == "cpu"
+    copied, width = (2**26, 256) if small else (2**32, 8192)
+    copying = copy_seconds(copied, device)
+    left, right = (torch.randn(width, width, device=device, dtype=torch.bfloat16) for _ in range(2))
+    multiplying = best_seconds(lambda: left @ right, device)
+    work = 2.0 * width**3
+    fp8 = None if small else fp8_seconds(left, right, device)
+    return Ceilings(2 * copied / copying, work / multiplying, None if fp8 is None else work / fp8)
+
+
+def copy_seconds(num_bytes: int, device: torch.device) -> float:
+    """Seconds of a copy within the device's memory."""
+    source = torch.randint(0, 255, (num_bytes,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return best_seconds(lambda: target.copy_(source), device)
+
+
+def fp8_seconds(left: torch.Tensor, right: torch.Tensor, device: torch.device) -> float | None:
+    """Seconds of the product in FP8, None where torch or the device cannot do it."""
+    a, b = (side.clamp(-FP8_LIMIT, FP8_LIMIT).to(torch.float8_e4m3fn) for side in (left, right.t().contiguous()))
+    scale_a = torch.ones(len(a), 1, device=device)
+    scale_b = torch.ones(1, len(b), device=device)
+    try:
+        return best_seconds(
+            lambda: torch._scaled_mm(a, b.t(), scale_a, scale_b, out_dtype=torch.bfloat16, use_fast_accum=True), device
+        )
+    except (RuntimeError, ValueError):
+        return None
+
+
+def best_seconds(work: Callable[[], object], device: torch.device, rounds: int = 10) -> float:
+    """The shortest time of some work, after one round that does not count."""
+    work()
+    return min(seconds_of(work, device) for _ in range(rounds))
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of some work, by the device's own clock if it has one."""
+    if device.type != "cuda":
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    work()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

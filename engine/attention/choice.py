@@ -1,0 +1,304 @@
+"""What `attention: auto` means on a GPU: the backend, and the launch shapes of our kernel, that measure best there.
+
+The candidates are timed once for each GPU, shape of heads and versions of the libraries: on a batch that decodes and on
+a prompt. The result is kept in the cache directory, so only the first start on a machine pays for it. A candidate that
+cannot run is passed over.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from engine.attention.context import AttentionBackend
+from engine.attention.sdpa import SdpaAttention
+from engine.cache import cache_dir
+from engine.errors import ModelLoadError
+from engine.forward_batch import ForwardBatch
+from engine.kernels.launch_shapes import LaunchKey, LaunchShape, candidates, use_shape
+from engine.kv_cache import LayerCache
+
+logger = logging.getLogger(__name__)
+
+SECONDS = 10.0
+"""After this no further launch shapes are tried; building a kernel takes longer than timing it."""
+SDPA_HANDICAP = 1.25
+"""SDPA must be faster by this, since steps with it are not recorded and layers not fused."""
+CACHE_BYTES = 256 * 2**20
+"""Most keys and values that the decoding batch reads: well above what a GPU keeps in its own caches."""
+REPEATS, ROUNDS = 10, 5
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The attention of a model's layers."""
+
+    heads: int
+    kv_heads: int
+    k_dim: int
+    v_dim: int
+    dtype: torch.dtype
+    kv_dtype: torch.dtype
+    block_size: int
+    softcap: float | None = None
+
+    def key(self, *, is_prompt: bool) -> LaunchKey:
+        """What the kernel's launch shapes are kept under."""
+        return LaunchKey(1 << (self.k_dim - 1).bit_length(), self.heads // self.kv_heads, is_prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """How much attention is timed."""
+
+    decodes: int = 32
+    context: int = 2048
+    prompt: int = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What measured best. Shapes are None where the backend has none."""
+
+    attention: str
+    decode: LaunchShape | None = None
+    prompt: LaunchShape | None = None
+    seconds: dict[str, float] | None = None
+    """By candidate, of one layer."""
+
+    def __str__(self) -> str:
+        if self.decode is None or self.prompt is None:
+            return self.attention
+        return f"{self.attention} (decoding {self.decode}, prompts {self.prompt})"
+
+
+class Timer(Protocol):
+    """Seconds that some work takes; what the work raises comes out."""
+
+    def __call__(self, name: str, work: Callable[[], object], *, capturable: bool) -> float: ...
+
+
+def choose_attention(problem: Problem, device: torch.device) -> Choice:
+    """The remembered choice for this GPU and problem, or one that is measured now; its shapes are in use afterwards.
+
+    Raises ModelLoadError where no backend runs.
+    """
+    path = cache_dir() / "attention" / f"{fingerprint(problem, torch.cuda.get_device_name(device))}.json"
+    choice = recall(path)
+    if choice is None:
+        choice = measure(problem, device, device_timer(device))
+        torch.cuda.empty_cache()
+        remember(path, choice)
+    apply(problem, choice)
+    logger.info("attention: %s", choice)
+    return choice
+
+
+def apply(problem: Problem, choice: Choice) -> None:
+    """Launch the kernels of this process as the choice says."""
+    use_shape(problem.key(is_prompt=False), choice.decode)
+    use_shape(problem.key(is_prompt=True), choice.prompt)
+
+
+def fingerprint(problem: Problem, device_name: str) -> str:
+    """Of everything that may change what is best: device, problem, versions, and the kernel's own source."""
+    try:
+        import triton
+
+        version = triton.__version__
+    except ImportError:
+        version = "none"
+    source = (Path(__file__).parent.parent / "kernels" / "triton_attention.py").read_bytes()
+    text = f"{_FORMAT}\0{device_name}\0{problem}\0{torch.__version__}\0{version}\0"
+    return hashlib.sha256(text.encode() + source).hexdigest()[:32]
+
+
+def remember(path: Path, choice: Choice) -> None:
+    """Write a choice; where that fails, the next start measures again."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+            json.dump(asdict(choice), file)
+        os.replace(file.name, path)
+    except OSError as error:
+        logger.info("what attention is best cannot be remembered: %s", error.strerror)
+
+
+def recall(path: Path) -> Choice | None:
+    """A choice that was written, None where there is none or it cannot be read."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        shapes = {name: LaunchShape(**found[name]) if found[name] else None for name in ("decode", "prompt")}
+        return Choice(str(found["attention"]), shapes["decode"], shapes["prompt"], found["seconds"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+@torch.inference_mode()
+def measure(problem: Problem, device: torch.device, timer: Timer, workload: Workload | None = None) -> Choice:
+    """Time the candidates. Raises ModelLoadError where none runs."""
+    began = time.monotonic()
+    workload = workload or Workload()
+    decode, prompt = decoding_batch(problem, workload, device), prompt_batch(problem, workload, device)
+    trial = Trial(problem, device, timer, began + SECONDS)
+    for what, batch in (("decode", decode), ("prompt", prompt)):
+        trial.time_sdpa(what, batch)
+    shapes = {what: trial.best_shape(what, batch) for what, batch in (("decode", decode), ("prompt", prompt))}
+    costs: dict[str, float] = {}
+    for name, factor in (("triton", 1.0), ("sdpa", SDPA_HANDICAP)):
+        parts = [trial.seconds.get(f"{name} {what}") for what in ("decode", "prompt")]
+        if parts[0] is not None and parts[1] is not None:
+            # Of one answered token with one token of a prompt.
+            costs[name] = factor * (parts[0] / workload.decodes + parts[1] / workload.prompt)
+    if not costs:
+        raise ModelLoadError(
+            f"no attention backend runs on this GPU: {trial.last_error}", hint="attention: reference runs anywhere"
+        )
+    best = min(costs, key=costs.__getitem__)
+    if best == "sdpa":
+        return Choice("sdpa", seconds=trial.seconds)
+    return Choice("triton", shapes["decode"], shapes["prompt"], trial.seconds)
+
+
+class Trial:
+    """Times candidates one by one. What runs has its time in `seconds`."""
+
+    def __init__(self, problem: Problem, device: torch.device, timer: Timer, deadline: float) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last_error = "none was tried"
+        self._problem, self._device, self._timer, self._deadline = problem, device, timer, deadline
+
+    def best_shape(self, what: str, batch: "Batch") -> LaunchShape | None:
+        """The launch shape that takes least, None where none runs; its time stands under `triton WHAT` too.
+
+        The first candidate is always tried.
+        """
+        try:
+            from engine.attention.triton import TritonAttention
+        except ImportError as error:
+            self.last_error = str(error)
+            return None
+        backend = TritonAttention(self._problem.block_size, self._device)
+        key = self._problem.key(is_prompt=what == "prompt")
+        best: LaunchShape | None = None
+        for number, shape in enumerate(candidates(key)):
+            if number and time.monotonic() > self._deadline:
+                break
+            use_shape(key, shape)
+            seconds = self._time(f"triton {what} {shape}", backend, batch)
+            if seconds is not None and seconds < self.seconds.get(f"triton {what}", float("inf")):
+                best, self.seconds[f"triton {what}"] = shape, seconds
+        use_shape(key, None)
+        return best
+
+    def time_sdpa(self, what: str, batch: "Batch") -> None:
+        """Time torch's own attention."""
+        self._time(f"sdpa {what}", SdpaAttention(self._problem.block_size), batch)
+
+    def _time(self, name: str, backend: AttentionBackend, batch: "Batch") -> float | None:
+        scaling, softcap = self._problem.k_dim**-0.5, self._problem.softcap
+
+        def work() -> object:
+            return backend.run(batch.q, batch.k, batch.v, batch.cache, scaling=scaling, softcap=softcap, window=None)
+
+        try:
+            backend.plan(batch.forward)
+            self.seconds[name] = self._timer(name, work, capturable=backend.capturable)
+        except Exception as error:  # a shape may need more than the GPU has, or the compiler may refuse it
+            self.last_error = f"{type(error).__name__}: {error}"
+            logger.debug("%s cannot be timed", name, exc_info=True)
+            return None
+        return self.seconds[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A step of one layer: its inputs, and the blocks they belong to."""
+
+    forward: ForwardBatch
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    cache: LayerCache
+
+
+def decoding_batch(problem: Problem, workload: Workload, device: torch.device) -> Batch:
+    """Rows of one query each, whose keys lie in disorder. Shorter contexts where a token takes much memory."""
+    token_bytes = problem.kv_heads * (problem.k_dim + problem.v_dim) * problem.kv_dtype.itemsize
+    context = max(16, min(workload.context, CACHE_BYTES // (workload.decodes * token_bytes)))
+    return make_batch(problem, [(1, context)] * workload.decodes, device)
+
+
+def prompt_batch(problem: Problem, workload: Workload, device: torch.device) -> Batch:
+    """One prompt from its first token on."""
+    return make_batch(problem, [(workload.prompt, workload.prompt)], device)
+
+
+def make_batch(problem: Problem, rows: list[tuple[int, int]], device: torch.device) -> Batch:
+    """A step of (queries, context) rows over random keys and values."""
+    size = problem.block_size
+    num_blocks = -(-max(context for _, context in rows) // size)
+    tables = torch.randperm(len(rows) * num_blocks, device=device).to(torch.int32).view(len(rows), num_blocks)
+    queries = torch.tensor([count for count, _ in rows])
+    contexts = torch.tensor([context for _, context in rows])
+    owner = torch.arange(len(rows)).repeat_interleave(queries)
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), queries.cumsum(0)])
+    num_tokens = int(starts[-1])
+    positions = torch.arange(num_tokens) - starts[owner] + (contexts - queries)[owner]
+    slots = tables.cpu()[owner, positions // size].long() * size + positions % size
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=problem.dtype, device=device)
+
+    forward = ForwardBatch(
+        input_ids=torch.zeros(num_tokens, dtype=torch.int64, device=device),
+        positions=positions.to(device),
+        slot_mapping=slots.to(device),
+        block_tables=tables,
+        seqlens_k=contexts.to(device, torch.int32),
+        query_starts=starts.to(device, torch.int32),
+        logits_index=torch.zeros(0, dtype=torch.int64, device=device),
+        query_lens=queries.tolist(),
+        context_lens=contexts.tolist(),
+        num_decodes=len(rows) if num_tokens == len(rows) else 0,
+    )
+    cache = LayerCache(*(random(problem.kv_heads, tables.numel() * size, dim).to(problem.kv_dtype)
+                         for dim in (problem.k_dim, problem.v_dim)))  # fmt: skip
+    q = random(num_tokens, problem.heads, problem.k_dim).transpose(0, 1)
+    k, v = (random(num_tokens, problem.kv_heads, dim).transpose(0, 1) for dim in (problem.k_dim, problem.v_dim))
+    return Batch(forward, q, k, v, cache)
+
+
+def device_timer(device: torch.device) -> Timer:
+    """Times by the GPU's own clock; what can be recorded is recorded, so that the host's work does not count."""
+
+    def timer(name: str, work: Callable[[], object], *, capturable: bool) -> float:
+        work()  # builds the kernels, and raises where they do not fit
+        torch.cuda.synchronize(device)
+        launch, count = work, 1
+        if capturable:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                for _ in range(REPEATS):
+                    work()
+            launch, count = graph.replay, REPEATS
+        times = []
+        for _ in range(ROUNDS):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            begin.record()
+            launch()
+            end.record()
+            end.synchronize()
+            times.append(begin.elapsed_time(end) / 1000 / count)
+        return float(min(times))
+
+    return timer

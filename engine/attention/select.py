@@ -1,0 +1,62 @@
+"""Which attention a model gets: the one its configuration names, or the best there is for its device."""
+
+import os
+from collections.abc import Callable
+
+import torch
+
+from engine.attention.choice import Choice, Problem, choose_attention
+from engine.attention.context import AttentionBackend
+from engine.attention.cpu import CpuAttention
+from engine.attention.reference import ReferenceAttention
+from engine.attention.sdpa import SdpaAttention
+from engine.config import EngineConfig
+from engine.device import check_fp8
+from engine.errors import ConfigError
+from engine.kernels.cpu import CpuKernels
+from engine.kv_cache import LayerShape
+
+Progress = Callable[[str, float | None], None]
+
+
+def problem_of(
+    shapes: dict[int, LayerShape], text_config: object, dtype: torch.dtype, kv_dtype: torch.dtype, block_size: int
+) -> Problem:
+    """What a model's layers ask of the attention, by the shape that most of them have."""
+    kinds = list(shapes.values())
+    shape = max(kinds, key=kinds.count)
+    heads = int(getattr(text_config, "num_attention_heads", shape.num_kv_heads))
+    softcap = getattr(text_config, "attn_logit_softcapping", None)
+    return Problem(heads, shape.num_kv_heads, shape.k_dim, shape.v_dim, dtype, kv_dtype, block_size, softcap)
+
+
+def select_attention(config: EngineConfig, problem: Problem, device: torch.device, progress: Progress) -> Choice:
+    """The attention for a device. Raises ConfigError for one that cannot do what is asked."""
+    name = config.attention
+    if config.kv_dtype == "fp8":
+        check_fp8("kv_dtype", device)
+        if name in ("cpu", "sdpa") or (name == "auto" and device.type == "cpu"):
+            name = "cpu" if name == "auto" else name
+            raise ConfigError(f"kv_dtype: fp8 is not done by attention: {name}", hint="use kv_dtype: auto")
+    if name == "auto" and device.type == "cuda":
+        progress("choosing the attention for this GPU", None)
+        return choose_attention(problem, device)
+    name = "cpu" if name == "auto" else name
+    if name == "cpu" and device.type != "cpu":
+        raise ConfigError("attention: cpu serves the CPU only", hint="use auto")
+    if name == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ConfigError("attention: triton serves GPUs only", hint="use auto")
+    return Choice(name)
+
+
+def make_backend(name: str, block_size: int, device: torch.device, kernels: CpuKernels | None) -> AttentionBackend:
+    """A backend by its name; `kernels` are the CPU's."""
+    if name == "cpu":
+        return CpuAttention(block_size, kernels)
+    if name == "triton":
+        from engine.attention.triton import TritonAttention  # an installation for CPUs has no triton
+
+        return TritonAttention(block_size, device)
+    if name == "sdpa":
+        return SdpaAttention(block_size)
+    return ReferenceAttention(block_size)

@@ -1,0 +1,116 @@
+"""Linears in FP8: weights in e4m3 with a scale for each output, activations with a scale for each token.
+
+Both are found from the numbers themselves, the second anew in every step, so nothing is calibrated. On CUDA the product
+is `torch._scaled_mm`'s; elsewhere plain torch computes the same, slowly. docs/models.md says what it costs in accuracy.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.errors import ModelLoadError
+from engine.kernels.reference import quantize_rows
+
+MULTIPLE = 16
+"""What both sides of a weight must be a multiple of (`torch._scaled_mm`)."""
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+CHECK_ROWS = 32
+CHECK_TOLERANCE = 0.02
+"""Of the spread of the outputs, on average: bf16 rounds by 0.2 %, and sums may be kept short."""
+
+
+class Fp8Linear(nn.Module):
+    """A linear whose weight is e4m3 `[out, in]` times scale fp32 `[out]`."""
+
+    scale: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.register_buffer("scale", scale)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    @classmethod
+    def quantized(cls, weight: torch.Tensor, bias: torch.Tensor | None) -> "Fp8Linear":
+        """Of a weight `[out, in]` in any wider dtype."""
+        numbers, scale = quantize_rows(weight.detach())
+        return cls(numbers, scale[:, 0], bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x `[..., in]` → `[..., out]` in x's dtype."""
+        rows = x.reshape(-1, self.in_features)
+        product = self._product_on_cuda(rows) if rows.is_cuda else self.plain_product(rows)
+        return product.view(*x.shape[:-1], self.out_features)
+
+    def plain_product(self, rows: torch.Tensor) -> torch.Tensor:
+        """rows `[T, in]` → `[T, out]`: what the product on CUDA must be, but for its own rounding."""
+        numbers, scales = quantize_rows(rows)
+        product = numbers.float() @ self.weight.float().t() * scales * self.scale
+        return (product if self.bias is None else product + self.bias.float()).to(rows.dtype)
+
+    def _product_on_cuda(self, rows: torch.Tensor) -> torch.Tensor:
+        from engine.kernels import triton_fp8  # an installation for CPUs has no triton
+
+        numbers, scales = triton_fp8.quantize_rows(rows.contiguous())
+        # Scales by row and column come out in bf16 only. The second factor must lie column by column, as a weight does.
+        product = torch._scaled_mm(
+            numbers,
+            self.weight.t(),
+            scale_a=scales,
+            scale_b=self.scale[None],
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )
+        product = product.to(rows.dtype)
+        return product if self.bias is None else product + self.bias
+
+
+def quantize_linears(decoder: nn.Module) -> int:
+    """Put an `Fp8Linear` in the place of each linear of a decoder, for good; the number changed.
+
+    Each weight is freed when the next is quantised. A linear whose sides are not multiples of 16 stays as it is.
+    """
+    found = [
+        (parent, name)
+        for parent in decoder.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear and fits(child.weight)
+    ]
+    for parent, name in found:
+        linear: Any = getattr(parent, name)
+        setattr(parent, name, Fp8Linear.quantized(linear.weight, linear.bias))
+    return len(found)
+
+
+def fits(weight: torch.Tensor) -> bool:
+    """Whether a weight `[out, in]` can be that of an `Fp8Linear`."""
+    return weight.dim() == 2 and all(side % MULTIPLE == 0 for side in weight.shape)
+
+
+def refuse_experts(text_config: object) -> None:
+    """Raise ModelLoadError for a mixture of experts, whose experts are no linears."""
+    if any((getattr(text_config, name, None) or 0) > 1 for name in _EXPERTS):
+        raise ModelLoadError(
+            f"{getattr(text_config, 'model_type', 'it')} has experts, and FP8 serves dense models only",
+            hint="quantization: none serves it if the weights are there unquantised.",
+        )
+
+
+@torch.inference_mode()
+def check_products(decoder: nn.Module) -> None:
+    """Raise ModelLoadError if this device and torch get the product of the first `Fp8Linear` wrong."""
+    linear = next((module for module in decoder.modules() if isinstance(module, Fp8Linear)), None)
+    if linear is None or not linear.weight.is_cuda:
+        return
+    generator = torch.Generator(linear.weight.device).manual_seed(0)
+    rows = torch.randn(CHECK_ROWS, linear.in_features, generator=generator, device=linear.weight.device)
+    rows = rows.bfloat16()
+    wanted = linear.plain_product(rows).float()
+    error = float((linear(rows).float() - wanted).abs().mean() / wanted.std().clamp(min=1e-12))
+    if not error <= CHECK_TOLERANCE:
+        raise ModelLoadError(
+            f"FP8 products on this GPU are off by {error:.3g} of their spread",
+            hint="quantization: none computes without them.",
+        )

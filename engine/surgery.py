@@ -1,0 +1,125 @@
+"""A loaded model made ready: seen to answer rightly, then operated on, each change held against the model before."""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.attention.context import AttentionBackend, attention_step
+from engine.attention.cpu import CpuAttention
+from engine.forward_batch import ForwardBatch
+from engine.kernels.cpu import CpuKernels
+from engine.kernels.launches import counting_launches
+from engine.kv_cache import LayerCache
+from engine.load_check import CHECK_TOKENS, CheckBatches, check_batching
+from engine.models.cpu_layer import replace_layers
+from engine.models.fusion import PackedHead, Undo, apply_checked, fuse_norms, merge_linears, pack_linears
+from engine.models.loader import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+Logits = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of token ids `[T]` at positions `[T]`, those `[R, V]` of an index `[R]`."""
+TOLERANCE = {torch.float32: 1e-4}
+"""How far logits may move, in parts of their spread."""
+ROUGH_TOLERANCE = 0.25
+
+
+class Surgery:
+    """One model on the table, with a small cache of its own to run check batches in."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        logits: Logits,
+        backend: AttentionBackend,
+        caches: dict[int, LayerCache],
+        block_size: int,
+    ) -> None:
+        """The `caches` hold `CHECK_BLOCKS` blocks."""
+        self._loaded, self._model = loaded, loaded.model
+        self._logits, self._backend, self._caches = logits, backend, caches
+        self._dtype: torch.dtype = loaded.model.dtype
+        self._device: torch.device = loaded.model.device
+        self._batches = CheckBatches(loaded.vocab_size, block_size, self._device)
+        self._positions = torch.arange(CHECK_TOKENS, device=self._device)
+        self._done: dict[str, int | None] = {}
+        self.notes: list[str] = []
+        """What the operator should know."""
+
+    @torch.inference_mode()
+    def check(self) -> None:
+        """Raise ModelLoadError unless the model can serve."""
+        check_batching(self._loaded.architecture, self._batches, lambda batch: self._run(batch, batch.logits_index))
+
+    @torch.inference_mode()
+    def operate(self, kernels: CpuKernels | None) -> None:
+        """Make every change that fits this model, its device and its attention."""
+        whole_layers = type(self._backend).__name__ == "TritonAttention"
+        before = self._launches() if whole_layers else 0
+        self._change("merged projections", lambda undo: merge_linears(self._model, undo))
+        self._change("fused norms", lambda undo: fuse_norms(self._model, undo))
+        if self._device.type == "cpu" and not whole_layers:
+            self._pack()
+        if isinstance(self._backend, CpuAttention) and kernels is not None:
+            self._change("CPU layers", lambda undo: replace_layers(self._model, kernels, undo))
+        if whole_layers:
+            from engine.models.cuda_layer import replace_cuda_layers  # an installation for CPUs has no triton
+
+            self._change("CUDA layers", lambda undo: replace_cuda_layers(self._model, undo))
+        logger.info("%s", ", ".join(f"{count} {name}" for name, count in self._done.items() if count))
+        if before:
+            logger.info("launches of a layer: %d, of transformers' own %d", self._launches(), before)
+
+    def _run(self, batch: ForwardBatch, index: torch.Tensor) -> torch.Tensor:
+        with attention_step(self._backend, self._caches, batch):
+            return self._logits(batch.input_ids, batch.positions, index).float()
+
+    def _outcome(self) -> torch.Tensor:
+        """Logits of a prompt in one step, and of its last token behind a step that held the others and a neighbour."""
+        whole = self._run(self._batches.whole, self._positions)
+        return torch.cat([whole, self._run(*self._last())])
+
+    def _change(self, name: str, operate: Callable[[Undo], int]) -> None:
+        tolerance = TOLERANCE.get(self._dtype, ROUGH_TOLERANCE)
+        self._done[name] = apply_checked(name, operate, self._outcome, tolerance=tolerance)
+        if self._done[name] is None:
+            self.notes.append(f"{name} switched off: the changed model's logits differ")
+
+    def _pack(self) -> None:
+        self._done["packed linears"] = pack_linears(self._model, self._dtype)
+        # Low rather than average: where the best logit is low, several tokens are likely, and order matters.
+        best = float(self._outcome()[:CHECK_TOKENS].max(dim=-1).values.quantile(0.1))
+        for module in self._model.modules():
+            if isinstance(module, PackedHead) and math.isfinite(best):
+                module.calibrate(best)
+
+    def _launches(self) -> int:
+        """Launches of one layer in a decoding step; 0 where the layers are not to be found."""
+        layers = getattr(self._model.get_decoder(), "layers", None)
+        if not isinstance(layers, nn.ModuleList) or not len(layers):
+            return 0
+        layer: Any = layers[len(layers) // 2]
+        forward, count = layer.forward, 0
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            nonlocal count
+            with counting_launches() as counter:
+                result = forward(*arguments, **options)
+            count = counter.count
+            return result
+
+        layer.forward = counted
+        try:
+            self._run(*self._last())
+        finally:
+            del layer.forward
+        return count
+
+    def _last(self) -> tuple[ForwardBatch, torch.Tensor]:
+        """A decoding step, all before it computed."""
+        self._run(self._batches.first, self._batches.first.logits_index)
+        return self._batches.last, self._batches.last.logits_index

@@ -1,0 +1,121 @@
+"""What `attention: auto` takes on a GPU, with times that are made up."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.attention import choice
+from engine.attention.choice import Choice, Problem, Workload, measure
+from engine.errors import ModelLoadError
+from engine.kernels.launch_shapes import LaunchKey, LaunchShape, candidates, default_shape, launch_shape, use_shape
+
+pytest.importorskip("triton", reason="needs triton, which comes with torch for CUDA and with make test on Linux")
+
+CPU = torch.device("cpu")
+SMALL = Workload(decodes=2, context=40, prompt=24)
+PROBLEM = Problem(4, 2, 64, 64, torch.float32, torch.float32, 16)
+DECODE, PROMPT = (PROBLEM.key(is_prompt=is_prompt) for is_prompt in (False, True))
+
+
+class Clock:
+    """A timer by rule: seconds by the candidate's name, or an exception."""
+
+    def __init__(self, rule: Callable[[str], float]) -> None:
+        self.rule, self.seen, self.shapes = rule, [], []
+
+    def __call__(self, name: str, work: Callable[[], object], *, capturable: bool) -> float:
+        assert capturable == name.startswith("triton")
+        self.seen.append(name)
+        self.shapes.append(launch_shape(PROMPT if "prompt" in name else DECODE))
+        return self.rule(name)
+
+
+def names(what: str) -> list[str]:
+    key = PROMPT if what == "prompt" else DECODE
+    return [f"triton {what} {shape}" for shape in candidates(key)]
+
+
+def test_the_fastest_shapes_and_backend_are_taken() -> None:
+    wanted = candidates(DECODE)[2], candidates(PROMPT)[1]
+    fast = {f"triton decode {wanted[0]}": 0.5, f"triton prompt {wanted[1]}": 0.25}
+    clock = Clock(lambda name: fast.get(name, 1.0))
+    found = measure(PROBLEM, CPU, clock, SMALL)
+    assert (found.attention, found.decode, found.prompt) == ("triton", *wanted)
+    assert clock.seen == ["sdpa decode", "sdpa prompt", *names("decode"), *names("prompt")]
+    assert [str(shape) for shape in clock.shapes[2:]] == [name.split()[-1] for name in clock.seen[2:]]
+    assert launch_shape(DECODE) == default_shape(DECODE), "a trial leaves nothing behind"
+
+
+@pytest.mark.parametrize(("sdpa", "wanted"), [(0.9, "triton"), (0.7, "sdpa")])
+def test_sdpa_must_be_clearly_faster(sdpa: float, wanted: str) -> None:
+    found = measure(PROBLEM, CPU, Clock(lambda name: sdpa if name.startswith("sdpa") else 1.0), SMALL)
+    assert found.attention == wanted and (found.decode is None) == (wanted == "sdpa")
+
+
+def test_what_does_not_run_is_passed_over() -> None:
+    def rule(name: str) -> float:
+        if name.startswith("sdpa") or name in (names("decode")[0], names("prompt")[-1]):
+            raise RuntimeError("out of resources")
+        return 1.0
+
+    found = measure(PROBLEM, CPU, Clock(rule), SMALL)
+    assert (found.decode, found.prompt) == (candidates(DECODE)[1], candidates(PROMPT)[0])
+    only_sdpa = Clock(lambda name: 1.0 if name.startswith("sdpa") else 1 / 0)
+    assert measure(PROBLEM, CPU, only_sdpa, SMALL).attention == "sdpa"
+    with pytest.raises(ModelLoadError, match="ZeroDivisionError"):
+        measure(PROBLEM, CPU, Clock(lambda name: 1 / 0), SMALL)
+
+
+def test_time_that_is_over_leaves_the_first_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "SECONDS", -1.0)
+    clock = Clock(lambda name: 1.0)
+    assert measure(PROBLEM, CPU, clock, SMALL).decode == default_shape(DECODE)
+    assert clock.seen == ["sdpa decode", "sdpa prompt", names("decode")[0], names("prompt")[0]]
+
+
+def test_a_choice_is_remembered_for_its_problem_and_device(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "choice.json"
+    made = Choice("triton", LaunchShape(16, 64, 4, 3), LaunchShape(128, 64, 8, 3), {"triton decode": 0.5})
+    assert choice.recall(path) is None
+    choice.remember(path, made)
+    assert choice.recall(path) == made
+    for broken in ("", "[]", '{"attention": "triton"}', '{"attention": "triton", "decode": {"rows": 1}}'):
+        path.write_text(broken)
+        assert choice.recall(path) is None
+    choice.remember(Path("/proc/nowhere/choice.json"), made)  # cannot be written, and harms nobody
+    prints = {choice.fingerprint(problem, device) for problem in (PROBLEM, replace(PROBLEM, softcap=5.0))
+              for device in ("one", "other")}  # fmt: skip
+    assert len(prints) == 4 and choice.fingerprint(PROBLEM, "one") in prints
+
+
+def test_a_start_measures_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that the driver is asked about nowhere but in functions replaced here."""
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "made up")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    best = candidates(DECODE)[1]
+    clock = Clock(lambda name: 0.5 if name == f"triton decode {best}" else 1.0)
+    monkeypatch.setattr(choice, "device_timer", lambda device: clock)
+    monkeypatch.setattr(choice, "Workload", lambda: SMALL)
+    try:
+        first = choice.choose_attention(PROBLEM, CPU)
+        assert first.decode == best == launch_shape(DECODE) and clock.seen
+        clock.seen.clear()
+        use_shape(DECODE, None)
+        assert choice.choose_attention(PROBLEM, CPU) == first and not clock.seen
+        assert launch_shape(DECODE) == best
+    finally:
+        choice.apply(PROBLEM, Choice("triton"))
+
+
+@pytest.mark.parametrize("group", [1, 3, 4, 7, 12])
+@pytest.mark.parametrize("dim_pad", [64, 128, 256])
+def test_shapes_hold_whole_groups_of_heads(dim_pad: int, group: int) -> None:
+    for is_prompt in (False, True):
+        shapes = candidates(LaunchKey(dim_pad, group, is_prompt))
+        assert shapes[0] == default_shape(LaunchKey(dim_pad, group, is_prompt)) and len(set(shapes)) == len(shapes) > 2
+        for shape in shapes:
+            assert shape.rows >= group and shape.rows & (shape.rows - 1) == 0 and shape.tile >= 16
