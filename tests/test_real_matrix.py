@@ -170,6 +170,7 @@ def test_every_combination_is_valid(url: str, kind: str, thinks: bool) -> None:
             assert answer.json()["usage"]["completion_tokens_details"]["reasoning_tokens"] <= n * (THINKING + 6)
 
 
+@pytest.mark.timeout(900)  # converting and loading it takes minutes
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_combination_is_valid_from_a_model_that_calls_tools(coder_url: str, kind: str) -> None:
     num_calls = 0
