@@ -1,5 +1,6 @@
 """Constraints in the engine: requests that wait for theirs to be compiled, and sequences that follow theirs."""
 
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from engine.block_manager import BlockManager
@@ -64,15 +65,16 @@ def follow_grammar(sequence: Sequence, grammar: Grammar, blocks: BlockManager) -
     """Let a grammar read its sequence's newest token, and append what it forces next; the forced tokens.
 
     They are what sampling would give, one by one, so all of them are computed in the next step together: as many as
-    leave room for one more token, if there are blocks for them. With log-probabilities asked for, each is sampled.
-    Raises `GrammarError`.
+    leave room for one more token, if there are blocks for them. One that may end the answer is left to sampling, and
+    with log-probabilities asked for all are. Raises `GrammarError`.
     """
     grammar.accept(sequence.token_ids[-1])
     params = sequence.params
     room = min(params.max_tokens - sequence.num_generated, sequence.max_len - sequence.num_tokens) - 1
     if room < 1 or params.logprobs is not None or grammar.is_finished:
         return []
-    forced = grammar.forced_tokens()[:room]
+    ending = {*params.stop_token_ids, *sequence.eos_token_ids}
+    forced = list(takewhile(lambda token_id: token_id not in ending, grammar.forced_tokens()[:room]))
     if not forced or not blocks.grow(sequence, sequence.num_tokens + len(forced)):
         return []
     for token_id in forced:

@@ -58,6 +58,8 @@ def plan_answer(request: ChatCompletionRequest, prompt: list[int], tokenizer: Ch
     constraint = _tool_constraint(request, tokenizer, content) if request.usable_tools else content
     # Free text may begin with reasoning, and so may text with calls in it; a constraint leaves no room for it.
     is_free = content is None and request.tool_choice in (None, "auto", "none")
+    if constraint is not None:
+        prompt = _with_reasoning_open(request, prompt, tokenizer)
     reading, prompt, budget = _plan_reasoning(request, prompt, tokenizer, is_free=is_free, exact=content is not None)
     is_open = reading.reasoning == "open"
     if constraint is not None and is_open:
@@ -103,17 +105,39 @@ def _tool_constraint(
     return free_calls(form, tools, special, parallel=parallel)
 
 
+def _with_reasoning_open(request: ChatCompletionRequest, prompt: list[int], tokenizer: ChatTokenizer) -> list[int]:
+    """The prompt with reasoning open where it is on and left to the model, for a constraint to begin behind it.
+
+    From the first token on the constraint would leave no room for it, or take what it says of calls for calls.
+    """
+    can_switch = tokenizer.reasons and THINKING_VARIABLE in tokenizer.variables
+    if not can_switch or max_reasoning_tokens(request) is not None:
+        return prompt
+    if any(_state_of_reasoning(request, prompt, tokenizer)):
+        return prompt
+    switched_off = tokenizer.render([{"role": "user", "content": "x"}], kwargs={THINKING_VARIABLE: False})
+    if not closes_reasoning(switched_off):
+        return prompt  # it is off unless a request turns it on
+    return [*prompt, *tokenizer.encode(f"{THINK}\n", allow_special=True)]
+
+
+def _state_of_reasoning(
+    request: ChatCompletionRequest, prompt: list[int], tokenizer: ChatTokenizer
+) -> tuple[bool, bool]:
+    """Whether the prompt ends with reasoning that is open, and whether with reasoning that is over."""
+    if request.continue_final_message:
+        return leaves_open(_text(request.messages[-1])), True
+    tail = tokenizer.decode(prompt[-TAIL_TOKENS:], skip_special_tokens=False)
+    return opens_reasoning(tail), closes_reasoning(tail)
+
+
 def _plan_reasoning(
     request: ChatCompletionRequest, prompt: list[int], tokenizer: ChatTokenizer, *, is_free: bool, exact: bool
 ) -> tuple[Reading, list[int], ReasoningBudget | None]:
     """Whether the answer begins with reasoning, and the prompt, which a limit may need to open or close it."""
     if not tokenizer.reasons:
         return CONTENT_ONLY, prompt, None
-    if request.continue_final_message:
-        is_open, is_closed = leaves_open(_text(request.messages[-1])), True
-    else:
-        tail = tokenizer.decode(prompt[-TAIL_TOKENS:], skip_special_tokens=False)
-        is_open, is_closed = opens_reasoning(tail), closes_reasoning(tail)
+    is_open, is_closed = _state_of_reasoning(request, prompt, tokenizer)
     limit = max_reasoning_tokens(request)
     if limit is None:
         possible = is_free and not is_closed

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import httpx
 import jsonschema
 import pytest
 
+from engine.cache import cache_dir
 from tests.server.fakes import wait_until
 from tests.server.test_answer_matrix import put_together
 
@@ -48,18 +50,13 @@ REASONING_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
 STOP = "e"
+CODER = cache_dir() / "models" / "Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf"
 
 
-@pytest.fixture(scope="module")
-def url(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with the default model twice, the second time behind a template that opens reasoning."""
-    work = tmp_path_factory.mktemp("matrix")
-    shutil.copytree(smollm2_dir, work / "thinks", copy_function=shutil.copy)
-    (work / "thinks" / "chat_template.jinja").write_text(REASONING_TEMPLATE, encoding="utf-8")
-    common = {"load": "startup", "threads": 1, "context": 1024, "memory": "0.25GiB", "dtype": "bfloat16"}
-    models = [{"name": "talks", "source": str(smollm2_dir), **common}]
-    models.append({"name": "thinks", "source": str(work / "thinks"), **common})
-    (work / "models.yaml").write_text(json.dumps({"default": "talks", "models": models}), encoding="utf-8")
+@contextmanager
+def serving(work: Path, models: list[dict[str, Any]], seconds: float) -> Iterator[str]:
+    """The address of a server with these models, once they are loaded."""
+    (work / "models.yaml").write_text(json.dumps({"default": models[0]["name"], "models": models}), encoding="utf-8")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -75,11 +72,34 @@ def url(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             return False
 
     try:
-        wait_until(is_ready, 120)
+        wait_until(is_ready, seconds)
         yield address
     finally:
         process.terminate()
         process.wait(15)
+
+
+@pytest.fixture(scope="module")
+def url(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with the default model twice, the second time behind a template that opens reasoning."""
+    work = tmp_path_factory.mktemp("matrix")
+    shutil.copytree(smollm2_dir, work / "thinks", copy_function=shutil.copy)
+    (work / "thinks" / "chat_template.jinja").write_text(REASONING_TEMPLATE, encoding="utf-8")
+    common = {"load": "startup", "threads": 1, "context": 1024, "memory": "0.25GiB"}
+    models = [{"name": "talks", "source": str(smollm2_dir), **common}]
+    models.append({"name": "thinks", "source": str(work / "thinks"), **common})
+    with serving(work, models, 120) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def coder_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with a model that calls tools of its own accord, without its format's tags at times."""
+    if not CODER.exists():
+        pytest.skip(f"needs {CODER.name} in {CODER.parent}, where ../shared/fetch-models.py qwen-coder puts it")
+    model = {"name": "codes", "source": str(CODER), "load": "startup", "context": 1024, "memory": "0.5GiB"}
+    with serving(tmp_path_factory.mktemp("coder"), [model], 600) as address:
+        yield address
 
 
 def choices_of(answer: httpx.Response, n: int, stream: bool) -> list[dict[str, Any]]:
@@ -114,30 +134,48 @@ def judge(kind: str, choice: dict[str, Any], *, thinks: bool, stops: bool) -> No
         assert reason == ("tool_calls" if calls and kind != "named" else "stop")
 
 
-@pytest.mark.parametrize("thinks", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_combination_is_valid(url: str, kind: str, thinks: bool) -> None:
-    combinations = list(product((False, True), (0.0, 1.5), (1, 2), (False, True)))
+COMBINATIONS = list(product((False, True), (0.0, 1.5), (1, 2), (False, True)))
+
+
+def ask_all(url: str, **fields: Any) -> list[httpx.Response]:
+    """The answers to all combinations of stream, temperature, n and stop strings."""
 
     async def ask(
         client: httpx.AsyncClient, seed: int, stream: bool, heat: float, n: int, stops: bool
     ) -> httpx.Response:
-        fields: dict[str, Any] = {
-            "model": "thinks" if thinks else "talks",
+        body: dict[str, Any] = {
             "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
-            "stream": stream, "temperature": heat, "n": n, "seed": seed, "max_tokens": 40, **KINDS[kind],
+            "stream": stream, "temperature": heat, "n": n, "seed": seed, "max_tokens": 40, **fields,
         }  # fmt: skip
-        fields |= ({"stop": STOP} if stops else {}) | ({"max_reasoning_tokens": THINKING} if thinks else {})
-        return await client.post(f"{url}/v1/chat/completions", json=fields)
+        return await client.post(f"{url}/v1/chat/completions", json=body | ({"stop": STOP} if stops else {}))
 
-    async def ask_all() -> list[httpx.Response]:
-        async with httpx.AsyncClient(timeout=300) as client:
-            return await asyncio.gather(*(ask(client, seed, *case) for seed, case in enumerate(combinations)))
+    async def together() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=600) as client:
+            return await asyncio.gather(*(ask(client, seed, *case) for seed, case in enumerate(COMBINATIONS)))
 
-    for (stream, _, n, stops), answer in zip(combinations, asyncio.run(ask_all()), strict=True):
+    return asyncio.run(together())
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_combination_is_valid(url: str, kind: str, thinks: bool) -> None:
+    limit = {"max_reasoning_tokens": THINKING} if thinks else {}
+    answers = ask_all(url, model="thinks" if thinks else "talks", **KINDS[kind], **limit)
+    for (stream, _, n, stops), answer in zip(COMBINATIONS, answers, strict=True):
         choices = choices_of(answer, n, stream)
         assert [choice["index"] for choice in choices] == list(range(n))
         for choice in choices:
             judge(kind, choice, thinks=thinks, stops=stops)
         if thinks and not stream:
             assert answer.json()["usage"]["completion_tokens_details"]["reasoning_tokens"] <= n * (THINKING + 6)
+
+
+@pytest.mark.timeout(900)  # converting and loading it takes minutes
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_combination_is_valid_from_a_model_that_calls_tools(coder_url: str, kind: str) -> None:
+    num_calls = 0
+    for (stream, _, n, stops), answer in zip(COMBINATIONS, ask_all(coder_url, **KINDS[kind]), strict=True):
+        for choice in choices_of(answer, n, stream):
+            judge(kind, choice, thinks=False, stops=stops)
+            num_calls += len(choice["message"].get("tool_calls", ()))
+    assert (num_calls > 0) == (kind in ("auto", "required", "named"))

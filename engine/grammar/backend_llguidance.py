@@ -4,6 +4,8 @@ Compiled in about a millisecond, masks in some ten microseconds; its limits, in 
 hostile grammar can cost.
 """
 
+import re
+
 import llguidance
 import numpy as np
 
@@ -13,6 +15,8 @@ from engine.grammar.grammar import GrammarError
 from engine.grammar.vocabulary import LlguidanceVocabulary, Vocabulary
 
 MAX_MESSAGE_CHARS = 300
+_DUMP = re.compile("<(?:state|non-verbose)")
+_OUR_NAMES = re.compile(r"(?: while processing|:) json-schema:\S+")
 LIMITS = llguidance.LLParserLimits(
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=200_000,
@@ -83,7 +87,7 @@ def compile_grammar(tokenizer: llguidance.LLTokenizer, grammar: str, constraint:
 
 
 def short_error(message: str) -> str:
-    """The library's message on one line, without its arrows and its dump of the state."""
-    lines = [line.strip() for line in message.partition("<")[0].splitlines()]
+    """The library's message on one line, without its arrows, its dump of the state, and definitions only we know."""
+    lines = [line.strip() for line in _OUR_NAMES.sub("", _DUMP.split(message)[0]).splitlines()]
     said = " ".join(line for line in lines if line.strip("^ "))
     return said[:MAX_MESSAGE_CHARS] or "it cannot be compiled"

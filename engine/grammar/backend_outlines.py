@@ -15,14 +15,9 @@ from engine.constraint import Constraint
 from engine.errors import RequestError
 from engine.grammar.anchors import without_anchors
 from engine.grammar.grammar import GrammarError
+from engine.grammar.outlines_keywords import check_schema
 from engine.grammar.vocabulary import Vocabulary
 
-_ANNOTATIONS = frozenset({"title", "description", "default", "examples", "$schema", "$id", "$comment", "x-guidance"})
-_KEYWORDS = frozenset(
-    {"type", "properties", "required", "additionalProperties", "items", "prefixItems", "minItems", "maxItems"}
-    | {"enum", "const", "minLength", "maxLength", "pattern", "anyOf", "$ref", "$defs", "definitions"}
-)
-"""What the library's translation to regular expressions follows exactly, or more strictly than it must."""
 WHITESPACE = r"[ ]?"
 
 
@@ -101,7 +96,7 @@ def compile_index(vocabulary: outlines_core.Vocabulary, constraint: Constraint, 
         )
     try:
         if constraint.kind == "json_schema":
-            _check_keywords(schema, constraint.param, "#")
+            check_schema(schema, constraint.param)
             regex = build_regex_from_schema(constraint.source, WHITESPACE)
         else:
             regex = without_anchors(constraint.source)
@@ -115,23 +110,3 @@ def compile_index(vocabulary: outlines_core.Vocabulary, constraint: Constraint, 
 def load_index(state: bytes, eos_token_ids: tuple[int, ...]) -> OutlinesGrammar:
     """The grammar that `compile_index` made."""
     return OutlinesGrammar(outlines_core.Index.from_binary(list(state)), eos_token_ids)
-
-
-def _check_keywords(schema: Any, param: str, pointer: str) -> None:
-    """Refuse a keyword that the library would pass over."""
-    if not isinstance(schema, dict):
-        raise RequestError(f"{param}: a schema that is no object, at {pointer}, is not supported", param=param)
-    for keyword in schema:
-        if keyword not in _KEYWORDS and keyword not in _ANNOTATIONS:
-            raise RequestError(
-                f"{param}: '{keyword}' at {pointer} is not supported by the constraint backend outlines_core",
-                param=param,
-            )
-    for keyword in ("properties", "$defs", "definitions"):
-        for name, child in schema.get(keyword, {}).items():
-            _check_keywords(child, param, f"{pointer}/{keyword}/{name}")
-    for keyword in ("anyOf", "prefixItems"):
-        for number, child in enumerate(schema.get(keyword, ())):
-            _check_keywords(child, param, f"{pointer}/{keyword}/{number}")
-    if "items" in schema:
-        _check_keywords(schema["items"], param, f"{pointer}/items")

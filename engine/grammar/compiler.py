@@ -19,6 +19,7 @@ from pathlib import Path
 
 import llguidance
 import msgspec
+import psutil
 
 from engine.config import ConstraintBackend
 from engine.constraint import Constraint, ReasoningBudget
@@ -41,9 +42,12 @@ ENTRY_BYTES = 128 * 1024
 TEXT_FACTOR = 16
 MAX_MARKS = 16
 DEADLINE_SECONDS: dict[ConstraintBackend, float] = {"llguidance": 2.0, "outlines_core": 10.0}
+"""Of the process's own time, so that a busy machine refuses nobody."""
+WAIT_FACTOR = 1.5
+"""So many deadlines are waited for at most."""
 START_SECONDS = 60.0
 SLOW_SECONDS = 0.1
-"""A job that takes longer goes on at the lowest priority."""
+"""A job that takes longer, of the process's own time, goes on at the lowest priority."""
 LOWEST_PRIORITY = 19
 
 
@@ -135,6 +139,8 @@ class GrammarCompiler:
                 result = RequestError("internal error while compiling the constraint")
             self._done.put((key, result))
             self._on_done()
+            if self._worker is None:
+                self._start_worker()  # while nobody waits for it
 
     def _grammar(self, constraint: Constraint | None, budget: ReasoningBudget | None) -> Result:
         """A grammar of the request's own: the constraint's, behind the reasoning that comes before it."""
@@ -195,39 +201,37 @@ class GrammarCompiler:
         return result
 
     def _ask(self, constraint: Constraint) -> Answer:
-        """Have the process compile; kill it if it does not answer in time."""
+        """Have the process compile; kill it if it does not answer in its time."""
         job = Job(constraint, self._backend)
-        began = time.monotonic()
-        answer = self._exchange(job)
-        if answer is None and time.monotonic() - began < self._deadline:
-            answer = self._exchange(job)  # it may have died of something else
-        if answer is None:
-            late = time.monotonic() - began >= self._deadline
-            reason = f"takes more than {self._deadline:g} seconds" if late else "needs too much memory"
-            answer = Answer(error=f"{constraint.param} is too complex: compiling it {reason}")
-        return answer
+        answer = self._exchange(job) or self._exchange(job)  # it may have died of something else
+        return answer or Answer(error=f"{constraint.param} is too complex: compiling it needs too much memory")
 
     def _exchange(self, job: Job) -> Answer | None:
-        """The process's answer to a job; None if it came to none, and then there is a new process."""
+        """The process's answer to a job, or that it took too long; None if it died. Then it is gone."""
+        if self._worker is None:
+            self._start_worker()
         worker = self._worker
         assert worker is not None and worker.stdin is not None and worker.stdout is not None
         try:
             write_message(worker.stdin, job)
         except OSError:
-            self._restart_worker()
+            self._kill()
             return None
-        slow = not select.select([worker.stdout], [], [], SLOW_SECONDS)[0]
-        if slow:
-            # From here on it yields to the model. Only a new process can be given its rank back.
-            os.setpriority(os.PRIO_PROCESS, worker.pid, LOWEST_PRIORITY)
-        answer = self._read(self._deadline - SLOW_SECONDS)
+        began, used, slow = time.monotonic(), cpu_seconds(worker.pid), False
+        while not select.select([worker.stdout], [], [], SLOW_SECONDS)[0]:
+            spent = cpu_seconds(worker.pid) - used
+            if spent >= self._deadline or time.monotonic() - began >= WAIT_FACTOR * self._deadline:
+                self._kill()
+                late = f"compiling it takes more than {self._deadline:g} seconds"
+                return Answer(error=f"{job.constraint.param} is too complex: {late}")
+            if spent >= SLOW_SECONDS and not slow:
+                # From here on it yields to the model. Only a new process can be given its rank back.
+                slow = True
+                os.setpriority(os.PRIO_PROCESS, worker.pid, LOWEST_PRIORITY)
+        answer = self._read(0)
         if slow or answer is None:
-            self._restart_worker()
+            self._kill()
         return answer
-
-    def _restart_worker(self) -> None:
-        self._kill()
-        self._start_worker()
 
     def _start_worker(self) -> None:
         command = [sys.executable, "-m", "engine.grammar.worker"]
@@ -254,6 +258,15 @@ class GrammarCompiler:
         if worker is not None:
             worker.kill()
             worker.communicate()
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has had of the processors; 0 if it is gone."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
 
 
 class GrammarCache:

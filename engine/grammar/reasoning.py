@@ -25,10 +25,10 @@ class EndMark:
     def feed(self, state: int, token_id: int) -> tuple[int, bytes | None]:
         """From `state` bytes of the mark seen, read a token: the new state, and what lies behind the mark if it ended.
 
-        Control tokens are no text and break a mark off.
+        Control tokens are no text and break a mark off, unless one is the mark.
         """
         if token_id in self._vocabulary.special_ids:
-            return 0, None
+            return 0, b"" if self._vocabulary.tokens[token_id] == self._bytes else None
         return self._read(state, self._vocabulary.tokens[token_id])
 
     def _read(self, state: int, text: bytes) -> tuple[int, bytes | None]:

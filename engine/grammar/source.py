@@ -24,13 +24,18 @@ def grammar_text(constraint: Constraint) -> str:
         raise RequestError(f"{param} has {size} characters, at most {MAX_SOURCE_CHARS} are allowed", param=param)
     match constraint.kind:
         case "json_schema":
-            schema = prepare_schema(load_schema(source, param), param=param)
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+            grammar = schema_text(load_schema(source, param), param)
         case "regex":
             grammar = llguidance.LLMatcher.grammar_from_regex(without_anchors(source))
         case "lark":
             grammar = llguidance.LLMatcher.grammar_from_lark(_with_schemas(constraint))
     return str(grammar)
+
+
+def schema_text(schema: Any, param: str, *, part: Any = None, at: str = "") -> str:
+    """The grammar of a JSON schema, or of the part of it at a pointer. Raises `RequestError`."""
+    prepared = prepare_schema(schema, param=param, part=part, at=at)
+    return str(llguidance.LLMatcher.grammar_from_json_schema(json.dumps(prepared)))
 
 
 def load_schema(text: str, param: str) -> Any:

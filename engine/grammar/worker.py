@@ -22,8 +22,9 @@ from engine.constraint import Constraint
 from engine.errors import HeadraceError, RequestError
 from engine.grammar.backend_llguidance import LlguidanceGrammar, compile_grammar, make_tokenizer
 from engine.grammar.backend_outlines import compile_index, make_vocabulary
+from engine.grammar.blame import blamed
 from engine.grammar.grammar import GrammarError
-from engine.grammar.source import grammar_text
+from engine.grammar.source import grammar_text, load_schema, schema_text
 from engine.grammar.vocabulary import Vocabulary
 from engine.lifetime import die_with_parent
 
@@ -112,20 +113,40 @@ class Compilers:
         assert self._tokenizer is not None
         try:
             return compile_grammar(self._tokenizer, grammar, constraint)
-        except RequestError:
+        except RequestError as error:
+            self._blame(constraint, error)
             # Of several schemas the library does not say which it could not follow.
             for entry in constraint.schemas:
                 alone = Constraint(kind="json_schema", source=entry.schema, param=entry.param)
-                compile_grammar(self._tokenizer, grammar_text(alone), alone)
+                self._compiled(grammar_text(alone), alone)
             raise
+
+    def _blame(self, constraint: Constraint, error: RequestError) -> None:
+        """Raise `RequestError` that says where, for what is wrong with a schema."""
+        if constraint.kind != "json_schema":
+            return
+        param, tokenizer = constraint.param, self._tokenizer
+        schema = load_schema(constraint.source, param)
+        assert tokenizer is not None
+
+        def fault(part: Any, at: str) -> str | None:
+            try:
+                compile_grammar(tokenizer, schema_text(schema, param, part=part, at=at), constraint)
+            except RequestError as found:
+                return found.message
+            return None
+
+        keyword = blamed(schema, error.message, fault)
+        if keyword is not None:
+            raise RequestError(f"{param} {keyword}".replace(f"{param}: ", ""), param=param) from None
 
     def _probe(self, compiled: LlguidanceGrammar) -> None:
         """Follow a grammar for some tokens, each the longest allowed. Raises `GrammarError` where that takes long."""
         row = np.zeros(-(-self._vocabulary.size // 32), dtype=np.int32)
-        began = time.monotonic()
+        began = time.process_time()
         for _ in range(PROBE_TOKENS):
             compiled.fill_bitmask(row)
-            if time.monotonic() - began > MAX_PROBE_SECONDS:
+            if time.process_time() - began > MAX_PROBE_SECONDS:
                 raise GrammarError("it is too complex")
             allowed = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")[: self._vocabulary.size])
             token_id = int(allowed[self._lengths[allowed].argmax()]) if len(allowed) else -1

@@ -171,6 +171,8 @@ def pack_linears(model: nn.Module, dtype: torch.dtype) -> int:
     """Lay out every linear's weight for oneDNN; the number changed. For CPUs, after merging, for good."""
     if dtype not in (torch.bfloat16, torch.float32) or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return 0
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return 0  # oneDNN has no such layout without AVX512
     found = [
         (parent, name, child)
         for parent in model.modules()

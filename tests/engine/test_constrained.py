@@ -188,6 +188,16 @@ def test_stop_tokens_may_come_where_the_text_can_end(bench: Bench) -> None:
     assert reason == "stop" and ids[-1] == stop and len(ids) == 2
 
 
+def test_a_stop_token_among_what_must_come_ends_the_answer(bench: Bench) -> None:
+    """As it does where nothing is computed ahead."""
+    constraint = Constraint(kind="regex", source="Paris is the capital of France")
+    asked = replace(GREEDY, constraint=constraint)
+    whole, _ = bench.answer("Where?", asked)
+    for place in range(1, len(whole)):
+        stopped = bench.answer("Where?", replace(asked, stop_token_ids=(whole[place],)))
+        assert stopped == (whole[: whole.index(whole[place]) + 1], "stop")
+
+
 def test_end_of_sequence_waits_for_min_tokens(bench: Bench) -> None:
     constraint = Constraint(kind="regex", source="[0-9]{1,30}")
     params = replace(GREEDY, constraint=constraint, min_tokens=10)

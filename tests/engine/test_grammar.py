@@ -109,10 +109,7 @@ class TestBackends:
         assert grammar.is_finished
 
 
-def test_outlines_core_refuses_what_it_would_pass_over() -> None:
-    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 3}}}
-    with pytest.raises(RequestError, match="'minimum' at #/properties/n"):
-        compiled("json_schema", json.dumps(schema), "outlines_core")
+def test_outlines_core_follows_no_grammars() -> None:
     with pytest.raises(RequestError, match="outlines_core"):
         compiled("lark", 'start: "a"', "outlines_core")
 
@@ -200,6 +197,14 @@ class TestReasoning:
         assert tokens is not None and token(b">\n") in tokens
         assert token(b">x") not in tokens, "the answer would begin inside the token"
         grammar.accept(token(b">\n"))
+        assert allowed(grammar) == {ord("a"), ord("b"), token(b"ab")}
+
+    def test_a_mark_that_is_a_control_token(self) -> None:
+        """As it is in tokenizers that call it special."""
+        grammar = ReasoningGrammar(EndMark("<|tool|>", VOCABULARY), compiled("regex", "ab|b"))
+        feed(grammar, b"x<|tool")
+        assert CONTROL in (allowed(grammar) or ())
+        grammar.accept(CONTROL)
         assert allowed(grammar) == {ord("a"), ord("b"), token(b"ab")}
 
     def test_without_an_inner_grammar_nothing_is_constrained(self) -> None:

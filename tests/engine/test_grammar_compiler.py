@@ -119,6 +119,20 @@ def test_a_process_that_does_not_answer_is_killed_and_replaced(bench: Bench) -> 
     assert not isinstance(after, RequestError)
 
 
+def test_a_process_that_is_held_up_by_others_is_waited_for(bench: Bench) -> None:
+    """What counts is its own time; a busy machine refuses nobody."""
+    bench.wait(bench.submit("[a-z]{5}"))
+    pid = bench.compiler.worker_pid
+    assert pid is not None
+    psutil.Process(pid).suspend()
+    key = bench.submit("[a-z]{6}")
+    time.sleep(3.3)
+    psutil.Process(pid).resume()
+    (result,) = bench.wait(key)
+    assert not isinstance(result, RequestError)
+    assert bench.compiler.worker_pid == pid
+
+
 def test_a_process_that_died_is_replaced(bench: Bench) -> None:
     bench.wait(bench.submit("[0-9]{8}"))
     pid = bench.compiler.worker_pid

@@ -14,6 +14,7 @@ from engine.cache import no_progress
 from engine.config import EngineConfig
 from engine.errors import ModelLoadError
 from engine.models import loader
+from engine.models.fusion import pack_linears
 from engine.models.loader import LoadedModel, load
 
 CPU = torch.device("cpu")
@@ -172,3 +173,10 @@ def test_random_models_have_right_norms_and_rotations(family: str, tiny_model_di
         logits = loaded.model(torch.arange(3, 30)[None]).logits
     assert torch.isfinite(logits).all() and 0.001 < logits.std() < 10
     assert loaded.eos_token_ids == [2]
+
+
+def test_bf16_is_not_packed_where_the_processor_has_no_layout_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8, dtype=torch.bfloat16))
+    assert pack_linears(model, torch.bfloat16) == 0 and type(model[0]) is torch.nn.Linear
+    assert pack_linears(torch.nn.Sequential(torch.nn.Linear(8, 8)), torch.float32) == 1

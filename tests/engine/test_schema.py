@@ -175,9 +175,9 @@ def tangled(count: int) -> Any:
     [
         nested(5000), tangled(40), {"$ref": "#"}, {"allOf": [{"$ref": "#"}]}, {"not": {"$ref": "#"}},
         {"oneOf": [{"properties": {f"p{m}_{n}": {"enum": [n]} for n in range(30)}} for m in range(30)]},
-        {"anyOf": [{"minimum": n} for n in range(60_000)]},
+        {"anyOf": [{"minimum": n} for n in range(60_000)]}, {"enum": [f"value {n}" for n in range(20_000)]},
     ],
-    ids=["nested", "tangled", "itself", "itself in allOf", "not itself", "overlaps", "many"],
+    ids=["nested", "tangled", "itself", "itself in allOf", "not itself", "overlaps", "many", "listed"],
 )  # fmt: skip
 def test_explosive_schemas_end_soon(schema: Any) -> None:
     began = time.perf_counter()

@@ -217,8 +217,9 @@ def put_together(events: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("reasons", [False, True])
 def test_every_combination(name: str, reasons: bool, servers: dict[bool, RunningServer]) -> None:
     kind, server = KINDS[name], servers[reasons]
-    for n, stops in product((1, 2), (False, True)):
-        fields = {**kind.fields, "n": n, "seed": SEEDS[name], "logprobs": True, **({"stop": "STOP"} if stops else {})}
+    for n, stops, heat in product((1, 2), (False, True), (0.0, 1.5)):
+        fields = {**kind.fields, "n": n, "seed": SEEDS[name], "logprobs": True, "temperature": heat}
+        fields |= {"stop": "STOP"} if stops else {}
         wanted = [expected(kind, text, reasons=reasons, stops=stops) for text in kind.answers[:n]]
         whole = post(server, **fields).json()
         ChatCompletionShape.model_validate(whole)

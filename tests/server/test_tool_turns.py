@@ -140,6 +140,7 @@ TEMPLATES = {
     "opens": OPENING.replace("OPEN", "<think>\n"),
     "leaves": "{# the model writes </think> #}" + OPENING.replace("OPEN", ""),
     "switch": OPENING.replace("OPEN", "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"),
+    "asked": OPENING.replace("OPEN", "{% if enable_thinking is true %}<think>\n{% endif %}"),
     "none": OPENING.replace("OPEN", ""),
 }
 CLOSED_TAIL = "</think>\n\n"
@@ -167,7 +168,7 @@ def planned(tokenizer: ChatTokenizer, **fields: Any) -> tuple[str, str, Reasonin
 
 
 def test_the_state_of_reasoning_at_the_beginning(reasoners: dict[str, ChatTokenizer]) -> None:
-    assert [reasoners[name].reasons for name in TEMPLATES] == [True, True, True, False]
+    assert [reasoners[name].reasons for name in TEMPLATES] == [True, True, True, True, False]
     assert planned(reasoners["opens"])[:3] == ("open", "<think>\n", None)
     assert planned(reasoners["leaves"])[:3] == ("possible", "", None)
     assert planned(reasoners["switch"])[:3] == ("possible", "", None)
@@ -177,10 +178,18 @@ def test_the_state_of_reasoning_at_the_beginning(reasoners: dict[str, ChatTokeni
 
 def test_constrained_text_is_never_taken_for_reasoning(reasoners: dict[str, ChatTokenizer]) -> None:
     for fields in ({"response_format": {"type": "json_object"}}, {"tools": [TOOL], "tool_choice": "required"}):
-        for name, state, after in (("opens", "open", "</think>"), ("leaves", "none", ""), ("none", "none", "")):
+        for name, state, after in (
+            ("opens", "open", "</think>"),
+            *((name, "none", "") for name in ("leaves", "asked", "none")),
+        ):
             reasoning, _, _, constraint = planned(reasoners[name], **fields)
             assert (reasoning, constraint.after) == (state, after)
+        assert planned(reasoners["switch"], **fields)[:2] == ("open", "<think>\n"), "reasoning is on, so it comes first"
+        off = planned(reasoners["switch"], chat_template_kwargs={"enable_thinking": False}, **fields)
+        assert off[0] == "none" and off[3].after == ""
     assert planned(reasoners["leaves"], tools=[TOOL])[0] == "possible"
+    assert planned(reasoners["switch"], tools=[TOOL])[0] == "open", "what it says of calls is no call"
+    assert planned(reasoners["none"], tools=[TOOL])[:2] == ("none", "")
     assert planned(reasoners["leaves"], tools=[TOOL], response_format={"type": "json_object"})[0] == "none"
 
 

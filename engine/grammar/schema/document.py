@@ -1,5 +1,6 @@
 """One schema document: what its references point to, and its keywords in one dialect, that of 2020-12."""
 
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
@@ -72,6 +73,19 @@ class Document:
                           if name not in ("enum", "const", "default", "examples")]  # fmt: skip
             elif isinstance(node, list):
                 stack += [(child, f"{path}/{number}", base) for number, child in enumerate(node)]
+
+
+def parts(schema: Schema, at: str) -> Iterator[tuple[Schema, str]]:
+    """The schemas that stand directly in one at the pointer `at`, with their own pointers."""
+    if not isinstance(schema, dict):
+        return
+    for name, value in schema.items():
+        if name in _SCHEMAS and isinstance(value, dict | bool):
+            yield value, f"{at}/{name}"
+        elif name in (*_LISTS, "items") and isinstance(value, list):
+            yield from ((part, f"{at}/{name}/{number}") for number, part in enumerate(value))
+        elif name in (*_MAPS, "dependencies", "$defs", "definitions") and isinstance(value, dict):
+            yield from ((part, f"{at}/{name}/{escape(key)}") for key, part in value.items())
 
 
 def keywords(schema: Schema, at: str) -> dict[str, Any]:

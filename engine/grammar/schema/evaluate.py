@@ -1,5 +1,6 @@
 """Whether a schema accepts a value: where values are listed, the other keywords only choose among them."""
 
+from collections.abc import Hashable
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +18,8 @@ class Evaluator:
         self._document = document
         self._strings = strings
         self._budget = budget
+        self._listed: dict[int, frozenset[Hashable]] = {}
+        """By the identity of a list of the document."""
 
     def accepts(self, schema: Schema, value: Any, at: str = "") -> bool:
         """Whether the value is valid."""
@@ -30,7 +33,7 @@ class Evaluator:
             kind = type_of(value)
             if "type" in keys and kind not in keys["type"]:
                 return False
-            if "enum" in keys and identity(value) not in {identity(other) for other in keys["enum"]}:
+            if "enum" in keys and identity(value) not in self._identities(schema, keys["enum"]):
                 return False
             if not self._applied(schema, keys, value, at):
                 return False
@@ -41,6 +44,15 @@ class Evaluator:
             if kind == "array":
                 return self._array(keys, value, at)
             return kind != "object" or self._object(keys, value, at)
+
+    def _identities(self, schema: dict[str, Any], values: list[Any]) -> frozenset[Hashable]:
+        """Those of listed values; of a list that each of its values is looked up in, once."""
+        if values is not schema.get("enum"):
+            return frozenset(map(identity, values))
+        known = self._listed.get(id(values))
+        if known is None:
+            known = self._listed[id(values)] = frozenset(map(identity, values))
+        return known
 
     def _applied(self, schema: dict[str, Any], keys: dict[str, Any], value: Any, at: str) -> bool:
         if "$ref" in keys and not self.accepts(*_swapped(self._document.resolve(schema, at), value)):

@@ -49,9 +49,9 @@ class Rewriter:
         self._denying: list[str] = []
         self._pending: list[tuple[str, Schema, str, bool]] = []
 
-    def result(self) -> Schema:
-        """The whole document, rewritten. Raises `SchemaFault`."""
-        root = self.say(self._root, "")
+    def result(self, part: Schema | None = None, at: str = "") -> Schema:
+        """The whole document, or the part of it at a pointer, rewritten. Raises `SchemaFault`."""
+        root = self.say(self._root if part is None else part, at)
         definitions: dict[str, Schema] = {}
         while self._pending:
             name, schema, at, holds = self._pending.pop()
