@@ -81,7 +81,7 @@ def ready_banner(url: str, handles: Iterable[EngineHandle], *, version: str, nee
         lines += [
             f"  model     {info.name} ({info.architecture}, {_count(info.num_parameters)} parameters)",
             f"  running   {info.dtype} on {info.device}, loaded in {info.load_seconds:.1f} s",
-            f"  memory    {_memory(info)}",
+            f"  memory    {memory_line(info)}",
         ]
         if defaults != SamplingDefaults():
             lines.append(f"  defaults  {defaults}, where a request does not say (models.yaml)")
@@ -103,7 +103,7 @@ def _bar(name: str, stage: str, fraction: float | None) -> str:
     return f"{name}: [{'#' * filled}{'.' * (BAR_CELLS - filled)}] {fraction:4.0%} {stage}"
 
 
-def _memory(info: EngineInfo) -> str:
+def memory_line(info: EngineInfo) -> str:
     """What takes how much, and what the KV cache is good for."""
     parts = (("weights", info.weights_bytes), ("a step", info.activation_bytes), ("graphs", info.graph_bytes))
     taken = "".join(f"{name} {_size(num_bytes)}, " for name, num_bytes in parts if num_bytes)

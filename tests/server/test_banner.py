@@ -3,9 +3,11 @@
 import io
 import logging
 
+import msgspec
+
 from engine.errors import ConfigError
 from engine.messages import Loading
-from server.banner import Console, ConsoleHandler
+from server.banner import memory_line, Console, ConsoleHandler
 from server.fleet import EngineHandle, FleetPolicy, ModelState
 from tests.server.fakes import engine_config
 
@@ -62,3 +64,10 @@ def test_a_closed_terminal_does_not_stop_the_server() -> None:
     console = Console.__new__(Console)
     console._stream, console._is_terminal, console._has_bar, console._last = stream, False, False, {}
     console.line("nobody reads this")
+
+
+def test_one_line_says_what_takes_which_memory() -> None:
+    cpu = engine_info(block_size=16, num_blocks=1000, context=8000, kv_bytes=2**30, weights_bytes=2**28)
+    assert memory_line(cpu) == "weights 256 MiB, KV cache 1.00 GiB: 16,000 tokens, 2.0 contexts of 8,000"
+    cuda = msgspec.structs.replace(cpu, activation_bytes=3 * 2**29, graph_bytes=2**29)
+    assert memory_line(cuda).startswith("weights 256 MiB, a step 1.50 GiB, graphs 512 MiB, KV cache 1.00 GiB:")

@@ -1,0 +1,54 @@
+"""What a step takes: rehearsed on the device that will run it, and set aside before the KV cache gets the rest."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import kv_cache
+from engine.config import EngineConfig
+from engine.errors import ConfigError
+from engine.footprint import largest_step, peak_bytes
+from engine.kv_cache import GIB, size_cache
+from engine.model_runner import ModelRunner
+from tests.engine.test_oracle import make_engine
+
+CUDA = torch.device("cuda")
+
+
+def test_the_largest_step_has_all_tokens_and_all_sequences() -> None:
+    rows = largest_step(max_num_seqs=8, max_batched_tokens=100, block_size=4)
+    assert len(rows) == 8 and sum(row.num_tokens for row in rows) == 96
+    assert all(row.samples for row in rows) and len({row.sequence.slot for row in rows}) == 8
+    assert len(largest_step(max_num_seqs=8, max_batched_tokens=3, block_size=4)) == 3
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_rehearsal_runs_and_leaves_nothing(family: str, tiny_model_dir: Callable[[str], Path]) -> None:
+    runner = make_engine(tiny_model_dir(family), max_batched_tokens=64)._runner
+    assert isinstance(runner, ModelRunner)
+    sampled = runner.rehearse(runner.caches)
+    assert len(sampled.token_ids) == runner.limits.max_num_seqs and all(sampled.finite)
+    assert all(entry is not None and len(entry.top_ids) == 20 for entry in sampled.logprobs)
+    for cache in runner.caches.values():  # only the null block was written
+        assert not cache.k[:, 4:].any() and not cache.v[:, 4:].any()
+
+
+def test_nothing_is_measured_on_a_cpu() -> None:
+    assert peak_bytes(lambda: pytest.fail("it ran"), torch.device("cpu")) == 0
+
+
+def test_what_is_set_aside_is_not_given_to_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv_cache, "available_memory", lambda device: 10 * GIB)
+    monkeypatch.setattr(kv_cache, "total_memory", lambda device: 80 * GIB)
+
+    def blocks(memory: str, reserved: int) -> int:
+        config = EngineConfig(name="t", source="t", memory=memory)
+        return size_cache(config, 1024, 4096, CUDA, reserved=reserved).num_blocks
+
+    assert blocks("auto", 0) == int(10 * GIB * kv_cache.CUDA_SHARE) // (16 * 1024)
+    assert blocks("auto", 4 * GIB) == int(6 * GIB * kv_cache.CUDA_SHARE) // (16 * 1024)
+    assert blocks("0.05", 4 * GIB) == blocks("4GiB", 4 * GIB) == 4 * GIB // (16 * 1024)
+    with pytest.raises(ConfigError, match=r"8\.0 GiB for the KV cache was asked for, 6\.0 GiB are left for it"):
+        blocks("8GiB", 4 * GIB)
