@@ -1,9 +1,10 @@
-"""The kernels for CUDA built for an architecture: `python -m tests.engine.built_kernels CAPABILITY`.
+"""The kernels for CUDA built for an architecture: `python -m tests.engine.built_kernels CAPABILITY PART PARTS`.
 
-Building needs no GPU. Prints a line of JSON for each kernel: its name, shared memory in bytes, registers a thread, and
-bytes that were spilled because there were not enough of these.
+Building needs no GPU. Builds every PARTS-th kernel from the PART-th on. Prints a line of JSON for each kernel: its name,
+shared memory in bytes, registers a thread, and bytes that were spilled because there were not enough of these.
 """
 
+import itertools
 import json
 import re
 import subprocess
@@ -175,9 +176,9 @@ def measure(ptx: str, capability: int) -> tuple[int, int]:
 
 
 def main() -> int:
-    """Build all for one architecture."""
-    capability = int(sys.argv[1])
-    for name, (kernel, types, constants, options) in builds(capability):
+    """Build this part."""
+    capability, part, parts = map(int, sys.argv[1:])
+    for name, (kernel, types, constants, options) in itertools.islice(builds(capability), part, None, parts):
         shared, registers, spilled = build(kernel, types, constants, options, capability)
         print(json.dumps([name, shared, registers, spilled]), flush=True)
     return 0

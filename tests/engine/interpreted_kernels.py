@@ -1,9 +1,10 @@
-"""The cases of `kernel_cases` under Triton's interpreter: `python -m tests.engine.interpreted_kernels`.
+"""The cases of `kernel_cases` under Triton's interpreter: `python -m tests.engine.interpreted_kernels PART PARTS`.
 
-Prints a line of JSON for each case: its name, and what is wrong with it or null. It is a process of its own, because
-Triton reads TRITON_INTERPRET when it is imported.
+Runs every PARTS-th case from the PART-th on. Prints a line of JSON for each case: its name, and what is wrong with it
+or null. It is a process of its own, because Triton reads TRITON_INTERPRET when it is imported.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -48,8 +49,9 @@ interpreter._convert_float = _convert_e4m3_as_torch_does
 
 
 def main() -> int:
-    """Run all."""
-    for name, check, arguments, options in cases():
+    """Run this part."""
+    part, parts = int(sys.argv[1]), int(sys.argv[2])
+    for name, check, arguments, options in itertools.islice(cases(), part, None, parts):
         try:
             check(*arguments, **options)
             problem = None

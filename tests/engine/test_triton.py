@@ -1,8 +1,10 @@
 """The kernels for CUDA without a GPU: right under the interpreter, and built for every architecture without spills."""
 
 import json
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,18 +16,30 @@ MANY = 30
 
 
 def lines_of(*command: str) -> list[list[object]]:
-    """What a program of this folder prints."""
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    """What a program of this folder prints, half of it run on each of two cores."""
+
+    def half(part: str) -> list[list[object]]:
+        done = subprocess.run(
+            [sys.executable, "-m", *command, part, "2"], capture_output=True, text=True, timeout=580, check=False,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+
+    with ThreadPoolExecutor() as pool:
+        return [line for lines in pool.map(half, ("0", "1")) for line in lines]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_kernels_do_what_their_references_do() -> None:
     results = lines_of("tests.engine.interpreted_kernels")
     assert len(results) > MANY
     assert not [f"{name}: {problem}" for name, problem in results if problem is not None]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("capability", SHARED_BYTES)
 def test_kernels_fit_into_the_processors(capability: int) -> None:
     results = lines_of("tests.engine.built_kernels", str(capability))
