@@ -64,6 +64,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 
+BOTH_KINDS = ["sliding_attention", "full_attention"]
+
 VISION_FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2_5_vl": {
         "model_type": "qwen2_5_vl",
@@ -89,8 +91,8 @@ def auto_class(config: Any) -> Any:
     return AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
 
 
-def build_tiny_model(family: str, directory: Path, *, seed: int = 0) -> Path:
-    """Save a random fp32 model of `family` into `directory`, which is returned.
+def build_tiny_model(family: str, directory: Path, *, seed: int = 0, two_layers: bool = False) -> Path:
+    """Save a random fp32 model of `family` into `directory`, which is returned; with two layers, one of each kind.
 
     Weights are an order of magnitude larger than a fresh initialisation's, so that greedy outputs vary from token to
     token and depend on the whole prompt: a wrong position or mask then changes them.
@@ -99,6 +101,9 @@ def build_tiny_model(family: str, directory: Path, *, seed: int = 0) -> Path:
     from transformers import AutoConfig
 
     options = VISION_FAMILIES[family] if family in VISION_FAMILIES else COMMON | FAMILIES[family]
+    if two_layers:
+        text = {"num_hidden_layers": 2} | ({"layer_types": BOTH_KINDS} if "layer_types" in options else {})
+        options = options | ({"text_config": options["text_config"] | text} if "text_config" in options else text)
     config = AutoConfig.for_model(**options)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():

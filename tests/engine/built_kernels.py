@@ -1,7 +1,7 @@
 """The kernels for CUDA built for an architecture: `python -m tests.engine.built_kernels CAPABILITY PART PARTS`.
 
-Building needs no GPU. Builds every PARTS-th kernel from the PART-th on. Prints a line of JSON for each kernel: its name,
-shared memory in bytes, registers a thread, and bytes that were spilled because there were not enough of these.
+Building needs no GPU. Builds every PARTS-th kernel from the PART-th on. Prints a line of JSON for each kernel: name,
+its shared memory in bytes, registers a thread, and bytes that were spilled because there were not enough of these.
 """
 
 import itertools
