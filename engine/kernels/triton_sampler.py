@@ -173,6 +173,9 @@ def race_kernel(
             key = tl.load(keys + row).to(tl.uint64, bitcast=True)
             noisy = (value - tl.load(bests + row)) / temperature + _gumbel(key, token)
             score = tl.where(value >= tl.load(thresholds + row), noisy, float("-inf"))
+    # A NaN is not above nor below anything, and beside one a token that does not exist could win: the next step, which
+    # may be launched before the host has seen this row, would then read beyond the embeddings.
+    score = tl.where(score == score, score, float("-inf"))
     highest, winner = tl.max(score, 0, return_indices=True)
     at = row * num_tiles + tile
     tl.store(scores + at, highest)

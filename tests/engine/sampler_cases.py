@@ -61,18 +61,21 @@ def mixed_batch(vocab: int) -> None:
 
 def plain_greedy(dtype: torch.dtype) -> None:
     """The largest, the first of equals, and rows that are broken."""
-    logits = torch.randn(5, 2 * TILE + 7, generator=torch.Generator().manual_seed(2)).to(dtype)
+    logits = torch.randn(6, 2 * TILE + 7, generator=torch.Generator().manual_seed(2)).to(dtype)
     logits[0, 1500] = logits[0, 40] = logits[0, 2049] = 30.0
     logits[2, 3], logits[3, 4] = torch.nan, torch.inf
-    logits[4] = -torch.inf
-    sampler = DeviceSampler(max_num_seqs=5, vocab_size=logits.shape[1], device=DEVICE)
-    last_tokens = torch.zeros(5, dtype=torch.int64, device=DEVICE)
+    logits[4], logits[5] = -torch.inf, torch.nan
+    sampler = DeviceSampler(max_num_seqs=6, vocab_size=logits.shape[1], device=DEVICE)
+    last_tokens = torch.zeros(6, dtype=torch.int64, device=DEVICE)
     for params in (MIXES["greedy"], MIXES["all"]):
-        rows = [sequence(params, slot) for slot in range(5)]
+        rows = [sequence(params, slot) for slot in range(6)]
         sampled = sampler.sample(logits.to(DEVICE), rows, last_tokens).result()
-        assert sampled.finite == [True, True, False, False, False]
+        assert sampled.finite == [True, True, False, False, False, False]
+        # Whatever a broken row's token is, the next step may look its embedding up.
+        assert all(0 <= token < logits.shape[1] for token in last_tokens.tolist())
         if params is MIXES["greedy"]:
             assert sampled.token_ids[:2] == [40, int(logits[1].argmax())]
+            assert sampled.token_ids[2] == int(logits[2].nan_to_num(-torch.inf).argmax()), "a NaN has won"
 
 
 def bisected(vocab: int, spread: float) -> None:
