@@ -17,7 +17,17 @@ FP8_CAPABILITY = (8, 9)
 
 
 def select_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device, else the CPU. Raises ConfigError for a device that is not there."""
+    """`auto` is the first CUDA device, else the CPU. Raises ConfigError for a device that is not there.
+
+    A CUDA device is this thread's current one afterwards: that is where Triton's launches, events and recordings go.
+    """
+    device = _find_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def _find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
