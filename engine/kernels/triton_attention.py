@@ -21,6 +21,10 @@ from engine.kernels.launches import launch
 MAX_SPLITS = 64
 PROGRAMS = 4
 """Programs for each processor: together they keep enough of the cache on its way to hide how long reading takes."""
+STEPS = ("table_stride", "num_seqs")
+LISTS = ("tables", "lens", "starts")
+"""What differs from step to step: numbers, and parts of lists, which begin anywhere. Triton would build a kernel for
+each kind of them, while requests wait."""
 
 
 @triton.jit
@@ -37,7 +41,7 @@ def _sequence_of(starts, tile, num_seqs, TOKENS: tl.constexpr):
     return low - 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STEPS, do_not_specialize_on_alignment=LISTS)
 def attend_kernel(
     q, k_cache, v_cache, tables, lens, starts, out, part_acc, part_max, part_sum,
     q_head_stride, q_token_stride, k_head_stride, v_head_stride, table_stride, num_seqs, num_heads,

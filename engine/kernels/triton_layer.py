@@ -154,7 +154,7 @@ def _head_weight(q_weight, k_weight, head, dim, real, HEADS: tl.constexpr, PLUS_
     return weight
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=("slots",))
 def rotate_write_kernel(
     qkv, cos, sin, slots, q_weight, k_weight, eps, q_out, k_cache, v_cache, k_head_stride, v_head_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, ROTARY: tl.constexpr, HALF_PAD: tl.constexpr,

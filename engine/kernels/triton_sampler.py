@@ -19,9 +19,13 @@ from engine.kernels.launches import launch
 
 TILE = 1024
 """Logits of a program."""
+COLUMNS = ("slots", "repetition", "frequency", "presence", "mask_rows", "temperatures", "top_ks", "top_ps", "min_ps",
+           "keys")  # fmt: skip
+"""A number for each row. They come together in one copy and begin anywhere in it, which is not worth kernels of its
+own (see `engine.kernels.triton_attention.LISTS`)."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=COLUMNS)
 def adjust_kernel(
     logits, out, counts, in_prompt, slots, repetition, frequency, presence, mask_rows, words, vocab, num_words,
     PENALTIES: tl.constexpr, MASK: tl.constexpr, TILE: tl.constexpr,
@@ -111,7 +115,7 @@ def _largest_bound(
     return _number(low)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=COLUMNS)
 def thresholds_kernel(
     x, peaks, temperatures, top_ks, top_ps, min_ps, bests, thresholds, vocab, num_tiles,
     TILES_PAD: tl.constexpr, TILE: tl.constexpr,
@@ -155,7 +159,7 @@ def _gumbel(key, token):
     return -tl.log(tl.maximum(waiting, 1e-37))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=COLUMNS)
 def race_kernel(
     x, temperatures, keys, bests, thresholds, scores, tokens, broken, vocab, num_tiles,
     HOT: tl.constexpr, TILE: tl.constexpr,
@@ -183,7 +187,7 @@ def race_kernel(
     tl.store(broken + at, tl.max(wrong, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=COLUMNS)
 def choose_kernel(scores, tokens, broken, slots, token_ids, last_tokens, packed, num_tiles, TILES_PAD: tl.constexpr):
     """Grid (rows). The winner of each row, to wherever it is wanted."""
     row = tl.program_id(0).to(tl.int64)

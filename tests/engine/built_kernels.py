@@ -149,9 +149,11 @@ def build(
     """Compile one kernel; its shared memory, registers and spills."""
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
     pointers = [at for at, name in enumerate(kernel.arg_names) if signature[name][0] == "*"]
-    # As at a launch: memory is aligned, and strides are multiples of a head's width.
+    # As at a launch: memory is aligned, and strides are multiples of a head's width, but where it differs by step.
     strides = [at for at, name in enumerate(kernel.arg_names) if name.endswith("_stride")]
-    aligned = {(at,): [["tt.divisibility", 16]] for at in [*pointers, *strides]}
+    known = [param.num for param in kernel.params
+             if not (param.do_not_specialize or param.do_not_specialize_on_alignment)]  # fmt: skip
+    aligned = {(at,): [["tt.divisibility", 16]] for at in [*pointers, *strides] if at in known}
     constexprs = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = ASTSource(kernel, signature, constexprs, aligned)
     built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
