@@ -92,6 +92,14 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def upload_into(target: torch.Tensor, array: np.ndarray) -> None:
+    """Copy a host array over a tensor of its shape and dtype, without waiting for it."""
+    tensor = torch.from_numpy(array)
+    if target.device.type != "cpu":
+        tensor = tensor.pin_memory()
+    target.copy_(tensor, non_blocking=True)
+
+
 def upload(arrays: list[np.ndarray], device: torch.device) -> list[torch.Tensor]:
     """Copy flat int64 arrays to the device in one transfer, without waiting for it; on the CPU, share their memory."""
     if device.type == "cpu":

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.device import to_device
+from engine.device import upload_into
 from engine.forward_batch import BatchBuilder, ForwardBatch, HostBatch
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class DecodeGraphs:
         fields[5, rows:] = offset
         fields[0, :rows], fields[2, :rows], fields[3, :rows] = host.token_ids, host.positions, host.slot_mapping
         fields[4, :rows], fields[5, :rows] = host.context_lens, host.slots
-        self._fields(size).copy_(to_device(fields, self._device))
+        upload_into(self._fields(size), fields)
 
     def _fields(self, size: int) -> torch.Tensor:
         """A bucket's room in the builder's inputs, int64 `[FIELDS, size]`."""
@@ -128,7 +128,7 @@ class DecodeGraphs:
         """Record the bucket's launches, or never try again."""
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
         try:
             if self._logits is None:
                 width = self._step(size, None)
@@ -136,6 +136,7 @@ class DecodeGraphs:
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 self._logits[:size].copy_(self._step(size, None))
         except RuntimeError:
+            torch.cuda.set_stream(stream)  # where recording breaks off, its own stays the current one
             self._records = False
             logger.warning("decoding steps cannot be recorded, and run eagerly", exc_info=True)
             return

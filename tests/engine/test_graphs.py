@@ -5,10 +5,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 from engine.graphs import DecodeGraphs, bucket_sizes
 from engine.model_runner import ModelRunner
 from tests.engine.test_oracle import generate, make_engine, random_mix, run
+from tests.tiny_models import VOCAB_SIZE
 
 
 def test_buckets_reach_the_limit_in_small_steps() -> None:
@@ -50,6 +52,40 @@ def test_padded_steps_say_what_generate_says(
         assert outputs[request_id] == wanted[: len(outputs[request_id])] and outputs[request_id]
     rows = {rows for rows, _ in shapes}
     assert {3, 5} & rows, "no step was padded"
+
+
+def test_where_recording_breaks_off_steps_go_on_eagerly_on_their_own_stream(
+    tiny_model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`torch.cuda.graph` leaves its stream the current one if the recording cannot be ended."""
+    streams, tries = ["of the steps"], []
+
+    class Broken:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def __enter__(self) -> None:
+            tries.append(streams[0])
+            streams[0] = "of the recording"
+
+        def __exit__(self, *_: object) -> None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", Broken)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: streams[0])
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: streams.__setitem__(0, stream))
+    engine = make_engine(tiny_model_dir("llama"), graphs=True, max_num_seqs=2)
+    graphs = engine._runner.graphs  # type: ignore[attr-defined]
+    graphs._records = True
+    graphs._logits = torch.zeros(2, VOCAB_SIZE)
+    requests, arrivals = random_mix(2, longest=12)
+    outputs = run(engine, requests, arrivals)
+    assert tries == ["of the steps"] and streams == ["of the steps"] and graphs.num_recorded == 0
+    for request_id, request in requests.items():
+        wanted = generate(tiny_model_dir("llama"), request.prompt_token_ids, request.params.max_tokens or 0)
+        assert outputs[request_id] == wanted[: len(outputs[request_id])] and outputs[request_id]
 
 
 def test_a_runner_pads_only_where_it_is_asked_to(tiny_model_dir: Callable[[str], Path]) -> None:
