@@ -79,7 +79,8 @@ class StepInFlight:
         num_samples = len(self._sampling)
         logits = self._logits[:num_samples]
         if len(sampling) < num_samples:
-            places = [place for place, row in enumerate(self._sampling) if row in sampling]
+            wanted = set(sampling)
+            places = [place for place, row in enumerate(self._sampling) if row in wanted]
             logits = logits[to_device(np.array(places, dtype=np.int64), logits.device)]
         if sampling:
             self._sample = self._runner.sample(logits, [row.sequence for row in sampling])

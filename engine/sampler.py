@@ -158,7 +158,7 @@ class PendingSample:
         """`columns` int32 `[R, *]`: ids, finiteness, and log-probabilities if any row wants them; copied as one."""
         self.token_ids = token_ids
         """int64 [R]"""
-        self._packed = Download(torch.cat(columns, dim=1))
+        self._packed = Download(columns[0] if len(columns) == 1 else torch.cat(columns, dim=1))
         self._params = params
         self._failures = failures
 
