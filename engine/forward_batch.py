@@ -167,12 +167,14 @@ class BatchBuilder:
             have, need = self._copied[slot], len(sequence.block_table)
             if need > have:
                 self._tables[slot, have:need] = sequence.block_table[have:]
-                self._copied[slot] = need
                 places.append(np.arange(slot * width + have, slot * width + need))
                 blocks += sequence.block_table[have:]
         if places and self._device.type != "cpu":
             where, what = upload([np.concatenate(places), np.asarray(blocks)], self._device)
             self.tables.view(-1).index_copy_(0, where, what.to(torch.int32))
+        # Only now: the device may have had no memory for this, and then the rows are tried again.
+        for row in rows:
+            self._copied[row.sequence.slot] = len(row.sequence.block_table)
 
 
 def _reads(row: Scheduled) -> bool:

@@ -1,7 +1,10 @@
 """How steps are packed: what a recycled slot must not keep."""
 
+import numpy as np
+import pytest
 import torch
 
+from engine import forward_batch
 from engine.block_manager import NULL_BLOCK
 from engine.forward_batch import BatchBuilder
 from engine.sampling_params import SamplingParams
@@ -32,3 +35,23 @@ def test_tables_end_with_the_null_block_whoever_had_the_slot_before() -> None:
     builder.build([Scheduled(former, 6)])
     batch = builder.build([Scheduled(made([2], [4]), 1), Scheduled(long, 6)])
     assert batch.block_tables.tolist() == [[4, NULL_BLOCK, NULL_BLOCK], [5, 6, 7]]
+
+
+def test_a_table_that_did_not_reach_the_device_is_copied_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = BatchBuilder(max_num_seqs=2, max_blocks=8, block_size=2, device=torch.device("cpu"))
+    builder.tables = torch.zeros_like(builder.tables)  # a device's own
+    builder._device = torch.device("meta")
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    def copy(arrays: list[np.ndarray], _: torch.device) -> list[torch.Tensor]:
+        return [torch.from_numpy(array) for array in arrays]
+
+    row = Scheduled(made([1] * 6, [1, 2, 3]), 6)
+    monkeypatch.setattr(forward_batch, "upload", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        builder.pack([row])
+    monkeypatch.setattr(forward_batch, "upload", copy)
+    builder.pack([row])
+    assert builder.tables[0, :3].tolist() == [1, 2, 3]
