@@ -21,7 +21,7 @@ from engine.kernels.launches import launch
 MAX_SPLITS = 64
 PROGRAMS = 4
 """Programs for each processor: together they keep enough of the cache on its way to hide how long reading takes."""
-STEPS = ("table_stride", "num_seqs")
+STEPS = ("table_stride", "num_seqs", "splits")
 LISTS = ("tables", "lens", "starts")
 """What differs from step to step: numbers, and parts of lists, which begin anywhere. Triton would build a kernel for
 each kind of them, while requests wait."""
@@ -45,10 +45,10 @@ def _sequence_of(starts, tile, num_seqs, TOKENS: tl.constexpr):
 def attend_kernel(
     q, k_cache, v_cache, tables, lens, starts, out, part_acc, part_max, part_sum,
     q_head_stride, q_token_stride, k_head_stride, v_head_stride, table_stride, num_seqs, num_heads,
-    scale, softcap, window,
+    scale, softcap, window, splits,
     GROUP: tl.constexpr, BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr,
     DIM_PAD: tl.constexpr, V_DIM_PAD: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, TILE: tl.constexpr,
-    SPLITS: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, ONE_QUERY: tl.constexpr,
+    SPLIT: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, ONE_QUERY: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles of queries, KV heads, splits). See `paged_attention`."""
@@ -85,7 +85,10 @@ def attend_kernel(
     begin = 0
     if WINDOW:
         begin = tl.maximum(context - query_len + first - window + 1, 0) // TILE * TILE
-    per_split = tl.cdiv(tl.cdiv(num_keys - begin, TILE), SPLITS) * TILE
+    if SPLIT:
+        per_split = tl.cdiv(tl.cdiv(num_keys - begin, TILE), splits) * TILE
+    else:
+        per_split = tl.cdiv(num_keys - begin, TILE) * TILE
     low = begin + split * per_split
     high = tl.minimum(low + per_split, num_keys)
     biggest = tl.full([ROWS], float("-inf"), tl.float32)
@@ -126,12 +129,12 @@ def attend_kernel(
         acc = acc * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
         biggest = new_biggest
     out_row = (start + token).to(tl.int64) * num_heads + head
-    if SPLITS == 1:
+    if not SPLIT:
         acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
         tl.store(out + out_row[:, None] * V_DIM + v_dim[None, :], acc.to(out.dtype.element_ty),
                  mask=row_is_real[:, None] & (v_dim < V_DIM)[None, :])  # fmt: skip
     else:
-        part = out_row * SPLITS + split
+        part = out_row * splits + split
         tl.store(part_acc + part[:, None] * V_DIM + v_dim[None, :], acc,
                  mask=row_is_real[:, None] & (v_dim < V_DIM)[None, :])  # fmt: skip
         tl.store(part_max + part, biggest, mask=row_is_real)
@@ -206,9 +209,9 @@ def paged_attention(
         attend_kernel, grid,
         q, k_cache, v_cache, tables, lens, starts, out, part_acc, part_max, part_sum,
         q.stride(0), q.stride(1), k_cache.stride(0), v_cache.stride(0), tables.stride(0), num_seqs, num_heads,
-        scaling, softcap or 1.0, window or 0,
+        scaling, softcap or 1.0, window or 0, splits,
         GROUP=group, BLOCK_SIZE=block_size, DIM=dim, V_DIM=v_dim, DIM_PAD=pad, V_DIM_PAD=v_pad, ROWS=shape.rows,
-        TOKENS=tokens, TILE=shape.tile, SPLITS=splits, SOFTCAP=softcap is not None, WINDOW=window is not None,
+        TOKENS=tokens, TILE=shape.tile, SPLIT=splits > 1, SOFTCAP=softcap is not None, WINDOW=window is not None,
         ONE_QUERY=one_query, PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
         num_warps=shape.num_warps, num_stages=shape.num_stages,
     )  # fmt: skip

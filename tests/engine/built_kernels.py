@@ -39,7 +39,7 @@ def attention(
     shape = default_shape(LaunchKey(pad, group, prompt))
     constants = {
         "GROUP": group, "BLOCK_SIZE": 16, "DIM": dim, "V_DIM": dim, "DIM_PAD": pad, "V_DIM_PAD": pad,
-        "ROWS": shape.rows, "TOKENS": shape.rows // group, "TILE": shape.tile, "SPLITS": splits,
+        "ROWS": shape.rows, "TOKENS": shape.rows // group, "TILE": shape.tile, "SPLIT": splits > 1,
         "SOFTCAP": softcap, "WINDOW": window, "ONE_QUERY": not prompt, "PRECISION": "tf32",
     }  # fmt: skip
     types = {name: "*bf16" for name in ("q", "k_cache", "v_cache", "out")}

@@ -54,6 +54,16 @@ def test_attention_is_built_once_for_rows_and_blocks_of_any_number(queries: int,
     assert len(variants["attend_kernel"]) == 1, variants
 
 
+def test_attention_in_parts_is_built_once_for_any_number_of_them(variants: Variants) -> None:
+    cache, q = torch.zeros(2, 64, 64, dtype=torch.bfloat16), torch.zeros(4, 1, 64, dtype=torch.bfloat16)
+    ints = torch.zeros(2, dtype=torch.int32)
+    for splits in (2, 4, 16, 64):
+        triton_attention.paged_attention(
+            q, cache, cache, ints[:1, None], ints[:1], ints, block_size=16, scaling=0.1, max_query_len=1, splits=splits
+        )
+    assert len(variants["attend_kernel"]) == 1, variants
+
+
 def test_rotary_is_built_once_wherever_slots_lie(variants: Variants) -> None:
     cache = torch.zeros(2, 64, 64, dtype=torch.bfloat16)
     for rows in (1, 2, 3):
