@@ -9,7 +9,7 @@ from collections import deque
 from statistics import median
 
 SLOWDOWN = 2.0
-SMALLEST_CHUNK = 16
+SMALLEST_CHUNK = 8
 """Prompts always move on."""
 REMEMBERED_STEPS = 32
 

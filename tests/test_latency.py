@@ -52,6 +52,7 @@ def test_a_shared_prefix_is_computed_once(engine: Engine) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_long_prompt_does_not_freeze_the_others(engine: Engine) -> None:
     """While 8 streams decode, a 6,000-token prompt at most triples the 99th percentile of their inter-token latency."""
     for stream in range(8):

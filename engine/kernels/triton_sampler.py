@@ -139,6 +139,8 @@ def thresholds_kernel(
             )
         if top_p < 1.0:
             mass, _ = _kept(own, own_peaks, vocab, num_tiles, bound, best, temperature, True, TILE)
+            # All logits below this weigh less together than what may be dropped, so the bound sought is not below it.
+            bound = tl.maximum(bound, best - temperature * tl.log(vocab / (1.0 - top_p)))
             bound = _largest_bound(own, own_peaks, vocab, num_tiles, bound, top_p * mass, best, temperature, True, TILE)
         if min_p > 0.0:
             bound = tl.maximum(bound, best + temperature * tl.log(min_p))

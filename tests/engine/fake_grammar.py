@@ -1,11 +1,14 @@
 """Constraints for the fake model: which of its tokens may come at a place is a hash of the constraint and the place."""
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.constraint import Constraint, ReasoningBudget
-from engine.grammar.compiler import Result
+
+if TYPE_CHECKING:  # the compiler itself needs libraries that kernels are tried without
+    from engine.grammar.compiler import Result
 
 WORDS = (0, 1, 2)
 
@@ -70,6 +73,6 @@ class FakeCompiler:
     def cancel(self, key: int) -> None:
         self._done = [entry for entry in self._done if entry[0] != key]
 
-    def collect(self) -> list[tuple[int, Result]]:
+    def collect(self) -> "list[tuple[int, Result]]":
         done, self._done = self._done, []
         return done
