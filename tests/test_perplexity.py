@@ -34,7 +34,14 @@ def test_fp8_breaks_nothing(costs: dict[str, float]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason=MISSED)
-@pytest.mark.parametrize("form", [name for name in FORMS if name != "unquantised"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        # At 1.1 % the cache alone is so near that another processor's rounding could bring it below.
+        pytest.param(name, marks=pytest.mark.xfail(reason=MISSED, strict=name != "FP8 KV cache"))
+        for name in FORMS
+        if name != "unquantised"
+    ],
+)
 def test_fp8_costs_at_most_one_per_cent(costs: dict[str, float], form: str) -> None:
     assert costs[form] <= LIMIT, costs[form]
