@@ -4,7 +4,6 @@ On a CUDA device the largest step is run once: as many tokens and sequences as t
 sampling can ask for. On a CPU nobody can say what belongs to whom, and a share of what is free is left alone.
 """
 
-import logging
 from collections.abc import Callable
 
 import torch
@@ -13,8 +12,6 @@ from engine.block_manager import NULL_BLOCK
 from engine.sampling_params import SamplingParams
 from engine.scheduler import MAX_SCORED_TOKENS, Scheduled
 from engine.sequence import Sequence
-
-logger = logging.getLogger(__name__)
 
 GREEDIEST = SamplingParams(
     max_tokens=1, temperature=1.0, top_p=0.9, top_k=64, frequency_penalty=0.5, repetition_penalty=1.1, logprobs=20

@@ -1,9 +1,9 @@
 """Paged attention by torch's own `scaled_dot_product_attention`, one sequence at a time, on any device.
 
-Each sequence's keys and values are gathered from its blocks. A prompt from its first token on needs no mask; otherwise
-the queries of a KV head's group are packed as rows, and a mask says what each row sees. SDPA cannot cap scores: where
-they are capped, a product, a softmax and a product do the same. The host lays out every sequence, so a step cannot be
-recorded.
+Each sequence's keys and values are gathered from its blocks, or read in place where these follow each other. A prompt
+from its first token on needs no mask; otherwise the queries of a KV head's group are packed as rows, and a mask says
+what each row sees. SDPA cannot cap scores: where they are capped, a product, a softmax and a product do the same. The
+host lays out every sequence, so a step cannot be recorded.
 """
 
 import itertools
@@ -98,7 +98,7 @@ def attend_in_chunks(
         if softcap:
             output = softcapped(packed, k, v, mask, scaling, softcap)
         elif q.device.type == "cpu" and q.dtype == torch.float32:
-            # A quarter faster here than SDPA, which deals out heads whole: three of them to two cores.
+            # SDPA deals out heads whole, as three of them to two cores (bench/LOG.md, 2026-11-25).
             scores = torch.baddbmm(mask, packed[0], k[0].transpose(1, 2), alpha=scaling)
             output = torch.bmm(scores.softmax(-1), v[0])
         else:

@@ -1,12 +1,13 @@
 """Models that would give wrong answers on this engine do not load; those it knows do (see test_oracle)."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from engine.attention.sdpa import Run
+from engine.attention.sdpa import Run, plan_run
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.errors import ModelLoadError
@@ -88,3 +89,14 @@ def test_layers_with_different_groups_do_not_share_masks() -> None:
     assert run.mask(0, queries, 2, None).shape == (40, 20)
     assert run.mask(0, queries, 4, None).shape == (80, 20)
     assert run.mask(0, queries[:, :10], 2, None).shape == (20, 10)
+
+
+def test_keys_are_copied_only_where_their_blocks_lie_apart() -> None:
+    cache = torch.randn(2, 6 * 16, 8)
+    for blocks, first in (([2, 3, 4], 2), ([4, 2, 3], None)):
+        batch = SimpleNamespace(context_lens=[40], query_lens=[5], block_tables=torch.tensor([blocks]))
+        slots = [block * 16 + at for block in blocks for at in range(16)][:40]
+        found = plan_run(batch, 0, 0, 16).gather(cache)  # type: ignore[arg-type]
+        assert torch.equal(found, cache[:, slots])
+        in_place = found.untyped_storage().data_ptr() == cache.untyped_storage().data_ptr()
+        assert in_place == (first is not None)
