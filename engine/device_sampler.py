@@ -9,7 +9,8 @@ import torch
 
 from engine.bitmask import BitmaskBuilder, Filled
 from engine.device import to_device, upload
-from engine.kernels.triton_sampler import adjust, race, thresholds
+from engine.kernels.triton_filter import thresholds
+from engine.kernels.triton_sampler import adjust, race
 from engine.logprobs import logprob_columns
 from engine.noise import keys
 from engine.sampler import LEAST_DIVISOR, PendingSample, has_penalty, is_plain_greedy, sparse_changes

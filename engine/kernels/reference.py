@@ -117,7 +117,7 @@ def adjust(
 def thresholds(
     x: torch.Tensor, temperatures: torch.Tensor, top_ks: torch.Tensor, top_ps: torch.Tensor, min_ps: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `engine.kernels.triton_sampler.thresholds`."""
+    """See `engine.kernels.triton_filter.thresholds`."""
     bests = x.max(dim=1).values
     bounds = torch.full_like(bests, -torch.inf)
     for row in range(len(x)):

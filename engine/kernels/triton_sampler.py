@@ -1,14 +1,11 @@
 """From logits to tokens on a GPU, without ever asking the host.
 
 A step reads its logits once if all rows are greedy, and 4 bytes a logit a few times more if some are not: to adjust
-them, to find what `top_k` and `top_p` keep, and to draw. None of it needs a sorted vocabulary:
+them, to find what `top_k` and `top_p` keep (`engine.kernels.triton_filter`), and to draw.
 
-- What a filter keeps is a threshold on logits, found by bisection over the numbers themselves, since the bits of fp32
-  numbers stand in the order of the numbers. A pass looks only at tiles whose largest logit reaches the bound in
-  question, so all but the first passes touch little.
-- A draw is a race: each token's score gets noise of the Gumbel distribution, and the highest wins, with the
-  probabilities of softmax (Gumbel, 1954; see Maddison, Tarlow and Minka, "A* Sampling", 2014). The noise is a function
-  of the row's key and the token, so it is the same however rows and tiles are spread over the GPU.
+A draw is a race: each token's score gets noise of the Gumbel distribution, and the highest wins, with the probabilities
+of softmax (Gumbel, 1954; see Maddison, Tarlow and Minka, "A* Sampling", 2014). The noise is a function of the row's key
+and the token, so it is the same however rows and tiles are spread over the GPU.
 """
 
 import torch
@@ -47,104 +44,6 @@ def adjust_kernel(
         word = tl.load(words + mask_row * num_words + token // 32, mask=real & (mask_row >= 0), other=-1)
         x = tl.where(((word >> (token % 32)) & 1) != 0, x, float("-inf"))
     tl.store(out + row * vocab + token, x, mask=real)
-
-
-@triton.jit
-def peaks_kernel(x, peaks, vocab, num_tiles, TILE: tl.constexpr):
-    """Grid (rows, tiles). The largest of each tile of x fp32 `[R, V]`, into peaks `[R, tiles]`."""
-    row = tl.program_id(0).to(tl.int64)
-    tile = tl.program_id(1)
-    token = tile * TILE + tl.arange(0, TILE)
-    value = tl.load(x + row * vocab + token, mask=token < vocab, other=float("-inf")).to(tl.float32)
-    tl.store(peaks + row * num_tiles + tile, tl.max(value, 0))
-
-
-@triton.jit
-def _bits(value):
-    """An fp32 number's place in the order of all, as an int64."""
-    bits = value.to(tl.int32, bitcast=True)
-    return tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).to(tl.int64)
-
-
-@triton.jit
-def _number(place):
-    """The number at a place."""
-    bits = place.to(tl.int32)
-    return tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _kept(x, peaks, vocab, num_tiles, bound, best, temperature, BY_MASS: tl.constexpr, TILE: tl.constexpr):
-    """Of a row's logits from `bound` on: what they weigh (by number or by unnormed probability), and their number."""
-    weight = 0.0
-    count = 0
-    for tile in range(0, num_tiles):
-        if tl.load(peaks + tile) >= bound:
-            token = tile * TILE + tl.arange(0, TILE)
-            value = tl.load(x + token, mask=token < vocab, other=float("-inf"))
-            is_kept = (value >= bound) & (token < vocab)
-            number = tl.sum(is_kept.to(tl.int32), 0)
-            count += number
-            if BY_MASS:
-                weight += tl.sum(tl.where(is_kept, tl.exp((value - best) / temperature), 0.0), 0)
-            else:
-                weight += number.to(tl.float32)
-    return weight, count
-
-
-@triton.jit
-def _largest_bound(
-    x, peaks, vocab, num_tiles, floor, target, best, temperature, BY_MASS: tl.constexpr, TILE: tl.constexpr
-):
-    """The largest bound from which on, and from `floor` on, logits weigh `target` or more."""
-    low = _bits(floor)
-    high = _bits(best)
-    count_low = vocab + 1
-    count_above = 0
-    while low < high:
-        middle = low + (high - low + 1) // 2
-        weight, count = _kept(x, peaks, vocab, num_tiles, _number(middle), best, temperature, BY_MASS, TILE)
-        if weight >= target:
-            low = middle
-            count_low = count
-        else:
-            high = middle - 1
-            count_above = count
-        if count_low - count_above <= 1:  # between the two is the one logit that decides
-            high = low
-    return _number(low)
-
-
-@triton.jit(do_not_specialize_on_alignment=COLUMNS)
-def thresholds_kernel(
-    x, peaks, temperatures, top_ks, top_ps, min_ps, bests, thresholds, vocab, num_tiles,
-    TILES_PAD: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
-    """Grid (rows). See `thresholds`."""
-    row = tl.program_id(0).to(tl.int64)
-    tile = tl.arange(0, TILES_PAD)
-    best = tl.max(tl.load(peaks + row * num_tiles + tile, mask=tile < num_tiles, other=float("-inf")), 0)
-    tl.store(bests + row, best)
-    temperature = tl.load(temperatures + row)
-    top_k = tl.load(top_ks + row)
-    top_p = tl.load(top_ps + row)
-    min_p = tl.load(min_ps + row)
-    bound = best - float("inf")
-    if temperature > 0.0:
-        own = x + row * vocab
-        own_peaks = peaks + row * num_tiles
-        if (top_k > 0) & (top_k < vocab):
-            bound = _largest_bound(
-                own, own_peaks, vocab, num_tiles, bound, top_k.to(tl.float32), best, temperature, False, TILE
-            )
-        if top_p < 1.0:
-            mass, _ = _kept(own, own_peaks, vocab, num_tiles, bound, best, temperature, True, TILE)
-            # All logits below this weigh less together than what may be dropped, so the bound sought is not below it.
-            bound = tl.maximum(bound, best - temperature * tl.log(vocab / (1.0 - top_p)))
-            bound = _largest_bound(own, own_peaks, vocab, num_tiles, bound, top_p * mass, best, temperature, True, TILE)
-        if min_p > 0.0:
-            bound = tl.maximum(bound, best + temperature * tl.log(min_p))
-    tl.store(thresholds + row, bound)
 
 
 @triton.jit
@@ -232,26 +131,6 @@ def adjust(
         PENALTIES=penalties is not None, MASK=words is not None, TILE=TILE, num_warps=4,
     )  # fmt: skip
     return out
-
-
-def thresholds(
-    x: torch.Tensor, temperatures: torch.Tensor, top_ks: torch.Tensor, top_ps: torch.Tensor, min_ps: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """fp32 `[R]` each: the largest of each row of x fp32 `[R, V]`, and the least that its filters keep.
-
-    Each filter judges what the one before has kept: `top_ks` int64 `[R]` (0: off), `top_ps` fp32 (1: off), `min_ps`
-    fp32 (0: off). Equal logits are kept or dropped together. Rows with a temperature of 0 keep all.
-    """
-    rows, vocab = x.shape
-    tiles = triton.cdiv(vocab, TILE)
-    peaks = torch.empty(rows, tiles, dtype=torch.float32, device=x.device)
-    bests, bounds = (torch.empty(rows, dtype=torch.float32, device=x.device) for _ in range(2))
-    launch(peaks_kernel, (rows, tiles), x, peaks, vocab, tiles, TILE=TILE, num_warps=4)
-    launch(
-        thresholds_kernel, (rows,), x, peaks, temperatures, top_ks, top_ps, min_ps, bests, bounds, vocab, tiles,
-        TILES_PAD=triton.next_power_of_2(tiles), TILE=TILE, num_warps=8,
-    )  # fmt: skip
-    return bests, bounds
 
 
 def race(

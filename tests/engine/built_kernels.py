@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from engine.kernels import triton_attention, triton_fp8, triton_layer, triton_sampler
+from engine.kernels import triton_attention, triton_filter, triton_fp8, triton_layer, triton_sampler
 from engine.kernels.launch_shapes import LaunchKey, default_shape
 
 _PTXAS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers", re.DOTALL)
@@ -125,9 +125,10 @@ def plain_builds() -> Iterator[tuple[str, Any]]:
 
 def sampler_builds() -> Iterator[tuple[str, Any]]:
     """The sampler's kernels, for vocabularies of up to 262,144 tokens."""
-    floats = "out repetition frequency presence peaks temperatures top_ps min_ps bests thresholds scores"
+    floats = "out repetition frequency presence temperatures top_ps min_ps bests thresholds scores"
+    floats += " peaks masses floors candidates"
     types = {name: "*fp32" for name in floats.split()} | {"in_prompt": "*i1", "x": "*fp32", "logits": "*bf16"}
-    types |= {name: "*i32" for name in ("counts", "words", "tokens", "broken", "packed")}
+    types |= {name: "*i32" for name in ("counts", "words", "tokens", "broken", "packed")} | {"totals": "*i64"}
     types |= {name: "*i64" for name in ("slots", "mask_rows", "top_ks", "keys", "token_ids", "last_tokens")}
     tile = {"TILE": triton_sampler.TILE}
     tiles = {"TILES_PAD": 262_144 // triton_sampler.TILE}
@@ -135,8 +136,11 @@ def sampler_builds() -> Iterator[tuple[str, Any]]:
     for penalties, mask in ((True, True), (False, True), (False, False)):
         constants = {"PENALTIES": penalties, "MASK": mask} | tile
         yield f"adjusting, {penalties}, {mask}", (triton_sampler.adjust_kernel, types, constants, options)
-    yield "peaks", (triton_sampler.peaks_kernel, types, tile, options)
-    yield "thresholds", (triton_sampler.thresholds_kernel, types, tile | tiles, {"num_warps": 8})
+    peak = tile | {"PEAK": triton_filter.PEAK}
+    yield "peaks", (triton_filter.peaks_kernel, types, peak, options)
+    yield "floors", (triton_filter.floors_kernel, types, peak | tiles, {"num_warps": 8})
+    yield "candidates", (triton_filter.gather_kernel, types, peak, options)
+    yield "thresholds", (triton_filter.thresholds_kernel, types, tile, {"num_warps": 8})
     for hot in (False, True):
         own = types if hot else types | {"x": "*bf16"}
         yield f"race, hot {hot}", (triton_sampler.race_kernel, own, {"HOT": hot} | tile, options)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from engine.device_sampler import DeviceSampler
-from engine.kernels import reference, triton_sampler
+from engine.kernels import reference, triton_filter, triton_sampler
 from engine.kernels.triton_sampler import TILE
 from engine.noise import gumbel, keys
 from engine.sampling_params import SamplingParams
@@ -80,16 +80,16 @@ def plain_greedy(dtype: torch.dtype) -> None:
 
 def bisected(vocab: int, spread: float) -> None:
     """Thresholds, with ties and with tokens that cannot come."""
-    x = torch.randn(9, vocab, generator=torch.Generator().manual_seed(vocab)) * spread
+    x = torch.randn(10, vocab, generator=torch.Generator().manual_seed(vocab)) * spread
     x[1] = x[1].round()
     x[2, ::2] = -torch.inf
     x[3] = 1.0
     x[4] = torch.where(torch.arange(vocab) == vocab - 1, 0.0, -torch.inf)
-    temperatures = torch.tensor([1.0, 0.7, 1.3, 1.0, 1.0, 0.0, 2.0, 1e-30, 1.0])
-    top_ks = torch.tensor([7, 5, 0, 2, 3, 4, vocab + 5, 3, 1])
-    top_ps = torch.tensor([1.0, 0.6, 0.9, 0.5, 0.5, 0.5, 0.99, 0.9, 1.0])
-    min_ps = torch.tensor([0.0, 0.0, 0.2, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0])
-    ours = triton_sampler.thresholds(*there(x, temperatures, top_ks, top_ps, min_ps))
+    temperatures = torch.tensor([1.0, 0.7, 1.3, 1.0, 1.0, 0.0, 2.0, 1e-30, 1.0, 1.0])
+    top_ks = torch.tensor([7, 5, 0, 2, 3, 4, vocab + 5, 3, 1, 30])
+    top_ps = torch.tensor([1.0, 0.6, 0.9, 0.5, 0.5, 0.5, 0.99, 0.9, 1.0, 0.8])
+    min_ps = torch.tensor([0.0, 0.0, 0.2, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0])
+    ours = triton_filter.thresholds(*there(x, temperatures, top_ks, top_ps, min_ps))
     bests, bounds = reference.thresholds(x, temperatures, top_ks, top_ps, min_ps)
     assert torch.equal(ours[0].cpu(), bests)
     assert torch.equal(x >= ours[1].cpu()[:, None], x >= bounds[:, None])

@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
-from engine.kernels import triton_attention, triton_layer, triton_sampler
+from engine.kernels import triton_attention, triton_filter, triton_layer, triton_sampler
 
 Variants = dict[str, set[str]]
 BACKEND = make_backend(GPUTarget("cuda", 90, 32))
@@ -28,7 +28,7 @@ def variants(monkeypatch: pytest.MonkeyPatch) -> Variants:
         _, kinds, _ = bind(*arguments, **options)
         found.setdefault(kernel.fn.__name__, set()).add(str(kinds))
 
-    for module in (triton_attention, triton_layer, triton_sampler):
+    for module in (triton_attention, triton_filter, triton_layer, triton_sampler):
         monkeypatch.setattr(module, "launch", launch)
     return found
 
@@ -86,8 +86,9 @@ def test_sampling_is_built_once_for_any_number_of_rows(variants: Variants) -> No
             logits, slots, penalties=(penalties[0], penalties[1], penalties[2]), counts=counts, in_prompt=in_prompt,
             mask_rows=mask_rows, words=words,
         )  # fmt: skip
-        limits = triton_sampler.thresholds(x, temperatures, top_ks, top_ps, min_ps)
+        limits = triton_filter.thresholds(x, temperatures, top_ks, top_ps, min_ps)
         triton_sampler.race(x, slots, last_tokens, hot=(temperatures, keys, *limits))
     assert {name: len(kinds) for name, kinds in variants.items()} == {
-        "adjust_kernel": 1, "peaks_kernel": 1, "thresholds_kernel": 1, "race_kernel": 1, "choose_kernel": 1,
+        "adjust_kernel": 1, "peaks_kernel": 1, "floors_kernel": 1, "gather_kernel": 1, "thresholds_kernel": 1,
+        "race_kernel": 1, "choose_kernel": 1,
     }  # fmt: skip
