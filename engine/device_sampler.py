@@ -4,6 +4,8 @@ The draw is another one than there, of the same distribution: see `engine.kernel
 function of seed and position.
 """
 
+import itertools
+
 import numpy as np
 import torch
 
@@ -49,6 +51,23 @@ class DeviceSampler:
         if most is not None:
             columns.append(self._logprobs(logits, token_ids, sequences, most))
         return PendingSample(token_ids, columns, params, filled.failures)
+
+    def warm_up(self, dtype: torch.dtype) -> None:
+        """Launch every kernel in every form, for logits of this dtype, so that none is built while a request waits."""
+        counts, in_prompt = self._counts.counts, self._counts.in_prompt
+        logits = torch.zeros(1, counts.shape[1], dtype=dtype, device=self._device)
+        integers = torch.zeros(1, dtype=torch.int64, device=self._device)
+        floats = torch.ones(1, dtype=torch.float32, device=self._device)
+        words = torch.full((1, -(-counts.shape[1] // 32)), -1, dtype=torch.int32, device=self._device)
+        race(logits, integers, integers.clone())
+        for penalties, mask in itertools.product((None, (floats, floats, floats)), (None, words)):
+            x = adjust(
+                logits, integers, penalties=penalties, counts=counts, in_prompt=in_prompt, mask_rows=integers,
+                words=mask,
+            )  # fmt: skip
+        race(x, integers, integers.clone())
+        bests, bounds = thresholds(x, floats, integers + 1, floats / 2, floats / 2)
+        race(x, integers, integers.clone(), hot=(floats, integers, bests, bounds))
 
     def _integers(self, sequences: list[Sequence], filled: Filled) -> list[torch.Tensor]:
         """int64 `[R]` each: slots, keys of the noise, top_k, rows of the bitmask."""

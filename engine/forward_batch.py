@@ -60,8 +60,9 @@ class HostBatch:
 
     @property
     def only_decodes(self) -> bool:
-        """Whether every sequence has one token, whose logits are needed and no others."""
-        return len(self.logits_index) == self.num_decodes == len(self.query_lens)
+        """Whether every sequence has one token, whose logits are needed, in that order, and no others."""
+        in_order = np.arange(len(self.query_lens))
+        return self.num_decodes == len(in_order) and np.array_equal(self.logits_index, in_order)
 
 
 class BatchBuilder:

@@ -72,6 +72,12 @@ class DecodeGraphs:
         self.num_recorded = 0
         self._records = device.type == "cuda"
 
+    def warm_up(self) -> None:
+        """Run every bucket with padding alone, so that no kernel is built while a request waits."""
+        for size in self._sizes:
+            upload_into(self._fields(size), self._padding(size))
+            self._step(size, None)
+
     def run(self, host: HostBatch) -> torch.Tensor:
         """Logits `[R, V]` of a step that `only_decodes`; they are overwritten by the next step."""
         rows = len(host.query_lens)
@@ -91,15 +97,20 @@ class DecodeGraphs:
 
     def _write(self, host: HostBatch, size: int) -> None:
         """Copy a step's fields to the device; those of rows too many are of a token in the null block."""
-        rows, offset = len(host.query_lens), self._builder.num_slots
-        fields = np.zeros((len(FIELDS), size), dtype=np.int64)
-        fields[1] = np.arange(offset, offset + size)
+        rows, fields = len(host.query_lens), self._padding(size)
         fields[1, host.unread] = host.unread_slots
-        fields[4, rows:] = 1
-        fields[5, rows:] = offset
         fields[0, :rows], fields[2, :rows], fields[3, :rows] = host.token_ids, host.positions, host.slot_mapping
         fields[4, :rows], fields[5, :rows] = host.context_lens, host.slots
         upload_into(self._fields(size), fields)
+
+    def _padding(self, size: int) -> np.ndarray:
+        """Fields int64 `[FIELDS, size]` of rows of one token in the null block."""
+        offset = self._builder.num_slots
+        fields = np.zeros((len(FIELDS), size), dtype=np.int64)
+        fields[1] = np.arange(offset, offset + size)
+        fields[4] = 1
+        fields[5] = offset
+        return fields
 
     def _fields(self, size: int) -> torch.Tensor:
         """A bucket's room in the builder's inputs, int64 `[FIELDS, size]`."""

@@ -14,6 +14,8 @@ CPU_SHARE = 0.4
 """Of the memory that is left beside the weights; the rest is for activations and the page cache."""
 CUDA_SHARE = 0.97
 """Of what the weights and a step leave; the rest is for holes between tensors."""
+CUDA_ROUNDING = 2 * 2**20
+"""What torch's allocator rounds the size of a large tensor up to."""
 CPU_CONTEXTS = 16
 """On a CPU, more full-length contexts than this are not worth memory that others may want."""
 
@@ -46,6 +48,12 @@ class LayerCache:
 def bytes_per_token(shapes: dict[int, LayerShape], dtype: torch.dtype) -> int:
     """Memory of one token's keys and values over all layers."""
     return sum(shape.elements for shape in shapes.values()) * dtype.itemsize
+
+
+def overhead_bytes(shapes: dict[int, LayerShape], dtype: torch.dtype, block_size: int, device: torch.device) -> int:
+    """What a cache takes beside its blocks: the null block, and on CUDA what each of its tensors is rounded up by."""
+    rounding = 2 * len(shapes) * CUDA_ROUNDING if device.type == "cuda" else 0
+    return bytes_per_token(shapes, dtype) * block_size + rounding
 
 
 def allocate(

@@ -19,7 +19,7 @@ from engine.forward_batch import BatchBuilder, ForwardBatch
 from engine.governor import ThreadGovernor
 from engine.graphs import FIELDS, DecodeGraphs, graphs_bytes
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
-from engine.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, size_cache
+from engine.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, overhead_bytes, size_cache
 from engine.load_check import CHECK_BLOCKS, check_layers, refusal
 from engine.logprobs import score_prompts
 from engine.messages import TokenLogprobs
@@ -134,6 +134,9 @@ class ModelRunner:
             num_inputs=len(FIELDS) * self.limits.max_num_seqs,
         )
         self.graphs = self._make_graphs()
+        if self.device.type == "cuda":
+            progress("building kernels", None)
+            self.warm_up()
 
     @torch.inference_mode()
     def forward(self, rows: list[Scheduled]) -> "StepInFlight":
@@ -151,6 +154,13 @@ class ModelRunner:
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSample:
         """Launch the sampling of one token for each sequence, which the next forward pass can read."""
         return self.sampler.sample(logits, sequences, self.builder.last_tokens)
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Build the kernels of decoding steps and of sampling; what a prompt needs, the rehearsal has built."""
+        if self.graphs is not None:
+            self.graphs.warm_up()
+        self.sampler.warm_up(self.dtype)
 
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """Zero the content of blocks, so that a NaN in them cannot outlive the sequence that made it."""
@@ -242,7 +252,9 @@ class ModelRunner:
     def _allocate(self, shapes: dict[int, LayerShape], config: EngineConfig, progress: Progress) -> None:
         """Give the KV cache what is left, and fix the context that follows from it."""
         token_bytes = bytes_per_token(shapes, self.kv_dtype)
-        reserved = self.activation_bytes + self.graph_bytes
+        overhead = overhead_bytes(shapes, self.kv_dtype, self._block_size, self.device)
+        reserved = self.activation_bytes + self.graph_bytes + overhead
+        torch.cuda.empty_cache()  # what was freed counts as free only now; nothing where CUDA is not in use
         size = size_cache(config, token_bytes, self.loaded.max_context, self.device, reserved=reserved)
         if size.note:
             self.notes.append(size.note)

@@ -11,6 +11,8 @@ from statistics import median
 SLOWDOWN = 2.0
 SMALLEST_CHUNK = 8
 """Prompts always move on."""
+LARGEST_RISE = 2.0
+"""Of what a prompt's token costs, from one step to the next."""
 REMEMBERED_STEPS = 32
 
 
@@ -40,6 +42,7 @@ class PrefillPacer:
         if not self._decode_seconds:
             return
         cost = max(seconds - median(self._decode_seconds), 0.0) / num_prefill_tokens
-        # Costs rise with the context, so a higher one is believed at once and a lower one by and by.
-        old = self._seconds_per_token
-        self._seconds_per_token = cost if cost > old else 0.8 * old + 0.2 * cost
+        # Costs rise with the context, so a higher one is believed at once and a lower one by and by. A single step that
+        # something held up must not be believed whole.
+        old = self._seconds_per_token or cost
+        self._seconds_per_token = min(cost, LARGEST_RISE * old) if cost > old else 0.8 * old + 0.2 * cost

@@ -89,6 +89,9 @@ class Sampler:
         self._note(token_ids, sequences, last_tokens)
         return PendingSample(token_ids, columns, params, filled.failures)
 
+    def warm_up(self, dtype: torch.dtype) -> None:
+        """On a CPU nothing has to be built."""
+
     def _note(self, token_ids: torch.Tensor, sequences: list[Sequence], last_tokens: torch.Tensor | None) -> None:
         if last_tokens is not None:
             slots = to_device(np.array([sequence.slot for sequence in sequences], dtype=np.int64), self._device)

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from engine.attention.context import AttentionBackend, attention_step
-from engine.attention.cpu import CpuAttention
 from engine.forward_batch import ForwardBatch
 from engine.kernels.cpu import CpuKernels
 from engine.kernels.launches import counting_launches
@@ -65,15 +64,15 @@ class Surgery:
     @torch.inference_mode()
     def operate(self, kernels: CpuKernels | None) -> None:
         """Make every change that fits this model, its device and its attention."""
-        whole_layers = type(self._backend).__name__ == "TritonAttention"
-        before = self._launches() if whole_layers else 0
+        layers = self._backend.serves_layers
+        before = self._launches() if layers == "cuda" else 0
         self._change("merged projections", lambda undo: merge_linears(self._model, undo))
         self._change("fused norms", lambda undo: fuse_norms(self._model, undo))
-        if self._device.type == "cpu" and not whole_layers:
+        if self._device.type == "cpu" and layers != "cuda":
             self._pack()
-        if isinstance(self._backend, CpuAttention) and kernels is not None:
+        if layers == "cpu" and kernels is not None:
             self._change("CPU layers", lambda undo: replace_layers(self._model, kernels, undo))
-        if whole_layers:
+        if layers == "cuda":
             from engine.models.cuda_layer import replace_cuda_layers  # an installation for CPUs has no triton
 
             self._change("CUDA layers", lambda undo: replace_cuda_layers(self._model, undo))

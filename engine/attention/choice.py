@@ -95,8 +95,13 @@ def choose_attention(problem: Problem, device: torch.device) -> Choice:
     path = cache_dir() / "attention" / f"{fingerprint(problem, torch.cuda.get_device_name(device))}.json"
     choice = recall(path)
     if choice is None:
-        choice = measure(problem, device, device_timer(device))
-        torch.cuda.empty_cache()
+        try:
+            choice = measure(problem, device, device_timer(device))
+        except torch.OutOfMemoryError:
+            logger.warning("no memory is left to measure what attention is best here; triton serves, unmeasured")
+            return Choice("triton")
+        finally:
+            torch.cuda.empty_cache()
         remember(path, choice)
     apply(problem, choice)
     logger.info("attention: %s", choice)

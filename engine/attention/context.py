@@ -27,6 +27,9 @@ class AttentionBackend(Protocol):
 
     capturable: bool
     """Whether the launches of a step may be recorded and repeated with other lengths: it reads them on the device."""
+    serves_layers: str
+    """Which whole layers it can serve: `engine.models.cpu_layer`'s ("cpu"), `engine.models.cuda_layer`'s ("cuda"), or
+    none ("")."""
 
     def plan(self, batch: ForwardBatch) -> None:
         """Prepare what all layers of this step share."""

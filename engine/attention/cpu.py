@@ -38,6 +38,7 @@ class CpuAttention:
     """
 
     capturable = False
+    serves_layers = "cpu"
 
     def __init__(self, block_size: int, kernels: CpuKernels | None) -> None:
         self._block_size = block_size

@@ -24,6 +24,7 @@ class ReferenceAttention:
     """The oracle of the other backends."""
 
     capturable = False
+    serves_layers = ""
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size

@@ -123,6 +123,7 @@ class SdpaAttention:
     """See the module's docstring. Caches hold the model's dtype."""
 
     capturable = False
+    serves_layers = ""
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size

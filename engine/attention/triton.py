@@ -15,6 +15,7 @@ class TritonAttention:
     """See `engine.kernels.triton_attention`. Caches hold the model's dtype or e4m3; sums and softmax are in fp32."""
 
     capturable = True
+    serves_layers = "cuda"
 
     def __init__(self, block_size: int, device: torch.device) -> None:
         self._block_size = block_size

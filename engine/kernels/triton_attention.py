@@ -201,8 +201,10 @@ def paged_attention(
     if out is None:
         out = torch.empty(num_tokens, num_heads, v_dim, dtype=q.dtype, device=q.device)
     parts = (num_tokens, num_heads, splits)
-    part_acc = torch.empty(*parts, v_dim, dtype=torch.float32, device=q.device) if splits > 1 else out
-    part_max, part_sum = (torch.empty(parts, dtype=torch.float32, device=q.device) for _ in range(2))
+    part_acc = part_max = part_sum = out
+    if splits > 1:
+        part_acc = torch.empty(*parts, v_dim, dtype=torch.float32, device=q.device)
+        part_max, part_sum = (torch.empty(parts, dtype=torch.float32, device=q.device) for _ in range(2))
     one_query = max_query_len == 1 and num_tokens == num_seqs
     grid = (num_seqs if one_query else num_tokens // tokens + num_seqs, num_kv_heads, splits)
     launch(

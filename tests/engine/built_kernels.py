@@ -46,7 +46,7 @@ def attention(
     if fp8_cache:
         types |= {name: "*fp8e4nv" for name in ("k_cache", "v_cache")}
     types |= {name: "*i32" for name in ("tables", "lens", "starts")}
-    types |= {name: "*fp32" for name in ("part_max", "part_sum")} | {"part_acc": "*fp32" if splits > 1 else "*bf16"}
+    types |= {name: "*fp32" if splits > 1 else "*bf16" for name in ("part_max", "part_sum", "part_acc")}
     types |= {name: "fp32" for name in ("scale", "softcap")}
     options = {"num_warps": shape.num_warps, "num_stages": shape.num_stages}
     return triton_attention.attend_kernel, types, constants, options

@@ -18,6 +18,7 @@ from tests.engine.fake_grammar import FakeGrammar, allowed_tokens
 from tests.engine.reference import MIXES, reference_distribution
 
 DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
+DTYPE = torch.float16 if DEVICE.type == "cpu" else torch.bfloat16
 EOS = frozenset({5})
 ROUNDS = 4
 
@@ -147,6 +148,13 @@ def constrained_rows() -> None:
     assert [sampled.logprobs[row] for row in (0, 1, 3)] == [None] * 3
 
 
+def warm() -> None:
+    """What the kernels are run on at load leaves nothing behind."""
+    sampler = DeviceSampler(max_num_seqs=2, vocab_size=1500, device=DEVICE)
+    sampler.warm_up(DTYPE)
+    assert not sampler._counts.counts.any() and not sampler._counts.in_prompt.any()
+
+
 def sampler_cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[str, Any]]]:
     """Name, check, arguments."""
     for vocab in (300, 2500):
@@ -158,3 +166,4 @@ def sampler_cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...],
     for vocab, spread in ((50, 1.0), (1024, 4.0), (2500, 0.01)):
         yield f"sampler: thresholds, {vocab} tokens", bisected, (vocab, spread), {}
     yield "sampler: constrained rows", constrained_rows, (), {}
+    yield "sampler: warm-up", warm, (), {}

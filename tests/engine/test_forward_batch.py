@@ -55,3 +55,15 @@ def test_a_table_that_did_not_reach_the_device_is_copied_again(monkeypatch: pyte
     monkeypatch.setattr(forward_batch, "upload", copy)
     builder.pack([row])
     assert builder.tables[0, :3].tolist() == [1, 2, 3]
+
+
+def test_a_row_that_is_scored_but_not_sampled_keeps_a_step_from_being_a_decoding_one() -> None:
+    """Logits of rows that sample come first: here those of the second row, and a recorded step cannot turn them."""
+    builder = BatchBuilder(max_num_seqs=2, max_blocks=8, block_size=2, device=torch.device("cpu"))
+    scored, other = made([1] * 6, [1, 2, 3]), made([2], [4])
+    scored.params = SamplingParams(max_tokens=9, prompt_logprobs=0)
+    scored.num_computed_tokens, other.slot = 3, 1
+    host = builder.pack([Scheduled(scored, 1), Scheduled(other, 1)])
+    assert host.logits_index.tolist() == [1, 0]
+    assert not host.only_decodes
+    assert builder.pack([Scheduled(other, 1)]).only_decodes

@@ -1,6 +1,6 @@
 """The pacer against made-up step times."""
 
-from engine.pacing import SLOWDOWN, SMALLEST_CHUNK, PrefillPacer
+from engine.pacing import LARGEST_RISE, SLOWDOWN, SMALLEST_CHUNK, PrefillPacer
 
 
 def test_nothing_is_bounded_before_anything_is_known() -> None:
@@ -24,6 +24,19 @@ def test_a_growing_prompt_never_slows_steps_much_beyond_the_bound() -> None:
         done += chunk
     assert max(steps[1:]) < 0.010 * SLOWDOWN * 1.3
     assert len(steps) < 250
+
+
+def test_a_step_that_was_held_up_costs_a_prompt_little() -> None:
+    pacer = PrefillPacer(512)
+    for _ in range(8):
+        pacer.observe(0.010, num_decodes=8, num_prefill_tokens=0)
+        pacer.observe(0.020, num_decodes=8, num_prefill_tokens=100)
+    assert pacer.budget == 100
+    pacer.observe(3.0, num_decodes=8, num_prefill_tokens=100)
+    assert pacer.budget == 100 / LARGEST_RISE
+    for _ in range(12):
+        pacer.observe(0.010 + pacer.budget * 1e-4, num_decodes=8, num_prefill_tokens=pacer.budget)
+    assert pacer.budget > 90
 
 
 def test_a_prompt_always_moves_on_and_the_pace_recovers() -> None:

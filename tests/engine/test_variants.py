@@ -12,7 +12,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
+from engine.device_sampler import DeviceSampler
 from engine.kernels import triton_attention, triton_filter, triton_layer, triton_sampler
+from tests.engine.fake_grammar import FakeGrammar
+from tests.engine.reference import MIXES
+from tests.engine.sampler_cases import sequence
 
 Variants = dict[str, set[str]]
 BACKEND = make_backend(GPUTarget("cuda", 90, 32))
@@ -92,3 +96,24 @@ def test_sampling_is_built_once_for_any_number_of_rows(variants: Variants) -> No
         "adjust_kernel": 1, "peaks_kernel": 1, "floors_kernel": 1, "gather_kernel": 1, "thresholds_kernel": 1,
         "race_kernel": 1, "choose_kernel": 1,
     }  # fmt: skip
+
+
+def test_a_sampler_that_is_warm_builds_nothing_more(variants: Variants, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is asked of it, in however many rows."""
+    vocab = 32  # a fake grammar fills one word
+    device = torch.device("cpu")
+    sampler = DeviceSampler(max_num_seqs=len(MIXES) + 1, vocab_size=vocab, device=device)
+    sampler.warm_up(torch.bfloat16)
+    warm = {name: set(kinds) for name, kinds in variants.items()}
+    assert {name: len(kinds) for name, kinds in warm.items()} == {
+        "adjust_kernel": 4, "peaks_kernel": 1, "floors_kernel": 1, "gather_kernel": 1, "thresholds_kernel": 1,
+        "race_kernel": 3, "choose_kernel": 1,
+    }  # fmt: skip
+    # What a kernel that is not launched leaves behind may be anything; a token must be one all the same.
+    monkeypatch.setattr(triton_sampler.torch, "empty", torch.zeros)
+    last_tokens = torch.zeros(len(MIXES) + 1, dtype=torch.int64)
+    sequences = [sequence(params, slot) for slot, params in enumerate(MIXES.values())]
+    held = sequence(MIXES["greedy"], len(MIXES), grammar=FakeGrammar("1"))
+    for rows in ([held], sequences, [*sequences, held], sequences[:1], *([one] for one in sequences)):
+        sampler.sample(torch.zeros(len(rows), vocab, dtype=torch.bfloat16), rows, last_tokens)
+    assert variants == warm
