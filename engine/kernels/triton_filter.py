@@ -72,7 +72,7 @@ def _kept(values, size, bound, best, temperature, BY_MASS: tl.constexpr, TILE: t
             mass = tl.exp((value - best) / temperature) * UNIT
             weight += tl.sum(tl.where(is_kept, mass, 0.0).to(tl.int64), 0)
     if not BY_MASS:
-        weight = count.to(tl.int64)
+        weight += count
     return weight, count
 
 
