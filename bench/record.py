@@ -22,7 +22,7 @@ def circumstances() -> dict[str, Any]:
     """Date, command line, commit, versions and machine, as plain data for JSON."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *_program(), *sys.argv[1:]]),
+        "command": shlex.join(["python", *_program(), *map(_argument, sys.argv[1:])]),
         "commit": _commit(),
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
@@ -64,6 +64,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def _program() -> list[str]:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return ["-m", spec.name.removesuffix(".__main__")] if spec else [Path(sys.argv[0]).name]
+
+
+def _argument(text: str) -> str:
+    """An argument without the folders of this machine."""
+    return Path(text).name if Path(text).is_absolute() else text
 
 
 def _commit() -> str:
