@@ -41,6 +41,41 @@ def _sequence_of(starts, tile, num_seqs, TOKENS: tl.constexpr):
     return low - 1
 
 
+@triton.jit
+def _attend_to(
+    queries, position, acc, biggest, total, keys_at, values_at, key, slot, is_key, scale, softcap, window,
+    DIM: tl.constexpr, V_DIM: tl.constexpr, DIM_PAD: tl.constexpr, V_DIM_PAD: tl.constexpr,
+    SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Take a tile of keys, in `slot`s of one KV head, into the softmax of some rows: its sums, biggest score, total."""
+    dim = tl.arange(0, DIM_PAD)
+    v_dim = tl.arange(0, V_DIM_PAD)
+    keys = tl.load(
+        keys_at + slot[None, :] * DIM + dim[:, None], mask=is_key[None, :] & (dim < DIM)[:, None], other=0.0
+    ).to(queries.dtype)
+    scores = tl.dot(queries, keys, input_precision=PRECISION) * scale
+    if SOFTCAP:
+        # tanh by the logistic function, which both ends of the range leave finite.
+        scores = softcap * (2.0 * tl.sigmoid(2.0 * scores / softcap) - 1.0)
+    distance = position[:, None] - key[None, :]
+    seen = is_key[None, :] & (distance >= 0)
+    if WINDOW:
+        seen = seen & (distance < window)
+    # Powers of two are cheaper: exp(x) = 2 ** (x / ln 2).
+    scores = tl.where(seen, scores * 1.4426950408889634, float("-inf"))
+    new_biggest = tl.maximum(biggest, tl.max(scores, 1))
+    # A row that has seen nothing yet has no biggest score; any number will do.
+    pivot = tl.where(new_biggest == float("-inf"), 0.0, new_biggest)
+    weights = tl.exp2(scores - pivot[:, None])
+    shrink = tl.exp2(biggest - pivot)
+    total = total * shrink + tl.sum(weights, 1)
+    values = tl.load(
+        values_at + slot[:, None] * V_DIM + v_dim[None, :], mask=is_key[:, None] & (v_dim < V_DIM)[None, :], other=0.0
+    ).to(queries.dtype)
+    acc = acc * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
+    return acc, new_biggest, total
+
+
 @triton.jit(do_not_specialize=STEPS, do_not_specialize_on_alignment=LISTS)
 def attend_kernel(
     q, k_cache, v_cache, tables, lens, starts, out, part_acc, part_max, part_sum,
@@ -52,14 +87,9 @@ def attend_kernel(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid (tiles of queries, KV heads, splits). See `paged_attention`."""
-    tile = tl.program_id(0)
-    kv_head = tl.program_id(1)
-    split = tl.program_id(2)
+    tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if ONE_QUERY:
-        sequence = tile
-        start = tile
-        query_len = 1
-        first = 0
+        sequence, start, query_len, first = tile, tile, 1, 0
     else:
         sequence = _sequence_of(starts, tile, num_seqs, TOKENS)
         start = tl.load(starts + sequence)
@@ -69,74 +99,42 @@ def attend_kernel(
             return
     context = tl.load(lens + sequence)
     row = tl.arange(0, ROWS)
-    token = first + row // GROUP
-    head = kv_head * GROUP + row % GROUP
+    token, head = first + row // GROUP, kv_head * GROUP + row % GROUP
     row_is_real = (row // GROUP < TOKENS) & (token < query_len)
     position = context - query_len + token
-    dim = tl.arange(0, DIM_PAD)
-    v_dim = tl.arange(0, V_DIM_PAD)
+    dim, v_dim = tl.arange(0, DIM_PAD), tl.arange(0, V_DIM_PAD)
     at = head.to(tl.int64) * q_head_stride + (start + token).to(tl.int64) * q_token_stride
-    queries = tl.load(
-        q + at[:, None] + dim[None, :],
-        mask=row_is_real[:, None] & (dim < DIM)[None, :],
-        other=0.0,
-    )
+    queries = tl.load(q + at[:, None] + dim[None, :], mask=row_is_real[:, None] & (dim < DIM)[None, :], other=0.0)
     num_keys = context - query_len + tl.minimum(first + TOKENS, query_len)
     begin = 0
     if WINDOW:
         begin = tl.maximum(context - query_len + first - window + 1, 0) // TILE * TILE
+    per_split = tl.cdiv(num_keys - begin, TILE) * TILE
     if SPLIT:
         per_split = tl.cdiv(tl.cdiv(num_keys - begin, TILE), splits) * TILE
-    else:
-        per_split = tl.cdiv(num_keys - begin, TILE) * TILE
     low = begin + split * per_split
     high = tl.minimum(low + per_split, num_keys)
-    biggest = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
+    biggest, total = tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, V_DIM_PAD], tl.float32)
-    column = tl.arange(0, TILE)
+    keys_at = k_cache + kv_head.to(tl.int64) * k_head_stride
+    values_at = v_cache + kv_head.to(tl.int64) * v_head_stride
     for base in range(low, high, TILE):
-        key = base + column
+        key = base + tl.arange(0, TILE)
         is_key = key < high
         block = tl.load(tables + sequence.to(tl.int64) * table_stride + key // BLOCK_SIZE, mask=is_key, other=0)
-        slot = block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE
-        keys = tl.load(
-            k_cache + kv_head.to(tl.int64) * k_head_stride + slot[None, :] * DIM + dim[:, None],
-            mask=is_key[None, :] & (dim < DIM)[:, None],
-            other=0.0,
-        ).to(queries.dtype)
-        scores = tl.dot(queries, keys, input_precision=PRECISION) * scale
-        if SOFTCAP:
-            # tanh by the logistic function, which both ends of the range leave finite.
-            scores = softcap * (2.0 * tl.sigmoid(2.0 * scores / softcap) - 1.0)
-        distance = position[:, None] - key[None, :]
-        seen = is_key[None, :] & (distance >= 0)
-        if WINDOW:
-            seen = seen & (distance < window)
-        # Powers of two are cheaper: exp(x) = 2 ** (x / ln 2).
-        scores = tl.where(seen, scores * 1.4426950408889634, float("-inf"))
-        new_biggest = tl.maximum(biggest, tl.max(scores, 1))
-        # A row that has seen nothing yet has no biggest score; any number will do.
-        pivot = tl.where(new_biggest == float("-inf"), 0.0, new_biggest)
-        weights = tl.exp2(scores - pivot[:, None])
-        shrink = tl.exp2(biggest - pivot)
-        total = total * shrink + tl.sum(weights, 1)
-        values = tl.load(
-            v_cache + kv_head.to(tl.int64) * v_head_stride + slot[:, None] * V_DIM + v_dim[None, :],
-            mask=is_key[:, None] & (v_dim < V_DIM)[None, :],
-            other=0.0,
-        ).to(queries.dtype)
-        acc = acc * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
-        biggest = new_biggest
+        acc, biggest, total = _attend_to(
+            queries, position, acc, biggest, total, keys_at, values_at, key,
+            block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE, is_key, scale, softcap, window,
+            DIM, V_DIM, DIM_PAD, V_DIM_PAD, SOFTCAP, WINDOW, PRECISION,
+        )  # fmt: skip
     out_row = (start + token).to(tl.int64) * num_heads + head
+    is_out = row_is_real[:, None] & (v_dim < V_DIM)[None, :]
     if not SPLIT:
         acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-        tl.store(out + out_row[:, None] * V_DIM + v_dim[None, :], acc.to(out.dtype.element_ty),
-                 mask=row_is_real[:, None] & (v_dim < V_DIM)[None, :])  # fmt: skip
+        tl.store(out + out_row[:, None] * V_DIM + v_dim[None, :], acc.to(out.dtype.element_ty), mask=is_out)
     else:
         part = out_row * splits + split
-        tl.store(part_acc + part[:, None] * V_DIM + v_dim[None, :], acc,
-                 mask=row_is_real[:, None] & (v_dim < V_DIM)[None, :])  # fmt: skip
+        tl.store(part_acc + part[:, None] * V_DIM + v_dim[None, :], acc, mask=is_out)
         tl.store(part_max + part, biggest, mask=row_is_real)
         tl.store(part_sum + part, total, mask=row_is_real)
 
