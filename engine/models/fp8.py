@@ -1,7 +1,7 @@
 """Linears in FP8: weights in e4m3 with a scale for each output, activations with a scale for each token.
 
-Both are found from the numbers themselves, the second anew in every step, so nothing is calibrated. On CUDA the product
-is `torch._scaled_mm`'s; elsewhere plain torch computes the same, slowly. docs/models.md says what it costs in accuracy.
+Both are found from the numbers themselves, the second anew in every step. On CUDA the product is `torch._scaled_mm`'s;
+elsewhere plain torch computes the same, slowly. docs/models.md says what it costs in accuracy.
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ from torch import nn
 
 from engine.errors import ModelLoadError
 from engine.kernels.reference import quantize_rows
+from engine.models.fp8_offsets import InputMeans, offset
 
 MULTIPLE = 16
 """What both sides of a weight must be a multiple of (`torch._scaled_mm`)."""
@@ -54,33 +55,47 @@ class Fp8Linear(nn.Module):
         from engine.kernels import triton_fp8  # an installation for CPUs has no triton
 
         numbers, scales = triton_fp8.quantize_rows(rows.contiguous())
-        # Scales by row and column come out in bf16 only. The second factor must lie column by column, as a weight does.
+        # Scales by row and column come out in bf16 only, to which a bias in bf16 is added before it is written. The
+        # second factor must lie column by column, as a weight does.
+        bias, rest = (self.bias, None) if rows.dtype == torch.bfloat16 else (None, self.bias)
         product = torch._scaled_mm(
             numbers,
             self.weight.t(),
             scale_a=scales,
             scale_b=self.scale[None],
+            bias=bias,
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
         )
         product = product.to(rows.dtype)
-        return product if self.bias is None else product + self.bias
+        return product if rest is None else product + rest
 
 
-def quantize_linears(decoder: nn.Module) -> int:
+@torch.inference_mode()
+def quantize_linears(decoder: nn.Module, means: InputMeans) -> int:
     """Put an `Fp8Linear` in the place of each linear of a decoder, for good; the number changed.
 
-    Each weight is freed when the next is quantised. A linear whose sides are not multiples of 16 stays as it is.
+    Each weight is freed when the next is quantised. Those of the last layer, whose errors nothing behind them evens
+    out, stay as they are, and so does a linear whose sides are not multiples of 16. One with an entry in `means` gets a
+    bias that takes off what rounding adds to its outputs on average.
     """
+    layers = getattr(decoder, "layers", None)
+    last = set(layers[-1].modules()) if isinstance(layers, nn.ModuleList) and len(layers) > 1 else set()
     found = [
         (parent, name)
         for parent in decoder.modules()
+        if parent not in last
         for name, child in parent.named_children()
         if type(child) is nn.Linear and fits(child.weight)
     ]
     for parent, name in found:
         linear: Any = getattr(parent, name)
-        setattr(parent, name, Fp8Linear.quantized(linear.weight, linear.bias))
+        quantized = Fp8Linear.quantized(linear.weight, linear.bias)
+        if linear in means:
+            lacking = offset(linear.weight, quantized.weight, quantized.scale, means.pop(linear))
+            bias = lacking if linear.bias is None else lacking + linear.bias
+            quantized.bias = nn.Parameter(bias.to(linear.weight.dtype), requires_grad=False)
+        setattr(parent, name, quantized)
     return len(found)
 
 

@@ -17,6 +17,7 @@ from engine.errors import HeadraceError, ModelLoadError
 from engine.models.checkpoint import weight_files, weights_size
 from engine.models.fp8 import Fp8Linear, check_products, quantize_linears, refuse_experts
 from engine.models.fp8_checkpoint import Fp8Files, Fp8Layout, fill, read_layout
+from engine.models.fp8_offsets import input_means
 from engine.models.random_model import SEED_FILE
 from engine.models.sources import ResolvedModel, resolve
 
@@ -75,7 +76,8 @@ def load(config: EngineConfig, device: torch.device, attention_name: str, progre
                 model = build(resolved, hf_config, device, dtype, attention_name)
             if config.quantization == "fp8":
                 progress("quantising the weights", None)
-                quantize_linears(model.get_decoder())
+                means = {} if resolved.kind == "random" else input_means(model, resolved.directory)
+                quantize_linears(model.get_decoder(), means)
         check_products(model.get_decoder())
     except HeadraceError:
         raise

@@ -124,8 +124,10 @@ def test_families_keep_their_logits(family: str, tiny_model_dir: TinyModelDir) -
     plain = load_from(tiny_model_dir(family))
     ours = load_from(tiny_model_dir(family), quantization="fp8")
     linears = [name for name, module in plain.model.named_modules() if type(module) is nn.Linear]
-    assert ours.fp8_linears == len(linears) - 1 and type(ours.model.get_output_embeddings()) is nn.Linear
-    assert ours.weights_bytes < plain.weights_bytes / 2
+    last = [name for name, module in ours.model.get_decoder().layers[-1].named_modules() if type(module) is nn.Linear]
+    assert ours.fp8_linears == len(linears) - len(last) - 1 and len(last) >= 4
+    assert type(ours.model.get_output_embeddings()) is nn.Linear
+    assert ours.weights_bytes < plain.weights_bytes * 0.7
     assert 0.001 < moved(logits_of(ours.model), logits_of(plain.model)) < fp8_checks.MOVED
 
 
@@ -137,7 +139,7 @@ def test_the_engine_says_what_the_quantised_model_says(family: str, tiny_model_d
     engine = make_engine(tiny_model_dir(family), quantization="fp8")
     modules = list(engine._runner.model.modules())  # type: ignore[attr-defined]
     merged = [module for module in modules if isinstance(module, MergedLinear)]
-    assert all(isinstance(module.linear, Fp8Linear) for module in merged)
+    assert sum(type(module.linear) is nn.Linear for module in merged) <= 2, "more than the last layer's"
     assert any(isinstance(module, Fp8Linear) for module in modules)
     prompts = [IDS[0, :length].tolist() for length in (3, 17, 40)]
     requests = {
@@ -154,7 +156,7 @@ def test_the_engine_says_what_the_quantised_model_says(family: str, tiny_model_d
 
 def test_only_what_fits_is_quantised() -> None:
     decoder = nn.ModuleDict({"fits": nn.Linear(32, 48), "narrow": nn.Linear(32, 24), "embedding": nn.Embedding(16, 16)})
-    assert quantize_linears(decoder) == 1
+    assert quantize_linears(decoder, {}) == 1
     assert isinstance(decoder["fits"], Fp8Linear) and type(decoder["narrow"]) is nn.Linear
     check_products(decoder)  # has nothing to say on a CPU
 
@@ -339,7 +341,7 @@ def test_the_check_of_products_holds_here(dtype: torch.dtype, bias: bool) -> Non
 def test_the_checks_of_engines_hold_here(tiny_model_dir: TinyModelDir) -> None:
     fp8_checks.scores_stay(tiny_model_dir("llama"), "cpu", attention="reference")
     engine = fp8_checks.steps_run(tiny_model_dir("qwen2"), "cpu", attention="reference", graphs=True)
-    assert engine._runner.loaded.fp8_linears == 21
+    assert engine._runner.loaded.fp8_linears == 14
 
 
 @pytest.mark.parametrize("family", DENSE)
