@@ -43,6 +43,8 @@ class LayerCache:
 
     k: torch.Tensor
     v: torch.Tensor
+    key_offset: torch.Tensor | None = None
+    """fp32 `[num_kv_heads, k_dim]`: what is taken off each key before it is stored (`engine.models.key_offsets`)."""
 
 
 def bytes_per_token(shapes: dict[int, LayerShape], dtype: torch.dtype) -> int:
@@ -57,9 +59,16 @@ def overhead_bytes(shapes: dict[int, LayerShape], dtype: torch.dtype, block_size
 
 
 def allocate(
-    shapes: dict[int, LayerShape], *, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    shapes: dict[int, LayerShape],
+    *,
+    num_blocks: int,
+    block_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    key_offsets: dict[int, torch.Tensor] | None = None,
 ) -> dict[int, LayerCache]:
     """Zeroed cache for `num_blocks` blocks and the null block, by layer index."""
+    offsets = key_offsets or {}
     num_slots = (num_blocks + 1) * block_size
 
     def zeros(heads: int, dim: int) -> torch.Tensor:
@@ -70,7 +79,9 @@ def allocate(
         return torch.zeros(heads, num_slots, dim, dtype=dtype, device=device)
 
     return {
-        layer: LayerCache(zeros(shape.num_kv_heads, shape.k_dim), zeros(shape.num_kv_heads, shape.v_dim))
+        layer: LayerCache(
+            zeros(shape.num_kv_heads, shape.k_dim), zeros(shape.num_kv_heads, shape.v_dim), offsets.get(layer)
+        )
         for layer, shape in shapes.items()
     }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from engine.attention.choice import Choice
+from engine.attention.choice import Choice, Problem
 from engine.attention.context import ATTENTION_NAME, AttentionBackend, attention_step, probe_layers, register
 from engine.attention.select import make_backend, problem_of, select_attention
 from engine.config import EngineConfig
@@ -23,6 +23,7 @@ from engine.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, o
 from engine.load_check import CHECK_BLOCKS, check_layers, refusal
 from engine.logprobs import score_prompts
 from engine.messages import TokenLogprobs
+from engine.models.key_offsets import key_offsets
 from engine.models.loader import LoadedModel, load
 from engine.models.rotary import freeze_rotary
 from engine.sampler import PendingSample, Sampled, Sampler
@@ -124,6 +125,7 @@ class ModelRunner:
         self.sampler = self._make_sampler()
         self._block_size = config.block_size
         self._records = self.device.type == "cuda" if config.graphs is None else config.graphs
+        self._key_offsets = self._find_key_offsets(config, problem, progress)
         self._prepare(shapes, config, progress)
         self._allocate(shapes, config, progress)
         self.builder = BatchBuilder(
@@ -213,12 +215,25 @@ class ModelRunner:
             raise refusal(self.loaded.architecture, "its logits are not as wide as its output head")
         return dict(shapes)
 
+    def _find_key_offsets(
+        self, config: EngineConfig, problem: Problem, progress: Progress
+    ) -> dict[int, torch.Tensor] | None:
+        """What a cache in FP8 holds its keys without; a cap on scores would not let it vanish."""
+        if config.kv_dtype != "fp8" or problem.softcap:
+            return None
+        progress("reading a text for the FP8 cache", None)
+        found = key_offsets(self.model, self.loaded.directory, config.context or self.loaded.max_context)
+        if not found:
+            self.notes.append("keys are rounded to FP8 as they are: there is no tokenizer.json to read a text with")
+        return found
+
     def _prepare(self, shapes: dict[int, LayerShape], config: EngineConfig, progress: Progress) -> None:
         """Check the model, operate on it, and see how much memory a step takes."""
         progress("fusing operations" if config.fusion else "checking the model", None)
         caches = allocate(
-            shapes, num_blocks=CHECK_BLOCKS, block_size=self._block_size, dtype=self.kv_dtype, device=self.device
-        )
+            shapes, num_blocks=CHECK_BLOCKS, block_size=self._block_size, dtype=self.kv_dtype, device=self.device,
+            key_offsets=self._key_offsets,
+        )  # fmt: skip
         surgery = Surgery(self.loaded, self._logits, self.backend, caches, self._block_size)
         surgery.check()
         if config.fusion:
@@ -264,8 +279,9 @@ class ModelRunner:
             self.notes.append(f"{kind} rotary scaling is that of a context of {self.context} tokens, for every request")
         progress("allocating the KV cache", None)
         self.caches: dict[int, LayerCache] = allocate(
-            shapes, num_blocks=size.num_blocks, block_size=self._block_size, dtype=self.kv_dtype, device=self.device
-        )
+            shapes, num_blocks=size.num_blocks, block_size=self._block_size, dtype=self.kv_dtype, device=self.device,
+            key_offsets=self._key_offsets,
+        )  # fmt: skip
         self.kv_bytes = token_bytes * size.num_blocks * self._block_size
 
     def _load_kernels(self, shapes: dict[int, LayerShape], progress: Progress) -> CpuKernels | None:

@@ -3,7 +3,7 @@
 import torch
 
 from engine.forward_batch import ForwardBatch
-from engine.kernels.reference import saturate
+from engine.kernels.reference import less_offset, saturate
 from engine.kv_cache import LayerCache
 
 
@@ -48,7 +48,7 @@ class ReferenceAttention:
         """See `AttentionBackend.run`."""
         batch = self._batch
         assert batch is not None
-        cache.k[:, batch.slot_mapping] = saturate(k, cache.k.dtype)
+        cache.k[:, batch.slot_mapping] = saturate(less_offset(k, cache.key_offset), cache.k.dtype)
         cache.v[:, batch.slot_mapping] = saturate(v, cache.v.dtype)
         group = q.shape[0] // k.shape[0]
         outputs, start = [], 0

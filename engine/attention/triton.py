@@ -3,7 +3,7 @@
 import torch
 
 from engine.forward_batch import ForwardBatch
-from engine.kernels.reference import saturate
+from engine.kernels.reference import less_offset, saturate
 from engine.kernels.triton_attention import choose_splits, paged_attention
 from engine.kernels.triton_layer import HeadNorms, rotate_write
 from engine.kv_cache import LayerCache
@@ -48,7 +48,7 @@ class TritonAttention:
         window: int | None,
     ) -> torch.Tensor:
         """See `AttentionBackend.run`."""
-        _write(cache.k, self._batch.slot_mapping, k)
+        _write(cache.k, self._batch.slot_mapping, less_offset(k, cache.key_offset))
         _write(cache.v, self._batch.slot_mapping, v)
         return self._attend(q if q.stride(2) == 1 else q.contiguous(), cache, scaling, softcap, window)
 
@@ -69,7 +69,10 @@ class TritonAttention:
 
         cos and sin `[T, R]`, contiguous. With `norms` the heads of queries and keys are normed first.
         """
-        q = rotate_write(qkv, cos, sin, self._batch.slot_mapping, cache.k, cache.v, heads=heads, norms=norms)
+        q = rotate_write(
+            qkv, cos, sin, self._batch.slot_mapping, cache.k, cache.v, heads=heads, norms=norms,
+            key_offset=cache.key_offset,
+        )  # fmt: skip
         return self._attend(q.transpose(0, 1), cache, scaling, softcap, window).flatten(1)
 
     def _attend(

@@ -58,6 +58,7 @@ def rotate_write(
     *,
     heads: int,
     norms: "HeadNorms | None" = None,
+    key_offset: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `engine.kernels.triton_layer.rotate_write`."""
     kv_heads, _, dim = k_cache.shape
@@ -65,9 +66,15 @@ def rotate_write(
     if norms is not None:
         q = rms_norm(q, norms.q_weight, norms.eps, norms.plus_one)
         k = rms_norm(k, norms.k_weight, norms.eps, norms.plus_one)
-    k_cache[:, slots] = saturate(rotate(k, cos, sin), k_cache.dtype).transpose(0, 1)
+    k = less_offset(rotate(k, cos, sin).transpose(0, 1), key_offset)
+    k_cache[:, slots] = saturate(k, k_cache.dtype)
     v_cache[:, slots] = saturate(v, v_cache.dtype).transpose(0, 1)
     return rotate(q, cos, sin)
+
+
+def less_offset(k: torch.Tensor, offset: torch.Tensor | None) -> torch.Tensor:
+    """Keys `[KV, T, D]` less an offset fp32 `[KV, D]`, in their own dtype."""
+    return k if offset is None else (k.float() - offset[:, None]).to(k.dtype)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -129,8 +129,8 @@ def saturate(x, KIND: tl.constexpr):
 
 @triton.jit
 def _put_heads(
-    value, dim, in_head, head, token, slot, q_out, k_cache, v_cache, k_head_stride, v_head_stride,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr,
+    value, dim, in_head, head, token, slot, q_out, k_cache, v_cache, k_head_stride, v_head_stride, key_offset,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, OFFSET: tl.constexpr,
 ):  # fmt: skip
     """Store some dimensions of some heads, `[heads, dims]`: queries beside, keys and values in their slot."""
     at_q = q_out + (token * HEADS + head[:, None]) * DIM + dim[None, :]
@@ -138,7 +138,10 @@ def _put_heads(
     k_head = (head - HEADS).to(tl.int64)
     at_k = k_cache + k_head[:, None] * k_head_stride + slot * DIM + dim[None, :]
     is_k = (head >= HEADS) & (head < HEADS + KV_HEADS)
-    tl.store(at_k, saturate(value, k_cache.dtype.element_ty), mask=in_head & is_k[:, None])
+    key = value
+    if OFFSET:
+        key -= tl.load(key_offset + k_head[:, None] * DIM + dim[None, :], mask=in_head & is_k[:, None], other=0.0)
+    tl.store(at_k, saturate(key, k_cache.dtype.element_ty), mask=in_head & is_k[:, None])
     at_v = v_cache + (k_head - KV_HEADS)[:, None] * v_head_stride + slot * DIM + dim[None, :]
     tl.store(at_v, saturate(value, v_cache.dtype.element_ty), mask=in_head & (head >= HEADS + KV_HEADS)[:, None])
 
@@ -156,9 +159,9 @@ def _head_weight(q_weight, k_weight, head, dim, real, HEADS: tl.constexpr, PLUS_
 
 @triton.jit(do_not_specialize_on_alignment=("slots",))
 def rotate_write_kernel(
-    qkv, cos, sin, slots, q_weight, k_weight, eps, q_out, k_cache, v_cache, k_head_stride, v_head_stride,
+    qkv, cos, sin, slots, q_weight, k_weight, eps, q_out, k_cache, v_cache, k_head_stride, v_head_stride, key_offset,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, ROTARY: tl.constexpr, HALF_PAD: tl.constexpr,
-    REST_PAD: tl.constexpr, NORM: tl.constexpr, PLUS_ONE: tl.constexpr, TILE: tl.constexpr,
+    REST_PAD: tl.constexpr, NORM: tl.constexpr, PLUS_ONE: tl.constexpr, OFFSET: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Grid (tokens, tiles of all heads). See `rotate_write`."""
     token = tl.program_id(0).to(tl.int64)
@@ -197,12 +200,12 @@ def rotate_write_kernel(
     turned_high = tl.where(turns, high * high_cos + low * high_sin, high)
     in_half = is_head & real[None, :]
     _put_heads(turned_low, half, in_half, head, token, slot, q_out, k_cache, v_cache, k_head_stride, v_head_stride,
-               HEADS, KV_HEADS, DIM)  # fmt: skip
+               key_offset, HEADS, KV_HEADS, DIM, OFFSET)  # fmt: skip
     _put_heads(turned_high, ROTARY // 2 + half, in_half, head, token, slot, q_out, k_cache, v_cache, k_head_stride,
-               v_head_stride, HEADS, KV_HEADS, DIM)  # fmt: skip
+               v_head_stride, key_offset, HEADS, KV_HEADS, DIM, OFFSET)  # fmt: skip
     if ROTARY < DIM:
         _put_heads(rest, rest_dim, is_rest, head, token, slot, q_out, k_cache, v_cache, k_head_stride, v_head_stride,
-                   HEADS, KV_HEADS, DIM)  # fmt: skip
+                   key_offset, HEADS, KV_HEADS, DIM, OFFSET)  # fmt: skip
 
 
 HEADS_TILE = 8
@@ -219,13 +222,14 @@ def rotate_write(
     *,
     heads: int,
     norms: HeadNorms | None = None,
+    key_offset: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Rotate the queries and keys of qkv `[T, (H + 2·KV)·D]`, put keys and values into their slots; `[T, H, D]`.
 
     cos and sin `[T, R]`, contiguous: the first R of D dimensions are rotated, the first half of them with the second
     (transformers' `rotate_half`), so every scaling of the angles, and M-RoPE, is in cos and sin. slots int64 `[T]`.
     The cache is `[KV, slots, D]`, contiguous, in the dtype of qkv or in e4m3, which saturates. With `norms` the heads
-    of queries and keys are normed first.
+    of queries and keys are normed first. `key_offset` fp32 `[KV, D]` is taken off the keys that are put.
     """
     kv_heads, _, dim = k_cache.shape
     q = torch.empty(qkv.shape[0], heads, dim, dtype=qkv.dtype, device=qkv.device)
@@ -234,9 +238,9 @@ def rotate_write(
     launch(
         rotate_write_kernel, (qkv.shape[0], triton.cdiv(heads + 2 * kv_heads, HEADS_TILE)),
         qkv, cos, sin, slots, q_weight, k_weight, 0.0 if norms is None else norms.eps, q, k_cache, v_cache,
-        k_cache.stride(0), v_cache.stride(0),
+        k_cache.stride(0), v_cache.stride(0), cos if key_offset is None else key_offset,
         HEADS=heads, KV_HEADS=kv_heads, DIM=dim, ROTARY=rotary, HALF_PAD=triton.next_power_of_2(rotary // 2),
         REST_PAD=triton.next_power_of_2(max(1, dim - rotary)), NORM=norms is not None,
-        PLUS_ONE=norms is not None and norms.plus_one, TILE=HEADS_TILE, num_warps=4,
+        PLUS_ONE=norms is not None and norms.plus_one, OFFSET=key_offset is not None, TILE=HEADS_TILE, num_warps=4,
     )  # fmt: skip
     return q

@@ -6,22 +6,15 @@ So a part of what an output is off by is the same for all tokens, and a bias tak
 model read a text before it is quantised.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 
 from engine.kernels.reference import quantize_rows
-
-SAMPLE = Path(__file__).parent / "sample.txt"
-"""Prose, talk, programs, tables and several languages: what models are asked for."""
-WINDOW = 512
-MAX_WINDOWS = 8
+from engine.models.sample import read_sample
 
 
 @dataclass(slots=True)
@@ -46,23 +39,12 @@ class InputMean:
 InputMeans = dict[nn.Module, InputMean]
 
 
-@torch.inference_mode()
 def input_means(model: Any, directory: Path) -> InputMeans:
     """Of each linear of a model's decoder, over a text; none where the directory has no tokenizer.json."""
-    tokenizer = directory / "tokenizer.json"
-    means: InputMeans = {}
-    if not tokenizer.exists():
-        return means
-    decoder = model.get_decoder()
-    hooks = [
-        module.register_forward_pre_hook(_note(means.setdefault(module, InputMean())))
-        for module in decoder.modules()
-        if type(module) is nn.Linear
-    ]
+    means: InputMeans = {module: InputMean() for module in model.get_decoder().modules() if type(module) is nn.Linear}
+    hooks = [module.register_forward_pre_hook(_note(mean)) for module, mean in means.items()]
     try:
-        with _own_attention(model):
-            for window in _windows(tokenizer, model.get_input_embeddings().weight.shape[0]):
-                decoder(input_ids=torch.tensor([window], device=model.device), use_cache=False)
+        read_sample(model, directory, "eager")
     finally:
         for hook in hooks:
             hook.remove()
@@ -79,24 +61,3 @@ def _note(mean: InputMean) -> Any:
         mean.add(arguments[0].reshape(-1, arguments[0].shape[-1]))
 
     return hook
-
-
-def _windows(tokenizer: Path, vocab_size: int) -> Iterator[list[int]]:
-    """Pieces of the sample, each behind the token that begins a text where the tokenizer has one."""
-    encoder = Tokenizer.from_file(str(tokenizer))
-    first = encoder.encode("").ids
-    ids = encoder.encode(SAMPLE.read_text(encoding="utf-8"), add_special_tokens=False).ids
-    ids = [token for token in ids if token < vocab_size]
-    for start in range(0, min(len(ids), MAX_WINDOWS * WINDOW), WINDOW):
-        yield first + ids[start : start + WINDOW]
-
-
-@contextmanager
-def _own_attention(model: Any) -> Iterator[None]:
-    """Let transformers attend by itself, without a cache, while the block runs."""
-    ours = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(ours)

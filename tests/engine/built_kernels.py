@@ -80,7 +80,8 @@ def fp8_builds() -> Iterator[tuple[str, Any]]:
             yield name, attention(dim, group, prompt=False, splits=splits, **gemma)
     for dim, turned in ((64, 64), (96, 96), (128, 128), (128, 32), (256, 256)):
         kernel, types, constants, options = rotary(dim, turned)
-        types |= {name: "*fp8e4nv" for name in ("k_cache", "v_cache")}
+        types |= {name: "*fp8e4nv" for name in ("k_cache", "v_cache")} | {"key_offset": "*fp32"}
+        constants |= {"OFFSET": True}
         yield f"rotary of {turned} of {dim}, FP8 cache", (kernel, types, constants, options)
     for dim in (576, 1536, 4096, 8192, 14336, 28672):
         pad = triton.next_power_of_2(dim)
@@ -93,9 +94,10 @@ def fp8_builds() -> Iterator[tuple[str, Any]]:
 def rotary(dim: int, turned: int) -> Any:
     """A build of the rotary kernel."""
     constants = {"HEADS": 32, "KV_HEADS": 8, "DIM": dim, "ROTARY": turned, "NORM": True, "PLUS_ONE": True,
+                 "OFFSET": False,
                  "HALF_PAD": triton.next_power_of_2(turned // 2), "TILE": triton_layer.HEADS_TILE,
                  "REST_PAD": triton.next_power_of_2(max(1, dim - turned))}  # fmt: skip
-    pointers = "qkv cos sin q_weight k_weight q_out k_cache v_cache"
+    pointers = "qkv cos sin q_weight k_weight q_out k_cache v_cache key_offset"
     return layer(triton_layer.rotate_write_kernel, pointers, constants, 4)
 
 

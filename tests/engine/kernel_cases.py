@@ -191,7 +191,7 @@ def rotary(
     norm: str,
     kv_dtype: torch.dtype | None = None,
 ) -> None:
-    """The queries, and the whole cache. `norm` is none, plain or plus_one."""
+    """The queries, and the whole cache. `norm` is none, plain or plus_one. Keys of a cache in FP8 lack an offset."""
     torch.manual_seed(dim + tokens)
     qkv = torch.randn(tokens, (heads + 2 * kv_heads) * dim).to(dtype)
     if kv_dtype is not None:
@@ -207,8 +207,15 @@ def rotary(
         for q, k in (weights, weights.to(DEVICE))
     )
     caches_there = there(*caches)
-    q = triton_layer.rotate_write(*there(qkv, cos, sin, slots), *caches_there, heads=heads, norms=norms_there)
-    close(q, reference.rotate_write(qkv, cos, sin, slots, caches[0], caches[1], heads=heads, norms=norms))
+    offset = None if kv_dtype is None else torch.randn(kv_heads, dim) * 20
+    q = triton_layer.rotate_write(
+        *there(qkv, cos, sin, slots), *caches_there, heads=heads, norms=norms_there,
+        key_offset=None if offset is None else offset.to(DEVICE),
+    )  # fmt: skip
+    wanted_q = reference.rotate_write(
+        qkv, cos, sin, slots, caches[0], caches[1], heads=heads, norms=norms, key_offset=offset
+    )
+    close(q, wanted_q)
     for written, wanted in zip(caches_there, caches, strict=True):
         if kv_dtype is None:
             close(written, wanted)

@@ -9,10 +9,11 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from engine.models import fp8_offsets
+from engine.models import sample
 from engine.models.fp8 import Fp8Linear, quantize_linears
-from engine.models.fp8_offsets import WINDOW, InputMean, input_means, offset
+from engine.models.fp8_offsets import InputMean, input_means, offset
 from engine.models.random_tokenizer import write_tokenizer
+from engine.models.sample import WINDOW
 from tests.engine.test_fp8 import load_from
 from tests.tiny_models import VOCAB_SIZE
 
@@ -71,10 +72,10 @@ def test_a_window_begins_as_texts_do(with_tokenizer: Path, monkeypatch: pytest.M
     def with_first(self: Tokenizer, text: str, add_special_tokens: bool = True) -> object:
         return encode(self, ("\u0120" if add_special_tokens else "") + text)
 
-    windows = list(fp8_offsets._windows(with_tokenizer / "tokenizer.json", VOCAB_SIZE))
+    windows = list(sample.windows(with_tokenizer / "tokenizer.json", VOCAB_SIZE))
     assert len(windows) == 8 and {len(window) for window in windows} == {WINDOW}
-    monkeypatch.setattr(fp8_offsets.Tokenizer, "encode", with_first)
-    assert all(window[:-WINDOW] for window in fp8_offsets._windows(with_tokenizer / "tokenizer.json", VOCAB_SIZE))
+    monkeypatch.setattr(sample.Tokenizer, "encode", with_first)
+    assert all(window[:-WINDOW] for window in sample.windows(with_tokenizer / "tokenizer.json", VOCAB_SIZE))
 
 
 def test_only_a_model_with_a_tokenizer_gets_offsets(
