@@ -54,7 +54,7 @@ def score(source: str, prompts: list[list[int]], **options: Any) -> list[float]:
     """`losses` of a model in fp32 on the CPU, with attention that reads every form of KV cache."""
     config = EngineConfig(
         name="scored", source=source, dtype="float32", device="cpu", attention="reference", context=1024,
-        max_num_seqs=2, num_blocks=160, prefix_cache=False, fusion=False, threads=1, **options,
+        max_num_seqs=2, num_blocks=160, prefix_cache=False, fusion=False, threads=2, **options,
     )  # fmt: skip
     return losses(build_engine(config, lambda *_: None)[0], prompts)
 
