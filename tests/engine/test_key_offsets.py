@@ -15,8 +15,11 @@ from safetensors.torch import load_file, save_file
 from engine.attention.reference import ReferenceAttention
 from engine.forward_batch import ForwardBatch
 from engine.kv_cache import LayerCache
+from engine.models.fp8_offsets import input_means
+from engine.models.key_offsets import key_offsets
 from engine.models.random_tokenizer import write_tokenizer
 from engine.models.sample import CHUNK, WINDOW, positions
+from tests.engine.test_fp8 import DENSE, load_from
 from tests.engine.test_oracle import make_engine
 from tests.gpu import fp8_checks
 from tests.tiny_models import VOCAB_SIZE
@@ -94,6 +97,17 @@ def test_scores_that_are_capped_keep_their_keys(
         assert cache.key_offset is None or cache.key_offset.shape == (cache.k.shape[0], cache.k.shape[2])
     plain = make_engine(directory, attention="reference")._runner.caches.values()  # type: ignore[attr-defined]
     assert all(cache.key_offset is None for cache in plain)
+
+
+@pytest.mark.parametrize("family", [*DENSE, "qwen2_5_vl"])
+def test_every_family_can_read(family: str, tiny_model_dir: Callable[[str], Path], tmp_path: Path) -> None:
+    """With transformers' attention, at positions that jump; a model with a sliding window too."""
+    write_tokenizer(tmp_path, VOCAB_SIZE, None)
+    model = load_from(tiny_model_dir(family)).model
+    found = key_offsets(model, tmp_path, 100_000)
+    assert set(found) == set(range(len(model.get_decoder().layers)))
+    assert all(bool(offset.isfinite().all()) for offset in found.values())
+    assert all(mean.count > WINDOW for mean in input_means(model, tmp_path).values())
 
 
 @pytest.mark.parametrize("context", [0, 600, 1025, 4096, 131072])
