@@ -76,8 +76,7 @@ def load(config: EngineConfig, device: torch.device, attention_name: str, progre
                 model = build(resolved, hf_config, device, dtype, attention_name)
             if config.quantization == "fp8":
                 progress("quantising the weights", None)
-                means = {} if resolved.kind == "random" else input_means(model, resolved.directory)
-                quantize_linears(model.get_decoder(), means)
+                quantize_linears(model.get_decoder(), input_means(model, resolved.directory))
         check_products(model.get_decoder())
     except HeadraceError:
         raise
