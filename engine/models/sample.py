@@ -28,7 +28,9 @@ def read_sample(model: Any, directory: Path, attention: str, context: int = 0) -
     model.set_attn_implementation(attention)
     try:
         vocab_size = model.get_input_embeddings().weight.shape[0]
-        for number, window in enumerate(windows(directory / "tokenizer.json", vocab_size)):
+        longest = int(model.config.get_text_config().max_position_embeddings)
+        for number, whole in enumerate(windows(directory / "tokenizer.json", vocab_size)):
+            window = whole[:longest]
             where = torch.tensor([positions(len(window), number, context)], device=model.device)
             decoder(input_ids=torch.tensor([window], device=model.device), position_ids=where, use_cache=False)
     finally:
@@ -47,12 +49,12 @@ def windows(tokenizer: Path, vocab_size: int) -> Iterator[list[int]]:
 
 
 def positions(length: int, window: int, context: int) -> list[int]:
-    """Those of the tokens of a window, rising: see `read_sample`."""
-    if context <= length * 2:
-        return list(range(length))
+    """Those of the tokens of a window, rising and within the context: see `read_sample`."""
     chunks = -(-length // CHUNK)
+    if context <= 2 * chunks * CHUNK:
+        return list(range(length))
     # Multiples of the golden ratio, modulo 1, fill an interval evenly however many there are.
-    starts = sorted((window * chunks + chunk + 1) * GOLDEN % 1 * (context - CHUNK) for chunk in range(chunks))
+    starts = sorted((window * chunks + chunk + 1) * GOLDEN % 1 * (context - chunks * CHUNK) for chunk in range(chunks))
     found: list[int] = []
     for start in starts:
         at = max(int(start), found[-1] + 1 if found else 0)
