@@ -85,7 +85,7 @@ def url(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     work = tmp_path_factory.mktemp("matrix")
     shutil.copytree(smollm2_dir, work / "thinks", copy_function=shutil.copy)
     (work / "thinks" / "chat_template.jinja").write_text(REASONING_TEMPLATE, encoding="utf-8")
-    common = {"load": "startup", "threads": 1, "context": 1024, "memory": "0.25GiB"}
+    common = {"load": "startup", "threads": 2, "context": 1024, "memory": "0.25GiB"}
     models = [{"name": "talks", "source": str(smollm2_dir), **common}]
     models.append({"name": "thinks", "source": str(work / "thinks"), **common})
     with serving(work, models, 120) as address:

@@ -47,7 +47,7 @@ class Bench:
             source=str(directory),
             device="cpu",
             dtype="float32",
-            threads=1,
+            threads=2,
             **{"context": 512, **options},  # type: ignore[arg-type]
         )
         self.engine: Engine = build_engine(config, lambda *_: None)[0]
