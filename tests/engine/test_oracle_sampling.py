@@ -149,9 +149,7 @@ def test_choices_and_unseeded_requests_differ(tiny_model_dir: TinyModelDir) -> N
 def test_smollm2_real_weights(smollm2_dir: Path) -> None:
     vocab = 49000
     requests = requests_for(vocab, max_tokens=12, longest=60)
-    engine = make_engine(
-        smollm2_dir, threads=2, num_blocks=40, block_size=8, context=120, max_batched_tokens=24
-    )
+    engine = make_engine(smollm2_dir, threads=2, num_blocks=40, block_size=8, context=120, max_batched_tokens=24)
     assert engine.context == 120
     for (i, _), got in play(engine, requests, 1).items():
         check_against_transformers(smollm2_dir, requests[i], got, REAL_ROUNDING)
