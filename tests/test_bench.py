@@ -17,7 +17,7 @@ from bench.gpu.limits import Costs
 from bench.gpu.report import rows_of
 from bench.gpu.timing import Ceilings
 from bench.prompts import make_prompt
-from bench.record import percentile, table
+from bench.record import circumstances, percentile, table
 from bench.serve import gaps_between, summarise
 
 EVENTS = [
@@ -176,6 +176,11 @@ def test_a_job_that_fails_or_hangs_stops_no_other(tmp_path: Path, capsys: pytest
     found = suite.measure([bad, dead], 1.0)
     assert [parts["error"]["error"][:8] for parts in found.values()] == ["left out", "left out"]
     assert rows_of(found)[0] == ["no-such-model", "error", "left out: the 1 s of the suite are over", ""]
+
+
+def test_a_result_names_no_folder_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["x", "/home/somebody/model.gguf", "--json", "bench/results/a.json"])
+    assert circumstances()["command"].endswith(" model.gguf --json bench/results/a.json")
 
 
 def test_jobs_survive_their_command_line() -> None:

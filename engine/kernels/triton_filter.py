@@ -1,7 +1,7 @@
 """What `top_k`, `top_p` and `min_p` keep on a GPU, without a sorted vocabulary: a threshold on the logits of each row.
 
 It is found by bisection over the numbers themselves, since the bits of fp32 numbers stand in the order of the numbers.
-A pass over the whole vocabulary by the one program of a row would take longer than many a layer, so the bisection runs
+Passes over the whole vocabulary by the one program of a row would leave the rest of a GPU idle, so the bisection runs
 over candidates, which the whole GPU collects first: logits from a floor on that cannot be above the threshold. For
 `top_k` the floor is the k-th of the largest of each `PEAK` logits, since those are k logits already; for `top_p` it is
 a logit so small that the whole vocabulary at it would weigh less than what may be dropped.

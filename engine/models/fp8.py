@@ -75,9 +75,9 @@ class Fp8Linear(nn.Module):
 def quantize_linears(decoder: nn.Module, means: InputMeans) -> int:
     """Put an `Fp8Linear` in the place of each linear of a decoder, for good; the number changed.
 
-    Each weight is freed when the next is quantised. Those of the last layer, whose errors nothing behind them evens
-    out, stay as they are, and so does a linear whose sides are not multiples of 16. One with an entry in `means` gets a
-    bias that takes off what rounding adds to its outputs on average.
+    Each weight is freed when the next is quantised. The last layer, which costs more than others (bench/LOG.md,
+    2026-11-25), stays as it is, and so does a linear whose sides are not multiples of 16. One that is in `means` gets
+    a bias that takes off what rounding adds to its outputs on average.
     """
     layers = getattr(decoder, "layers", None)
     last = set(layers[-1].modules()) if isinstance(layers, nn.ModuleList) and len(layers) > 1 else set()

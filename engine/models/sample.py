@@ -16,14 +16,14 @@ GOLDEN = 0.6180339887498949
 
 
 @torch.inference_mode()
-def read_sample(model: Any, directory: Path, attention: str, context: int = 0) -> bool:
-    """Let a model's decoder read the sample, attending with an attention of transformers; False without tokenizer.json.
+def read_sample(model: Any, directory: Path, attention: str, context: int = 0) -> None:
+    """Let a model's decoder read the sample, attending with an attention of transformers; not without tokenizer.json.
 
     Every window of tokens begins at position 0; with a `context` its chunks of `CHUNK` tokens lie spread over so many
     positions instead, evenly but at no fixed distance, so that angles of every frequency meet all their values.
     """
     if not (directory / "tokenizer.json").exists():
-        return False
+        return
     ours, decoder = model.config._attn_implementation, model.get_decoder()
     model.set_attn_implementation(attention)
     try:
@@ -35,7 +35,6 @@ def read_sample(model: Any, directory: Path, attention: str, context: int = 0) -
             decoder(input_ids=torch.tensor([window], device=model.device), position_ids=where, use_cache=False)
     finally:
         model.set_attn_implementation(ours)
-    return True
 
 
 def windows(tokenizer: Path, vocab_size: int) -> Iterator[list[int]]:

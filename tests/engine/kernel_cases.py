@@ -21,10 +21,12 @@ from engine.kernels.launch_shapes import LaunchKey, candidates, use_shape
 from engine.kernels.triton_attention import paged_attention
 from engine.kv_cache import LayerCache
 from engine.messages import AddRequest
+from engine.models.random_tokenizer import write_tokenizer
 from engine.sampling_params import SamplingParams
 from tests.engine.sampler_cases import sampler_cases
 from tests.engine.test_oracle import generate, make_engine, run
-from tests.tiny_models import FAMILIES, VISION_FAMILIES, build_tiny_model
+from tests.gpu import fp8_checks
+from tests.tiny_models import FAMILIES, VISION_FAMILIES, VOCAB_SIZE, build_tiny_model
 
 FUSED = frozenset(FAMILIES | VISION_FAMILIES) - {"deepseek_v3"}
 """Families whose layers are replaced whole."""
@@ -242,11 +244,28 @@ def engine(family: str, *, fusion: bool) -> None:
             assert outputs[number] == wanted[: len(outputs[number])] and outputs[number], (number, outputs, wanted)
 
 
+def engine_of_large_keys(*, fusion: bool) -> None:
+    """An FP8 cache holds keys less what they have in common, whoever writes them."""
+    with tempfile.TemporaryDirectory() as work:
+        directory = build_tiny_model("qwen2", Path(work) / "model", two_layers=True)
+        fp8_checks.give_large_keys(directory)
+        write_tokenizer(directory, VOCAB_SIZE, None)
+        ours = make_engine(directory, attention="triton", device=DEVICE.type, fusion=fusion, kv_dtype="fp8")
+        layers = {type(module).__name__ for module in ours._runner.model.modules()}  # type: ignore[attr-defined]
+        assert ("CudaDecoderLayer" in layers) == fusion, "the changed layers were undone"
+        run(ours, {0: AddRequest(0, [3, 4, 5, 6, 7], SamplingParams(max_tokens=2, temperature=0))}, {0: 0})
+        for cache in ours._runner.caches.values():  # type: ignore[attr-defined]
+            assert float(cache.key_offset.abs().max()) > 0.9 * fp8_checks.LARGE_KEYS
+            assert 0 < float(cache.k.float().abs().max()) < 0.3 * fp8_checks.LARGE_KEYS
+
+
 def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[str, Any]]]:
     """Name, check, arguments."""
     for family in (*FAMILIES, *VISION_FAMILIES):
         yield f"engine: {family}", engine, (family,), {"fusion": True}
     yield "engine: llama, not fused", engine, ("llama",), {"fusion": False}
+    for fusion in (True, False) if HAS_FP8 else ():
+        yield f"engine: FP8 cache, large keys, fused {fusion}", engine_of_large_keys, (), {"fusion": fusion}
     mixed = [(1, 1), (1, 16), (1, 17), (5, 5), (3, 40), (20, 33)]
     yield "attention: one token of one", attention, ([(1, 1)],), {}
     yield "attention: prompts and decoding rows", attention, (mixed,), {}

@@ -119,3 +119,14 @@ def test_shapes_hold_whole_groups_of_heads(dim_pad: int, group: int) -> None:
         assert shapes[0] == default_shape(LaunchKey(dim_pad, group, is_prompt)) and len(set(shapes)) == len(shapes) > 2
         for shape in shapes:
             assert shape.rows >= group and shape.rows & (shape.rows - 1) == 0 and shape.tile >= 16
+
+
+def test_without_memory_to_measure_in_our_kernel_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(choice, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(choice, "make_batch", fail)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    assert choice.choose_attention(PROBLEM, CPU) == Choice("triton")
+    assert not list(tmp_path.rglob("*.json")), "the next start would not measure"

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from engine import kv_cache
+from engine import kv_cache, model_runner
 from engine.config import EngineConfig
 from engine.errors import ConfigError
 from engine.footprint import largest_step, peak_bytes
-from engine.kv_cache import GIB, size_cache
+from engine.kv_cache import GIB, LayerShape, overhead_bytes, size_cache
 from engine.model_runner import ModelRunner
 from tests.engine.test_oracle import make_engine
 
@@ -52,3 +53,23 @@ def test_what_is_set_aside_is_not_given_to_the_cache(monkeypatch: pytest.MonkeyP
     assert blocks("0.05", 4 * GIB) == blocks("4GiB", 4 * GIB) == 4 * GIB // (16 * 1024)
     with pytest.raises(ConfigError, match=r"8\.0 GiB for the KV cache was asked for, 6\.0 GiB are left for it"):
         blocks("8GiB", 4 * GIB)
+
+
+def test_what_a_cache_takes_beside_its_blocks_is_set_aside(
+    tiny_model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = {0: LayerShape(2, 64, 64), 1: LayerShape(2, 64, 32)}
+    null_block = 16 * 2 * (128 + 96) * 2
+    assert overhead_bytes(shapes, torch.bfloat16, 16, torch.device("cpu")) == null_block
+    assert overhead_bytes(shapes, torch.bfloat16, 16, CUDA) == null_block + 4 * 2 * 2**20
+    seen: list[int] = []
+
+    def size(*arguments: Any, reserved: int) -> kv_cache.CacheSize:
+        seen.append(reserved)
+        return size_cache(*arguments, reserved=reserved)
+
+    monkeypatch.setattr(model_runner, "size_cache", size)
+    runner = make_engine(tiny_model_dir("llama"))._runner
+    assert isinstance(runner, ModelRunner)
+    cache = next(iter(runner.caches.values()))
+    assert seen == [len(runner.caches) * 2 * cache.k.shape[0] * cache.k.shape[2] * 4 * runner._block_size]

@@ -54,6 +54,30 @@ def test_padded_steps_say_what_generate_says(
     assert {3, 5} & rows, "no step was padded"
 
 
+def test_warming_up_leaves_nothing_behind(tiny_model_dir: Callable[[str], Path]) -> None:
+    """Every bucket runs, with a sequence in the cache already, and no block but the null block is written."""
+    directory = tiny_model_dir("llama")
+    engine = make_engine(directory, graphs=True, max_num_seqs=6)
+    runner = engine._runner
+    assert isinstance(runner, ModelRunner) and runner.graphs is not None
+    requests, _ = random_mix(4, longest=40)
+    request = next(iter(requests.values()))
+    engine.add(request)
+    outputs = engine.step()
+    before = [cache.k[:, 4:].clone() for cache in runner.caches.values()]
+    sizes: list[int] = []
+    step = runner.graphs._step
+    runner.graphs._step = lambda size, known: (sizes.append(size), step(size, known))[1]  # type: ignore[method-assign]
+    runner.warm_up()
+    assert sizes == bucket_sizes(6)
+    assert all(torch.equal(kept, cache.k[:, 4:]) for kept, cache in zip(before, runner.caches.values(), strict=True))
+    while engine.has_work:
+        outputs += engine.step()
+    found = [token for output in outputs for token in output.token_ids]
+    wanted = generate(directory, request.prompt_token_ids, request.params.max_tokens or 0)
+    assert found and found == wanted[: len(found)]
+
+
 def test_where_recording_breaks_off_steps_go_on_eagerly_on_their_own_stream(
     tiny_model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,5 @@
 """What an FP8 cache holds its keys without."""
 
-import json
 import shutil
 from collections.abc import Callable
 from itertools import pairwise
@@ -9,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from engine.attention.reference import ReferenceAttention
 from engine.forward_batch import ForwardBatch
@@ -23,24 +21,13 @@ from tests.engine.test_oracle import make_engine
 from tests.gpu import fp8_checks
 from tests.tiny_models import VOCAB_SIZE
 
-BIAS = 300.0
-
 
 @pytest.fixture(scope="module")
 def biased(tiny_model_dir: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose keys have a large bias in the dimensions that turn slowest, as those of Qwen 2.5 have."""
     directory = tmp_path_factory.mktemp("biased") / "qwen2"
     shutil.copytree(tiny_model_dir("qwen2"), directory, copy_function=shutil.copy)
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    config["rope_parameters"]["rope_theta"] = 1e8
-    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    weights = load_file(directory / "model.safetensors")
-    for name, bias in weights.items():
-        if name.endswith("k_proj.bias"):
-            heads = bias.view(-1, 16)
-            heads[:, 7] = BIAS
-            heads[:, 15] = -BIAS
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    fp8_checks.give_large_keys(directory)
     return directory
 
 
