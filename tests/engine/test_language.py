@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.grammar.language.expression import LanguageError, Languages, Node
@@ -51,6 +51,9 @@ def test_a_pattern_and_its_complement_part_all_texts(pattern: str, text: str) ->
 
 
 @settings(max_examples=150, deadline=None)
+@example(one="^", two="$^", text="")
+@example(one="a", two="(?:$^|b)a?", text="")
+@example(one="$^", two="$^a", text="a")
 @given(one=PATTERNS, two=PATTERNS, text=TEXTS)
 def test_intersections_and_unions(one: str, two: str, text: str) -> None:
     languages = Languages()

@@ -150,15 +150,21 @@ class Languages:
         """
         found = self.cat(self.letters, self.cat(node, self.letters))
         starts = self._closure([found], BEGIN)
-        return self.either(*map(self._ended, starts))
+        searched = self.either(*map(self._ended, starts))
+        if not searched.nullable and any(after.nullable for after in self._closure([found], BEGIN, END)):
+            # An empty text begins and ends at one place, where a `$` may stand before a `^`.
+            return self.either(searched, self.empty)
+        return searched
 
-    def _closure(self, nodes: list[Node], char: int) -> list[Node]:
+    def _closure(self, nodes: list[Node], *chars: int) -> list[Node]:
         seen = {id(node): node for node in nodes}
         while nodes:
-            following = self.derivative(nodes.pop(), char)
-            if id(following) not in seen:
-                seen[id(following)] = following
-                nodes.append(following)
+            node = nodes.pop()
+            for char in chars:
+                following = self.derivative(node, char)
+                if id(following) not in seen:
+                    seen[id(following)] = following
+                    nodes.append(following)
         return list(seen.values())
 
     def _ended(self, node: Node) -> Node:
