@@ -3,9 +3,9 @@
 import torch
 
 from engine.forward_batch import ForwardBatch
-from engine.kernels.reference import less_offset, saturate
+from engine.kernels.reference import HeadNorms, less_offset, saturate
 from engine.kernels.triton_attention import choose_splits, paged_attention
-from engine.kernels.triton_layer import HeadNorms, rotate_write
+from engine.kernels.triton_layer import rotate_write
 from engine.kv_cache import LayerCache
 
 INTERPRETED_PROCESSORS = 4

@@ -1,6 +1,6 @@
 """What the kernels for CUDA compute, in plain torch: slow, obvious, and on any device."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,13 +8,20 @@ import torch.nn.functional as F
 
 from engine.noise import gumbel
 
-if TYPE_CHECKING:
-    from engine.kernels.triton_layer import HeadNorms
-
 E4M3_MAX = 448.0
 """The largest number of FP8 e4m3."""
 SMALLEST_ROW = 1e-12
 """What the largest number of a row of zeros is taken for."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorms:
+    """RMSNorms of single heads before they are turned. Weights `[D]`, counted from 1 with `plus_one`."""
+
+    q_weight: torch.Tensor
+    k_weight: torch.Tensor
+    eps: float
+    plus_one: bool
 
 
 def add_rms_norm(
@@ -57,7 +64,7 @@ def rotate_write(
     v_cache: torch.Tensor,
     *,
     heads: int,
-    norms: "HeadNorms | None" = None,
+    norms: HeadNorms | None = None,
     key_offset: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See `engine.kernels.triton_layer.rotate_write`."""

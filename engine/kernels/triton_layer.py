@@ -5,25 +5,14 @@ the hidden width and writes two. Rotary embedding reads the packed queries, keys
 values where they stay, in the cache's blocks, and the queries beside.
 """
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 
 from engine.kernels.launches import launch
+from engine.kernels.reference import HeadNorms
 
 ACTIVATIONS = ("silu", "gelu_tanh")
-
-
-@dataclass(frozen=True, slots=True)
-class HeadNorms:
-    """RMSNorms of single heads before they are turned. Weights `[D]`, counted from 1 with `plus_one`."""
-
-    q_weight: torch.Tensor
-    k_weight: torch.Tensor
-    eps: float
-    plus_one: bool
 
 
 @triton.jit

@@ -13,7 +13,8 @@ from torch import nn
 
 from engine.attention.context import attention_step_of
 from engine.attention.triton import TritonAttention
-from engine.kernels.triton_layer import HeadNorms, activate_mul, add_rms_norm
+from engine.kernels.reference import HeadNorms
+from engine.kernels.triton_layer import activate_mul, add_rms_norm
 from engine.models.fusion import FusedRMSNorm, Undo
 from engine.models.layer_shape import LayerPlan, plans_of, replace_each
 

@@ -1,7 +1,7 @@
 """What the content of an answer is to match: all spellings of it, made one."""
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,9 +10,6 @@ from server.errors import bad_request
 from server.protocol.json_values import check_json_value
 from server.protocol.messages import Name, StrictModel
 from server.tools.frames import escape
-
-if TYPE_CHECKING:
-    from server.protocol.request import ChatCompletionRequest
 
 MAX_CHOICES = 1024
 MAX_CHOICE_CHARS = 4096
@@ -93,7 +90,7 @@ def _of_format(asked: ResponseFormat) -> Constraint | None:
     return Constraint(kind="json_schema", source=source, param="response_format.json_schema.schema")
 
 
-def check_constraints(request: "ChatCompletionRequest") -> None:
+def check_constraints(request: ConstraintFields) -> None:
     """Raise `ApiError` 400 for more than one constraint, and for schemas that are no JSON."""
     asked = request.response_format
     constrains = asked is not None and asked.type != "text"

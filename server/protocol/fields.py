@@ -30,7 +30,7 @@ class FieldRow:
 
 def field_table() -> list[FieldRow]:
     """A row for each field of `ChatCompletionRequest`, in its order."""
-    return [*_CONVERSATION, *_SHARED, *_TOOLS, *_CONSTRAINTS, *_CHAT]
+    return [*_CONVERSATION, *_SHARED, *_TOOLS, *_CONSTRAINTS, *_REFUSED, *_CHAT]
 
 
 def completion_field_table() -> list[FieldRow]:
@@ -158,6 +158,10 @@ _CONSTRAINTS = (
         f"1 to {MAX_CHOICES} texts; excludes response_format and grammar",
     ),
 )
+_REFUSED = (
+    FieldRow("store", "Keep the completion for later", "false; true is refused", "partly"),
+    FieldRow("service_tier", "Processing tier", "`auto` or `default`; anything else is refused", "partly"),
+)
 _CHAT = (
     FieldRow("max_completion_tokens", "OpenAI's newer name of max_tokens", "1 to the context"),
     FieldRow("logprobs", "Return the log-probability of each generated token, before any sampling option", "boolean"),
@@ -173,8 +177,6 @@ _CHAT = (
         "0 or more; 0 alone on a model that does not reason; excludes reasoning_effort",
     ),
     FieldRow("metadata", "Labels of the caller's own; changes nothing in the answer", "at most 16 short strings"),
-    FieldRow("store", "Keep the completion for later", "false; true is refused", "partly"),
-    FieldRow("service_tier", "Processing tier", "`auto` or `default`; anything else is refused", "partly"),
 )
 _COMPLETION = (
     FieldRow(

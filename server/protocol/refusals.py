@@ -5,18 +5,26 @@ Nothing is accepted and then ignored. A field leaves this table in the commit th
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import Annotated
+
+from pydantic import Field
 
 from server.errors import unsupported
+from server.protocol.messages import StrictModel
 
-if TYPE_CHECKING:
-    from server.protocol.request import ChatCompletionRequest
 
-Refusal = Callable[["ChatCompletionRequest"], str | None]
+class RefusedFields(StrictModel):
+    """The fields of a chat request of which only the values that change nothing are taken."""
+
+    store: bool | None = None
+    service_tier: Annotated[str, Field(max_length=32)] | None = None
+
+
+Refusal = Callable[[RefusedFields], str | None]
 """Gives the words of the refusal, or None where the request does not ask for what is missing."""
 
 
-def refuse_unsupported(request: "ChatCompletionRequest") -> None:
+def refuse_unsupported(request: RefusedFields) -> None:
     """Raise `ApiError` 400, naming the field, for the first thing asked for that is not done here."""
     for field, refusal in UNSUPPORTED.items():
         message = refusal(request)
@@ -24,11 +32,11 @@ def refuse_unsupported(request: "ChatCompletionRequest") -> None:
             raise unsupported(field, message)
 
 
-def _store(request: "ChatCompletionRequest") -> str | None:
+def _store(request: RefusedFields) -> str | None:
     return "store must be false: this server keeps no completions" if request.store else None
 
 
-def _service_tier(request: "ChatCompletionRequest") -> str | None:
+def _service_tier(request: RefusedFields) -> str | None:
     if request.service_tier in (None, "auto", "default"):
         return None
     return "service_tier must be 'auto' or 'default': there is one tier"

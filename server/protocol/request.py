@@ -14,13 +14,13 @@ from server.protocol.generation_request import MAX_INT, GenerationRequest, Token
 from server.protocol.json_values import check_object_keys
 from server.protocol.messages import Integer
 from server.protocol.prompts import Conversation, check_conversation
-from server.protocol.refusals import refuse_unsupported
+from server.protocol.refusals import RefusedFields, refuse_unsupported
 from server.protocol.tools import ToolFields, check_tools
 
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
-class ChatCompletionRequest(ConstraintFields, ToolFields, GenerationRequest, Conversation):
+class ChatCompletionRequest(RefusedFields, ConstraintFields, ToolFields, GenerationRequest, Conversation):
     """A chat request as it came."""
 
     max_completion_tokens: TokenCount | None = None
@@ -34,8 +34,6 @@ class ChatCompletionRequest(ConstraintFields, ToolFields, GenerationRequest, Con
         ]
         | None
     ) = None
-    store: bool | None = None
-    service_tier: Annotated[str, Field(max_length=32)] | None = None
 
     @property
     def token_limit(self) -> int | None:

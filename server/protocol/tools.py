@@ -1,16 +1,13 @@
 """The tools of a chat request, and which of them are to be called."""
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from server.errors import BRANCH_NAME, BRANCH_OBJECT, WRONG_BRANCH, bad_request, shorten
 from server.protocol.json_values import check_json_value
 from server.protocol.messages import Name, StrictModel
-
-if TYPE_CHECKING:
-    from server.protocol.request import ChatCompletionRequest
 
 MAX_TOOLS = 512
 MAX_TOOL_PROMPT_CHARS = 100_000
@@ -136,7 +133,7 @@ def check_described_tools(request: DescribedTools) -> set[str]:
     return names
 
 
-def check_tools(request: "ChatCompletionRequest") -> None:
+def check_tools(request: ToolFields) -> None:
     """Raise `ApiError` 400 for wrong tools, and for choices among tools that are not there."""
     names = check_described_tools(request)
     if not names:
@@ -158,7 +155,7 @@ def _check_schema(tool: Tool, param: str) -> None:
         )
 
 
-def _check_without_tools(request: "ChatCompletionRequest") -> None:
+def _check_without_tools(request: ToolFields) -> None:
     if request.tool_choice not in (None, "none", "auto"):
         raise bad_request("tool_choice asks for a tool call, and there are no tools", param="tool_choice")
     if request.parallel_tool_calls is not None:

@@ -205,7 +205,7 @@ def rotary(
     caches = [torch.zeros(kv_heads, 64, dim, dtype=kv_dtype or dtype) for _ in range(2)]
     weights = torch.randn(2, dim).to(dtype)
     norms, norms_there = (
-        None if norm == "none" else triton_layer.HeadNorms(q, k, 1e-6, norm == "plus_one")
+        None if norm == "none" else reference.HeadNorms(q, k, 1e-6, norm == "plus_one")
         for q, k in (weights, weights.to(DEVICE))
     )
     caches_there = there(*caches)

@@ -1,16 +1,16 @@
 """The complement of each keyword: what accepts the values that it refuses."""
 
+from collections.abc import Callable
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.grammar.language.expression import LanguageError
 from engine.grammar.schema.algebra import Algebra
 from engine.grammar.schema.faults import MAX_BRANCHES, MAX_PLACES, Budget, Unfollowable, escape
 from engine.grammar.schema.formats import PATTERNS, REFUSED, SHAPES
+from engine.grammar.schema.overlap import Overlap
+from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema, others
-
-if TYPE_CHECKING:
-    from engine.grammar.schema.rewrite import Rewriter
 
 _OBJECT: dict[str, Any] = {"type": frozenset({"object"})}
 _ARRAY: dict[str, Any] = {"type": frozenset({"array"})}
@@ -29,12 +29,37 @@ _NEVER = ("multipleOf", "uniqueItems", "unevaluatedProperties", "unevaluatedItem
 _WHERE = "'not', or an overlap of choices of 'oneOf',"
 
 
-class Complement:
-    """Complements for one document; `Rewriter.deny` is the way in."""
+Rewrite = Callable[[Schema, str], Schema]
+"""Makes a schema of one that stands at a pointer."""
 
-    def __init__(self, rewriter: "Rewriter") -> None:
-        self._rewriter = rewriter
-        self._algebra = rewriter.algebra
+
+class Complement:
+    """Complements for one document; `Rewriter.deny` is the way in.
+
+    A complement is made of what its parts accept (`say`) and refuse (`deny`, `deny_reference`), which is the
+    rewriter's to say.
+    """
+
+    def __init__(
+        self,
+        algebra: Algebra,
+        strings: Strings,
+        overlap: Overlap,
+        budget: Budget,
+        *,
+        say: Rewrite,
+        deny: Rewrite,
+        deny_reference: Callable[[dict[str, Any], str], Schema],
+    ) -> None:
+        self.rival_names: frozenset[str] = frozenset()
+        """Names of members by which the choice of `oneOf` at hand differs from those that are denied beside it."""
+        self._algebra = algebra
+        self._strings = strings
+        self._overlap = overlap
+        self._budget = budget
+        self._say = say
+        self._deny = deny
+        self._deny_reference = deny_reference
 
     def of(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> Schema:
         """The complement of an object schema with these keywords: that of one of them."""
@@ -54,7 +79,7 @@ class Complement:
     def _scalars(self, keys: dict[str, Any], at: str) -> list[Schema]:
         found: list[Schema] = []
         if "enum" in keys:
-            found.append(_spelled_others(keys["enum"], self._rewriter.budget, self._algebra))
+            found.append(_spelled_others(keys["enum"], self._budget, self._algebra))
         found += [{**_NUMBER, _BOUNDS[name]: keys[name]} for name in _BOUNDS if name in keys]
         found += [{**kind, name: keys[low] - 1} for low, (name, kind) in _LOWS.items() if keys.get(low)]
         found += [{**kind, name: keys[high] + 1} for high, (name, kind) in _HIGHS.items() if high in keys]
@@ -69,7 +94,7 @@ class Complement:
 
     def _pattern(self, pattern: str, at: str) -> Schema:
         try:
-            return {**_STRING, "pattern": self._rewriter.strings.complement(pattern)}
+            return {**_STRING, "pattern": self._strings.complement(pattern)}
         except LanguageError as error:
             raise Unfollowable(at, "pattern", f"cannot be turned round ({error}), as {_WHERE} requires") from None
 
@@ -77,18 +102,18 @@ class Complement:
         prefix = keys.get("prefixItems", [])
         found = [self._item(part, number, f"{at}/prefixItems/{number}") for number, part in enumerate(prefix)]
         if "items" in keys:
-            other = self._rewriter.deny(keys["items"], f"{at}/items")
+            other = self._deny(keys["items"], f"{at}/items")
             if other == {} or other is True:
                 found.append({**_ARRAY, "minItems": len(prefix) + 1})
             elif other is not False:
                 places = range(len(prefix), min(keys.get("maxItems", MAX_PLACES), len(prefix) + MAX_PLACES))
                 found += [{**_ARRAY, "minItems": n + 1, "prefixItems": [*[{}] * n, other]} for n in places]
         if "contains" in keys:
-            found.append({**_ARRAY, "items": self._rewriter.deny(keys["contains"], f"{at}/contains")})
+            found.append({**_ARRAY, "items": self._deny(keys["contains"], f"{at}/contains")})
         return found
 
     def _item(self, schema: Schema, number: int, at: str) -> Schema:
-        other = self._rewriter.deny(schema, at)
+        other = self._deny(schema, at)
         if other is False:
             return False
         return {**_ARRAY, "minItems": number + 1, "prefixItems": [*[{}] * number, other]}
@@ -96,11 +121,11 @@ class Complement:
     def _objects(self, keys: dict[str, Any], at: str) -> list[Schema]:
         found: list[Schema] = [{**_OBJECT, "properties": {name: False}} for name in keys.get("required", ())]
         for name, part in keys.get("properties", {}).items():
-            other = self._rewriter.deny(part, f"{at}/properties/{escape(name)}")
+            other = self._deny(part, f"{at}/properties/{escape(name)}")
             if other is not False:
                 found.append({**_OBJECT, "properties": {name: other}, "required": [name]})
         for pattern, part in keys.get("patternProperties", {}).items():
-            if self._rewriter.deny(part, f"{at}/patternProperties/{escape(pattern)}") is not False:
+            if self._deny(part, f"{at}/patternProperties/{escape(pattern)}") is not False:
                 raise Unfollowable(at, "patternProperties", f"cannot be turned round, as {_WHERE} requires")
         if "additionalProperties" in keys:
             found += self._additional(keys, at)
@@ -110,7 +135,7 @@ class Complement:
 
     def _additional(self, keys: dict[str, Any], at: str) -> list[Schema]:
         """There is a further member, and it is not as it should be."""
-        other = self._rewriter.deny(keys["additionalProperties"], f"{at}/additionalProperties")
+        other = self._deny(keys["additionalProperties"], f"{at}/additionalProperties")
         if other is False:
             return []
         names = list(keys.get("properties", {}))
@@ -130,8 +155,8 @@ class Complement:
         try:
             likely = [
                 name
-                for name in sorted(self._rewriter.rival_names)
-                if name not in known and not any(self._rewriter.strings.finds(pattern, name) for pattern in patterns)
+                for name in sorted(self.rival_names)
+                if name not in known and not any(self._strings.finds(pattern, name) for pattern in patterns)
             ]
         except LanguageError:
             likely = []
@@ -141,7 +166,7 @@ class Complement:
 
     def _names(self, schema: Schema, at: str) -> Schema:
         """There is a member whose name is not as it should be: sayable where those names can be listed."""
-        wrong = self._algebra.all_of(_STRING, self._rewriter.deny(schema, f"{at}/propertyNames"))
+        wrong = self._algebra.all_of(_STRING, self._deny(schema, f"{at}/propertyNames"))
         if wrong is False:
             return False
         if wrong == _STRING:
@@ -151,10 +176,10 @@ class Complement:
         return self._algebra.any_of([{**_OBJECT, "required": [name]} for name in wrong["enum"]])
 
     def _applied(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> list[Schema]:
-        say, deny, algebra = self._rewriter.say, self._rewriter.deny, self._algebra
+        say, deny, algebra = self._say, self._deny, self._algebra
         found: list[Schema] = []
         if "$ref" in keys:
-            found.append(self._rewriter.deny_reference(schema, at))
+            found.append(self._deny_reference(schema, at))
         found += [deny(part, f"{at}/allOf/{number}") for number, part in enumerate(keys.get("allOf", ()))]
         if "anyOf" in keys:
             found.append(algebra.all_of(*(deny(part, f"{at}/anyOf/{n}") for n, part in enumerate(keys["anyOf"]))))
@@ -174,10 +199,10 @@ class Complement:
 
     def _one_of(self, choices: list[Schema], at: str) -> list[Schema]:
         """None of them, or two."""
-        say, algebra = self._rewriter.say, self._algebra
-        found = [algebra.all_of(*(self._rewriter.deny(part, f"{at}/oneOf/{n}") for n, part in enumerate(choices)))]
+        say, algebra = self._say, self._algebra
+        found = [algebra.all_of(*(self._deny(part, f"{at}/oneOf/{n}") for n, part in enumerate(choices)))]
         for (one, first), (two, second) in combinations(enumerate(choices), 2):
-            if not self._rewriter.overlap.disjoint(first, second):
+            if not self._overlap.disjoint(first, second):
                 found.append(algebra.all_of(say(first, f"{at}/oneOf/{one}"), say(second, f"{at}/oneOf/{two}")))
         return found
 

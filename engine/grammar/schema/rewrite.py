@@ -35,17 +35,24 @@ class Rewriter:
     """Rewrites one document."""
 
     def __init__(self, root: Schema) -> None:
-        self.budget = Budget()
-        self.document = Document(root)
-        self.strings = Strings()
-        self.overlap = Overlap(self.document, self.strings, self.budget)
-        self.algebra = Algebra(self.budget, self.strings, self._types_behind)
-        self.evaluator = Evaluator(self.document, self.strings, self.budget)
-        self._complement = Complement(self)
+        self._budget = Budget()
+        self._document = Document(root)
+        self._strings = Strings()
+        self._overlap = Overlap(self._document, self._strings, self._budget)
+        self._algebra = Algebra(self._budget, self._strings, self._types_behind)
+        self._evaluator = Evaluator(self._document, self._strings, self._budget)
+        self._complement = Complement(
+            self._algebra,
+            self._strings,
+            self._overlap,
+            self._budget,
+            say=self.say,
+            deny=self.deny,
+            deny_reference=self._deny_reference,
+        )
         self._root = root
         self._names: dict[tuple[str, bool], str] = {}
         self._types: dict[str, frozenset[str]] = {}
-        self.rival_names: frozenset[str] = frozenset()
         self._denying: list[str] = []
         self._pending: list[tuple[str, Schema, str, bool]] = []
 
@@ -65,7 +72,7 @@ class Rewriter:
         """The schema in other words."""
         if isinstance(schema, bool):
             return schema
-        with self.budget:
+        with self._budget:
             keys = keywords(schema, at)
             for name in _REFUSED:
                 if name in keys:
@@ -74,7 +81,7 @@ class Rewriter:
             if listed is not None:
                 return listed
             parts = [self._plain(keys, at), *self._applied(schema, keys, at), *self._counted(keys, at)]
-            return self.algebra.all_of(*parts)
+            return self._algebra.all_of(*parts)
 
     def _listed(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> Schema | None:
         """Where the schema, or one of `allOf`, lists values: those that all of it accepts. None if none does."""
@@ -84,7 +91,7 @@ class Rewriter:
         if values is None:
             return None
         try:
-            found = [value for value in values if self.evaluator.accepts(schema, value, at)]
+            found = [value for value in values if self._evaluator.accepts(schema, value, at)]
         except (Unfollowable, LanguageError):
             return None
         return {"enum": found} if found else False
@@ -93,32 +100,32 @@ class Rewriter:
         """What accepts exactly the values that the schema does not."""
         if isinstance(schema, bool):
             return not schema
-        with self.budget:
+        with self._budget:
             return self._complement.of(schema, keywords(schema, at), at)
 
     def refer(self, schema: dict[str, Any], at: str, *, holds: bool) -> Schema:
         """What an object's `$ref` points to, or its complement, as a reference of ours."""
-        target, pointer = self.document.resolve(schema, at)
+        target, pointer = self._document.resolve(schema, at)
         key = (pointer, holds)
         if key not in self._names:
             name = self._names[key] = f"{'is' if holds else 'not'}{len(self._names)}"
-            self._types[f"#/$defs/{name}"] = self.overlap.types(target) if holds else ALL_TYPES
+            self._types[f"#/$defs/{name}"] = self._overlap.types(target) if holds else ALL_TYPES
             self._pending.append((name, target, pointer, holds))
         return {"$ref": f"#/$defs/{self._names[key]}"}
 
     def _inline(self, schema: dict[str, Any], at: str) -> Schema:
         """What a `$ref` points to, in full: llguidance joins no recursive reference with keywords beside it."""
-        with self.budget:
-            return self._whole(*self.document.resolve(schema, at))
+        with self._budget:
+            return self._whole(*self._document.resolve(schema, at))
 
     def _whole(self, schema: Schema, at: str) -> Schema:
         """The schema in other words, which are no reference."""
         is_reference = isinstance(schema, dict) and "$ref" in schema and not schema.keys() & _BESIDE_REFERENCES
         return self._inline(schema, at) if is_reference else self.say(schema, at)
 
-    def deny_reference(self, schema: dict[str, Any], at: str) -> Schema:
+    def _deny_reference(self, schema: dict[str, Any], at: str) -> Schema:
         """The complement of what a `$ref` points to: in full, unless it is part of itself."""
-        target, pointer = self.document.resolve(schema, at)
+        target, pointer = self._document.resolve(schema, at)
         if pointer in self._denying:
             return self.refer(schema, at, holds=False)
         self._denying.append(pointer)
@@ -136,9 +143,9 @@ class Rewriter:
             if name in keys:
                 below = f"{at}/{name}"
                 said = {key: self.say(part, f"{below}/{escape(key)}") for key, part in keys[name].items()}
-                out[name] = said if name == "properties" else {self.strings.plain(key): said[key] for key in said}
+                out[name] = said if name == "properties" else {self._strings.plain(key): said[key] for key in said}
         if "pattern" in out:
-            out["pattern"] = self.strings.plain(out["pattern"])
+            out["pattern"] = self._strings.plain(out["pattern"])
         if len(out.get("patternProperties", ())) > 1:
             out["patternProperties"] = self._apart(out["patternProperties"], at)
         for name in ("additionalProperties", "items"):
@@ -163,7 +170,7 @@ class Rewriter:
         parts += [self.say(part, f"{at}/allOf/{number}") for number, part in enumerate(keys.get("allOf", ()))]
         if "anyOf" in keys:
             choices = [self.say(part, f"{at}/anyOf/{number}") for number, part in enumerate(keys["anyOf"])]
-            parts.append(self.algebra.any_of(choices))
+            parts.append(self._algebra.any_of(choices))
         if "oneOf" in keys:
             parts.append(self._one_of(keys["oneOf"], at))
         if "not" in keys:
@@ -194,35 +201,37 @@ class Rewriter:
         possible = [number for number, part in enumerate(said) if part is not False]
         alone: dict[int, list[int]] = {number: [] for number in possible}
         for one, two in combinations(possible, 2):
-            if not self.algebra.types(said[one]) & self.algebra.types(said[two]):
+            if not self._algebra.types(said[one]) & self._algebra.types(said[two]):
                 continue
-            if self.algebra.all_of(said[one], said[two]) is False or self.overlap.disjoint(choices[one], choices[two]):
+            if self._algebra.all_of(said[one], said[two]) is False:
+                continue
+            if self._overlap.disjoint(choices[one], choices[two]):
                 continue
             alone[one].append(two)
             alone[two].append(one)
         found = []
         for number, rivals in alone.items():
-            self.rival_names = self.overlap.names(choices[number])
+            self._complement.rival_names = self._overlap.names(choices[number])
             denied = [self.deny(choices[rival], f"{at}/oneOf/{rival}") for rival in rivals]
-            self.rival_names = frozenset()
+            self._complement.rival_names = frozenset()
             mine = self._whole(choices[number], f"{at}/oneOf/{number}") if rivals else said[number]
-            found.append(self.algebra.all_of(mine, *denied))
-        return self.algebra.any_of(found)
+            found.append(self._algebra.all_of(mine, *denied))
+        return self._algebra.any_of(found)
 
     def _condition(self, keys: dict[str, Any], at: str) -> Schema:
         """`if`: the value is not so, or `then`; it is so, or `else`."""
         parts = []
         if "then" in keys:
             then = self.say(keys["then"], f"{at}/then")
-            parts.append(self.algebra.any_of([self.deny(keys["if"], f"{at}/if"), then]))
+            parts.append(self._algebra.any_of([self.deny(keys["if"], f"{at}/if"), then]))
         if "else" in keys:
-            parts.append(self.algebra.any_of([self.say(keys["if"], f"{at}/if"), self.say(keys["else"], f"{at}/else")]))
-        return self.algebra.all_of(*parts)
+            parts.append(self._algebra.any_of([self.say(keys["if"], f"{at}/if"), self.say(keys["else"], f"{at}/else")]))
+        return self._algebra.all_of(*parts)
 
     def _dependent(self, name: str, needed: Schema) -> Schema:
         absent = {**_OBJECT, "properties": {name: False}}
-        present = self.algebra.all_of({**_OBJECT, "required": [name]}, needed)
-        return self.algebra.any_of([_NO_OBJECT, absent, present])
+        present = self._algebra.all_of({**_OBJECT, "required": [name]}, needed)
+        return self._algebra.any_of([_NO_OBJECT, absent, present])
 
     def _format(self, name: str, at: str) -> Schema:
         if name in REFUSED:
@@ -243,7 +252,7 @@ class Rewriter:
         if high is None and low == 1:
             some = [{**_OBJECT, "required": [name]} for name in optional]
             none = {**_OBJECT, "properties": dict.fromkeys(optional, False)}
-            return self.algebra.any_of([_NO_OBJECT, *some, none])
+            return self._algebra.any_of([_NO_OBJECT, *some, none])
         if 2 ** len(optional) > MAX_BRANCHES:
             keyword = "minProperties" if high is None else "maxProperties"
             raise Unfollowable(at, keyword, f"beside {len(optional)} optional properties cannot be followed")
@@ -251,31 +260,31 @@ class Rewriter:
         for present in (set(some) for size in range(len(optional) + 1) for some in combinations(optional, size)):
             absent = {name: name in present for name in optional}
             choices.append({**_OBJECT, "required": sorted(present), "properties": absent})
-        return self.algebra.any_of(choices)
+        return self._algebra.any_of(choices)
 
     def _apart(self, patterns: dict[str, Schema], at: str) -> dict[str, Schema]:
         """Patterns of which no name matches two; llguidance follows no others."""
-        if not overlapping(self.strings, patterns):
+        if not overlapping(self._strings, patterns):
             return patterns
         try:
             if len(patterns) > MAX_PATTERNS:
                 raise LanguageError("there are too many")
             parts = list(patterns.values())
             return {
-                pattern: self.algebra.all_of(*(parts[position] for position in positions))
-                for pattern, positions in self.strings.cells(list(patterns))
+                pattern: self._algebra.all_of(*(parts[position] for position in positions))
+                for pattern, positions in self._strings.cells(list(patterns))
             }
         except LanguageError as error:
             raise Unfollowable(at, "patternProperties", f"that overlap cannot be followed: {error}") from None
 
     def _property_names(self, schema: Schema, at: str) -> Schema:
-        names = self.algebra.all_of({"type": frozenset({"string"})}, self.say(schema, at))
+        names = self._algebra.all_of({"type": frozenset({"string"})}, self.say(schema, at))
         if names is False:
-            return self.algebra.any_of([_NO_OBJECT, {**_OBJECT, "maxProperties": 0}])
+            return self._algebra.any_of([_NO_OBJECT, {**_OBJECT, "maxProperties": 0}])
         if names.keys() == {"type"}:
             return {}
         try:
-            pattern = self.strings.of_schema(names)
+            pattern = self._strings.of_schema(names)
         except LanguageError:
             pattern = None
         if pattern is None:
@@ -293,4 +302,4 @@ class Rewriter:
             raise Unfollowable(at, "minContains", "above 1 cannot be followed")
         most = min(keys.get("maxItems", MAX_PLACES), MAX_PLACES)
         places = [{**_ARRAY, "minItems": n + 1, "prefixItems": [*[{}] * n, item]} for n in range(most)]
-        return self.algebra.any_of([{"type": ALL_TYPES - {"array"}}, *places])
+        return self._algebra.any_of([{"type": ALL_TYPES - {"array"}}, *places])
