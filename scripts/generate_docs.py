@@ -14,11 +14,12 @@ from pathlib import Path
 
 from engine.models.random_model import architecture_names
 from server.cli import build_parser
+from server.counters import ServerCounters
 from server.edge import MAX_HEADERS
 from server.fleet import FleetPolicy
 from server.http_protocol import HEADER_SECONDS, MAX_HEADER_BYTES, UNREAD_SECONDS
 from server.limits import MIB, Limits
-from server.metrics import ServerCounters, exposition
+from server.metrics import exposition
 from server.protocol import FieldRow, completion_field_table, field_table
 from server.protocol.error_table import ERROR_TABLE
 from server.protocol.json_values import MAX_DEPTH, MAX_KEYS_PER_OBJECT

@@ -115,9 +115,8 @@ class Answer(Response):
         try:
             tokenizer, info, defaults = self._handle.tokenizer, self._handle.info, self._handle.defaults
             assert tokenizer is not None and info is not None, "a ready model has both"
-            plans = await run_text_work(self._num_bytes, lambda: self._job.plan(tokenizer, info, defaults))
+            plans, form = await run_text_work(self._num_bytes, lambda: self._prepare(tokenizer, info, defaults))
             self._generations = [Generation(plan, tokenizer) for plan in plans]
-            form = self._job.form(self._handle.name, plans, tokenizer)
             streams = PromptStreams(
                 [
                     client.submit(plan.prompt_token_ids, plan.params, n=plan.n, salt=self._salt, priority=plan.priority)
@@ -138,6 +137,13 @@ class Answer(Response):
         finally:
             ticket.release()
             counters.duration.observe(time.monotonic() - self._began)
+
+    def _prepare(
+        self, tokenizer: ChatTokenizer, info: EngineInfo, defaults: SamplingDefaults
+    ) -> tuple[list[PromptPlan], AnswerForm]:
+        """The work on the prompts' text, which grows with their length."""
+        plans = self._job.plan(tokenizer, info, defaults)
+        return plans, self._job.form(self._handle.name, plans, tokenizer)
 
     async def _whole(self, send: Send, streams: PromptStreams, form: AnswerForm, watcher: DisconnectWatcher) -> None:
         """Collect all choices and send them in one piece."""

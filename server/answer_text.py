@@ -5,35 +5,15 @@ stop strings looked for in what is left, which is the content. Whatever the piec
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
+from server.convert import PromptPlan
 from server.detokenizer import Detokenizer
+from server.reading import CONTENT_ONLY, Reading
 from server.reasoning import SPACE, ReasoningParser
 from server.stop_strings import StopScanner
 from server.tokenizer import ChatTokenizer
 from server.tools.events import ContentText, Event, ReasoningText
-from server.tools.formats import CallFormat
 from server.tools.parser import CallParser
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
-    """What an answer may hold beside content."""
-
-    reasoning: Literal["none", "possible", "open"] = "none"
-    """`open`: it begins with reasoning; `possible`: it does if its first word is `<think>`."""
-    exact: bool = False
-    """The content is held to a constraint, so its white space stays where it is."""
-    calls: CallFormat | None = None
-    tool_names: tuple[str, ...] = ()
-    recover: bool = True
-    """JSON without the format's marker may be a call."""
-    shown_ids: frozenset[int] = frozenset()
-    """Special tokens that the parsers must see."""
-
-
-CONTENT_ONLY = Reading()
 
 
 class AnswerText:
@@ -66,6 +46,19 @@ class AnswerText:
         self._calls: CallParser | None = None
         self._stops = StopScanner(tuple(stop), include_stop) if stop else None
         self._has_content = False
+
+    @classmethod
+    def of_plan(cls, plan: PromptPlan, tokenizer: ChatTokenizer) -> "AnswerText":
+        """A fresh one for one of the plan's `n` answers."""
+        return cls(
+            tokenizer,
+            plan.reading,
+            stop=plan.stop,
+            include_stop=plan.include_stop,
+            skip_special_tokens=plan.skip_special_tokens,
+            hidden_ids=plan.hidden_ids,
+            prompt_tail_ids=plan.prompt_token_ids[-1:] if plan.continues else (),
+        )
 
     @property
     def is_reasoning(self) -> bool:

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from engine.errors import RequestError
 from engine.messages import EngineInfo
 from engine.sampling_params import SamplingParams
-from server.answer_text import CONTENT_ONLY, AnswerText, Reading
 from server.convert_tools import plan_answer, template_variables
 from server.errors import context_length_exceeded, from_request_error
 from server.protocol import ChatCompletionRequest, Conversation, GenerationRequest
+from server.reading import CONTENT_ONLY, Reading
 from server.settings import SamplingDefaults
 from server.tokenizer import ChatTokenizer
 
@@ -21,10 +21,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """A prompt that is shown before its answers; `offsets` say where in the text each of its tokens begins."""
+    """What is needed to show a raw prompt before its answers."""
 
-    text: str
-    offsets: list[int]
+    text: str | None
+    """As it came; None for a prompt of token ids, which is decoded."""
+    added: list[bool]
+    """Of each token of the prompt, whether the tokenizer added it to the text."""
+    hides_special: bool
+    """Special tokens are left out of what is decoded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,18 +61,6 @@ class PromptPlan:
     def logprobs(self) -> bool:
         """Whether log-probabilities are part of the answer."""
         return self.params.logprobs is not None
-
-    def answer_text(self, tokenizer: ChatTokenizer) -> AnswerText:
-        """A fresh one for one of the `n` answers."""
-        return AnswerText(
-            tokenizer,
-            self.reading,
-            stop=self.stop,
-            include_stop=self.include_stop,
-            skip_special_tokens=self.skip_special_tokens,
-            hidden_ids=self.hidden_ids,
-            prompt_tail_ids=self.prompt_token_ids[-1:] if self.continues else (),
-        )
 
 
 def convert(

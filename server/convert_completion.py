@@ -2,7 +2,6 @@
 
 from engine.messages import EngineInfo
 from server.convert import Echo, PromptPlan, make_plan, sampling_params, token_limit, usable_context
-from server.detokenizer import Detokenizer
 from server.errors import bad_request
 from server.protocol import CompletionRequest
 from server.protocol.completion_request import DEFAULT_MAX_TOKENS
@@ -58,23 +57,6 @@ def _plan(
     )
     echo = None
     if request.echo:
-        hides_special = not isinstance(prompt, str) and request.skip_special_tokens is not False
-        echo = _echo(ids, added, prompt if isinstance(prompt, str) else None, tokenizer, hides_special)
+        text = prompt if isinstance(prompt, str) else None
+        echo = Echo(text, added, hides_special=text is None and request.skip_special_tokens is not False)
     return make_plan(request, ids, params, info, continues=True, prompt_param=param, echo=echo)
-
-
-def _echo(ids: list[int], added: list[bool], text: str | None, tokenizer: ChatTokenizer, hides_special: bool) -> Echo:
-    """The text of a prompt, as it came or decoded, and where each token begins in it."""
-    detokenizer = Detokenizer(tokenizer, skip_special_tokens=hides_special)
-    pieces: list[str] = []
-    offsets: list[int] = []
-    length = 0
-    for token_id, is_added in zip(ids, added, strict=True):
-        offsets.append(length)
-        piece = "" if is_added else detokenizer.push((token_id,))
-        pieces.append(piece)
-        length += len(piece)
-    if text is None:
-        return Echo("".join(pieces) + detokenizer.finish(), offsets)
-    # A tokenizer that normalises text may hold another length than was sent.
-    return Echo(text, [min(offset, len(text)) for offset in offsets])

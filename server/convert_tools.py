@@ -4,10 +4,10 @@ import dataclasses
 from dataclasses import dataclass
 
 from engine.constraint import Constraint, ReasoningBudget
-from server.answer_text import CONTENT_ONLY, Reading
 from server.errors import bad_request, unsupported
 from server.protocol import ChatCompletionRequest
 from server.protocol.messages import ChatMessage
+from server.reading import CONTENT_ONLY, Reading
 from server.reasoning import CLOSED, EFFORT_TOKENS, END_THINK, THINK, closes_reasoning, leaves_open, opens_reasoning
 from server.tokenizer import ChatTokenizer
 from server.tools.grammar import ToolSchema, calls_or, free_calls, required_calls

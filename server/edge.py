@@ -15,9 +15,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.auth import Keys
+from server.counters import ServerCounters
 from server.errors import ApiError
 from server.limits import ClientGone
-from server.metrics import ServerCounters
 
 logger = logging.getLogger(__name__)
 

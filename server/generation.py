@@ -46,7 +46,7 @@ class Generation:
         self.cached_tokens = 0
         """Tokens of the prompt that the prefix cache spared."""
         self._num_scored = 0
-        self._texts = [plan.answer_text(tokenizer) for _ in range(plan.n)]
+        self._texts = [AnswerText.of_plan(plan, tokenizer) for _ in range(plan.n)]
         # Where it matters which token completed what, the text is read token by token.
         self._tokenwise = bool(plan.stop) or plan.reading.reasoning != "none"
         self._started = [False] * plan.n

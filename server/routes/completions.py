@@ -10,6 +10,7 @@ from server.answer import Job, answer_request
 from server.convert import PromptPlan
 from server.convert_completion import convert_completion
 from server.detokenizer import Detokenizer
+from server.echo import ShownPrompt
 from server.generation import Delta
 from server.protocol import FinishReason, parse_completion_request
 from server.protocol.completion_response import TextCompletionEncoder, TextLogprobs, legacy_token, text_choice
@@ -54,6 +55,7 @@ class CompletionForm:
         self._plans = plans
         self._tokenizer = tokenizer
         self._n = plan.n
+        self._prompts = [ShownPrompt.of_plan(p, tokenizer) for p in plans]
         self._choices = [_TextChoice(_offset_counter(p, tokenizer)) for p in plans for _ in range(p.n)]
         self._scores: list[list[dict[str, Any]]] = [[] for _ in plans]
         """By prompt, of its tokens from the second on."""
@@ -106,22 +108,24 @@ class CompletionForm:
         text = delta.text
         if not choice.has_begun:
             choice.has_begun = True
-            if plan.echo is not None:
-                text = plan.echo.text + text
-                choice.length = len(plan.echo.text)
-                self._add_prompt(plan, self._scores[position], logprobs)
+            if (prompt := self._prompts[position]) is not None:
+                text = prompt.text + text
+                choice.length = len(prompt.text)
+                self._add_prompt(plan, prompt, self._scores[position], logprobs)
         for token_id, entry in zip(delta.token_ids, delta.logprobs or (), strict=False):
             logprobs.add(entry, choice.length)
             choice.length += len(choice.offsets.push((token_id,)))
         return text, logprobs
 
-    def _add_prompt(self, plan: PromptPlan, scores: list[dict[str, Any]], logprobs: TextLogprobs) -> None:
+    def _add_prompt(
+        self, plan: PromptPlan, prompt: ShownPrompt, scores: list[dict[str, Any]], logprobs: TextLogprobs
+    ) -> None:
         if not plan.logprobs:
             return
-        assert plan.echo is not None and len(scores) == len(plan.prompt_token_ids) - 1
+        assert len(scores) == len(plan.prompt_token_ids) - 1
         first = legacy_token({"bytes": self._tokenizer.token_bytes(plan.prompt_token_ids[0])})
-        logprobs.add_first(first, plan.echo.offsets[0])
-        for entry, offset in zip(scores, plan.echo.offsets[1:], strict=True):
+        logprobs.add_first(first, prompt.offsets[0])
+        for entry, offset in zip(scores, prompt.offsets[1:], strict=True):
             logprobs.add(entry, offset)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from engine.messages import EngineInfo
 from engine.sampling_params import SamplingParams
+from server.answer_text import AnswerText
 from server.convert import PromptPlan, convert, system_fingerprint
 from server.errors import ApiError
 from server.protocol import parse_chat_request
@@ -159,9 +160,9 @@ def test_continuing_the_last_message(smollm2_tokenizer: ChatTokenizer) -> None:
 def test_texts_of_a_plan(smollm2_tokenizer: ChatTokenizer) -> None:
     made = plan(smollm2_tokenizer, stop=" two", skip_special_tokens=False, include_stop_str_in_output=True)
     ids = smollm2_tokenizer.encode("one two three", allow_special=False)
-    answer = made.answer_text(smollm2_tokenizer)
+    answer = AnswerText.of_plan(made, smollm2_tokenizer)
     assert answer.push(ids) == [ContentText("one two")]
-    assert made.answer_text(smollm2_tokenizer).stopped is None, "each answer has its own"
+    assert AnswerText.of_plan(made, smollm2_tokenizer).stopped is None, "each answer has its own"
 
 
 def test_the_fingerprint_follows_the_numerics() -> None:
