@@ -20,8 +20,8 @@ from server.fleet import FleetPolicy
 from server.http_protocol import HEADER_SECONDS, MAX_HEADER_BYTES, UNREAD_SECONDS
 from server.limits import MIB, Limits
 from server.metrics import exposition
-from server.protocol import FieldRow, completion_field_table, field_table
 from server.protocol.error_table import ERROR_TABLE
+from server.protocol.fields import FieldRow, completion_field_table, field_table
 from server.protocol.json_values import MAX_DEPTH, MAX_KEYS_PER_OBJECT
 from server.settings import ModelSpec, load_models_file
 from server.sse import KEEP_ALIVE_SECONDS

@@ -25,8 +25,7 @@ from server.errors import ApiError, from_request_error, overloaded
 from server.fleet import EngineHandle
 from server.generation import Delta, Generation
 from server.limits import ClientGone
-from server.protocol import usage
-from server.protocol.response import encode_json
+from server.protocol.response import encode_json, usage
 from server.settings import SamplingDefaults
 from server.sse import KEEP_ALIVE_SECONDS, DisconnectWatcher, EventWriter, Ticker
 from server.streams import Batch, PromptStreams

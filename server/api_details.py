@@ -6,9 +6,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from server.metrics import CONTENT_TYPE
-from server.protocol import ChatCompletionRequest
 from server.protocol.completion_request import CompletionRequest
 from server.protocol.fields import FieldRow, completion_field_table, field_table
+from server.protocol.request import ChatCompletionRequest
 from server.protocol.shapes import (
     ChatCompletionChunkShape,
     ChatCompletionShape,

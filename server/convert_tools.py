@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from engine.constraint import Constraint, ReasoningBudget
 from server.errors import bad_request, unsupported
-from server.protocol import ChatCompletionRequest
 from server.protocol.messages import ChatMessage
+from server.protocol.request import ChatCompletionRequest
 from server.reading import CONTENT_ONLY, Reading
 from server.reasoning import CLOSED, EFFORT_TOKENS, END_THINK, THINK, closes_reasoning, leaves_open, opens_reasoning
 from server.tokenizer import ChatTokenizer

@@ -9,15 +9,17 @@ from fastapi.responses import Response
 from server.answer import Job, answer_request
 from server.convert import PromptPlan, convert
 from server.generation import Delta
-from server.protocol import (
+from server.protocol.request import parse_chat_request
+from server.protocol.response import (
     Choice,
     ChunkEncoder,
     FinishReason,
+    FunctionCall,
+    call_piece,
     chat_completion,
+    encode_json,
     new_completion_id,
-    parse_chat_request,
 )
-from server.protocol.response import FunctionCall, call_piece, encode_json
 from server.tokenizer import ChatTokenizer
 from server.tools.events import CallArguments, CallOpened
 

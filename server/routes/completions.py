@@ -12,8 +12,9 @@ from server.convert_completion import convert_completion
 from server.detokenizer import Detokenizer
 from server.echo import ShownPrompt
 from server.generation import Delta
-from server.protocol import FinishReason, parse_completion_request
+from server.protocol.completion_request import parse_completion_request
 from server.protocol.completion_response import TextCompletionEncoder, TextLogprobs, legacy_token, text_choice
+from server.protocol.response import FinishReason
 from server.tokenizer import ChatTokenizer
 
 router = APIRouter()

@@ -10,8 +10,9 @@ from jsonschema import Draft202012Validator
 from server.api_details import DETAILS
 from server.api_document import describe_api
 from server.app import ROUTES
-from server.protocol import parse_chat_request, parse_completion_request
+from server.protocol.completion_request import parse_completion_request
 from server.protocol.error_table import ERROR_TABLE
+from server.protocol.request import parse_chat_request
 from server.protocol.tokenize_request import parse_detokenize_request, parse_tokenize_request
 
 PARSERS: dict[str, Any] = {

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
 from server.errors import ApiError, from_request_error, overloaded, shorten, unsupported
-from server.protocol import ChatCompletionRequest, field_table, parse_chat_request
+from server.protocol.fields import field_table
 from server.protocol.refusals import UNSUPPORTED
+from server.protocol.request import ChatCompletionRequest, parse_chat_request
 from tests.server.texts import SHARED, needs_spec
 
 MESSAGES = [{"role": "user", "content": "hi"}]

@@ -8,8 +8,7 @@ import pytest
 from jsonschema import Draft7Validator
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from server.protocol import Choice, ChunkEncoder, chat_completion, new_completion_id, usage
-from server.protocol.response import encode_json
+from server.protocol.response import Choice, ChunkEncoder, chat_completion, encode_json, new_completion_id, usage
 from tests.server.texts import SHARED, needs_spec
 
 LOGPROBS = [

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from server.convert import convert
 from server.convert_completion import convert_completion
 from server.errors import ApiError
-from server.protocol import parse_chat_request, parse_completion_request
+from server.protocol.completion_request import parse_completion_request
+from server.protocol.request import parse_chat_request
 from server.settings import SamplingDefaults
 from server.tokenizer import ChatTokenizer
 from tests.server.conftest import Load

@@ -12,7 +12,7 @@ from server.convert import convert
 from server.convert_tools import plan_answer
 from server.errors import ApiError
 from server.model_files import ChatFiles
-from server.protocol import parse_chat_request
+from server.protocol.request import parse_chat_request
 from server.settings import SamplingDefaults
 from server.tokenizer import ChatTokenizer
 from server.tools.formats import FORMATS, HERMES
