@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 
 from server.convert import PromptPlan
 from server.detokenizer import Detokenizer
-from server.reading import CONTENT_ONLY, Reading
-from server.reasoning import SPACE, ReasoningParser
+from server.markup.events import ContentText, Event, ReasoningText
+from server.markup.parser import CallParser
+from server.markup.reading import CONTENT_ONLY, Reading
+from server.markup.reasoning import SPACE, ReasoningParser
 from server.stop_strings import StopScanner
 from server.tokenizer import ChatTokenizer
-from server.tools.events import ContentText, Event, ReasoningText
-from server.tools.parser import CallParser
 
 
 class AnswerText:

@@ -2,7 +2,7 @@
 
 Templates differ in what they accept: some have no system role, some want content as parts, some want a tool call's
 arguments as an object and some as text; `server.template_probe` finds out what one wants. Tool turns that a template
-has no form for become text, as `server.tools.prompt` has it.
+has no form for become text, as `server.markup.tool_prompt` has it.
 """
 
 import json
@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from server.control_tokens import unused_break
 from server.errors import ApiError, bad_request
+from server.markup.formats import FORMATS, HERMES, CallFormat, ToolForm, ToolsSetting
+from server.markup.tool_prompt import response_text
 from server.protocol.json_values import check_json_value
-from server.tools.formats import FORMATS, HERMES, CallFormat, ToolForm, ToolsSetting
-from server.tools.prompt import response_text
 
 Message = dict[str, Any]
 Absent = Literal["absent", "null", "empty"]

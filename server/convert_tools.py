@@ -5,12 +5,20 @@ from dataclasses import dataclass
 
 from engine.constraint import Constraint, ReasoningBudget
 from server.errors import bad_request, unsupported
+from server.markup.grammar import ToolSchema, calls_or, free_calls, required_calls
+from server.markup.reading import CONTENT_ONLY, Reading
+from server.markup.reasoning import (
+    CLOSED,
+    EFFORT_TOKENS,
+    END_THINK,
+    THINK,
+    closes_reasoning,
+    leaves_open,
+    opens_reasoning,
+)
 from server.protocol.messages import ChatMessage
 from server.protocol.request import ChatCompletionRequest
-from server.reading import CONTENT_ONLY, Reading
-from server.reasoning import CLOSED, EFFORT_TOKENS, END_THINK, THINK, closes_reasoning, leaves_open, opens_reasoning
 from server.tokenizer import ChatTokenizer
-from server.tools.grammar import ToolSchema, calls_or, free_calls, required_calls
 
 THINKING_VARIABLE = "enable_thinking"
 """By this variable some templates turn reasoning on and off."""

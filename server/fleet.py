@@ -21,8 +21,8 @@ from engine.config import EngineConfig
 from engine.errors import ConfigError, EngineDeadError, HeadraceError, ModelLoadError
 from engine.messages import EngineInfo, Loading
 from server.engine_process import ENGINE_COMMAND, EngineProcess, describe_exit
+from server.markup.formats import ToolsSetting
 from server.settings import SamplingDefaults, describe_defaults
-from server.tools.formats import ToolsSetting
 
 if TYPE_CHECKING:
     from server.tokenizer import ChatTokenizer

@@ -17,8 +17,8 @@ from server.banner import Console, ready_banner
 from server.context import ServerContext
 from server.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
 from server.limits import Admission, Limits
+from server.markup.formats import ToolsSetting
 from server.settings import SamplingDefaults
-from server.tools.formats import ToolsSetting
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from server.conversation import Absent, Message, TemplateForm, with_parts, without_content
 from server.errors import ApiError, bad_request
-from server.tools.formats import detect
+from server.markup.formats import detect
 
 Render = Callable[[list[Message], list[dict[str, Any]] | None], str]
 """Renders messages, and tools if there are any."""

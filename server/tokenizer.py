@@ -27,12 +27,12 @@ from server.conversation import (
     with_system_text,
 )
 from server.errors import ApiError, bad_request, shorten
+from server.markup.formats import ToolForm, ToolsSetting
+from server.markup.reasoning import END_THINK, THINK
+from server.markup.tool_prompt import tools_text
 from server.model_files import ChatFiles, read_chat_files
-from server.reasoning import END_THINK, THINK
 from server.template_probe import probe
 from server.token_bounds import TokenBounds
-from server.tools.formats import ToolForm, ToolsSetting
-from server.tools.prompt import tools_text
 
 _RESERVED_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
 

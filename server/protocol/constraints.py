@@ -7,9 +7,9 @@ from pydantic import Field, model_validator
 
 from engine.constraint import Constraint
 from server.errors import bad_request
+from server.markup.frames import escape
 from server.protocol.json_values import check_json_value
 from server.protocol.messages import Name, StrictModel
-from server.tools.frames import escape
 
 MAX_CHOICES = 1024
 MAX_CHOICE_CHARS = 4096

@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from server.answer import Job, answer_request
 from server.convert import PromptPlan, convert
 from server.generation import Delta
+from server.markup.events import CallArguments, CallOpened
 from server.protocol.request import parse_chat_request
 from server.protocol.response import (
     Choice,
@@ -21,7 +22,6 @@ from server.protocol.response import (
     new_completion_id,
 )
 from server.tokenizer import ChatTokenizer
-from server.tools.events import CallArguments, CallOpened
 
 router = APIRouter()
 

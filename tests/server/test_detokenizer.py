@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from engine.messages import TokenLogprobs
 from server.answer_text import AnswerText
 from server.detokenizer import LOWEST_LOGPROB, Detokenizer, logprob_entries
+from server.markup.events import ContentText, Event
 from server.tokenizer import ChatTokenizer
-from server.tools.events import ContentText, Event
 from tests.server.conftest import Load
 from tests.server.texts import SHARED_TOKENIZERS, needs_shared
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.reasoning import ReasoningParser, closes_reasoning, leaves_open, opens_reasoning
+from server.markup.reasoning import ReasoningParser, closes_reasoning, leaves_open, opens_reasoning
 
 
 def split(pieces: list[str], *, is_open: bool) -> tuple[str, str]:

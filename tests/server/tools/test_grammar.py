@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.constraint import Constraint
-from server.tools.events import CallArguments, CallClosed, CallOpened
-from server.tools.formats import DEEPSEEK, FORMATS, HERMES, LLAMA3, CallFormat
-from server.tools.grammar import ToolSchema, calls_or, free_calls, in_slashes, required_calls
-from server.tools.parser import CallParser
+from server.markup.events import CallArguments, CallClosed, CallOpened
+from server.markup.formats import DEEPSEEK, FORMATS, HERMES, LLAMA3, CallFormat
+from server.markup.grammar import ToolSchema, calls_or, free_calls, in_slashes, required_calls
+from server.markup.parser import CallParser
 from tests.server.tools.grammars import SPECIAL_BYTE, SPECIAL_ID, accepted, compiled, matches
 
 SCHEMAS: dict[str, Any] = {

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.tools.events import CallArguments, CallClosed, CallOpened, ContentText, Event
-from server.tools.formats import DEEPSEEK, FORMATS, HERMES, LLAMA3, CallFormat
-from server.tools.parser import CallParser, new_call_id
+from server.markup.events import CallArguments, CallClosed, CallOpened, ContentText, Event
+from server.markup.formats import DEEPSEEK, FORMATS, HERMES, LLAMA3, CallFormat
+from server.markup.parser import CallParser, new_call_id
 
 NAMES = ("get", "get_weather", "a.b-c")
 FRAGMENTS = [

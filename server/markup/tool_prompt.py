@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from server.tools.formats import CallFormat
+from server.markup.formats import CallFormat
 
 DEFAULT_TOOL_PROMPT = "You may call one or more functions to help with the user's request."
 

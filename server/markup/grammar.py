@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.constraint import Constraint, SchemaSource
-from server.tools.formats import BARE_HEAD, BARE_NECK, BARE_TAIL, FENCED_HEAD, CallFormat
-from server.tools.frames import GAP_REGEX, escape, regex
+from server.markup.formats import BARE_HEAD, BARE_NECK, BARE_TAIL, FENCED_HEAD, CallFormat
+from server.markup.frames import GAP_REGEX, escape, regex
 
 ANY = r"(.|\n)*"
 

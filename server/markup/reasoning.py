@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import Enum, auto
 from types import MappingProxyType
 
-from server.tools.frames import GAP, Match, Undecided, match
+from server.markup.frames import GAP, Match, Undecided, match
 
 THINK, END_THINK = "<think>", "</think>"
 CLOSED = "\n</think>\n\n"

@@ -4,7 +4,7 @@ However the text is cut into pieces, the same calls come out and the contents ad
 what could yet be the beginning of a call, which the frames bound to a few hundred characters. Behind a call's head, its
 arguments are handed on as they come. White space next to calls at the beginning and the end of an answer is no content.
 
-What opens a call here is what the grammar of `server.tools.grammar` has opened too, so its arguments are valid.
+What opens a call here is what the grammar of `server.markup.grammar` has opened too, so its arguments are valid.
 """
 
 import re
@@ -13,10 +13,10 @@ import string
 from collections.abc import Callable, Collection
 from enum import Enum, auto
 
-from server.tools.events import CallArguments, CallClosed, CallOpened, ContentText, Event
-from server.tools.formats import BARE_TAIL, FENCE_END, FENCE_MARK, WHOLE_BARE, WHOLE_FENCED, CallFormat
-from server.tools.frames import MAX_GAP, NAME, SPACE, Frame, Match, Undecided, match
-from server.tools.json_text import ObjectEnd
+from server.markup.events import CallArguments, CallClosed, CallOpened, ContentText, Event
+from server.markup.formats import BARE_TAIL, FENCE_END, FENCE_MARK, WHOLE_BARE, WHOLE_FENCED, CallFormat
+from server.markup.frames import MAX_GAP, NAME, SPACE, Frame, Match, Undecided, match
+from server.markup.json_text import ObjectEnd
 
 _ALPHABET = string.ascii_letters + string.digits
 

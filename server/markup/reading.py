@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from server.tools.formats import CallFormat
+from server.markup.formats import CallFormat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ That is a call if it names a declared tool; any other JSON is text.
 from dataclasses import dataclass
 from typing import Literal
 
-from server.tools.frames import GAP, NAME, Frame, OneOf
+from server.markup.frames import GAP, NAME, Frame, OneOf
 
 FormatName = Literal["hermes", "llama3", "deepseek"]
 ToolsSetting = Literal["hermes", "llama3", "deepseek", "generic"]
