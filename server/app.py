@@ -15,7 +15,7 @@ from server.api_document import describe_api
 from server.auth import Keys
 from server.context import ServerContext
 from server.edge import Edge, internal_error
-from server.errors import ApiError
+from server.protocol.errors import ApiError
 from server.routes.chat import router as chat_router
 from server.routes.completions import router as completions_router
 from server.routes.description import router as description_router

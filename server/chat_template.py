@@ -22,7 +22,7 @@ from jinja2.visitor import NodeTransformer
 
 from server import template_limits as limits
 from server import template_sizes as sizes
-from server.errors import MAX_ECHO_CHARS, bad_request
+from server.protocol.errors import MAX_ECHO_CHARS, bad_request
 from server.template_limits import TemplateLimitError
 from server.template_reads import outside_variables
 

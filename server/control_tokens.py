@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from server.errors import bad_request
+from server.protocol.errors import bad_request
 
 _BREAKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 _NEVER = re.compile("(?!)")

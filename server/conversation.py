@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from server.control_tokens import unused_break
-from server.errors import ApiError, bad_request
 from server.markup.formats import FORMATS, HERMES, CallFormat, ToolForm, ToolsSetting
 from server.markup.tool_prompt import response_text
+from server.protocol.errors import ApiError, bad_request
 from server.protocol.json_values import check_json_value
 
 Message = dict[str, Any]

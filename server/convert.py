@@ -10,8 +10,8 @@ from engine.errors import RequestError
 from engine.messages import EngineInfo
 from engine.sampling_params import SamplingParams
 from server.convert_tools import plan_answer, template_variables
-from server.errors import context_length_exceeded, from_request_error
 from server.markup.reading import CONTENT_ONLY, Reading
+from server.protocol.errors import context_length_exceeded, from_request_error
 from server.protocol.generation_request import GenerationRequest
 from server.protocol.prompts import Conversation
 from server.protocol.request import ChatCompletionRequest

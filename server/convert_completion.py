@@ -2,8 +2,8 @@
 
 from engine.messages import EngineInfo
 from server.convert import Echo, PromptPlan, make_plan, sampling_params, token_limit, usable_context
-from server.errors import bad_request
 from server.protocol.completion_request import DEFAULT_MAX_TOKENS, CompletionRequest
+from server.protocol.errors import bad_request
 from server.settings import SamplingDefaults
 from server.tokenizer import ChatTokenizer
 

@@ -4,7 +4,6 @@ import dataclasses
 from dataclasses import dataclass
 
 from engine.constraint import Constraint, ReasoningBudget
-from server.errors import bad_request, unsupported
 from server.markup.grammar import ToolSchema, calls_or, free_calls, required_calls
 from server.markup.reading import CONTENT_ONLY, Reading
 from server.markup.reasoning import (
@@ -16,6 +15,7 @@ from server.markup.reasoning import (
     leaves_open,
     opens_reasoning,
 )
+from server.protocol.errors import bad_request, unsupported
 from server.protocol.messages import ChatMessage
 from server.protocol.request import ChatCompletionRequest
 from server.tokenizer import ChatTokenizer

@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.auth import Keys
 from server.counters import ServerCounters
-from server.errors import ApiError
 from server.limits import ClientGone
+from server.protocol.errors import ApiError
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
-from server.errors import ApiError, overloaded
+from server.protocol.errors import ApiError, overloaded
 
 MIB = 1024 * 1024
 RETRY_SECONDS = 2

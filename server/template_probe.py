@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from server.conversation import Absent, Message, TemplateForm, with_parts, without_content
-from server.errors import ApiError, bad_request
 from server.markup.formats import detect
+from server.protocol.errors import ApiError, bad_request
 
 Render = Callable[[list[Message], list[dict[str, Any]] | None], str]
 """Renders messages, and tools if there are any."""

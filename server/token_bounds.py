@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from server.errors import context_length_exceeded
+from server.protocol.errors import context_length_exceeded
 
 _DROPS_TEXT = ('"Removed"', '"Whitespace', '"Bert', '"Strip"')
 """Words in a pre-tokenizer's description that say it may drop what it was given."""

@@ -26,11 +26,11 @@ from server.conversation import (
     with_parsed_calls,
     with_system_text,
 )
-from server.errors import ApiError, bad_request, shorten
 from server.markup.formats import ToolForm, ToolsSetting
 from server.markup.reasoning import END_THINK, THINK
 from server.markup.tool_prompt import tools_text
 from server.model_files import ChatFiles, read_chat_files
+from server.protocol.errors import ApiError, bad_request, shorten
 from server.template_probe import probe
 from server.token_bounds import TokenBounds
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from engine.sampling_params import MAX_LOGPROBS
-from server.errors import bad_request, from_validation_error, unsupported
+from server.protocol.errors import bad_request, from_validation_error, unsupported
 from server.protocol.generation_request import MAX_INT, GenerationRequest, check_stream_options
 from server.protocol.json_values import check_object_keys
 from server.protocol.messages import Integer

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from engine.constraint import Constraint
-from server.errors import bad_request
 from server.markup.frames import escape
+from server.protocol.errors import bad_request
 from server.protocol.json_values import check_json_value
 from server.protocol.messages import Name, StrictModel
 

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from server.errors import ApiError, bad_request, shorten
+from server.protocol.errors import ApiError, bad_request, shorten
 
 MAX_DEPTH = 64
 MAX_KEYS_PER_OBJECT = 10_000

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from server.errors import BRANCH_LIST, BRANCH_TEXT, WRONG_BRANCH
+from server.protocol.errors import BRANCH_LIST, BRANCH_TEXT, WRONG_BRANCH
 from server.protocol.json_values import check_json_value
 
 MAX_PARTS = 256

@@ -4,7 +4,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import Discriminator, Field, Tag
 
-from server.errors import (
+from server.protocol.errors import (
     BRANCH_ID_LISTS,
     BRANCH_IDS,
     BRANCH_LIST,

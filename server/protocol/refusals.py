@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from server.errors import unsupported
+from server.protocol.errors import unsupported
 from server.protocol.messages import StrictModel
 
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from server.errors import from_validation_error
+from server.protocol.errors import from_validation_error
 from server.protocol.generation_request import ModelName, TokenId
 from server.protocol.json_values import check_object_keys
 from server.protocol.messages import StrictModel

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from server.errors import BRANCH_NAME, BRANCH_OBJECT, WRONG_BRANCH, bad_request, shorten
+from server.protocol.errors import BRANCH_NAME, BRANCH_OBJECT, WRONG_BRANCH, bad_request, shorten
 from server.protocol.json_values import check_json_value
 from server.protocol.messages import Name, StrictModel
 

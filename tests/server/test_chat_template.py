@@ -12,7 +12,7 @@ import pytest
 
 from server import template_limits
 from server.chat_template import ChatTemplate
-from server.errors import ApiError
+from server.protocol.errors import ApiError
 
 
 def render(source: str, **variables: Any) -> str:
@@ -147,7 +147,7 @@ def test_no_single_step_of_a_template_fills_the_memory() -> None:
         "import json, resource, sys, time\n"
         "from server import template_limits\n"
         "from server.chat_template import ChatTemplate\n"
-        "from server.errors import ApiError\n"
+        "from server.protocol.errors import ApiError\n"
         "resource.setrlimit(resource.RLIMIT_AS, (900_000_000, 900_000_000))\n"
         "template_limits.RENDER_SECONDS = 1.0\n"
         "for source in json.load(sys.stdin):\n"

@@ -10,8 +10,8 @@ import httpx
 import openai
 import pytest
 
-from server.errors import ApiError
 from server.protocol.completion_request import CompletionRequest, parse_completion_request
+from server.protocol.errors import ApiError
 from server.protocol.fields import completion_field_table
 from server.protocol.prompts import MAX_PROMPTS
 from server.tokenizer import ChatTokenizer

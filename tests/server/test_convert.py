@@ -9,8 +9,8 @@ from engine.messages import EngineInfo
 from engine.sampling_params import SamplingParams
 from server.answer_text import AnswerText
 from server.convert import PromptPlan, convert, system_fingerprint
-from server.errors import ApiError
 from server.markup.events import ContentText
+from server.protocol.errors import ApiError
 from server.protocol.request import parse_chat_request
 from server.settings import SamplingDefaults
 from server.tokenizer import ChatTokenizer

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
-from server.errors import ApiError, from_request_error, overloaded, shorten, unsupported
+from server.protocol.errors import ApiError, from_request_error, overloaded, shorten, unsupported
 from server.protocol.fields import field_table
 from server.protocol.refusals import UNSUPPORTED
 from server.protocol.request import ChatCompletionRequest, parse_chat_request

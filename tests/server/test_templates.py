@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
-from server.errors import ApiError
 from server.model_files import ChatFiles
+from server.protocol.errors import ApiError
 from server.tokenizer import ChatTokenizer
 from tests.server.conftest import Load
 from tests.server.test_tokenizer import CONVERSATIONS, PAIRS, control_counts

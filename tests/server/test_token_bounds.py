@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from server.convert import convert
 from server.convert_completion import convert_completion
-from server.errors import ApiError
 from server.protocol.completion_request import parse_completion_request
+from server.protocol.errors import ApiError
 from server.protocol.request import parse_chat_request
 from server.settings import SamplingDefaults
 from server.tokenizer import ChatTokenizer

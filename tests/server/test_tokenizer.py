@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ModelLoadError
-from server.errors import ApiError
 from server.model_files import ChatFiles
+from server.protocol.errors import ApiError
 from server.tokenizer import ChatTokenizer
 from tests.server.conftest import Load
 from tests.server.texts import SHARED, needs_shared, tiny_sentencepiece

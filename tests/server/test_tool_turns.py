@@ -10,11 +10,11 @@ from engine.constraint import ReasoningBudget
 from server.conversation import TemplateForm
 from server.convert import convert
 from server.convert_tools import plan_answer
-from server.errors import ApiError
 from server.markup.formats import FORMATS, HERMES
 from server.markup.parser import CallParser
 from server.markup.tool_prompt import DEFAULT_TOOL_PROMPT
 from server.model_files import ChatFiles
+from server.protocol.errors import ApiError
 from server.protocol.request import parse_chat_request
 from server.settings import SamplingDefaults
 from server.tokenizer import ChatTokenizer
