@@ -14,6 +14,7 @@ from pathlib import Path
 
 from engine.models.random_model import architecture_names
 from server.cli import build_parser
+from server.config.settings import ModelSpec, load_models_file
 from server.counters import ServerCounters
 from server.edge import MAX_HEADERS
 from server.fleet import FleetPolicy
@@ -23,7 +24,6 @@ from server.metrics import exposition
 from server.protocol.error_table import ERROR_TABLE
 from server.protocol.fields import FieldRow, completion_field_table, field_table
 from server.protocol.json_values import MAX_DEPTH, MAX_KEYS_PER_OBJECT
-from server.settings import ModelSpec, load_models_file
 from server.sse import KEEP_ALIVE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import EngineDeadError, EngineStoppedError, RequestError
 from engine.messages import EngineInfo
+from server.config.settings import SamplingDefaults
 from server.context import ServerContext, not_ready
 from server.convert import PromptPlan
 from server.edge import internal_error
@@ -26,7 +27,6 @@ from server.generation import Delta, Generation
 from server.limits import ClientGone
 from server.protocol.errors import ApiError, from_request_error, overloaded
 from server.protocol.response import encode_json, usage
-from server.settings import SamplingDefaults
 from server.sse import KEEP_ALIVE_SECONDS, DisconnectWatcher, EventWriter, Ticker
 from server.streams import Batch, PromptStreams
 from server.tokenizer import ChatTokenizer

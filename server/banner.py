@@ -9,8 +9,8 @@ from typing import TextIO
 
 from engine.errors import HeadraceError
 from engine.messages import EngineInfo
+from server.config.settings import SamplingDefaults
 from server.fleet import EngineHandle, ModelState
-from server.settings import SamplingDefaults
 
 BAR_CELLS = 24
 _CLEAR_LINE = "\r\x1b[K"

@@ -13,10 +13,10 @@ from engine import version
 from engine.config import Dtype, EngineConfig, KvDtype, Quantization
 from engine.errors import HeadraceError
 from server.banner import Console, ConsoleHandler
+from server.config.settings import ModelSpec, default_models_file, load_models_file
 from server.limits import Limits
 from server.models_command import add_models_parser
 from server.serve import ServeSettings, run
-from server.settings import ModelSpec, default_models_file, load_models_file
 
 KEY_VARIABLE = "HEADRACE_API_KEY"
 

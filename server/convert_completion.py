@@ -1,10 +1,10 @@
 """From a checked request for raw completions to what the engine needs: a plan for each prompt."""
 
 from engine.messages import EngineInfo
+from server.config.settings import SamplingDefaults
 from server.convert import Echo, PromptPlan, make_plan, sampling_params, token_limit, usable_context
 from server.protocol.completion_request import DEFAULT_MAX_TOKENS, CompletionRequest
 from server.protocol.errors import bad_request
-from server.settings import SamplingDefaults
 from server.tokenizer import ChatTokenizer
 
 

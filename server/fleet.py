@@ -20,9 +20,9 @@ from engine.client import EngineClient
 from engine.config import EngineConfig
 from engine.errors import ConfigError, EngineDeadError, HeadraceError, ModelLoadError
 from engine.messages import EngineInfo, Loading
+from server.config.settings import SamplingDefaults, describe_defaults
 from server.engine_process import ENGINE_COMMAND, EngineProcess, describe_exit
 from server.markup.formats import ToolsSetting
-from server.settings import SamplingDefaults, describe_defaults
 
 if TYPE_CHECKING:
     from server.tokenizer import ChatTokenizer

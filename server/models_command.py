@@ -13,7 +13,7 @@ from typing import TextIO
 import psutil
 
 from engine.models.sources import SourceState, describe
-from server.settings import ModelsFile, ModelSpec, default_models_file, load_models_file
+from server.config.settings import ModelsFile, ModelSpec, default_models_file, load_models_file
 
 _SUITABLE_SHARE = 0.9
 """Of a machine's memory, what weights may take at most and still leave room for a KV cache."""

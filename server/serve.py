@@ -14,11 +14,11 @@ from engine.config import EngineConfig
 from engine.errors import ConfigError
 from server.auth import Keys
 from server.banner import Console, ready_banner
+from server.config.settings import SamplingDefaults
 from server.context import ServerContext
 from server.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
 from server.limits import Admission, Limits
 from server.markup.formats import ToolsSetting
-from server.settings import SamplingDefaults
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 

@@ -13,8 +13,8 @@ import pytest
 from bench.gpu.__main__ import parse as parse_suite
 from scripts import generate_docs
 from server.cli import build_parser
+from server.config.settings import _MODEL_FIELDS, load_models_file
 from server.protocol.request import parse_chat_request
-from server.settings import _MODEL_FIELDS, load_models_file
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {

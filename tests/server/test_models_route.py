@@ -8,8 +8,8 @@ import pytest
 
 from engine.config import EngineConfig
 from server.capabilities import capabilities
+from server.config.settings import SamplingDefaults
 from server.protocol.shapes import ModelListShape
-from server.settings import SamplingDefaults
 from server.tokenizer import ChatTokenizer
 from tests.server.conftest import Load
 from tests.server.fakes import Script, running_server

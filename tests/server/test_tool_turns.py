@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from engine.constraint import ReasoningBudget
+from server.config.settings import SamplingDefaults
 from server.conversation import TemplateForm
 from server.convert import convert
 from server.convert_tools import plan_answer
@@ -16,7 +17,6 @@ from server.markup.tool_prompt import DEFAULT_TOOL_PROMPT
 from server.model_files import ChatFiles
 from server.protocol.errors import ApiError
 from server.protocol.request import parse_chat_request
-from server.settings import SamplingDefaults
 from server.tokenizer import ChatTokenizer
 from tests.server.conftest import Load
 from tests.server.test_convert import engine_info

@@ -20,8 +20,8 @@ from engine.config import AttentionName, ConstraintBackend, Dtype, EngineConfig,
 from engine.errors import ConfigError, RequestError
 from engine.models.sources import HUB_ID
 from engine.sampling_params import SamplingParams
+from server.config.models_file import Field, Section, parse_list, parse_mapping, read_yaml
 from server.markup.formats import ToolsSetting
-from server.models_file import Field, Section, parse_list, parse_mapping, read_yaml
 
 Load = Literal["startup", "on_demand"]
 
