@@ -15,16 +15,16 @@ from pathlib import Path
 from engine.models.random_model import architecture_names
 from server.cli import build_parser
 from server.config.settings import ModelSpec, load_models_file
-from server.counters import ServerCounters
-from server.edge import MAX_HEADERS
+from server.edge.counters import ServerCounters
+from server.edge.guard import MAX_HEADERS
+from server.edge.http_protocol import HEADER_SECONDS, MAX_HEADER_BYTES, UNREAD_SECONDS
+from server.edge.limits import MIB, Limits
+from server.edge.sse import KEEP_ALIVE_SECONDS
 from server.fleet import FleetPolicy
-from server.http_protocol import HEADER_SECONDS, MAX_HEADER_BYTES, UNREAD_SECONDS
-from server.limits import MIB, Limits
 from server.metrics import exposition
 from server.protocol.error_table import ERROR_TABLE
 from server.protocol.fields import FieldRow, completion_field_table, field_table
 from server.protocol.json_values import MAX_DEPTH, MAX_KEYS_PER_OBJECT
-from server.sse import KEEP_ALIVE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/api.md", "docs/models.md", "docs/deployment.md", "docs/security.md")

@@ -12,9 +12,9 @@ from starlette.types import ASGIApp
 
 from engine import version
 from server.api_document import describe_api
-from server.auth import Keys
 from server.context import ServerContext
-from server.edge import Edge, internal_error
+from server.edge.auth import Keys
+from server.edge.guard import Edge, internal_error
 from server.protocol.errors import ApiError
 from server.routes.chat import router as chat_router
 from server.routes.completions import router as completions_router

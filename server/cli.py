@@ -14,7 +14,7 @@ from engine.config import Dtype, EngineConfig, KvDtype, Quantization
 from engine.errors import HeadraceError
 from server.banner import Console, ConsoleHandler
 from server.config.settings import ModelSpec, default_models_file, load_models_file
-from server.limits import Limits
+from server.edge.limits import Limits
 from server.models_command import add_models_parser
 from server.serve import ServeSettings, run
 

@@ -6,7 +6,7 @@ The set of series is fixed: labels are model names of this server and words from
 from collections.abc import Iterable
 
 from engine.messages import EngineStats
-from server.counters import ServerCounters
+from server.edge.counters import ServerCounters
 from server.fleet import EngineHandle
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

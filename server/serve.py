@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from engine import version
 from engine.config import EngineConfig
 from engine.errors import ConfigError
-from server.auth import Keys
 from server.banner import Console, ready_banner
 from server.config.settings import SamplingDefaults
 from server.context import ServerContext
+from server.edge.auth import Keys
+from server.edge.limits import Admission, Limits
 from server.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
-from server.limits import Admission, Limits
 from server.markup.formats import ToolsSetting
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -113,7 +113,7 @@ class HeadraceServer:
     async def _serve_http(self) -> None:
         # Imported only now that the engine processes are starting, so that the two go on side by side.
         from server.app import build_app
-        from server.http_protocol import HttpServer
+        from server.edge.http_protocol import HttpServer
 
         context = ServerContext(self.fleet, self.admission)
         server = HttpServer(build_app(context, keys=self._keys, hosts=allowed_hosts(self._settings)))

@@ -11,7 +11,7 @@ from server.answer import CLIENT_CLOSED_REQUEST, run_text_work
 from server.context import ServerContext, not_ready
 from server.convert import conversation_ids
 from server.convert_completion import check_token_ids
-from server.limits import ClientGone
+from server.edge.limits import ClientGone
 from server.protocol.response import encode_json
 from server.protocol.tokenize_request import (
     DetokenizeRequest,

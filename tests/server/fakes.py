@@ -18,8 +18,8 @@ import msgspec
 import pytest
 
 from engine.config import EngineConfig
-from server.auth import Keys
 from server.banner import Console
+from server.edge.auth import Keys
 from server.fleet import EngineHandle, FleetPolicy
 from server.serve import HeadraceServer, ServeSettings, bind
 from tests.server.fake_engine import SCRIPT_VARIABLE, Script

@@ -15,8 +15,8 @@ import openai
 import pytest
 from huggingface_hub import InferenceClient
 
-from server.http_protocol import GuardedH11Protocol
-from server.limits import Limits
+from server.edge.http_protocol import GuardedH11Protocol
+from server.edge.limits import Limits
 from tests.server.fakes import FAST_POLICY, RunningServer, Script, engine_config, running_server, wait_ready, wait_until
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Tell me something."}]

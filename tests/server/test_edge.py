@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.http_protocol import GuardedH11Protocol
-from server.limits import Limits
+from server.edge.http_protocol import GuardedH11Protocol
+from server.edge.limits import Limits
 from tests.server.fakes import RunningServer, Script, running_server
 
 CHAT = "/v1/chat/completions"

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.auth import Keys
-from server.counters import ServerCounters
-from server.limits import ClientGone
+from server.edge.auth import Keys
+from server.edge.counters import ServerCounters
+from server.edge.limits import ClientGone
 from server.protocol.errors import ApiError
 
 logger = logging.getLogger(__name__)
