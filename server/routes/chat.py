@@ -6,7 +6,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from server.answer import Job, answer_request
 from server.convert import PromptPlan, convert
 from server.generation import Delta
 from server.markup.events import CallArguments, CallOpened
@@ -21,6 +20,7 @@ from server.protocol.response import (
     encode_json,
     new_completion_id,
 )
+from server.routes.answering import Job, answer_request
 from server.tokenizer import ChatTokenizer
 
 router = APIRouter()

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from engine.messages import EngineInfo
-from server.answer import CLIENT_CLOSED_REQUEST, run_text_work
 from server.context import ServerContext, not_ready
 from server.convert import conversation_ids
 from server.convert_completion import check_token_ids
@@ -20,6 +19,7 @@ from server.protocol.tokenize_request import (
     parse_detokenize_request,
     parse_tokenize_request,
 )
+from server.routes.answering import CLIENT_CLOSED_REQUEST, run_text_work
 from server.tokenizer import ChatTokenizer
 
 router = APIRouter()

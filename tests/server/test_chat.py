@@ -389,7 +389,7 @@ def test_two_models_do_not_touch_each_other(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_silence_is_filled_with_comments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script) -> None:
-    monkeypatch.setattr("server.answer.KEEP_ALIVE_SECONDS", 0.1)
+    monkeypatch.setattr("server.routes.answering.KEEP_ALIVE_SECONDS", 0.1)
     slow = Script(model_dir=script.model_dir, token_ids=script.token_ids, step_seconds=0.5)
     with running_server(monkeypatch, tmp_path, slow) as server:
         body = {"messages": MESSAGES, "stream": True, "max_tokens": 4}

@@ -310,7 +310,7 @@ def test_a_long_silence_before_the_first_token_sends_headers_once_the_request_is
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smollm2_dir: Path, path: str, accepts: bool
 ) -> None:
     """Not before: then what fails is still an error of its own."""
-    monkeypatch.setattr("server.answer.KEEP_ALIVE_SECONDS", 0.1)
+    monkeypatch.setattr("server.routes.answering.KEEP_ALIVE_SECONDS", 0.1)
     script = Script(
         model_dir=str(smollm2_dir), token_ids=[504], hold_first=0.6, error_after=0, accepts=accepts,
         error_code="overloaded",
