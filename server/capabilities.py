@@ -3,7 +3,7 @@
 from typing import Any
 
 from engine.config import EngineConfig
-from server.tokenizer import ChatTokenizer
+from server.prompt.tokenizer import ChatTokenizer
 
 
 def capabilities(config: EngineConfig, tokenizer: ChatTokenizer) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from engine.messages import TokenLogprobs
-from server.tokenizer import ChatTokenizer
+from server.prompt.tokenizer import ChatTokenizer
 
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 LOWEST_LOGPROB = -9999.0

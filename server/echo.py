@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from server.convert import PromptPlan
 from server.detokenizer import Detokenizer
-from server.tokenizer import ChatTokenizer
+from server.prompt.plan import PromptPlan
+from server.prompt.tokenizer import ChatTokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from server.engine_process import ENGINE_COMMAND, EngineProcess, describe_exit
 from server.markup.formats import ToolsSetting
 
 if TYPE_CHECKING:
-    from server.tokenizer import ChatTokenizer
+    from server.prompt.tokenizer import ChatTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -302,7 +302,7 @@ def _private_directory() -> Path:
 
 def _load_tokenizer(model_dir: str, tools: ToolsSetting | None) -> "ChatTokenizer":
     # Imported here, so that the engine process is running before this process reads in its text libraries.
-    from server.tokenizer import ChatTokenizer
+    from server.prompt.tokenizer import ChatTokenizer
 
     try:
         return ChatTokenizer.load(Path(model_dir), tools=tools)

@@ -5,12 +5,12 @@ from typing import Any, cast
 
 from engine.messages import SequenceOutput, TokenLogprobs
 from server.answer_text import AnswerText
-from server.convert import PromptPlan
 from server.detokenizer import logprob_entries
 from server.markup.events import CallArguments, CallOpened, ContentText, Event, ReasoningText
+from server.prompt.plan import PromptPlan
+from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError, bad_request, context_length_exceeded, overloaded
 from server.protocol.response import FinishReason, usage
-from server.tokenizer import ChatTokenizer
 
 OVERLOADED_RETRY_SECONDS = 2
 

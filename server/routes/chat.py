@@ -6,9 +6,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from server.convert import PromptPlan, convert
 from server.generation import Delta
 from server.markup.events import CallArguments, CallOpened
+from server.prompt.plan import PromptPlan, convert
+from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.request import parse_chat_request
 from server.protocol.response import (
     Choice,
@@ -21,7 +22,6 @@ from server.protocol.response import (
     new_completion_id,
 )
 from server.routes.answering import Job, answer_request
-from server.tokenizer import ChatTokenizer
 
 router = APIRouter()
 

@@ -6,16 +6,16 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from server.convert import PromptPlan
-from server.convert_completion import convert_completion
 from server.detokenizer import Detokenizer
 from server.echo import ShownPrompt
 from server.generation import Delta
+from server.prompt.plan import PromptPlan
+from server.prompt.plan_completion import convert_completion
+from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.completion_request import parse_completion_request
 from server.protocol.completion_response import TextCompletionEncoder, TextLogprobs, legacy_token, text_choice
 from server.protocol.response import FinishReason
 from server.routes.answering import Job, answer_request
-from server.tokenizer import ChatTokenizer
 
 router = APIRouter()
 

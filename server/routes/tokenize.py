@@ -8,9 +8,10 @@ from fastapi.responses import Response
 
 from engine.messages import EngineInfo
 from server.context import ServerContext, not_ready
-from server.convert import conversation_ids
-from server.convert_completion import check_token_ids
 from server.edge.limits import ClientGone
+from server.prompt.plan import conversation_ids
+from server.prompt.plan_completion import check_token_ids
+from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.response import encode_json
 from server.protocol.tokenize_request import (
     DetokenizeRequest,
@@ -20,7 +21,6 @@ from server.protocol.tokenize_request import (
     parse_tokenize_request,
 )
 from server.routes.answering import CLIENT_CLOSED_REQUEST, run_text_work
-from server.tokenizer import ChatTokenizer
 
 router = APIRouter()
 

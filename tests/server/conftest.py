@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from server.model_files import ChatFiles
-from server.tokenizer import ChatTokenizer
+from server.prompt.model_files import ChatFiles
+from server.prompt.tokenizer import ChatTokenizer
 from tests.server.texts import SHARED, shared_tokenizer_files, tiny_sentencepiece
 
 Load = Callable[[str], ChatTokenizer]

@@ -18,9 +18,9 @@ from huggingface_hub import InferenceClient
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from server.markup.events import CallArguments, CallOpened
+from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.shapes import ChatCompletionChunkShape, ChatCompletionShape
 from server.routes.chat import call_pieces
-from server.tokenizer import ChatTokenizer
 from tests.server.fakes import RunningServer, Script, running_server
 from tests.server.test_clients import hugging_face_schema
 from tests.server.texts import needs_spec

@@ -10,8 +10,8 @@ from typing import Any
 import jinja2
 import pytest
 
-from server import template_limits
-from server.chat_template import ChatTemplate
+from server.prompt import template_limits
+from server.prompt.chat_template import ChatTemplate
 from server.protocol.errors import ApiError
 
 
@@ -146,7 +146,7 @@ def test_no_single_step_of_a_template_fills_the_memory() -> None:
     code = (
         "import json, resource, sys, time\n"
         "from server import template_limits\n"
-        "from server.chat_template import ChatTemplate\n"
+        "from server.prompt.chat_template import ChatTemplate\n"
         "from server.protocol.errors import ApiError\n"
         "resource.setrlimit(resource.RLIMIT_AS, (900_000_000, 900_000_000))\n"
         "template_limits.RENDER_SECONDS = 1.0\n"

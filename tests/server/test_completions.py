@@ -10,11 +10,11 @@ import httpx
 import openai
 import pytest
 
+from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.completion_request import CompletionRequest, parse_completion_request
 from server.protocol.errors import ApiError
 from server.protocol.fields import completion_field_table
 from server.protocol.prompts import MAX_PROMPTS
-from server.tokenizer import ChatTokenizer
 from tests.server.fakes import RunningServer, Script, running_server, wait_until
 from tests.server.test_chat import TEXT, events_of, idle
 

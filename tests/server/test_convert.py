@@ -9,11 +9,11 @@ from engine.messages import EngineInfo
 from engine.sampling_params import SamplingParams
 from server.answer_text import AnswerText
 from server.config.settings import SamplingDefaults
-from server.convert import PromptPlan, convert, system_fingerprint
 from server.markup.events import ContentText
+from server.prompt.plan import PromptPlan, convert, system_fingerprint
+from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError
 from server.protocol.request import parse_chat_request
-from server.tokenizer import ChatTokenizer
 
 QUESTION = [{"role": "user", "content": "hi"}]
 

@@ -13,7 +13,7 @@ from engine.messages import TokenLogprobs
 from server.answer_text import AnswerText
 from server.detokenizer import LOWEST_LOGPROB, Detokenizer, logprob_entries
 from server.markup.events import ContentText, Event
-from server.tokenizer import ChatTokenizer
+from server.prompt.tokenizer import ChatTokenizer
 from tests.server.conftest import Load
 from tests.server.texts import SHARED_TOKENIZERS, needs_shared
 

@@ -9,8 +9,8 @@ import pytest
 from engine.config import EngineConfig
 from server.capabilities import capabilities
 from server.config.settings import SamplingDefaults
+from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.shapes import ModelListShape
-from server.tokenizer import ChatTokenizer
 from tests.server.conftest import Load
 from tests.server.fakes import Script, running_server
 from tests.server.texts import needs_shared

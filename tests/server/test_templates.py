@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
-from server.model_files import ChatFiles
+from server.prompt.model_files import ChatFiles
+from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError
-from server.tokenizer import ChatTokenizer
 from tests.server.conftest import Load
 from tests.server.test_tokenizer import CONVERSATIONS, PAIRS, control_counts
 from tests.server.texts import SHARED, needs_shared

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.config.settings import SamplingDefaults
-from server.convert import convert
-from server.convert_completion import convert_completion
+from server.prompt.plan import convert
+from server.prompt.plan_completion import convert_completion
+from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.completion_request import parse_completion_request
 from server.protocol.errors import ApiError
 from server.protocol.request import parse_chat_request
-from server.tokenizer import ChatTokenizer
 from tests.server.conftest import Load
 from tests.server.test_convert import engine_info
 from tests.server.texts import SHARED_TOKENIZERS, needs_shared

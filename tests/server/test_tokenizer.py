@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ModelLoadError
-from server.model_files import ChatFiles
+from server.prompt.model_files import ChatFiles
+from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError
-from server.tokenizer import ChatTokenizer
 from tests.server.conftest import Load
 from tests.server.texts import SHARED, needs_shared, tiny_sentencepiece
 
@@ -112,7 +112,7 @@ def test_prompts_equal_those_of_transformers(pair: str, shared_tokenizer: Load) 
 
 def test_loading_needs_neither_torch_nor_transformers(smollm2_dir: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; import server.convert; from server.tokenizer import ChatTokenizer;"
+        "import sys; from pathlib import Path; import server.prompt.plan; from server.prompt.tokenizer import ChatTokenizer;"
         f"t = ChatTokenizer.load(Path({str(smollm2_dir)!r})); t.encode_prompt([{{'role': 'user', 'content': 'x'}}]);"
         "print([m for m in ('torch', 'transformers') if m in sys.modules])"
     )

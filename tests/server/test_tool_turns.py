@@ -8,16 +8,16 @@ import pytest
 
 from engine.constraint import ReasoningBudget
 from server.config.settings import SamplingDefaults
-from server.conversation import TemplateForm
-from server.convert import convert
-from server.convert_tools import plan_answer
 from server.markup.formats import FORMATS, HERMES
 from server.markup.parser import CallParser
 from server.markup.tool_prompt import DEFAULT_TOOL_PROMPT
-from server.model_files import ChatFiles
+from server.prompt.conversation import TemplateForm
+from server.prompt.model_files import ChatFiles
+from server.prompt.plan import convert
+from server.prompt.plan_tools import plan_answer
+from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError
 from server.protocol.request import parse_chat_request
-from server.tokenizer import ChatTokenizer
 from tests.server.conftest import Load
 from tests.server.test_convert import engine_info
 from tests.server.test_tokenizer import reference

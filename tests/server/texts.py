@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-from server.model_files import ChatFiles, read_chat_files
+from server.prompt.model_files import ChatFiles, read_chat_files
 
 SHARED = Path(__file__).parents[3] / "shared"
 SHARED_TOKENIZERS = ("llama3_1", "qwen2_5", "gemma2", "deepseek_v3")

@@ -10,13 +10,13 @@ from engine.errors import RequestError
 from engine.messages import EngineInfo
 from engine.sampling_params import SamplingParams
 from server.config.settings import SamplingDefaults
-from server.convert_tools import plan_answer, template_variables
 from server.markup.reading import CONTENT_ONLY, Reading
+from server.prompt.plan_tools import plan_answer, template_variables
+from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import context_length_exceeded, from_request_error
 from server.protocol.generation_request import GenerationRequest
 from server.protocol.prompts import Conversation
 from server.protocol.request import ChatCompletionRequest
-from server.tokenizer import ChatTokenizer
 
 T = TypeVar("T")
 

@@ -2,10 +2,10 @@
 
 from engine.messages import EngineInfo
 from server.config.settings import SamplingDefaults
-from server.convert import Echo, PromptPlan, make_plan, sampling_params, token_limit, usable_context
+from server.prompt.plan import Echo, PromptPlan, make_plan, sampling_params, token_limit, usable_context
+from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.completion_request import DEFAULT_MAX_TOKENS, CompletionRequest
 from server.protocol.errors import bad_request
-from server.tokenizer import ChatTokenizer
 
 
 def convert_completion(

@@ -1,7 +1,7 @@
 """Fits a conversation to what a model's chat template can show, and checks that it showed it.
 
 Templates differ in what they accept: some have no system role, some want content as parts, some want a tool call's
-arguments as an object and some as text; `server.template_probe` finds out what one wants. Tool turns that a template
+arguments as an object and some as text; `server.prompt.template_probe` finds out what one wants. Tool turns that a template
 has no form for become text, as `server.markup.tool_prompt` has it.
 """
 
@@ -9,9 +9,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from server.control_tokens import unused_break
 from server.markup.formats import FORMATS, HERMES, CallFormat, ToolForm, ToolsSetting
 from server.markup.tool_prompt import response_text
+from server.prompt.control_tokens import unused_break
 from server.protocol.errors import ApiError, bad_request
 from server.protocol.json_values import check_json_value
 

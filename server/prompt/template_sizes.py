@@ -5,7 +5,7 @@ import string
 from collections.abc import Callable
 from typing import Any
 
-from server.template_limits import NODE_CHARS, TemplateLimitError, bounded_list, children_of, measure, spend
+from server.prompt.template_limits import NODE_CHARS, TemplateLimitError, bounded_list, children_of, measure, spend
 
 MAX_WIDTH = 10_000
 """Width or precision of a formatted field."""

@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from server.conversation import Absent, Message, TemplateForm, with_parts, without_content
 from server.markup.formats import detect
+from server.prompt.conversation import Absent, Message, TemplateForm, with_parts, without_content
 from server.protocol.errors import ApiError, bad_request
 
 Render = Callable[[list[Message], list[dict[str, Any]] | None], str]

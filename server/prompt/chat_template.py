@@ -20,11 +20,11 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from server import template_limits as limits
-from server import template_sizes as sizes
+from server.prompt import template_limits as limits
+from server.prompt import template_sizes as sizes
+from server.prompt.template_limits import TemplateLimitError
+from server.prompt.template_reads import outside_variables
 from server.protocol.errors import MAX_ECHO_CHARS, bad_request
-from server.template_limits import TemplateLimitError
-from server.template_reads import outside_variables
 
 _TICK, _CONCAT, _CHECKED = "_headrace_tick", "_headrace_concat", "_headrace_checked"
 

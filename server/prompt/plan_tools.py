@@ -15,10 +15,10 @@ from server.markup.reasoning import (
     leaves_open,
     opens_reasoning,
 )
+from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import bad_request, unsupported
 from server.protocol.messages import ChatMessage
 from server.protocol.request import ChatCompletionRequest
-from server.tokenizer import ChatTokenizer
 
 THINKING_VARIABLE = "enable_thinking"
 """By this variable some templates turn reasoning on and off."""

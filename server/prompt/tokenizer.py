@@ -14,9 +14,12 @@ from tokenizers import Tokenizer
 
 from engine.errors import ModelLoadError
 from engine.token_text import TokenText
-from server.chat_template import ChatTemplate
-from server.control_tokens import ControlTokens, looks_like_control, strings_of, unused_break
-from server.conversation import (
+from server.markup.formats import ToolForm, ToolsSetting
+from server.markup.reasoning import END_THINK, THINK
+from server.markup.tool_prompt import tools_text
+from server.prompt.chat_template import ChatTemplate
+from server.prompt.control_tokens import ControlTokens, looks_like_control, strings_of, unused_break
+from server.prompt.conversation import (
     Message,
     TemplateForm,
     check_shown,
@@ -26,13 +29,10 @@ from server.conversation import (
     with_parsed_calls,
     with_system_text,
 )
-from server.markup.formats import ToolForm, ToolsSetting
-from server.markup.reasoning import END_THINK, THINK
-from server.markup.tool_prompt import tools_text
-from server.model_files import ChatFiles, read_chat_files
+from server.prompt.model_files import ChatFiles, read_chat_files
+from server.prompt.template_probe import probe
+from server.prompt.token_bounds import TokenBounds
 from server.protocol.errors import ApiError, bad_request, shorten
-from server.template_probe import probe
-from server.token_bounds import TokenBounds
 
 _RESERVED_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
 
