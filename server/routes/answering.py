@@ -18,18 +18,18 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import EngineDeadError, EngineStoppedError, RequestError
 from engine.messages import EngineInfo
+from server.answer.generation import Delta, Generation
+from server.answer.streams import Batch, PromptStreams
 from server.config.settings import SamplingDefaults
 from server.context import ServerContext, not_ready
 from server.edge.guard import internal_error
 from server.edge.limits import ClientGone
 from server.edge.sse import KEEP_ALIVE_SECONDS, DisconnectWatcher, EventWriter, Ticker
 from server.fleet import EngineHandle
-from server.generation import Delta, Generation
 from server.prompt.plan import PromptPlan
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError, from_request_error, overloaded
 from server.protocol.response import encode_json, usage
-from server.streams import Batch, PromptStreams
 
 logger = logging.getLogger(__name__)
 

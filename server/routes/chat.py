@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from server.generation import Delta
+from server.answer.generation import Delta
 from server.markup.events import CallArguments, CallOpened
 from server.prompt.plan import PromptPlan, convert
 from server.prompt.tokenizer import ChatTokenizer

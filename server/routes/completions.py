@@ -6,9 +6,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from server.detokenizer import Detokenizer
-from server.echo import ShownPrompt
-from server.generation import Delta
+from server.answer.detokenizer import Detokenizer
+from server.answer.echo import ShownPrompt
+from server.answer.generation import Delta
 from server.prompt.plan import PromptPlan
 from server.prompt.plan_completion import convert_completion
 from server.prompt.tokenizer import ChatTokenizer

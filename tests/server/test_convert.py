@@ -7,7 +7,7 @@ import pytest
 
 from engine.messages import EngineInfo
 from engine.sampling_params import SamplingParams
-from server.answer_text import AnswerText
+from server.answer.answer_text import AnswerText
 from server.config.settings import SamplingDefaults
 from server.markup.events import ContentText
 from server.prompt.plan import PromptPlan, convert, system_fingerprint

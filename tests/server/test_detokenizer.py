@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.messages import TokenLogprobs
-from server.answer_text import AnswerText
-from server.detokenizer import LOWEST_LOGPROB, Detokenizer, logprob_entries
+from server.answer.answer_text import AnswerText
+from server.answer.detokenizer import LOWEST_LOGPROB, Detokenizer, logprob_entries
 from server.markup.events import ContentText, Event
 from server.prompt.tokenizer import ChatTokenizer
 from tests.server.conftest import Load

@@ -6,14 +6,14 @@ stop strings looked for in what is left, which is the content. Whatever the piec
 
 from collections.abc import Iterable, Sequence
 
-from server.detokenizer import Detokenizer
+from server.answer.detokenizer import Detokenizer
+from server.answer.stop_strings import StopScanner
 from server.markup.events import ContentText, Event, ReasoningText
 from server.markup.parser import CallParser
 from server.markup.reading import CONTENT_ONLY, Reading
 from server.markup.reasoning import SPACE, ReasoningParser
 from server.prompt.plan import PromptPlan
 from server.prompt.tokenizer import ChatTokenizer
-from server.stop_strings import StopScanner
 
 
 class AnswerText:

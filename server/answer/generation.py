@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from engine.messages import SequenceOutput, TokenLogprobs
-from server.answer_text import AnswerText
-from server.detokenizer import logprob_entries
+from server.answer.answer_text import AnswerText
+from server.answer.detokenizer import logprob_entries
 from server.markup.events import CallArguments, CallOpened, ContentText, Event, ReasoningText
 from server.prompt.plan import PromptPlan
 from server.prompt.tokenizer import ChatTokenizer

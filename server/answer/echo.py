@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from server.detokenizer import Detokenizer
+from server.answer.detokenizer import Detokenizer
 from server.prompt.plan import PromptPlan
 from server.prompt.tokenizer import ChatTokenizer
 
