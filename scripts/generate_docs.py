@@ -20,7 +20,7 @@ from server.edge.guard import MAX_HEADERS
 from server.edge.http_protocol import HEADER_SECONDS, MAX_HEADER_BYTES, UNREAD_SECONDS
 from server.edge.limits import MIB, Limits
 from server.edge.sse import KEEP_ALIVE_SECONDS
-from server.fleet import FleetPolicy
+from server.fleet.fleet import FleetPolicy
 from server.metrics import exposition
 from server.protocol.error_table import ERROR_TABLE
 from server.protocol.fields import FieldRow, completion_field_table, field_table

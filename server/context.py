@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from server.edge.counters import ServerCounters
 from server.edge.limits import Admission
-from server.fleet import EngineHandle, Fleet, ModelState
+from server.fleet.fleet import EngineHandle, Fleet, ModelState
 from server.protocol.errors import ApiError, model_not_found
 
 LOADING_RETRY_SECONDS = 5

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from engine.messages import EngineStats
 from server.edge.counters import ServerCounters
-from server.fleet import EngineHandle
+from server.fleet.fleet import EngineHandle
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

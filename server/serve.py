@@ -17,7 +17,7 @@ from server.config.settings import SamplingDefaults
 from server.context import ServerContext
 from server.edge.auth import Keys
 from server.edge.limits import Admission, Limits
-from server.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
+from server.fleet.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
 from server.markup.formats import ToolsSetting
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")

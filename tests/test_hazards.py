@@ -18,7 +18,7 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.models.random_tokenizer import write_tokenizer
-from server.fleet import EngineHandle, FleetPolicy, ModelState
+from server.fleet.fleet import EngineHandle, FleetPolicy, ModelState
 from server.prompt import template_limits
 from tests.constraint_hazards import ROWS
 from tests.hazards import CONTEXT, CONTROL, CRAMPED_TOKENS, TOKENS, Try, body_of, text_of, user

@@ -25,7 +25,7 @@ from server.context import ServerContext, not_ready
 from server.edge.guard import internal_error
 from server.edge.limits import ClientGone
 from server.edge.sse import KEEP_ALIVE_SECONDS, DisconnectWatcher, EventWriter, Ticker
-from server.fleet import EngineHandle
+from server.fleet.fleet import EngineHandle
 from server.prompt.plan import PromptPlan
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError, from_request_error, overloaded

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from server.context import LOADING_RETRY_SECONDS, ServerContext
-from server.fleet import EngineHandle, ModelState
+from server.fleet.fleet import EngineHandle, ModelState
 from server.metrics import CONTENT_TYPE, exposition
 
 router = APIRouter()

@@ -6,9 +6,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from server.capabilities import capabilities
 from server.context import ServerContext
-from server.fleet import EngineHandle
+from server.fleet.capabilities import capabilities
+from server.fleet.fleet import EngineHandle
 
 router = APIRouter()
 

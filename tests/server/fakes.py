@@ -20,7 +20,7 @@ import pytest
 from engine.config import EngineConfig
 from server.banner import Console
 from server.edge.auth import Keys
-from server.fleet import EngineHandle, FleetPolicy
+from server.fleet.fleet import EngineHandle, FleetPolicy
 from server.serve import HeadraceServer, ServeSettings, bind
 from tests.server.fake_engine import SCRIPT_VARIABLE, Script
 

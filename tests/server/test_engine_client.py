@@ -12,7 +12,7 @@ from engine.client import EngineClient
 from engine.errors import EngineDeadError, ModelLoadError
 from engine.messages import SequenceOutput
 from engine.sampling_params import SamplingParams
-from server.engine_process import EngineProcess
+from server.fleet.engine_process import EngineProcess
 from tests.server.fakes import FAKE_COMMAND, Script, engine_config, set_script
 
 

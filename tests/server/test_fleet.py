@@ -14,8 +14,8 @@ import pytest
 
 from engine.errors import EngineDeadError, ModelLoadError
 from engine.sampling_params import SamplingParams
-from server.engine_process import describe_exit
-from server.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
+from server.fleet.engine_process import describe_exit
+from server.fleet.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
 from tests.server.fakes import FAST_POLICY, Script, engine_config, set_script
 
 

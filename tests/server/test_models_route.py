@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from engine.config import EngineConfig
-from server.capabilities import capabilities
 from server.config.settings import SamplingDefaults
+from server.fleet.capabilities import capabilities
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.shapes import ModelListShape
 from tests.server.conftest import Load
@@ -37,7 +37,7 @@ def test_defaults_are_shown_applied_and_logged(
     defaults = {"fake": SamplingDefaults(temperature=0.5, top_k=7)}
     script = Script(model_dir=str(smollm2_dir), token_ids=[504])
     with (
-        caplog.at_level(logging.INFO, "server.fleet"),
+        caplog.at_level(logging.INFO, "server.fleet.fleet"),
         running_server(monkeypatch, tmp_path, script, defaults=defaults) as server,
     ):
         listed = httpx.get(f"{server.url}/v1/models").content

@@ -21,7 +21,7 @@ from engine.config import EngineConfig
 from engine.errors import ConfigError, EngineDeadError, HeadraceError, ModelLoadError
 from engine.messages import EngineInfo, Loading
 from server.config.settings import SamplingDefaults, describe_defaults
-from server.engine_process import ENGINE_COMMAND, EngineProcess, describe_exit
+from server.fleet.engine_process import ENGINE_COMMAND, EngineProcess, describe_exit
 from server.markup.formats import ToolsSetting
 
 if TYPE_CHECKING:
