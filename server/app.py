@@ -11,10 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from engine import version
-from server.api_document import describe_api
 from server.context import ServerContext
 from server.edge.auth import Keys
 from server.edge.guard import Edge, internal_error
+from server.openapi.document import describe_api
 from server.protocol.errors import ApiError
 from server.routes.chat import router as chat_router
 from server.routes.completions import router as completions_router

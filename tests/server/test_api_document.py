@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from server.api_details import DETAILS
-from server.api_document import describe_api
 from server.app import ROUTES
+from server.openapi.details import DETAILS
+from server.openapi.document import describe_api
 from server.protocol.completion_request import parse_completion_request
 from server.protocol.error_table import ERROR_TABLE
 from server.protocol.request import parse_chat_request

@@ -19,8 +19,8 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from server.api_document import describe_api
 from server.app import ROUTES
+from server.openapi.document import describe_api
 from tests.server.fakes import RunningServer, Script, running_server
 
 KEY = "the-key"

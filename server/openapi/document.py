@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from server.api_details import DETAILS, Details, Json
+from server.openapi.details import DETAILS, Details, Json
 from server.protocol.error_table import ERROR_TABLE, error_codes
 from server.protocol.fields import FieldRow
 from server.protocol.shapes import ErrorAnswerShape
