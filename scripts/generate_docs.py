@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from engine.models.random_model import architecture_names
-from server.cli import build_parser
+from server.commands.cli import build_parser
 from server.config.settings import ModelSpec, load_models_file
 from server.edge.counters import ServerCounters
 from server.edge.guard import MAX_HEADERS

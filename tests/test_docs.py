@@ -12,7 +12,7 @@ import pytest
 
 from bench.gpu.__main__ import parse as parse_suite
 from scripts import generate_docs
-from server.cli import build_parser
+from server.commands.cli import build_parser
 from server.config.settings import _MODEL_FIELDS, load_models_file
 from server.protocol.request import parse_chat_request
 

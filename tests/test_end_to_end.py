@@ -63,7 +63,17 @@ def server(smollm2_dir: Path) -> Iterator[Running]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "server.cli", "serve", "smollm2", "--port", str(port), "--context", "2048"]
+    command = [
+        sys.executable,
+        "-m",
+        "server.commands.cli",
+        "serve",
+        "smollm2",
+        "--port",
+        str(port),
+        "--context",
+        "2048",
+    ]
     process = subprocess.Popen([*command, "--memory", "0.25GiB"], cwd=ROOT)
     running = Running(process, f"http://127.0.0.1:{port}")
     try:

@@ -73,7 +73,7 @@ def test_the_container_copies_what_exists_and_is_not_ignored() -> None:
 
 
 def test_the_container_serves_as_documented() -> None:
-    from server.cli import build_parser
+    from server.commands.cli import build_parser
 
     assert re.fullmatch(r"nvidia/cuda:\d+\.\d+\.\d+-base-ubuntu\d+\.\d+", instructions("FROM")[0])
     assert instructions("USER") == ["headrace"] and "useradd --uid 10001" in DOCKERFILE

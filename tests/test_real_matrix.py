@@ -60,7 +60,16 @@ def serving(work: Path, models: list[dict[str, Any]], seconds: float) -> Iterato
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "server.cli", "serve", "--models", str(work / "models.yaml"), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "server.commands.cli",
+        "serve",
+        "--models",
+        str(work / "models.yaml"),
+        "--port",
+        str(port),
+    ]
     process = subprocess.Popen(command, cwd=ROOT)
     address = f"http://127.0.0.1:{port}"
 

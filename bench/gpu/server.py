@@ -28,7 +28,7 @@ def measure_start(model: str, device: str, seconds: float) -> dict[str, Any]:
         # JSON is YAML.
         served = {"name": "random", "source": f"random://{model}", "load": "startup"}
         models.write_text(json.dumps({"default": "random", "models": [served]}), encoding="utf-8")
-        command = [sys.executable, "-m", "server.cli", "serve", "--models", str(models), "--port", str(port)]
+        command = [sys.executable, "-m", "server.commands.cli", "serve", "--models", str(models), "--port", str(port)]
         with open(Path(work) / "log", "w+b") as log:
             began = time.perf_counter()
             server = subprocess.Popen([*command, "--device", device], stdout=log, stderr=log)

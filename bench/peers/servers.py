@@ -42,7 +42,7 @@ def program(home: Path, environment: str, name: str) -> str:
 
 def _headrace(home: Path, port: int) -> list[str]:
     options = ["--dtype", "bfloat16", "--context", str(CONTEXT)]
-    return [sys.executable, "-m", "server.cli", "serve", MODEL, "--port", str(port), *options]
+    return [sys.executable, "-m", "server.commands.cli", "serve", MODEL, "--port", str(port), *options]
 
 
 def _vllm(home: Path, port: int) -> list[str]:

@@ -90,7 +90,7 @@ def running_server() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "server.cli", "serve", "smollm2", "--port", str(port)]
+    command = [sys.executable, "-m", "server.commands.cli", "serve", "smollm2", "--port", str(port)]
     process = subprocess.Popen([*command, "--dtype", "float32", "--context", str(CONTEXT)], cwd=ROOT)
     url = f"http://127.0.0.1:{port}"
 

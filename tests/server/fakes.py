@@ -18,10 +18,10 @@ import msgspec
 import pytest
 
 from engine.config import EngineConfig
-from server.banner import Console
+from server.commands.banner import Console
+from server.commands.serve import HeadraceServer, ServeSettings, bind
 from server.edge.auth import Keys
 from server.fleet.fleet import EngineHandle, FleetPolicy
-from server.serve import HeadraceServer, ServeSettings, bind
 from tests.server.fake_engine import SCRIPT_VARIABLE, Script
 
 FAKE_COMMAND = (sys.executable, "-m", "tests.server.fake_engine")

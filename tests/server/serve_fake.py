@@ -9,9 +9,9 @@ import socket
 import sys
 from pathlib import Path
 
-from server import serve
-from server.banner import Console
-from server.serve import ServeSettings
+from server.commands import serve
+from server.commands.banner import Console
+from server.commands.serve import ServeSettings
 from tests.server.fakes import FAST_POLICY, engine_config
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 from engine.errors import ConfigError
 from engine.messages import Loading
-from server.banner import Console, ConsoleHandler, memory_line
+from server.commands.banner import Console, ConsoleHandler, memory_line
 from server.fleet.fleet import EngineHandle, FleetPolicy, ModelState
 from tests.server.fakes import engine_config
 from tests.server.test_convert import engine_info

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def headrace(*arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-m", "server.cli", *arguments],
+        [sys.executable, "-m", "server.commands.cli", *arguments],
         cwd=cwd,
         env=environment,
         capture_output=True,
@@ -124,7 +124,7 @@ def test_a_missing_source_ends_the_server_with_its_reason(tmp_path: Path) -> Non
 
 def test_what_the_api_process_never_imports() -> None:
     code = (
-        "import sys, server.cli, server.app, server.prompt.tokenizer\n"
+        "import sys, server.commands.cli, server.app, server.prompt.tokenizer\n"
         "print([name for name in ('torch', 'transformers', 'accelerate') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

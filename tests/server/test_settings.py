@@ -9,7 +9,8 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.errors import ConfigError
-from server import models_command
+from server.commands import models as models_command
+from server.commands.models import print_models
 from server.config.settings import (
     ModelsFile,
     ModelSpec,
@@ -18,7 +19,6 @@ from server.config.settings import (
     describe_defaults,
     load_models_file,
 )
-from server.models_command import print_models
 
 ROOT = Path(__file__).resolve().parents[2]
 RECOMMENDED = {
@@ -190,7 +190,7 @@ def test_the_table_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_listing_models_is_quick_because_it_imports_no_torch() -> None:
     code = (
-        "import sys, pathlib, server.models_command as c, server.config.settings as s\n"
+        "import sys, pathlib, server.commands.models as c, server.config.settings as s\n"
         "c.print_models(s.load_models_file(pathlib.Path('models.yaml')), sys.stdout)\n"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )

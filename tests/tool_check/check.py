@@ -166,7 +166,7 @@ def running_server(weights: Path) -> Iterator[str]:
         models = Path(work) / "models.yaml"
         entry = {"name": NAME, "source": str(weights.resolve()), "load": "startup", "context": 4096, "memory": "3GiB"}
         models.write_text(json.dumps({"default": NAME, "models": [entry]}), encoding="utf-8")
-        command = [sys.executable, "-m", "server.cli", "serve", "--models", str(models), "--port", str(port)]
+        command = [sys.executable, "-m", "server.commands.cli", "serve", "--models", str(models), "--port", str(port)]
         process = subprocess.Popen(command, cwd=ROOT)
         url = f"http://127.0.0.1:{port}"
         try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from engine import version
 from engine.config import EngineConfig
 from engine.errors import ConfigError
-from server.banner import Console, ready_banner
+from server.commands.banner import Console, ready_banner
 from server.config.settings import SamplingDefaults
 from server.context import ServerContext
 from server.edge.auth import Keys

@@ -12,11 +12,11 @@ from typing import get_args
 from engine import version
 from engine.config import Dtype, EngineConfig, KvDtype, Quantization
 from engine.errors import HeadraceError
-from server.banner import Console, ConsoleHandler
+from server.commands.banner import Console, ConsoleHandler
+from server.commands.models import add_models_parser
+from server.commands.serve import ServeSettings, run
 from server.config.settings import ModelSpec, default_models_file, load_models_file
 from server.edge.limits import Limits
-from server.models_command import add_models_parser
-from server.serve import ServeSettings, run
 
 KEY_VARIABLE = "HEADRACE_API_KEY"
 
