@@ -162,7 +162,7 @@ _FILE_FIELDS = {"default": Field("text", required=True), "models": Field("list",
 
 def default_models_file() -> Path:
     """models.yaml of the working directory, else the one that came with the source. Raises `ConfigError`."""
-    candidates = (Path("models.yaml"), Path(__file__).resolve().parent.parent / "models.yaml")
+    candidates = (Path("models.yaml"), Path(__file__).resolve().parents[2] / "models.yaml")
     for path in candidates:
         if path.is_file():
             return path

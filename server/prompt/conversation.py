@@ -1,8 +1,8 @@
 """Fits a conversation to what a model's chat template can show, and checks that it showed it.
 
 Templates differ in what they accept: some have no system role, some want content as parts, some want a tool call's
-arguments as an object and some as text; `server.prompt.template_probe` finds out what one wants. Tool turns that a template
-has no form for become text, as `server.markup.tool_prompt` has it.
+arguments as an object and some as text; `server.prompt.template_probe` finds out what one wants. Tool turns that a
+template has no form for become text, as `server.markup.tool_prompt` has it.
 """
 
 import json

@@ -112,7 +112,8 @@ def test_prompts_equal_those_of_transformers(pair: str, shared_tokenizer: Load) 
 
 def test_loading_needs_neither_torch_nor_transformers(smollm2_dir: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; import server.prompt.plan; from server.prompt.tokenizer import ChatTokenizer;"
+        "import sys; from pathlib import Path; import server.prompt.plan\n"
+        "from server.prompt.tokenizer import ChatTokenizer;"
         f"t = ChatTokenizer.load(Path({str(smollm2_dir)!r})); t.encode_prompt([{{'role': 'user', 'content': 'x'}}]);"
         "print([m for m in ('torch', 'transformers') if m in sys.modules])"
     )
