@@ -18,13 +18,13 @@ from typing import Any
 import torch
 
 from bench.record import circumstances, percentile, table, write_json
-from engine.block_manager import BlockManager
 from engine.engine import Engine
 from engine.forward_batch import BatchBuilder
 from engine.messages import AddRequest, StepOutputs, encode
 from engine.sampler import PendingSample, Sampled, Sampler
 from engine.sampling_params import SamplingParams
-from engine.scheduler import Scheduled, Scheduler
+from engine.scheduling.block_manager import BlockManager
+from engine.scheduling.scheduler import Scheduled, Scheduler
 
 VOCAB = 32
 BLOCK_SIZE = 16

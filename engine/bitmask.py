@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from engine.grammar.grammar import GrammarError
-from engine.sequence import Sequence
+from engine.scheduling.sequence import Sequence
 
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 _ADDED = np.where(_BITS, np.float32(0), np.float32(-np.inf)).astype(np.float32)

@@ -8,13 +8,13 @@ import torch
 import transformers
 
 from engine import version
-from engine.block_manager import BlockManager
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.messages import EngineInfo
 from engine.model_runner import ModelRunner, Progress
 from engine.models.loader import LoadedModel
-from engine.scheduler import Scheduler
+from engine.scheduling.block_manager import BlockManager
+from engine.scheduling.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from engine.grammar.compiler import GrammarCompiler

@@ -16,7 +16,7 @@ from engine.kernels.triton_sampler import adjust, race
 from engine.logprobs import logprob_columns
 from engine.noise import keys
 from engine.sampler import LEAST_DIVISOR, PendingSample, has_penalty, is_plain_greedy, sparse_changes
-from engine.sequence import Sequence
+from engine.scheduling.sequence import Sequence
 from engine.token_counts import TokenCounts
 
 _FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")

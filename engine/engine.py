@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.admission import check_request, make_sequences
-from engine.block_manager import BlockManager
 from engine.errors import RequestError
 from engine.flight import Landed, Runner, Step
 from engine.grammar.grammar import Grammar, GrammarError
-from engine.grammar_queue import GrammarQueue, follow_grammar
 from engine.messages import AddRequest, EngineStats, SequenceOutput, TokenLogprobs
-from engine.outbox import Outbox
-from engine.pacing import PrefillPacer
 from engine.sampler import Sampled
-from engine.scheduler import Scheduled, Scheduler
-from engine.sequence import Sequence
-from engine.stop import finish_reason
+from engine.scheduling.admission import check_request, make_sequences
+from engine.scheduling.block_manager import BlockManager
+from engine.scheduling.grammar_queue import GrammarQueue, follow_grammar
+from engine.scheduling.outbox import Outbox
+from engine.scheduling.pacing import PrefillPacer
+from engine.scheduling.scheduler import Scheduled, Scheduler
+from engine.scheduling.sequence import Sequence
+from engine.scheduling.stop import finish_reason
 
 if TYPE_CHECKING:
     from engine.grammar.compiler import GrammarCompiler

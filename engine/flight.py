@@ -5,7 +5,7 @@ from typing import Protocol
 
 from engine.messages import TokenLogprobs
 from engine.sampler import Sampled
-from engine.scheduler import Scheduled
+from engine.scheduling.scheduler import Scheduled
 
 
 class Flight(Protocol):

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import torch
 
-from engine.block_manager import NULL_BLOCK
 from engine.sampling_params import SamplingParams
-from engine.scheduler import MAX_SCORED_TOKENS, Scheduled
-from engine.sequence import Sequence
+from engine.scheduling.block_manager import NULL_BLOCK
+from engine.scheduling.scheduler import MAX_SCORED_TOKENS, Scheduled
+from engine.scheduling.sequence import Sequence
 
 GREEDIEST = SamplingParams(
     max_tokens=1, temperature=1.0, top_p=0.9, top_k=64, frequency_penalty=0.5, repetition_penalty=1.1, logprobs=20

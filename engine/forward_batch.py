@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engine.block_manager import NULL_BLOCK
 from engine.device import to_device, upload
-from engine.scheduler import Scheduled
-from engine.sequence import Sequence
+from engine.scheduling.block_manager import NULL_BLOCK
+from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from engine.block_manager import BlockManager
 from engine.errors import ModelLoadError
 from engine.forward_batch import BatchBuilder, ForwardBatch
 from engine.sampling_params import SamplingParams
-from engine.scheduler import Scheduled
-from engine.sequence import Sequence
+from engine.scheduling.block_manager import BlockManager
+from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.sequence import Sequence
 
 CHECK_TOKENS = 16
 CHECK_BLOCKS = 3 * CHECK_TOKENS

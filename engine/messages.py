@@ -22,7 +22,7 @@ class AddRequest(msgspec.Struct, tag="add", frozen=True):
     salt: bytes = b""
     """Separates tenants: blocks are shared only between requests of equal salt."""
     priority: int = 0
-    """Lower is earlier, between `-MAX_PRIORITY` and `MAX_PRIORITY` (`engine.admission`)."""
+    """Lower is earlier, between `-MAX_PRIORITY` and `MAX_PRIORITY` (`engine.scheduling.admission`)."""
 
 
 class AbortRequest(msgspec.Struct, tag="abort", frozen=True):

@@ -27,8 +27,8 @@ from engine.models.key_offsets import key_offsets
 from engine.models.loader import LoadedModel, load
 from engine.models.rotary import freeze_rotary
 from engine.sampler import PendingSample, Sampled, Sampler
-from engine.scheduler import Scheduled
-from engine.sequence import Sequence
+from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.sequence import Sequence
 from engine.surgery import Surgery
 
 if TYPE_CHECKING:

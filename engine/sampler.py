@@ -29,8 +29,8 @@ from engine.logprobs import logprob_columns, read_logprobs
 from engine.messages import TokenLogprobs
 from engine.noise import uniform
 from engine.sampling_params import SamplingParams
-from engine.sequence import Sequence
-from engine.stop import suppressed_token_ids
+from engine.scheduling.sequence import Sequence
+from engine.scheduling.stop import suppressed_token_ids
 from engine.token_counts import TokenCounts
 
 PREFIX = 256

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from engine.device import to_device, upload
-from engine.sequence import Sequence
+from engine.scheduling.sequence import Sequence
 
 
 class TokenCounts:

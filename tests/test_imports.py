@@ -118,7 +118,12 @@ def test_the_engine_knows_neither_server_nor_web_framework() -> None:
 def test_above_the_device_line_nothing_imports_torch() -> None:
     order = rooms("engine")
     above = order[: order.index(DEVICE_LINE)]
-    assert {"engine.scheduler", "engine.block_manager", "engine.client", "engine.models.sources"} <= set(above)
+    assert {
+        "engine.scheduling.scheduler",
+        "engine.scheduling.block_manager",
+        "engine.client",
+        "engine.models.sources",
+    } <= set(above)
     for name in above:
         roots = {other.partition(".")[0] for other in imported_by(name, inside_functions=False)}
         assert not roots & {"torch", "transformers"}, name

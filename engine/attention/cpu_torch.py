@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from engine.attention.reference import visible
-from engine.block_manager import NULL_BLOCK
 from engine.forward_batch import ForwardBatch
 from engine.kv_cache import LayerCache
+from engine.scheduling.block_manager import NULL_BLOCK
 
 LENGTH_RATIO = 2.0
 """Decoding sequences share one padded product while the longest is at most this many times the shortest."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.admission import MAX_PRIORITY
+from engine.scheduling.admission import MAX_PRIORITY
 from server.protocol.completion_request import DEFAULT_MAX_TOKENS
 from server.protocol.constraints import MAX_CHOICES, MAX_GRAMMAR_CHARS
 from server.protocol.generation_request import MAX_N, MAX_STOP_CHARS, MAX_STOP_STRINGS

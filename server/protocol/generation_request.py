@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, WithJsonSchema, field_validator
 
-from engine.admission import MAX_PRIORITY
 from engine.sampling_params import MAX_LOGIT_BIAS, MAX_SEED, MAX_STOP_TOKEN_IDS
+from engine.scheduling.admission import MAX_PRIORITY
 from server.protocol.errors import BRANCH_LIST, BRANCH_TEXT, WRONG_BRANCH, bad_request
 from server.protocol.messages import Integer, StrictModel, text_or_list
 

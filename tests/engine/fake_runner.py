@@ -12,17 +12,17 @@ from typing import cast
 import numpy as np
 import torch
 
-from engine.block_manager import BlockManager
 from engine.engine import Engine
 from engine.forward_batch import BatchBuilder, ForwardBatch
 from engine.grammar.compiler import GrammarCompiler
 from engine.messages import TokenLogprobs
-from engine.pacing import PrefillPacer
 from engine.sampler import Sampled
 from engine.sampling_params import SamplingParams
-from engine.scheduler import Scheduled, Scheduler
-from engine.sequence import Sequence
-from engine.stop import suppressed_token_ids
+from engine.scheduling.block_manager import BlockManager
+from engine.scheduling.pacing import PrefillPacer
+from engine.scheduling.scheduler import Scheduled, Scheduler
+from engine.scheduling.sequence import Sequence
+from engine.scheduling.stop import suppressed_token_ids
 from tests.engine.fake_grammar import FakeCompiler, allowed_tokens, text_length
 
 EMPTY, BROKEN = -1, -2

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from engine.block_manager import chain_digest
 from engine.constraint import Constraint
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
-from engine.scheduler import Scheduler
-from engine.sequence import Sequence
+from engine.scheduling.block_manager import chain_digest
+from engine.scheduling.scheduler import Scheduler
+from engine.scheduling.sequence import Sequence
 from tests.engine.fake_runner import STOP, FakeRunner
 
 BASES = ([0, 1, 2, 2, 1, 0] * 4, [0, 1, 2, 2, 0, 0] * 4, [1] * 24)

@@ -13,7 +13,7 @@ from engine.kernels import reference, triton_filter, triton_sampler
 from engine.kernels.triton_sampler import TILE
 from engine.noise import gumbel, keys
 from engine.sampling_params import SamplingParams
-from engine.sequence import Sequence
+from engine.scheduling.sequence import Sequence
 from tests.engine.fake_grammar import FakeGrammar, allowed_tokens
 from tests.engine.reference import MIXES, reference_distribution
 

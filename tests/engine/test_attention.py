@@ -13,8 +13,8 @@ from engine.forward_batch import BatchBuilder, ForwardBatch
 from engine.kernels.cpu import load_kernels
 from engine.kv_cache import LayerCache
 from engine.sampling_params import SamplingParams
-from engine.scheduler import Scheduled
-from engine.sequence import Sequence
+from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.sequence import Sequence
 
 BLOCK_SIZE, NUM_BLOCKS, KV_HEADS, HEADS, DIM = 4, 120, 2, 6, 16
 LENS = [1, 3, 4, 5, 8, 9, 40, 90, 2]

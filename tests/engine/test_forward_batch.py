@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from engine import forward_batch
-from engine.block_manager import NULL_BLOCK
 from engine.forward_batch import BatchBuilder
 from engine.sampling_params import SamplingParams
-from engine.scheduler import Scheduled
-from engine.sequence import Sequence
+from engine.scheduling.block_manager import NULL_BLOCK
+from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.sequence import Sequence
 
 
 def made(prompt: list[int], blocks: list[int]) -> Sequence:

@@ -1,6 +1,6 @@
 """The pacer against made-up step times."""
 
-from engine.pacing import LARGEST_RISE, SLOWDOWN, SMALLEST_CHUNK, PrefillPacer
+from engine.scheduling.pacing import LARGEST_RISE, SLOWDOWN, SMALLEST_CHUNK, PrefillPacer
 
 
 def test_nothing_is_bounded_before_anything_is_known() -> None:

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from engine.block_manager import BlockManager, root_digest
 from engine.sampling_params import SamplingParams
-from engine.scheduler import MAX_PREEMPTIONS, Scheduler
-from engine.sequence import Sequence, Status
-from engine.stop import finish_reason
+from engine.scheduling.block_manager import BlockManager, root_digest
+from engine.scheduling.scheduler import MAX_PREEMPTIONS, Scheduler
+from engine.scheduling.sequence import Sequence, Status
+from engine.scheduling.stop import finish_reason
 
 BLOCK_SIZE = 4
 VOCAB = 3

@@ -24,8 +24,8 @@ from hypothesis.stateful import (
 
 from engine.messages import AddRequest, SequenceOutput
 from engine.sampling_params import SamplingParams
-from engine.scheduler import MAX_PREEMPTIONS
-from engine.sequence import Sequence
+from engine.scheduling.scheduler import MAX_PREEMPTIONS
+from engine.scheduling.sequence import Sequence
 from tests.engine.fake_runner import VOCAB, continue_alone, make_engine, scores_alone
 from tests.engine.histories import BASES, REQUESTS, Expected, check_contents
 

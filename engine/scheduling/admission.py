@@ -3,12 +3,12 @@
 import dataclasses
 import os
 
-from engine.block_manager import root_digest
 from engine.errors import RequestError
 from engine.grammar.grammar import Grammar
 from engine.messages import AddRequest
 from engine.noise import derive_seed
-from engine.sequence import Sequence
+from engine.scheduling.block_manager import root_digest
+from engine.scheduling.sequence import Sequence
 
 MAX_CHOICES = 128
 MAX_PRIORITY = 1000

@@ -16,7 +16,7 @@ import hashlib
 from array import array
 from collections import OrderedDict, deque
 
-from engine.sequence import Sequence
+from engine.scheduling.sequence import Sequence
 
 NULL_BLOCK = 0
 

@@ -1,9 +1,9 @@
 """What has happened to requests and is to be told: outputs until they are taken, and the counters that go with them."""
 
-from engine.admission import MAX_CHOICES
 from engine.errors import RequestError
 from engine.messages import AddRequest, SequenceOutput, TokenLogprobs
-from engine.sequence import Sequence
+from engine.scheduling.admission import MAX_CHOICES
+from engine.scheduling.sequence import Sequence
 
 
 class Outbox:

@@ -16,8 +16,8 @@ from collections import deque
 from dataclasses import dataclass
 from operator import attrgetter
 
-from engine.block_manager import BlockManager
-from engine.sequence import Sequence, Status
+from engine.scheduling.block_manager import BlockManager
+from engine.scheduling.sequence import Sequence, Status
 
 MAX_PREEMPTIONS = 3
 MAX_SCORED_TOKENS = 256

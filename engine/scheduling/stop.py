@@ -3,7 +3,7 @@
 Stop strings are text and therefore the server's; it aborts the sequence when one appears.
 """
 
-from engine.sequence import Sequence
+from engine.scheduling.sequence import Sequence
 
 
 def finish_reason(sequence: Sequence) -> str | None:

@@ -3,11 +3,11 @@
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from engine.block_manager import BlockManager
 from engine.errors import RequestError
 from engine.grammar.grammar import Grammar
 from engine.messages import AddRequest
-from engine.sequence import Sequence
+from engine.scheduling.block_manager import BlockManager
+from engine.scheduling.sequence import Sequence
 
 if TYPE_CHECKING:
     from engine.grammar.compiler import GrammarCompiler, Result
