@@ -23,8 +23,8 @@ from engine.constraint import Constraint
 from engine.engine import Engine
 from engine.grammar.backend_llguidance import LlguidanceGrammar
 from engine.messages import AddRequest
-from engine.models.sources import resolve
 from engine.sampling_params import SamplingParams
+from engine.weights.sources import resolve
 
 STRINGS = {"type": "array", "items": {"type": "string", "minLength": 200}, "minItems": 50}
 NAMES = [f"{one}_{two}" for one in ("customer", "delivery", "invoice") for two in ("name", "street", "city", "country")]

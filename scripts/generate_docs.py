@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from engine.models.random_model import architecture_names
+from engine.weights.random_model import architecture_names
 from server.commands.cli import build_parser
 from server.config.settings import ModelSpec, load_models_file
 from server.edge.counters import ServerCounters

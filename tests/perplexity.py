@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     options = parser.parse_args()
     config = EngineConfig(name="tokenizer", source=options.source)
-    from engine.models.sources import resolve
+    from engine.weights.sources import resolve
 
     prompts = windows(resolve(config.source).directory / "tokenizer.json", options.windows, options.length)
     before = None

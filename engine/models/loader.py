@@ -14,12 +14,12 @@ from engine.cache import Progress
 from engine.config import EngineConfig
 from engine.device import available_memory, check_fp8, select_dtype
 from engine.errors import HeadraceError, ModelLoadError
-from engine.models.checkpoint import weight_files, weights_size
 from engine.models.fp8 import Fp8Linear, check_products, quantize_linears, refuse_experts
 from engine.models.fp8_checkpoint import Fp8Files, Fp8Layout, fill, read_layout
 from engine.models.fp8_offsets import input_means
-from engine.models.random_model import SEED_FILE
-from engine.models.sources import ResolvedModel, resolve
+from engine.weights.checkpoint import weight_files, weights_size
+from engine.weights.random_model import SEED_FILE
+from engine.weights.sources import ResolvedModel, resolve
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

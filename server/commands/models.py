@@ -12,7 +12,7 @@ from typing import TextIO
 
 import psutil
 
-from engine.models.sources import SourceState, describe
+from engine.weights.sources import SourceState, describe
 from server.config.settings import ModelsFile, ModelSpec, default_models_file, load_models_file
 
 _SUITABLE_SHARE = 0.9

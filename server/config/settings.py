@@ -18,8 +18,8 @@ from typing import Literal
 
 from engine.config import AttentionName, ConstraintBackend, Dtype, EngineConfig, KvDtype, Quantization, size_in_bytes
 from engine.errors import ConfigError, RequestError
-from engine.models.sources import HUB_ID
 from engine.sampling_params import SamplingParams
+from engine.weights.sources import HUB_ID
 from server.config.models_file import Field, Section, parse_list, parse_mapping, read_yaml
 from server.markup.formats import ToolsSetting
 

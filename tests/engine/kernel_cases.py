@@ -21,8 +21,8 @@ from engine.kernels.launch_shapes import LaunchKey, candidates, use_shape
 from engine.kernels.triton_attention import paged_attention
 from engine.kv_cache import LayerCache
 from engine.messages import AddRequest
-from engine.models.random_tokenizer import write_tokenizer
 from engine.sampling_params import SamplingParams
+from engine.weights.random_tokenizer import write_tokenizer
 from tests.engine.sampler_cases import sampler_cases
 from tests.engine.test_oracle import generate, make_engine, run
 from tests.gpu import fp8_checks

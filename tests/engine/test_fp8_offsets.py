@@ -12,8 +12,8 @@ from torch import nn
 from engine.models import sample
 from engine.models.fp8 import Fp8Linear, quantize_linears
 from engine.models.fp8_offsets import InputMean, input_means, offset
-from engine.models.random_tokenizer import write_tokenizer
 from engine.models.sample import WINDOW
+from engine.weights.random_tokenizer import write_tokenizer
 from tests.engine.test_fp8 import load_from
 from tests.tiny_models import VOCAB_SIZE
 

@@ -14,10 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from engine.cache import no_progress
 from engine.errors import ModelLoadError
-from engine.models.gguf import convert, converted_dir, is_converted
-from engine.models.gguf_config import _llama3_scaling
-from engine.models.gguf_file import GGUFFile
-from engine.models.gguf_tokenizer import build_tokenizer
+from engine.weights.gguf import convert, converted_dir, is_converted
+from engine.weights.gguf_config import _llama3_scaling
+from engine.weights.gguf_file import GGUFFile
+from engine.weights.gguf_tokenizer import build_tokenizer
 from tests.engine.gguf_samples import write_model, write_tokenizer
 
 SHARED_TOKENIZERS = Path(__file__).resolve().parents[3] / "shared" / "tokenizers"

@@ -14,8 +14,8 @@ from engine.forward_batch import ForwardBatch
 from engine.kv_cache import LayerCache
 from engine.models.fp8_offsets import input_means
 from engine.models.key_offsets import key_offsets
-from engine.models.random_tokenizer import write_tokenizer
 from engine.models.sample import WINDOW, positions
+from engine.weights.random_tokenizer import write_tokenizer
 from tests.engine.test_fp8 import DENSE, load_from
 from tests.engine.test_oracle import make_engine
 from tests.gpu import fp8_checks

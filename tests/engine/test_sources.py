@@ -13,9 +13,9 @@ from huggingface_hub import errors
 from tokenizers import Tokenizer
 
 from engine.errors import ModelLoadError
-from engine.models import hub
-from engine.models.random_model import architecture_names, random_model_dir
-from engine.models.sources import describe, resolve
+from engine.weights import hub
+from engine.weights.random_model import architecture_names, random_model_dir
+from engine.weights.sources import describe, resolve
 from tests.conftest import DEFAULT_MODEL_SOURCE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -25,7 +25,7 @@ from typing import Any
 
 import httpx
 
-from engine.models.sources import resolve
+from engine.weights.sources import resolve
 from tests.conftest import DEFAULT_MODEL_SOURCE
 from tests.server.fakes import wait_until
 

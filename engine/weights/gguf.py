@@ -21,9 +21,9 @@ import numpy as np
 
 from engine.cache import Progress, cache_dir
 from engine.errors import ModelLoadError
-from engine.models.gguf_config import build_config, convert_tensor
-from engine.models.gguf_file import MAGIC, GGUFFile
-from engine.models.gguf_tokenizer import build_tokenizer, end_token_ids
+from engine.weights.gguf_config import build_config, convert_tensor
+from engine.weights.gguf_file import MAGIC, GGUFFile
+from engine.weights.gguf_tokenizer import build_tokenizer, end_token_ids
 
 _CONVERTER_VERSION = 1
 _MARKER = "complete"

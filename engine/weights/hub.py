@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.cache import Progress
 from engine.errors import ModelLoadError
-from engine.models.checkpoint import missing_weights
+from engine.weights.checkpoint import missing_weights
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from engine.errors import ModelLoadError
-from engine.models.gguf_file import GGUFFile
+from engine.weights.gguf_file import GGUFFile
 
 _CONTROL, _USER_DEFINED = 3, 4
 _SPACE = "\u2581"

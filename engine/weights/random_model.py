@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 
 from engine.cache import cache_dir
 from engine.errors import ModelLoadError
-from engine.models.random_tokenizer import TOKENIZER_FILES, write_tokenizer
+from engine.weights.random_tokenizer import TOKENIZER_FILES, write_tokenizer
 
 SEED_FILE = "random_seed"
 _FORMAT_VERSION = 1

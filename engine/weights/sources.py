@@ -18,9 +18,9 @@ from typing import Literal
 
 from engine.cache import Progress, no_progress
 from engine.errors import ModelLoadError
-from engine.models import gguf, hub
-from engine.models.checkpoint import check_directory, missing_weights, weights_size
-from engine.models.random_model import random_model_dir
+from engine.weights import gguf, hub
+from engine.weights.checkpoint import check_directory, missing_weights, weights_size
+from engine.weights.random_model import random_model_dir
 
 Kind = Literal["hub", "directory", "gguf", "random"]
 State = Literal["ready", "to convert", "to download", "missing"]

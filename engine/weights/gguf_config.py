@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import ModelLoadError
-from engine.models.gguf_file import GGUFFile
+from engine.weights.gguf_file import GGUFFile
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
