@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from bench.record import circumstances, percentile, table, write_json
+from engine.device.forward_batch import BatchBuilder
 from engine.engine import Engine
-from engine.forward_batch import BatchBuilder
 from engine.messages import AddRequest, StepOutputs, encode
 from engine.sampler import PendingSample, Sampled, Sampler
 from engine.sampling_params import SamplingParams

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from engine.bitmask import BitmaskBuilder, Filled
-from engine.device import to_device, upload
+from engine.device.device import to_device, upload
 from engine.kernels.triton_filter import thresholds
 from engine.kernels.triton_sampler import adjust, race
 from engine.logprobs import logprob_columns

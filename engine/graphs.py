@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.device import upload_into
-from engine.forward_batch import BatchBuilder, ForwardBatch, HostBatch
+from engine.device.device import upload_into
+from engine.device.forward_batch import BatchBuilder, ForwardBatch, HostBatch
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from engine.device.forward_batch import BatchBuilder, ForwardBatch
 from engine.errors import ModelLoadError
-from engine.forward_batch import BatchBuilder, ForwardBatch
 from engine.sampling_params import SamplingParams
 from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.scheduler import Scheduled

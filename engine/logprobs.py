@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from engine.device import to_device
+from engine.device.device import to_device
 from engine.messages import TokenLogprobs
 from engine.scheduling.scheduler import Scheduled
 

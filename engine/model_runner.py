@@ -13,13 +13,13 @@ from engine.attention.choice import Choice, Problem
 from engine.attention.context import ATTENTION_NAME, AttentionBackend, attention_step, probe_layers, register
 from engine.attention.select import make_backend, problem_of, select_attention
 from engine.config import EngineConfig
-from engine.device import select_device, set_threads, to_device
+from engine.device.device import select_device, set_threads, to_device
+from engine.device.forward_batch import BatchBuilder, ForwardBatch
+from engine.device.governor import ThreadGovernor
+from engine.device.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, overhead_bytes, size_cache
 from engine.footprint import largest_step, peak_bytes, scored_bytes
-from engine.forward_batch import BatchBuilder, ForwardBatch
-from engine.governor import ThreadGovernor
 from engine.graphs import FIELDS, DecodeGraphs, graphs_bytes
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
-from engine.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, overhead_bytes, size_cache
 from engine.load_check import CHECK_BLOCKS, check_layers, refusal
 from engine.logprobs import score_prompts
 from engine.messages import TokenLogprobs

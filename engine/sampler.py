@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from engine.bitmask import BitmaskBuilder, apply_bitmask
-from engine.device import Download, to_device
+from engine.device.device import Download, to_device
 from engine.logprobs import logprob_columns, read_logprobs
 from engine.messages import TokenLogprobs
 from engine.noise import uniform

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from engine.attention.context import AttentionBackend, attention_step
-from engine.forward_batch import ForwardBatch
+from engine.device.forward_batch import ForwardBatch
+from engine.device.kv_cache import LayerCache
 from engine.kernels.cpu import CpuKernels
 from engine.kernels.launches import counting_launches
-from engine.kv_cache import LayerCache
 from engine.load_check import CHECK_TOKENS, CheckBatches, check_batching
 from engine.models.cpu_layer import replace_layers
 from engine.models.fusion import PackedHead, Undo, apply_checked, fuse_norms, merge_linears, pack_linears

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from engine.device import to_device, upload
+from engine.device.device import to_device, upload
 from engine.scheduling.sequence import Sequence
 
 

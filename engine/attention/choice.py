@@ -21,10 +21,10 @@ import torch
 from engine.attention.context import AttentionBackend
 from engine.attention.sdpa import SdpaAttention
 from engine.cache import cache_dir
+from engine.device.forward_batch import ForwardBatch
+from engine.device.kv_cache import LayerCache
 from engine.errors import ModelLoadError
-from engine.forward_batch import ForwardBatch
 from engine.kernels.launch_shapes import LaunchKey, LaunchShape, candidates, use_shape
-from engine.kv_cache import LayerCache
 
 logger = logging.getLogger(__name__)
 

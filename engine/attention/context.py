@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import torch
 from transformers import AttentionInterface
 
+from engine.device.forward_batch import ForwardBatch
+from engine.device.kv_cache import LayerCache, LayerShape
 from engine.errors import ModelLoadError
-from engine.forward_batch import ForwardBatch
-from engine.kv_cache import LayerCache, LayerShape
 
 ATTENTION_NAME = "headrace"
 """Has no entry in transformers' mask registry, so no mask is ever built for it."""

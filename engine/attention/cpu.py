@@ -12,9 +12,9 @@ import torch
 
 from engine.attention.cpu_torch import TorchDecode
 from engine.attention.sdpa import Run, attend_in_chunks, plan_run
-from engine.forward_batch import ForwardBatch
+from engine.device.forward_batch import ForwardBatch
+from engine.device.kv_cache import LayerCache
 from engine.kernels.cpu import CpuKernels
-from engine.kv_cache import LayerCache
 
 SHORT_PROMPT_SCORES = 1 << 13
 """Prompts with at most this many pairs of query and key go to the kernel."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from engine.attention.reference import visible
-from engine.forward_batch import ForwardBatch
-from engine.kv_cache import LayerCache
+from engine.device.forward_batch import ForwardBatch
+from engine.device.kv_cache import LayerCache
 from engine.scheduling.block_manager import NULL_BLOCK
 
 LENGTH_RATIO = 2.0

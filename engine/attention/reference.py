@@ -2,9 +2,9 @@
 
 import torch
 
-from engine.forward_batch import ForwardBatch
+from engine.device.forward_batch import ForwardBatch
+from engine.device.kv_cache import LayerCache
 from engine.kernels.reference import less_offset, saturate
-from engine.kv_cache import LayerCache
 
 
 def gather_slots(block_table: torch.Tensor, context_len: int, block_size: int) -> torch.Tensor:

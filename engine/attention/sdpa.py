@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from engine.attention.reference import visible
-from engine.forward_batch import ForwardBatch
-from engine.kv_cache import LayerCache
+from engine.device.forward_batch import ForwardBatch
+from engine.device.kv_cache import LayerCache
 
 SCORES_LIMIT = 1 << 24
 """Most attention scores, or entries of a mask, held at once for a chunk of queries (64 MiB in fp32)."""

@@ -11,10 +11,10 @@ from engine.attention.cpu import CpuAttention
 from engine.attention.reference import ReferenceAttention
 from engine.attention.sdpa import SdpaAttention
 from engine.config import EngineConfig
-from engine.device import check_fp8
+from engine.device.device import check_fp8
+from engine.device.kv_cache import LayerShape
 from engine.errors import ConfigError
 from engine.kernels.cpu import CpuKernels
-from engine.kv_cache import LayerShape
 
 Progress = Callable[[str, float | None], None]
 

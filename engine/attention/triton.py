@@ -2,11 +2,11 @@
 
 import torch
 
-from engine.forward_batch import ForwardBatch
+from engine.device.forward_batch import ForwardBatch
+from engine.device.kv_cache import LayerCache
 from engine.kernels.reference import HeadNorms, less_offset, saturate
 from engine.kernels.triton_attention import choose_splits, paged_attention
 from engine.kernels.triton_layer import rotate_write
-from engine.kv_cache import LayerCache
 
 INTERPRETED_PROCESSORS = 4
 

@@ -12,7 +12,7 @@ import torch
 
 from engine.cache import Progress
 from engine.config import EngineConfig
-from engine.device import available_memory, check_fp8, select_dtype
+from engine.device.device import available_memory, check_fp8, select_dtype
 from engine.errors import HeadraceError, ModelLoadError
 from engine.models.fp8 import Fp8Linear, check_products, quantize_linears, refuse_experts
 from engine.models.fp8_checkpoint import Fp8Files, Fp8Layout, fill, read_layout

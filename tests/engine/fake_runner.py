@@ -12,8 +12,8 @@ from typing import cast
 import numpy as np
 import torch
 
+from engine.device.forward_batch import BatchBuilder, ForwardBatch
 from engine.engine import Engine
-from engine.forward_batch import BatchBuilder, ForwardBatch
 from engine.grammar.compiler import GrammarCompiler
 from engine.messages import TokenLogprobs
 from engine.sampler import Sampled

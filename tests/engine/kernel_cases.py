@@ -15,11 +15,11 @@ from triton.runtime.errors import OutOfResources
 
 from engine.attention.choice import Problem, Workload, measure
 from engine.attention.reference import ReferenceAttention
-from engine.forward_batch import ForwardBatch
+from engine.device.forward_batch import ForwardBatch
+from engine.device.kv_cache import LayerCache
 from engine.kernels import reference, triton_fp8, triton_layer
 from engine.kernels.launch_shapes import LaunchKey, candidates, use_shape
 from engine.kernels.triton_attention import paged_attention
-from engine.kv_cache import LayerCache
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
 from engine.weights.random_tokenizer import write_tokenizer

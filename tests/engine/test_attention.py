@@ -9,9 +9,9 @@ from engine.attention.context import AttentionBackend
 from engine.attention.cpu import CpuAttention
 from engine.attention.reference import ReferenceAttention, gather_slots
 from engine.attention.sdpa import SdpaAttention
-from engine.forward_batch import BatchBuilder, ForwardBatch
+from engine.device.forward_batch import BatchBuilder, ForwardBatch
+from engine.device.kv_cache import LayerCache
 from engine.kernels.cpu import load_kernels
-from engine.kv_cache import LayerCache
 from engine.sampling_params import SamplingParams
 from engine.scheduling.scheduler import Scheduled
 from engine.scheduling.sequence import Sequence

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.device import select_device
+from engine.device.device import select_device
 
 
 @pytest.mark.parametrize(("name", "index"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine import forward_batch
-from engine.forward_batch import BatchBuilder
+from engine.device import forward_batch
+from engine.device.forward_batch import BatchBuilder
 from engine.sampling_params import SamplingParams
 from engine.scheduling.block_manager import NULL_BLOCK
 from engine.scheduling.scheduler import Scheduled

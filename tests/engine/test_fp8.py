@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from engine.cache import no_progress
 from engine.config import EngineConfig
-from engine.device import check_fp8
+from engine.device.device import check_fp8
 from engine.errors import ConfigError, ModelLoadError
 from engine.kernels.reference import E4M3_MAX, quantize_rows, saturate
 from engine.messages import AddRequest

@@ -1,6 +1,6 @@
 """The governor against a made-up machine whose cores others take from time to time."""
 
-from engine.governor import LONGEST_HOLD_SECONDS, ThreadGovernor
+from engine.device.governor import LONGEST_HOLD_SECONDS, ThreadGovernor
 
 
 class Machine:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from engine.attention.reference import ReferenceAttention
-from engine.forward_batch import ForwardBatch
-from engine.kv_cache import LayerCache
+from engine.device.forward_batch import ForwardBatch
+from engine.device.kv_cache import LayerCache
 from engine.models.fp8_offsets import input_means
 from engine.models.key_offsets import key_offsets
 from engine.models.sample import WINDOW, positions

@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from engine.attention.sdpa import Run, plan_run
 from engine.build import build_engine
 from engine.config import EngineConfig
+from engine.device.forward_batch import ForwardBatch
 from engine.errors import ModelLoadError
-from engine.forward_batch import ForwardBatch
 from engine.load_check import CheckBatches, check_batching
 from engine.models.fusion import apply_checked
 from tests.tiny_models import COMMON

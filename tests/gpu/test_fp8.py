@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.device import FP8_CAPABILITY
+from engine.device.device import FP8_CAPABILITY
 from tests.gpu import fp8_checks
 
 HAS_FP8 = torch.cuda.is_available() and torch.cuda.get_device_capability() >= FP8_CAPABILITY

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engine.device import to_device, upload
+from engine.device.device import to_device, upload
 from engine.scheduling.block_manager import NULL_BLOCK
 from engine.scheduling.scheduler import Scheduled
 from engine.scheduling.sequence import Sequence

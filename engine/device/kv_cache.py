@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from engine.config import EngineConfig, parse_memory
-from engine.device import available_memory, total_memory
+from engine.device.device import available_memory, total_memory
 from engine.errors import ConfigError, ModelLoadError
 
 GIB = 1024**3
