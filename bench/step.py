@@ -21,7 +21,7 @@ from bench.record import circumstances, percentile, table, write_json
 from engine.device.forward_batch import BatchBuilder
 from engine.engine import Engine
 from engine.messages import AddRequest, StepOutputs, encode
-from engine.sampler import PendingSample, Sampled, Sampler
+from engine.sampling.sampler import PendingSample, Sampled, Sampler
 from engine.sampling_params import SamplingParams
 from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.scheduler import Scheduled, Scheduler

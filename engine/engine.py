@@ -15,7 +15,7 @@ from engine.errors import RequestError
 from engine.flight import Landed, Runner, Step
 from engine.grammar.grammar import Grammar, GrammarError
 from engine.messages import AddRequest, EngineStats, SequenceOutput, TokenLogprobs
-from engine.sampler import Sampled
+from engine.sampling.sampler import Sampled
 from engine.scheduling.admission import check_request, make_sequences
 from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.grammar_queue import GrammarQueue, follow_grammar

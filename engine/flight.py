@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.messages import TokenLogprobs
-from engine.sampler import Sampled
+from engine.sampling.sampler import Sampled
 from engine.scheduling.scheduler import Scheduled
 
 

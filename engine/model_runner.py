@@ -21,18 +21,18 @@ from engine.footprint import largest_step, peak_bytes, scored_bytes
 from engine.graphs import FIELDS, DecodeGraphs, graphs_bytes
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
 from engine.load_check import CHECK_BLOCKS, check_layers, refusal
-from engine.logprobs import score_prompts
 from engine.messages import TokenLogprobs
 from engine.models.key_offsets import key_offsets
 from engine.models.loader import LoadedModel, load
 from engine.models.rotary import freeze_rotary
-from engine.sampler import PendingSample, Sampled, Sampler
+from engine.sampling.logprobs import score_prompts
+from engine.sampling.sampler import PendingSample, Sampled, Sampler
 from engine.scheduling.scheduler import Scheduled
 from engine.scheduling.sequence import Sequence
 from engine.surgery import Surgery
 
 if TYPE_CHECKING:
-    from engine.device_sampler import DeviceSampler
+    from engine.sampling.device_sampler import DeviceSampler
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ class ModelRunner:
         size = {"max_num_seqs": self.limits.max_num_seqs, "vocab_size": self.loaded.vocab_size}
         if self.attention_name != "triton" and self.device.type == "cpu":
             return Sampler(**size, device=self.device)
-        from engine.device_sampler import DeviceSampler  # an installation for CPUs has no triton
+        from engine.sampling.device_sampler import DeviceSampler  # an installation for CPUs has no triton
 
         return DeviceSampler(**size, device=self.device)
 

@@ -16,7 +16,7 @@ from engine.device.forward_batch import BatchBuilder, ForwardBatch
 from engine.engine import Engine
 from engine.grammar.compiler import GrammarCompiler
 from engine.messages import TokenLogprobs
-from engine.sampler import Sampled
+from engine.sampling.sampler import Sampled
 from engine.sampling_params import SamplingParams
 from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.pacing import PrefillPacer

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from engine.sampler import PREFIX, uniform
+from engine.sampling.sampler import PREFIX, uniform
 from engine.sampling_params import SamplingParams
 
 MIXES = {

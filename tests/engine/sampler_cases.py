@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.device_sampler import DeviceSampler
 from engine.kernels import reference, triton_filter, triton_sampler
 from engine.kernels.triton_sampler import TILE
 from engine.noise import gumbel, keys
+from engine.sampling.device_sampler import DeviceSampler
 from engine.sampling_params import SamplingParams
 from engine.scheduling.sequence import Sequence
 from tests.engine.fake_grammar import FakeGrammar, allowed_tokens

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import logprobs
 from engine.engine import Engine
 from engine.messages import AddRequest, SequenceOutput, TokenLogprobs
+from engine.sampling import logprobs
 from engine.sampling_params import SamplingParams
 from tests.engine.test_oracle import generate, make_engine, oracle
 from tests.tiny_models import FAMILIES, VOCAB_SIZE

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine.noise import derive_seed, gumbel, keys, uniform
-from engine.sampler import Sampler, draw
+from engine.sampling.sampler import Sampler, draw
 from engine.sampling_params import SamplingParams
 from engine.scheduling.sequence import Sequence
 from tests.engine.reference import MIXES, noise, reference_distribution, reference_draw

@@ -12,8 +12,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
-from engine.device_sampler import DeviceSampler
 from engine.kernels import triton_attention, triton_filter, triton_layer, triton_sampler
+from engine.sampling.device_sampler import DeviceSampler
 from tests.engine.fake_grammar import FakeGrammar
 from tests.engine.reference import MIXES
 from tests.engine.sampler_cases import sequence

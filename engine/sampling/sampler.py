@@ -1,6 +1,6 @@
 """From logits to tokens, for all sampling rows of a step at once, with one copy back to the host; for CPUs.
 
-`engine.device_sampler` does the same on CUDA devices.
+`engine.sampling.device_sampler` does the same on CUDA devices.
 
 Order: penalties, logit bias, suppressed tokens → bitmask of constrained rows → temperature → top_k, top_p, min_p → one
 draw.
@@ -23,15 +23,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from engine.bitmask import BitmaskBuilder, apply_bitmask
 from engine.device.device import Download, to_device
-from engine.logprobs import logprob_columns, read_logprobs
 from engine.messages import TokenLogprobs
 from engine.noise import uniform
+from engine.sampling.bitmask import BitmaskBuilder, apply_bitmask
+from engine.sampling.logprobs import logprob_columns, read_logprobs
+from engine.sampling.token_counts import TokenCounts
 from engine.sampling_params import SamplingParams
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.stop import suppressed_token_ids
-from engine.token_counts import TokenCounts
 
 PREFIX = 256
 """Largest probabilities looked at before a full sort is considered."""

@@ -1,4 +1,4 @@
-"""The sampler of CUDA devices: the order of `engine.sampler`, in kernels that never wait for the host.
+"""The sampler of CUDA devices: the order of `engine.sampling.sampler`, in kernels that never wait for the host.
 
 The draw is another one than there, of the same distribution: see `engine.kernels.triton_sampler`. Its noise too is a
 function of seed and position.
@@ -9,21 +9,21 @@ import itertools
 import numpy as np
 import torch
 
-from engine.bitmask import BitmaskBuilder, Filled
 from engine.device.device import to_device, upload
 from engine.kernels.triton_filter import thresholds
 from engine.kernels.triton_sampler import adjust, race
-from engine.logprobs import logprob_columns
 from engine.noise import keys
-from engine.sampler import LEAST_DIVISOR, PendingSample, has_penalty, is_plain_greedy, sparse_changes
+from engine.sampling.bitmask import BitmaskBuilder, Filled
+from engine.sampling.logprobs import logprob_columns
+from engine.sampling.sampler import LEAST_DIVISOR, PendingSample, has_penalty, is_plain_greedy, sparse_changes
+from engine.sampling.token_counts import TokenCounts
 from engine.scheduling.sequence import Sequence
-from engine.token_counts import TokenCounts
 
 _FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 
 
 class DeviceSampler:
-    """See `engine.sampler.Sampler`."""
+    """See `engine.sampling.sampler.Sampler`."""
 
     def __init__(self, *, max_num_seqs: int, vocab_size: int, device: torch.device) -> None:
         self._device = device
@@ -31,7 +31,7 @@ class DeviceSampler:
         self._bitmask = BitmaskBuilder(max_num_seqs=max_num_seqs, vocab_size=vocab_size)
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence], last_tokens: torch.Tensor) -> PendingSample:
-        """See `engine.sampler.Sampler.sample`."""
+        """See `engine.sampling.sampler.Sampler.sample`."""
         filled = self._bitmask.fill(sequences)
         params = [sequence.params for sequence in sequences]
         is_plain = all(is_plain_greedy(sequence) for sequence in sequences)
