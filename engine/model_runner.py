@@ -20,16 +20,16 @@ from engine.device.kv_cache import LayerCache, LayerShape, allocate, bytes_per_t
 from engine.footprint import largest_step, peak_bytes, scored_bytes
 from engine.graphs import FIELDS, DecodeGraphs, graphs_bytes
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
-from engine.load_check import CHECK_BLOCKS, check_layers, refusal
 from engine.messages import TokenLogprobs
 from engine.models.key_offsets import key_offsets
+from engine.models.load_check import CHECK_BLOCKS, check_layers, refusal
 from engine.models.loader import LoadedModel, load
 from engine.models.rotary import freeze_rotary
+from engine.models.surgery import Surgery
 from engine.sampling.logprobs import score_prompts
 from engine.sampling.sampler import PendingSample, Sampled, Sampler
 from engine.scheduling.scheduler import Scheduled
 from engine.scheduling.sequence import Sequence
-from engine.surgery import Surgery
 
 if TYPE_CHECKING:
     from engine.sampling.device_sampler import DeviceSampler

@@ -12,8 +12,8 @@ from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.device.forward_batch import ForwardBatch
 from engine.errors import ModelLoadError
-from engine.load_check import CheckBatches, check_batching
 from engine.models.fusion import apply_checked
+from engine.models.load_check import CheckBatches, check_batching
 from tests.tiny_models import COMMON
 
 CPU = torch.device("cpu")

@@ -13,9 +13,9 @@ from engine.device.forward_batch import ForwardBatch
 from engine.device.kv_cache import LayerCache
 from engine.kernels.cpu import CpuKernels
 from engine.kernels.launches import counting_launches
-from engine.load_check import CHECK_TOKENS, CheckBatches, check_batching
 from engine.models.cpu_layer import replace_layers
 from engine.models.fusion import PackedHead, Undo, apply_checked, fuse_norms, merge_linears, pack_linears
+from engine.models.load_check import CHECK_TOKENS, CheckBatches, check_batching
 from engine.models.loader import LoadedModel
 
 logger = logging.getLogger(__name__)
