@@ -10,8 +10,8 @@ import transformers
 from engine import version
 from engine.config import EngineConfig
 from engine.engine import Engine
+from engine.execution.model_runner import ModelRunner, Progress
 from engine.messages import EngineInfo
-from engine.model_runner import ModelRunner, Progress
 from engine.models.loader import LoadedModel
 from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.scheduler import Scheduler

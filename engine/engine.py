@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.errors import RequestError
-from engine.flight import Landed, Runner, Step
+from engine.execution.flight import Landed, Runner, Step
 from engine.grammar.grammar import Grammar, GrammarError
 from engine.messages import AddRequest, EngineStats, SequenceOutput, TokenLogprobs
 from engine.sampling.sampler import Sampled

@@ -13,8 +13,8 @@ from bench.record import percentile
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
+from engine.execution.model_runner import ModelRunner
 from engine.messages import AddRequest, EngineInfo
-from engine.model_runner import ModelRunner
 from engine.sampling_params import SamplingParams
 
 WARMUP_STEPS = 12

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from engine import model_runner
 from engine.config import EngineConfig
 from engine.device import kv_cache
 from engine.device.kv_cache import GIB, LayerShape, overhead_bytes, size_cache
 from engine.errors import ConfigError
-from engine.footprint import largest_step, peak_bytes
-from engine.model_runner import ModelRunner
+from engine.execution import model_runner
+from engine.execution.footprint import largest_step, peak_bytes
+from engine.execution.model_runner import ModelRunner
 from tests.engine.test_oracle import make_engine
 
 CUDA = torch.device("cuda")

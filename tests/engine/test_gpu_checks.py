@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.model_runner import ModelRunner
+from engine.execution.model_runner import ModelRunner
 from engine.sampling_params import SamplingParams
 from tests.engine.test_oracle import make_engine
 from tests.gpu import checks

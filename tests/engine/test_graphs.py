@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.graphs import DecodeGraphs, bucket_sizes
-from engine.model_runner import ModelRunner
+from engine.execution.graphs import DecodeGraphs, bucket_sizes
+from engine.execution.model_runner import ModelRunner
 from tests.engine.test_oracle import generate, make_engine, random_mix, run
 from tests.tiny_models import VOCAB_SIZE
 

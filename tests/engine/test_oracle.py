@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
-from engine import model_runner
 from engine.attention import cpu, sdpa
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
+from engine.execution import model_runner
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
 from tests.tiny_models import EOS_TOKEN_ID, FAMILIES, VOCAB_SIZE, auto_class

@@ -16,8 +16,8 @@ from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.constraint import Constraint
 from engine.engine import Engine
+from engine.execution.model_runner import ModelRunner
 from engine.messages import AddRequest, SequenceOutput
-from engine.model_runner import ModelRunner
 from engine.sampling_params import SamplingParams
 from tests.engine.reference import reference_distribution
 from tests.engine.test_oracle import generate, make_engine, random_mix, run

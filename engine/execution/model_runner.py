@@ -17,8 +17,8 @@ from engine.device.device import select_device, set_threads, to_device
 from engine.device.forward_batch import BatchBuilder, ForwardBatch
 from engine.device.governor import ThreadGovernor
 from engine.device.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, overhead_bytes, size_cache
-from engine.footprint import largest_step, peak_bytes, scored_bytes
-from engine.graphs import FIELDS, DecodeGraphs, graphs_bytes
+from engine.execution.footprint import largest_step, peak_bytes, scored_bytes
+from engine.execution.graphs import FIELDS, DecodeGraphs, graphs_bytes
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
 from engine.messages import TokenLogprobs
 from engine.models.key_offsets import key_offsets
