@@ -1,6 +1,6 @@
 """Constraints, tools, reasoning, stop strings, choices and streams in every combination, on real weights.
 
-What each answer must be is not known here, as it is in tests/server/test_answer_matrix.py; that it is valid is judged.
+What each answer must be is not known here, as it is in tests/server/routes/test_answer_matrix.py; that it is valid is judged.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ import pytest
 
 from engine.cache import cache_dir
 from tests.server.fakes import wait_until
-from tests.server.test_answer_matrix import put_together
+from tests.server.routes.test_answer_matrix import put_together
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACE: Any = {

@@ -10,7 +10,7 @@ from engine.messages import Loading
 from server.commands.banner import Console, ConsoleHandler, memory_line
 from server.fleet.fleet import EngineHandle, FleetPolicy, ModelState
 from tests.server.fakes import engine_config
-from tests.server.test_convert import engine_info
+from tests.server.prompt.test_plan import engine_info
 
 
 class Terminal(io.StringIO):

@@ -13,7 +13,7 @@ from server.markup.events import CallArguments, CallClosed, CallOpened
 from server.markup.formats import DEEPSEEK, FORMATS, HERMES, LLAMA3, CallFormat
 from server.markup.grammar import ToolSchema, calls_or, free_calls, in_slashes, required_calls
 from server.markup.parser import CallParser
-from tests.server.tools.grammars import SPECIAL_BYTE, SPECIAL_ID, accepted, compiled, matches
+from tests.server.markup.grammars import SPECIAL_BYTE, SPECIAL_ID, accepted, compiled, matches
 
 SCHEMAS: dict[str, Any] = {
     "get": {

@@ -22,7 +22,7 @@ from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.shapes import ChatCompletionChunkShape, ChatCompletionShape
 from server.routes.chat import call_pieces
 from tests.server.fakes import RunningServer, Script, running_server
-from tests.server.test_clients import hugging_face_schema
+from tests.server.routes.test_clients import hugging_face_schema
 from tests.server.texts import needs_spec
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Weather?"}]

@@ -11,7 +11,7 @@ from server.prompt.model_files import ChatFiles
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError
 from tests.server.conftest import Load
-from tests.server.test_tokenizer import CONVERSATIONS, PAIRS, control_counts
+from tests.server.prompt.test_tokenizer import CONVERSATIONS, PAIRS, control_counts
 from tests.server.texts import SHARED, needs_shared
 
 PHI_4 = (

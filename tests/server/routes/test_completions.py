@@ -16,7 +16,7 @@ from server.protocol.errors import ApiError
 from server.protocol.fields import completion_field_table
 from server.protocol.prompts import MAX_PROMPTS
 from tests.server.fakes import RunningServer, Script, running_server, wait_until
-from tests.server.test_chat import TEXT, events_of, idle
+from tests.server.routes.test_chat import TEXT, events_of, idle
 
 PROMPT = "What is the capital?"
 EVERYTHING: dict[str, Any] = {

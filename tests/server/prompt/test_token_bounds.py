@@ -16,7 +16,7 @@ from server.protocol.completion_request import parse_completion_request
 from server.protocol.errors import ApiError
 from server.protocol.request import parse_chat_request
 from tests.server.conftest import Load
-from tests.server.test_convert import engine_info
+from tests.server.prompt.test_plan import engine_info
 from tests.server.texts import SHARED_TOKENIZERS, needs_shared
 
 NAMES = ["smollm2", "sentencepiece", *(pytest.param(name, marks=needs_shared) for name in SHARED_TOKENIZERS)]

@@ -19,8 +19,8 @@ from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError
 from server.protocol.request import parse_chat_request
 from tests.server.conftest import Load
-from tests.server.test_convert import engine_info
-from tests.server.test_tokenizer import reference
+from tests.server.prompt.test_plan import engine_info
+from tests.server.prompt.test_tokenizer import reference
 from tests.server.texts import SHARED, needs_shared, shared_tokenizer_files
 
 QUESTION = {"role": "user", "content": "Weather in Paris?"}
