@@ -15,7 +15,7 @@ import torch
 from engine.engine import Engine
 from engine.messages import AddRequest, SequenceOutput, TokenLogprobs
 from engine.sampling_params import SamplingParams
-from tests.engine.reference import MIXES, noise, reference_distribution, reference_draw
+from tests.engine.sampling.reference import MIXES, noise, reference_distribution, reference_draw
 from tests.engine.test_oracle import make_engine, oracle
 from tests.tiny_models import EOS_TOKEN_ID, FAMILIES, VOCAB_SIZE
 

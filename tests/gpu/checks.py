@@ -19,7 +19,7 @@ from engine.engine import Engine
 from engine.execution.model_runner import ModelRunner
 from engine.messages import AddRequest, SequenceOutput
 from engine.sampling_params import SamplingParams
-from tests.engine.reference import reference_distribution
+from tests.engine.sampling.reference import reference_distribution
 from tests.engine.test_oracle import generate, make_engine, random_mix, run
 from tests.tiny_models import EOS_TOKEN_ID, VOCAB_SIZE
 

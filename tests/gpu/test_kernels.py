@@ -9,7 +9,7 @@ import torch
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 
 if torch.cuda.is_available():
-    from tests.engine.kernel_cases import cases
+    from tests.engine.kernels.kernel_cases import cases
 
     CASES = {name: (check, arguments, options) for name, check, arguments, options in cases()}
 else:

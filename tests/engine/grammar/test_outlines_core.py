@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from engine.errors import RequestError
-from tests.engine.test_grammar import EOS, allowed, compiled
+from tests.engine.grammar.test_grammar import EOS, allowed, compiled
 
 FOLLOWED: list[Any] = [
     {"type": "object", "properties": {"a.b": {"type": "integer"}, "c": {"type": "null"}}, "required": ["a.b"]},

@@ -23,7 +23,7 @@ from engine.kernels.triton_attention import paged_attention
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
 from engine.weights.random_tokenizer import write_tokenizer
-from tests.engine.sampler_cases import sampler_cases
+from tests.engine.sampling.sampler_cases import sampler_cases
 from tests.engine.test_oracle import generate, make_engine, run
 from tests.gpu import fp8_checks
 from tests.tiny_models import FAMILIES, VISION_FAMILIES, VOCAB_SIZE, build_tiny_model

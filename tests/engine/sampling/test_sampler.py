@@ -11,7 +11,7 @@ from engine.noise import derive_seed, gumbel, keys, uniform
 from engine.sampling.sampler import Sampler, draw
 from engine.sampling_params import SamplingParams
 from engine.scheduling.sequence import Sequence
-from tests.engine.reference import MIXES, noise, reference_distribution, reference_draw
+from tests.engine.sampling.reference import MIXES, noise, reference_distribution, reference_draw
 
 CPU = torch.device("cpu")
 VOCAB = 300

@@ -18,7 +18,7 @@ from engine.weights.gguf import convert, converted_dir, is_converted
 from engine.weights.gguf_config import _llama3_scaling
 from engine.weights.gguf_file import GGUFFile
 from engine.weights.gguf_tokenizer import build_tokenizer
-from tests.engine.gguf_samples import write_model, write_tokenizer
+from tests.engine.weights.gguf_samples import write_model, write_tokenizer
 
 SHARED_TOKENIZERS = Path(__file__).resolve().parents[3] / "shared" / "tokenizers"
 TEXTS = (

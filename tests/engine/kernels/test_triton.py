@@ -33,7 +33,7 @@ def lines_of(*command: str) -> list[list[object]]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kernels_do_what_their_references_do() -> None:
-    results = lines_of("tests.engine.interpreted_kernels")
+    results = lines_of("tests.engine.kernels.interpreted_kernels")
     assert len(results) > MANY
     assert not [f"{name}: {problem}" for name, problem in results if problem is not None]
 
@@ -42,7 +42,7 @@ def test_kernels_do_what_their_references_do() -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("capability", SHARED_BYTES)
 def test_kernels_fit_into_the_processors(capability: int) -> None:
-    results = lines_of("tests.engine.built_kernels", str(capability))
+    results = lines_of("tests.engine.kernels.built_kernels", str(capability))
     assert len(results) > MANY
     # Triton turns nothing into e4m3 for an older processor, and the engine refuses FP8 there.
     assert any("FP8" in str(line[0]) for line in results) == (capability >= 89)

@@ -16,7 +16,7 @@ from engine.models.fp8_offsets import input_means
 from engine.models.key_offsets import key_offsets
 from engine.models.sample import WINDOW, positions
 from engine.weights.random_tokenizer import write_tokenizer
-from tests.engine.test_fp8 import DENSE, load_from
+from tests.engine.models.test_fp8 import DENSE, load_from
 from tests.engine.test_oracle import make_engine
 from tests.gpu import fp8_checks
 from tests.tiny_models import VOCAB_SIZE

@@ -8,7 +8,7 @@ import pytest
 
 from engine.constraint import Constraint, SchemaSource
 from engine.grammar.worker import Answer, Compilers, Job
-from tests.engine.test_grammar import VOCABULARY
+from tests.engine.grammar.test_grammar import VOCABULARY
 
 
 @cache

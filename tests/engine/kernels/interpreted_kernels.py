@@ -1,4 +1,4 @@
-"""The cases of `kernel_cases` under Triton's interpreter: `python -m tests.engine.interpreted_kernels PART PARTS`.
+"""The cases of `kernel_cases` under Triton's interpreter: `python -m tests.engine.kernels.interpreted_kernels PART PARTS`.
 
 Runs every PARTS-th case from the PART-th on. Prints a line of JSON for each case: its name, and what is wrong with it
 or null. It is a process of its own, because Triton reads TRITON_INTERPRET when it is imported.
@@ -18,7 +18,7 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
-from tests.engine.kernel_cases import cases
+from tests.engine.kernels.kernel_cases import cases
 
 _patch_tensor = interpreter._patch_lang_tensor
 

@@ -15,7 +15,7 @@ from engine.sampling.device_sampler import DeviceSampler
 from engine.sampling_params import SamplingParams
 from engine.scheduling.sequence import Sequence
 from tests.engine.fake_grammar import FakeGrammar, allowed_tokens
-from tests.engine.reference import MIXES, reference_distribution
+from tests.engine.sampling.reference import MIXES, reference_distribution
 
 DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 DTYPE = torch.float16 if DEVICE.type == "cpu" else torch.bfloat16

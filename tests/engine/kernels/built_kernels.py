@@ -1,4 +1,4 @@
-"""The kernels for CUDA built for an architecture: `python -m tests.engine.built_kernels CAPABILITY PART PARTS`.
+"""The kernels for CUDA built for an architecture: `python -m tests.engine.kernels.built_kernels CAPABILITY PART PARTS`.
 
 Building needs no GPU. Builds every PARTS-th kernel from the PART-th on. Prints a line of JSON for each kernel: name,
 its shared memory in bytes, registers a thread, and bytes that were spilled because there were not enough of these.

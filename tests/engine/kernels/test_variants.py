@@ -15,8 +15,8 @@ from triton.runtime.jit import create_function_from_signature
 from engine.kernels import triton_attention, triton_filter, triton_layer, triton_sampler
 from engine.sampling.device_sampler import DeviceSampler
 from tests.engine.fake_grammar import FakeGrammar
-from tests.engine.reference import MIXES
-from tests.engine.sampler_cases import sequence
+from tests.engine.sampling.reference import MIXES
+from tests.engine.sampling.sampler_cases import sequence
 
 Variants = dict[str, set[str]]
 BACKEND = make_backend(GPUTarget("cuda", 90, 32))

@@ -14,7 +14,7 @@ from engine.models.fp8 import Fp8Linear, quantize_linears
 from engine.models.fp8_offsets import InputMean, input_means, offset
 from engine.models.sample import WINDOW
 from engine.weights.random_tokenizer import write_tokenizer
-from tests.engine.test_fp8 import load_from
+from tests.engine.models.test_fp8 import load_from
 from tests.tiny_models import VOCAB_SIZE
 
 
