@@ -15,8 +15,8 @@ from scripts import generate_docs
 from server.commands.cli import build_parser
 from server.config.settings import _MODEL_FIELDS, load_models_file
 from server.protocol.request import parse_chat_request
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])

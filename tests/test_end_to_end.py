@@ -21,9 +21,9 @@ import psutil
 import pytest
 from huggingface_hub import InferenceClient
 
+from tests.places import ROOT
 from tests.server.fakes import wait_until
 
-ROOT = Path(__file__).resolve().parent.parent
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 

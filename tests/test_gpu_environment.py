@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from scripts.gpu_python import NEEDED, PARTS, main, missing
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SPARED = ("zmq", "llguidance", "outlines_core", "gguf", "fastapi", "uvicorn", "pydantic", "starlette", "openai",
           "httpx", "hypothesis", "jsonschema", "schemathesis")  # fmt: skip
 WITHOUT = """

@@ -1,6 +1,7 @@
 """Constraints, tools, reasoning, stop strings, choices and streams in every combination, on real weights.
 
-What each answer must be is not known here, as it is in tests/server/routes/test_answer_matrix.py; that it is valid is judged.
+What each answer must be is not known here, as it is in tests/server/routes/test_answer_matrix.py; that it is valid is
+judged.
 """
 
 import asyncio
@@ -21,10 +22,10 @@ import jsonschema
 import pytest
 
 from engine.cache import cache_dir
+from tests.places import ROOT
 from tests.server.fakes import wait_until
 from tests.server.routes.test_answer_matrix import put_together
 
-ROOT = Path(__file__).resolve().parent.parent
 PLACE: Any = {
     "type": "object",
     "properties": {"city": {"type": "string", "maxLength": 8}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},

@@ -27,9 +27,9 @@ import httpx
 
 from engine.weights.sources import resolve
 from tests.conftest import DEFAULT_MODEL_SOURCE
+from tests.places import ROOT
 from tests.server.fakes import wait_until
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 TASKS = Path(__file__).resolve().parent / "tasks"
 VENV = ROOT / ".venv-lm-eval"
 HARNESS = "lm-eval[api,hf]==0.4.13"

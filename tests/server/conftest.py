@@ -8,7 +8,8 @@ import pytest
 
 from server.prompt.model_files import ChatFiles
 from server.prompt.tokenizer import ChatTokenizer
-from tests.server.texts import SHARED, shared_tokenizer_files, tiny_sentencepiece
+from tests.places import SHARED
+from tests.server.texts import shared_tokenizer_files, tiny_sentencepiece
 
 Load = Callable[[str], ChatTokenizer]
 

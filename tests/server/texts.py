@@ -1,15 +1,14 @@
 """Where the shared tokenizers lie, and a tiny SentencePiece-like one made from nothing."""
 
 from functools import cache
-from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from server.prompt.model_files import ChatFiles, read_chat_files
+from tests.places import SHARED
 
-SHARED = Path(__file__).parents[3] / "shared"
-SHARED_TOKENIZERS = ("llama3_1", "qwen2_5", "gemma2", "deepseek_v3")
+SHARED_TOKENIZERS = SHARED / "tokenizers"
 
 needs_shared = pytest.mark.skipif(
     not (SHARED / "tokenizers").is_dir(), reason="needs ../shared/tokenizers and ../shared/chat-templates"

@@ -28,10 +28,10 @@ import jsonschema
 import openai
 
 from bench.record import circumstances, table, write_json
+from tests.places import ROOT, SHARED
 from tests.server.fakes import wait_until
 from tests.tool_check.tools import QUESTIONS, SCHEMAS, TOOLS
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 NAME = "checked"
 AT_ONCE = 16
 MAX_SCHEMA_CHARS = 1500
@@ -43,7 +43,7 @@ def main() -> int:
     """Ask, judge, and tell; the exit code."""
     parser = argparse.ArgumentParser(description="Check that what a real model answers is valid.")
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "json-schemas.jsonl.gz")
+    parser.add_argument("--data", type=Path, default=SHARED / "data" / "json-schemas.jsonl.gz")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     with running_server(options.weights) as url:

@@ -5,7 +5,6 @@ import gzip
 import json
 import time
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -16,8 +15,9 @@ from hypothesis import strategies as st
 
 from engine.errors import RequestError
 from engine.grammar.schema.prepare import prepare_schema
+from tests.places import SHARED
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "json-schemas.jsonl.gz"
+DATA = SHARED / "data" / "json-schemas.jsonl.gz"
 MIN_FOLLOWED = 1140
 """Of 1,200. The others are refused by name, or follow the schema's order of properties where an instance does not."""
 

@@ -1,4 +1,6 @@
-"""The cases of `kernel_cases` under Triton's interpreter: `python -m tests.engine.kernels.interpreted_kernels PART PARTS`.
+"""The cases of `kernel_cases` under Triton's interpreter.
+
+    python -m tests.engine.kernels.interpreted_kernels PART PARTS
 
 Runs every PARTS-th case from the PART-th on. Prints a line of JSON for each case: its name, and what is wrong with it
 or null. It is a process of its own, because Triton reads TRITON_INTERPRET when it is imported.

@@ -19,8 +19,9 @@ from engine.weights.gguf_config import _llama3_scaling
 from engine.weights.gguf_file import GGUFFile
 from engine.weights.gguf_tokenizer import build_tokenizer
 from tests.engine.weights.gguf_samples import write_model, write_tokenizer
+from tests.places import SHARED
 
-SHARED_TOKENIZERS = Path(__file__).resolve().parents[3] / "shared" / "tokenizers"
+SHARED_TOKENIZERS = SHARED / "tokenizers"
 TEXTS = (
     "Hello, world! It's 12345 o'clock; I'll pay 6.789,00 $ by 2031-01-02.",
     "  leading   spaces\n\n\n\ttabs and\r\nnew lines   ",

@@ -16,10 +16,9 @@ import msgspec
 import psutil
 import pytest
 
+from tests.places import ROOT
 from tests.server.fake_engine import SCRIPT_VARIABLE, Script
 from tests.server.fakes import wait_ready, wait_until
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def headrace(*arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":

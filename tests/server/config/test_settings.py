@@ -19,8 +19,8 @@ from server.config.settings import (
     describe_defaults,
     load_models_file,
 )
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 RECOMMENDED = {
     "google/gemma-2-2b-it",
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",

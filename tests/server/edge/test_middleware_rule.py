@@ -1,13 +1,12 @@
 """Middleware that hides disconnects must not come in by the back door."""
 
 import ast
-from pathlib import Path
 
-SERVER = Path(__file__).resolve().parent.parent.parent / "server"
+from tests.places import ROOT
 
 
 def test_nobody_uses_starlette_s_http_middleware() -> None:
-    for path in SERVER.rglob("*.py"):
+    for path in (ROOT / "server").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom | ast.Import):
                 names = {alias.name for alias in node.names}

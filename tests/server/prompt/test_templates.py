@@ -10,9 +10,10 @@ from tokenizers import AddedToken, Tokenizer
 from server.prompt.model_files import ChatFiles
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError
+from tests.places import SHARED
 from tests.server.conftest import Load
 from tests.server.prompt.test_tokenizer import CONVERSATIONS, PAIRS, control_counts
-from tests.server.texts import SHARED, needs_shared
+from tests.server.texts import needs_shared
 
 PHI_4 = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] +"

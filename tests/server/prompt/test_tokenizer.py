@@ -15,8 +15,9 @@ from engine.errors import ModelLoadError
 from server.prompt.model_files import ChatFiles
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError
+from tests.places import SHARED
 from tests.server.conftest import Load
-from tests.server.texts import SHARED, needs_shared, tiny_sentencepiece
+from tests.server.texts import needs_shared, tiny_sentencepiece
 
 PAIRS = [
     "llama3_1",

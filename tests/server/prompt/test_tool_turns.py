@@ -18,10 +18,11 @@ from server.prompt.plan_tools import plan_answer
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError
 from server.protocol.request import parse_chat_request
+from tests.places import SHARED
 from tests.server.conftest import Load
 from tests.server.prompt.test_plan import engine_info
 from tests.server.prompt.test_tokenizer import reference
-from tests.server.texts import SHARED, needs_shared, shared_tokenizer_files
+from tests.server.texts import needs_shared, shared_tokenizer_files
 
 QUESTION = {"role": "user", "content": "Weather in Paris?"}
 TOOL: dict[str, Any] = {

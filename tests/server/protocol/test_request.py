@@ -13,7 +13,8 @@ from server.protocol.errors import ApiError, from_request_error, overloaded, sho
 from server.protocol.fields import field_table
 from server.protocol.refusals import UNSUPPORTED
 from server.protocol.request import ChatCompletionRequest, parse_chat_request
-from tests.server.texts import SHARED, needs_spec
+from tests.places import SHARED
+from tests.server.texts import needs_spec
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

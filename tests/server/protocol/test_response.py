@@ -9,7 +9,8 @@ from jsonschema import Draft7Validator
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from server.protocol.response import Choice, ChunkEncoder, chat_completion, encode_json, new_completion_id, usage
-from tests.server.texts import SHARED, needs_spec
+from tests.places import SHARED
+from tests.server.texts import needs_spec
 
 LOGPROBS = [
     {

@@ -16,8 +16,9 @@ from jsonschema import Draft7Validator
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from server.protocol.shapes import ChatCompletionChunkShape, ChatCompletionShape
+from tests.places import SHARED
 from tests.server.fakes import RunningServer, Script, running_server
-from tests.server.texts import SHARED, needs_spec
+from tests.server.texts import needs_spec
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Tell me something."}]
 TEXT = "The capital of France is Paris, as everybody knows. 🤗 é"
