@@ -1,10 +1,11 @@
-"""The direction of imports: the rooms of docs/architecture.md, in their order, and nothing else."""
+"""The direction of imports: the wings and modules of docs/architecture.md, in their order, and nothing else."""
 
 import ast
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,30 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PACKAGES = ("engine", "server")
 DEVICE_LINE = "---- device line ----"
 
+Room = tuple[str, str]
+"""A wing, or the package for what is in none, and a module."""
 
-def rooms(package: str) -> list[str]:
-    """Modules of a package in the page's order, with the device line among them."""
+
+def rooms(package: str) -> list[Room]:
+    """The rooms of a package from the top, with the device line among them."""
     block = re.search(rf"<!-- rooms: {package} -->\n```\n(.*?)```", PAGE, re.DOTALL)
     assert block, f"docs/architecture.md lists no rooms of {package}"
-    listed: list[str] = []
-    for line in block[1].splitlines():
-        listed += [line] if line == DEVICE_LINE else [f"{package}.{name}" for name in line.split()]
+    return parse_rooms(package, block[1])
+
+
+def parse_rooms(package: str, text: str) -> list[Room]:
+    """A line begins with a wing, or goes on with that of the line before it if it is indented."""
+    listed: list[Room] = []
+    wing = ""
+    for line in text.splitlines():
+        if line == DEVICE_LINE:
+            listed.append((DEVICE_LINE, DEVICE_LINE))
+            continue
+        names = line.split()
+        if not line.startswith(" "):
+            wing, *names = names
+        prefix = package if wing == package else f"{package}.{wing}"
+        listed += [(prefix, f"{prefix}.{name}") for name in names]
     return listed
 
 
@@ -37,12 +54,14 @@ def module_files() -> dict[str, Path]:
 
 
 MODULES = module_files()
+FOLDERS = {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
 
-def imports_of(tree: ast.AST, *, inside_functions: bool) -> Iterator[str]:
+def imports_of(tree: ast.AST, *, at_import: bool = False) -> Iterator[str]:
     """Names of imported modules, `import a.b` and `from a import b` alike as `a.b` where b is a module of ours.
 
-    What stands under `if TYPE_CHECKING:` is never imported and does not count.
+    With `at_import` only those that are imported with the module: not what stands in functions, nor what stands under
+    `if TYPE_CHECKING:`.
     """
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
@@ -54,57 +73,85 @@ def imports_of(tree: ast.AST, *, inside_functions: bool) -> Iterator[str]:
             yield from known
             if len(known) < len(submodules):
                 yield node.module
-        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        elif at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        elif at_import and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             for other in node.orelse:
-                yield from imports_of(other, inside_functions=inside_functions)
-        elif inside_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from imports_of(node, inside_functions=inside_functions)
+                yield from imports_of(other, at_import=at_import)
+        else:
+            yield from imports_of(node, at_import=at_import)
 
 
-def imported_by(name: str, *, inside_functions: bool = True) -> set[str]:
+def imported_by(name: str, *, at_import: bool = False) -> set[str]:
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
-    return set(imports_of(tree, inside_functions=inside_functions))
+    return set(imports_of(tree, at_import=at_import))
 
 
-def check_order(order: list[str], imports: dict[str, set[str]]) -> list[str]:
-    """What imports something of its own package that does not stand before it."""
-    place = {name: index for index, name in enumerate(order)}
-    package = order[0].partition(".")[0]
-    return [
-        f"{name} imports {other}, which does not stand before it"
-        for name in place
-        for other in sorted(imports.get(name, ()))
-        if other.startswith(f"{package}.") and place.get(other, len(order)) >= place[name]
-    ]
+def upward_imports(listed: list[Room], imports: dict[str, set[str]]) -> list[str]:
+    """What imports something of its own package that does not stand behind it or below it."""
+    place = {name: index for index, (_, name) in enumerate(listed)}
+    wing_of = {name: wing for wing, name in listed}
+    package = listed[0][1].partition(".")[0]
+    found = []
+    for name in place:
+        for other in sorted(imports.get(name, ())):
+            if not other.startswith(f"{package}.") or place.get(other, -1) > place[name]:
+                continue
+            if other not in place:
+                found.append(f"{name} imports {other}, which is no module of the page")
+            elif wing_of[other] == wing_of[name]:
+                found.append(f"{name} imports {other}, which stands before it in its wing")
+            else:
+                found.append(f"{name} imports {other}: {wing_of[name]} must not import from {wing_of[other]} above it")
+    return found
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_page_lists_every_module_once(package: str) -> None:
-    listed = [name for name in rooms(package) if name != DEVICE_LINE]
+    listed = [name for _, name in rooms(package) if name != DEVICE_LINE]
     assert len(listed) == len(set(listed))
-    # An empty __init__ is a folder, not a room.
-    existing = {
-        name
-        for name, path in MODULES.items()
-        if name.startswith(f"{package}.") and (path.name != "__init__.py" or path.read_text(encoding="utf-8").strip())
-    }
-    assert set(listed) == existing
+    assert set(listed) == {name for name in MODULES if name.startswith(f"{package}.")} - FOLDERS
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_module_imports_only_what_stands_before_it(package: str) -> None:
-    order = rooms(package)
-    wrong = check_order(order, {name: imported_by(name) for name in order if name != DEVICE_LINE})
+def test_each_wing_is_a_folder_that_the_page_explains(package: str) -> None:
+    """One stretch of the list for each folder; only what belongs to none stands in several places."""
+    stretches = [wing for wing, _ in groupby(wing for wing, _ in rooms(package)) if wing not in (package, DEVICE_LINE)]
+    assert len(stretches) == len(set(stretches)), "a wing is in two places of the list"
+    assert set(stretches) == {name for name in FOLDERS if name.count(".") == 1 and name.startswith(f"{package}.")}
+    explained = re.findall(rf"^\| `({package}/\w+)` \| .+ \|$", PAGE, re.MULTILINE)
+    assert [name.replace("/", ".") for name in explained] == stretches
+
+
+@pytest.mark.parametrize("name", sorted(FOLDERS - set(PACKAGES)))
+def test_the_init_of_a_wing_says_what_it_is_for_and_holds_nothing_else(name: str) -> None:
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    text = ast.get_docstring(tree)
+    assert text and len(tree.body) == 1
+    if name.count(".") == 1:
+        assert re.search(r"^In: .+\bOut: ", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_wings_import_only_wings_below_them_and_modules_only_what_stands_behind_them(package: str) -> None:
+    listed = rooms(package)
+    wrong = upward_imports(listed, {name: imported_by(name) for _, name in listed if name != DEVICE_LINE})
     assert not wrong, "\n".join(wrong)
 
 
 def test_the_check_can_fail() -> None:
-    order = ["engine.a", DEVICE_LINE, "engine.b"]
-    assert check_order(order, {"engine.b": {"engine.a"}}) == []
-    assert check_order(order, {"engine.a": {"engine.b"}}) and check_order(order, {"engine.a": {"engine.unlisted"}})
+    text = f"top     a  b\n        c\n{DEVICE_LINE}\nbottom  d\nengine  e\n"
+    listed = parse_rooms("engine", text)
+    assert [name for _, name in listed if name != DEVICE_LINE] == [
+        "engine.top.a", "engine.top.b", "engine.top.c", "engine.bottom.d", "engine.e",
+    ]  # fmt: skip
+    assert upward_imports(listed, {"engine.top.a": {"engine.top.c", "engine.bottom.d", "engine.e", "torch"}}) == []
+    assert "above it" in upward_imports(listed, {"engine.bottom.d": {"engine.top.c"}})[0]
+    assert "in its wing" in upward_imports(listed, {"engine.top.b": {"engine.top.a"}})[0]
+    assert "no module" in upward_imports(listed, {"engine.e": {"engine.top"}})[0]
     source = "def f():\n    import torch\nclass C:\n    import numpy\nif TYPE_CHECKING:\n    import server.app\n"
-    assert set(imports_of(ast.parse(source), inside_functions=True)) == {"torch", "numpy"}
-    assert set(imports_of(ast.parse(source), inside_functions=False)) == {"numpy"}
+    assert set(imports_of(ast.parse(source))) == {"torch", "numpy", "server.app"}
+    assert set(imports_of(ast.parse(source), at_import=True)) == {"numpy"}
 
 
 def test_the_engine_knows_neither_server_nor_web_framework() -> None:
@@ -116,24 +163,22 @@ def test_the_engine_knows_neither_server_nor_web_framework() -> None:
         assert not roots & {"bench", "tests", "scripts"}, name
 
 
-def test_above_the_device_line_nothing_imports_torch() -> None:
-    order = rooms("engine")
-    above = order[: order.index(DEVICE_LINE)]
-    assert {
-        "engine.scheduling.scheduler",
-        "engine.scheduling.block_manager",
-        "engine.client",
-        "engine.weights.sources",
-    } <= set(above)
-    for name in above:
-        roots = {other.partition(".")[0] for other in imported_by(name, inside_functions=False)}
+def below_the_device_line() -> list[str]:
+    names = [name for _, name in rooms("engine")]
+    return names[names.index(DEVICE_LINE) + 1 :]
+
+
+def test_below_the_device_line_nothing_imports_torch() -> None:
+    below = below_the_device_line()
+    assert {"engine.scheduling.scheduler", "engine.client", "engine.weights.sources"} <= set(below)
+    for name in below:
+        roots = {other.partition(".")[0] for other in imported_by(name, at_import=True)}
         assert not roots & {"torch", "transformers"}, name
 
 
 def test_the_api_process_loads_without_torch() -> None:
     """What the AST cannot see: what the packages it stands on import in their turn."""
-    order = rooms("engine")
-    names = [name for name in MODULES if name.startswith("server.")] + order[: order.index(DEVICE_LINE)]
+    names = [name for name in MODULES if name.startswith("server.")] + below_the_device_line()
     code = (
         "import importlib, sys\n"
         f"for name in {names!r}: importlib.import_module(name)\n"
@@ -141,3 +186,9 @@ def test_the_api_process_loads_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_tests_stand_as_the_house_does() -> None:
+    for package in PACKAGES:
+        folders = {path.parent.name for path in (ROOT / "tests" / package).glob("*/__init__.py")}
+        assert not {f"{package}.{folder}" for folder in folders} - FOLDERS, "a folder of tests is of no wing"

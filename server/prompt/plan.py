@@ -65,7 +65,7 @@ class PromptPlan:
         return self.params.logprobs is not None
 
 
-def convert(
+def plan_chat(
     request: ChatCompletionRequest, tokenizer: ChatTokenizer, info: EngineInfo, defaults: SamplingDefaults
 ) -> PromptPlan:
     """Render, tokenise and check a request against one model.

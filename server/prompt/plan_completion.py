@@ -8,7 +8,7 @@ from server.protocol.completion_request import DEFAULT_MAX_TOKENS, CompletionReq
 from server.protocol.errors import bad_request
 
 
-def convert_completion(
+def plan_completion(
     request: CompletionRequest, tokenizer: ChatTokenizer, info: EngineInfo, defaults: SamplingDefaults
 ) -> list[PromptPlan]:
     """Tokenise and check the prompts of a request against one model.

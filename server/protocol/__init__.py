@@ -1,1 +1,4 @@
-"""The API contract: request models, what is refused, response shapes. Knows no HTTP and no model."""
+"""The API contract: request models, what is refused, response shapes, errors.
+
+In: a body's bytes, or what an answer consists of. Out: a checked request, or JSON. Knows no HTTP and no model.
+"""

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 
 from server.answer.generation import Delta
 from server.markup.events import CallArguments, CallOpened
-from server.prompt.plan import PromptPlan, convert
+from server.prompt.plan import PromptPlan, plan_chat
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.request import parse_chat_request
 from server.protocol.response import (
@@ -37,7 +37,7 @@ def _job(raw: bytes) -> Job:
     return Job(
         model=chat.model,
         num_choices=chat.n or 1,
-        plan=lambda tokenizer, info, defaults: [convert(chat, tokenizer, info, defaults)],
+        plan=lambda tokenizer, info, defaults: [plan_chat(chat, tokenizer, info, defaults)],
         form=ChatForm,
     )
 

@@ -10,7 +10,7 @@ from server.answer.detokenizer import Detokenizer
 from server.answer.echo import ShownPrompt
 from server.answer.generation import Delta
 from server.prompt.plan import PromptPlan
-from server.prompt.plan_completion import convert_completion
+from server.prompt.plan_completion import plan_completion
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.completion_request import parse_completion_request
 from server.protocol.completion_response import TextCompletionEncoder, TextLogprobs, legacy_token, text_choice
@@ -31,7 +31,7 @@ def _job(raw: bytes) -> Job:
     return Job(
         model=request.model,
         num_choices=(request.n or 1) * len(request.prompts),
-        plan=lambda tokenizer, info, defaults: convert_completion(request, tokenizer, info, defaults),
+        plan=lambda tokenizer, info, defaults: plan_completion(request, tokenizer, info, defaults),
         form=CompletionForm,
     )
 

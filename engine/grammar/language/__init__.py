@@ -1,0 +1,1 @@
+"""Regular languages: what a pattern finds, its complement, and intersections."""

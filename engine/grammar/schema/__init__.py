@@ -1,0 +1,1 @@
+"""JSON schemas said in the keywords that are followed exactly."""

@@ -10,7 +10,7 @@ from engine.sampling_params import SamplingParams
 from server.answer.answer_text import AnswerText
 from server.config.settings import SamplingDefaults
 from server.markup.events import ContentText
-from server.prompt.plan import PromptPlan, convert, system_fingerprint
+from server.prompt.plan import PromptPlan, plan_chat, system_fingerprint
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError
 from server.protocol.request import parse_chat_request
@@ -45,7 +45,7 @@ def engine_info(**changes: Any) -> EngineInfo:
 
 def plan(tokenizer: ChatTokenizer, info: EngineInfo | None = None, **fields: Any) -> PromptPlan:
     request = parse_chat_request(json.dumps({"messages": QUESTION} | fields).encode())
-    return convert(request, tokenizer, info or engine_info(), SamplingDefaults())
+    return plan_chat(request, tokenizer, info or engine_info(), SamplingDefaults())
 
 
 def refusal(tokenizer: ChatTokenizer, info: EngineInfo | None = None, **fields: Any) -> ApiError:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.config.settings import SamplingDefaults
-from server.prompt.plan import convert
-from server.prompt.plan_completion import convert_completion
+from server.prompt.plan import plan_chat
+from server.prompt.plan_completion import plan_completion
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.completion_request import parse_completion_request
 from server.protocol.errors import ApiError
@@ -64,15 +64,15 @@ def test_huge_prompts_are_refused_without_being_tokenised(
     raw = parse_completion_request(json.dumps({"prompt": text}).encode())
     info = engine_info(context=8192, num_blocks=1000)
     smollm2_tokenizer.bounds.fewest("x")  # reads the vocabulary
-    message, seconds = refusal(lambda: convert(chat, smollm2_tokenizer, info, SamplingDefaults()))
+    message, seconds = refusal(lambda: plan_chat(chat, smollm2_tokenizer, info, SamplingDefaults()))
     assert "context is 8192 tokens and messages has at least" in message and seconds < 2
-    message, _ = refusal(lambda: convert_completion(raw, smollm2_tokenizer, info, SamplingDefaults()))
+    message, _ = refusal(lambda: plan_completion(raw, smollm2_tokenizer, info, SamplingDefaults()))
     assert "prompt has at least" in message
 
 
 def test_what_may_fit_is_tokenised_and_counted(smollm2_tokenizer: ChatTokenizer) -> None:
     text = "word " * 300
     chat = parse_chat_request(json.dumps({"messages": [{"role": "user", "content": text}]}).encode())
-    message, _ = refusal(lambda: convert(chat, smollm2_tokenizer, engine_info(context=100), SamplingDefaults()))
+    message, _ = refusal(lambda: plan_chat(chat, smollm2_tokenizer, engine_info(context=100), SamplingDefaults()))
     assert "messages has 3" in message
-    assert convert(chat, smollm2_tokenizer, engine_info(context=1000), SamplingDefaults()).prompt_token_ids
+    assert plan_chat(chat, smollm2_tokenizer, engine_info(context=1000), SamplingDefaults()).prompt_token_ids

@@ -13,7 +13,7 @@ from server.markup.parser import CallParser
 from server.markup.tool_prompt import DEFAULT_TOOL_PROMPT
 from server.prompt.conversation import TemplateForm
 from server.prompt.model_files import ChatFiles
-from server.prompt.plan import convert
+from server.prompt.plan import plan_chat
 from server.prompt.plan_tools import plan_answer
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError
@@ -163,7 +163,7 @@ def planned(tokenizer: ChatTokenizer, **fields: Any) -> tuple[str, str, Reasonin
     """The state of reasoning at the beginning, the prompt's end, the budget, the constraint."""
     messages = [{"role": "user", "content": "Is <think> said?"}, *fields.pop("more", [])]
     request = parse_chat_request(json.dumps({"messages": messages, **fields}).encode())
-    plan = convert(request, tokenizer, engine_info(context=1000, num_blocks=200), SamplingDefaults())
+    plan = plan_chat(request, tokenizer, engine_info(context=1000, num_blocks=200), SamplingDefaults())
     tail = tokenizer.decode(plan.prompt_token_ids, skip_special_tokens=False).rpartition("assistant\n")[2]
     return plan.reading.reasoning, tail, plan.params.reasoning_budget, plan.params.constraint
 
