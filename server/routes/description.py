@@ -8,5 +8,5 @@ router = APIRouter()
 
 @router.get("/openapi.json", summary="This description")
 async def openapi(request: Request) -> JSONResponse:
-    """The document of `api_document`, made at the first request."""
+    """The document of `server.openapi`, made at the first request."""
     return JSONResponse(request.app.state.describe())

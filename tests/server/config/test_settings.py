@@ -9,7 +9,7 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.errors import ConfigError
-from server.commands import models as models_command
+from server.commands import models
 from server.commands.models import print_models
 from server.config.settings import (
     ModelsFile,
@@ -169,7 +169,7 @@ def test_an_unknown_name_gets_the_nearest(asked: str, hint: str) -> None:
 
 def test_the_table_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(models_command, "gpu_memory", lambda: 24 * 2**30)
+    monkeypatch.setattr(models, "gpu_memory", lambda: 24 * 2**30)
     file = ModelsFile(
         default="a/small",
         models=(
