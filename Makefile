@@ -6,7 +6,7 @@ PORT ?= 8000
 ARGS ?=
 SELF := $(MAKE)
 
-.PHONY: help serve test soak lm-eval tool-check gpu lint format docs clean
+.PHONY: help serve test test-slow latency soak lm-eval tool-check gpu lint format docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -15,8 +15,14 @@ help: ## List the targets
 serve: .venv/.installed ## Install what is missing, then serve the default model
 	@.venv/bin/headrace serve --host $(HOST) --port $(PORT) $(ARGS)
 
-test: .venv/.installed-dev ## Run the tests; ARGS='-k name' picks some
-	.venv/bin/python -m pytest $(ARGS)
+test: .venv/.installed-dev ## Run the tests but for the slow ones; ARGS='-k name' picks some
+	@.venv/bin/python -m scripts.run_tests $(ARGS)
+
+test-slow: .venv/.installed-dev ## Run the tests that need minutes: real weights, long walks, kernels at length
+	@.venv/bin/python -m scripts.run_tests --slow $(ARGS)
+
+latency: .venv/.installed-dev ## Hold what one request costs another to its bounds, on a quiet machine
+	@.venv/bin/python -m bench.latency $(ARGS)
 
 soak: .venv/.installed-dev ## Play some hundred thousand random engine operations
 	HEADRACE_SOAK=1 .venv/bin/python -m pytest -m soak -s $(ARGS)
