@@ -102,7 +102,7 @@ def test_the_health_check_asks_a_route_that_exists() -> None:
     assert "/health" in {route.path for route in health.router.routes}
 
 
-@pytest.mark.parametrize("target", ["serve", "test", "lint", "format", "gpu", "help"])
+@pytest.mark.parametrize("target", ["serve", "test", "test-slow", "latency", "lint", "format", "gpu", "help"])
 def test_make_knows_its_targets(target: str) -> None:
     done = subprocess.run(
         ["make", "--dry-run", target, "PORT=8123", "ARGS=--example"],

@@ -15,6 +15,7 @@ import msgspec
 import zmq
 
 from engine.config import EngineConfig
+from engine.lifetime import die_with_parent
 from engine.messages import (
     AbortRequest,
     AddRequest,
@@ -32,6 +33,8 @@ from engine.messages import (
 )
 
 SCRIPT_VARIABLE = "FAKE_ENGINE"
+PAUSE = 0.01
+"""Seconds between looks at what is held."""
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -45,16 +48,20 @@ class Script(msgspec.Struct, frozen=True):
     eos_after: int = 0
     """Tokens after which a sequence ends with `stop`; 0 never."""
     step_seconds: float = 0.0
-    load_seconds: float = 0.0
+    gate: str = ""
+    """A file whose existence lets go on what `holds` and `holds_load` hold; without a name they hold for ever."""
+    holds: dict[int, int] = {}
+    """By seed, -1 for none: tokens after which a sequence stands still, 0 for its prefill."""
+    holds_load: bool = False
     load_fails: str = ""
+    ends_itself: bool = False
+    """Whether a process whose load has failed ends at once, or waits to be ended."""
     load_exit: int = -1
     """Exit with this code while loading."""
     error_after: int = -1
     """Tokens after which a sequence fails with `error`."""
     error_param: str = ""
     error_code: str = ""
-    hold_first: float = 0.0
-    """Seconds before a sequence's first output, its prefill."""
     accepts: bool = True
     """Whether a request is said to be queued."""
     log: str = ""
@@ -69,8 +76,12 @@ class Running:
 
     add: AddRequest
     index: int
-    started: float
     done: int = 0
+
+    @property
+    def seed(self) -> int:
+        """As the script speaks of it: -1 for none."""
+        return -1 if self.add.params.seed is None else self.add.params.seed
 
 
 @dataclass
@@ -92,15 +103,22 @@ class FakeEngine:
             with open(self.script.log, "a") as file:
                 file.write(json.dumps({"event": event, "pid": os.getpid(), **more}) + "\n")
 
+    def gate_is_open(self) -> bool:
+        """Whether what was held may go on."""
+        return bool(self.script.gate) and os.path.exists(self.script.gate)
+
     def load(self) -> bool:
         """Pretend to load."""
         if self.script.load_exit >= 0:
             os._exit(self.script.load_exit)
         for step in range(5):
             self.socket.send(encode(Loading("reading weights", step / 5)))
-            time.sleep(self.script.load_seconds / 5)
+        while self.script.holds_load and not self.gate_is_open():
+            time.sleep(PAUSE)
         if self.script.load_fails:
             self.socket.send(encode(LoadFailed(self.script.load_fails, "try something else")))
+            if not self.script.ends_itself:
+                time.sleep(3600)
             return False
         self.socket.send(encode(Ready(self.info())))
         return True
@@ -136,7 +154,7 @@ class FakeEngine:
                     self.socket.send(encode(StepOutputs([SequenceOutput(add.request_id)], self.stats())))
                 self.prompt += len(add.prompt_token_ids)
                 for choice in range(add.n):
-                    self.running[add.request_id, choice] = Running(add, choice, time.monotonic())
+                    self.running[add.request_id, choice] = Running(add, choice)
             case AbortRequest(request_ids=ids, index=index):
                 self.note("abort", ids=ids, index=index)
                 for key in [key for key in self.running if key[0] in ids and index in (None, key[1])]:
@@ -149,11 +167,11 @@ class FakeEngine:
 
     def step(self) -> list[SequenceOutput]:
         """One token for each sequence."""
-        now = time.monotonic()
+        is_open = self.gate_is_open()
         outputs = [
             output
             for sequence in self.running.values()
-            if now - sequence.started >= self.script.hold_first
+            if is_open or sequence.done != self.script.holds.get(sequence.seed)
             for output in (*self.scores(sequence), self.token(sequence))
         ]
         for output in outputs:
@@ -189,7 +207,7 @@ class FakeEngine:
             )
         if params.max_tokens == 0:
             return SequenceOutput(request_id, index, finish_reason="length")
-        answers = script.answers.get(-1 if params.seed is None else params.seed)
+        answers = script.answers.get(sequence.seed)
         ends_after = len(answers[index]) if answers else script.eos_after
         if ends_after and sequence.done == ends_after:
             return SequenceOutput(request_id, index, token_ids=[2], finish_reason="stop")
@@ -224,11 +242,12 @@ class FakeEngine:
                 heartbeat = time.monotonic()
                 self.socket.send(encode(StepOutputs(outputs, self.stats())))
             if self.running:
-                time.sleep(self.script.step_seconds)
+                time.sleep(self.script.step_seconds if outputs else PAUSE)
 
 
 def main() -> None:
     """Read the configuration and the script, connect, load, serve."""
+    die_with_parent()
     config = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineConfig)
     script = msgspec.json.decode(os.environ[SCRIPT_VARIABLE], type=Script)
     if script.exit_at_start_if and os.path.exists(script.exit_at_start_if):
@@ -242,7 +261,7 @@ def main() -> None:
     print("fake engine speaking", file=sys.stderr)
     if fake.load():
         fake.run()
-    context.destroy(linger=500)
+    context.destroy(linger=5000)
 
 
 if __name__ == "__main__":

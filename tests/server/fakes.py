@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
 import msgspec
 import pytest
 
@@ -22,10 +21,15 @@ from server.commands.banner import Console
 from server.commands.serve import HeadraceServer, ServeSettings, bind
 from server.edge.auth import Keys
 from server.fleet.fleet import EngineHandle, FleetPolicy
+from tests.clocks import PATIENCE
+from tests.server import patient
 from tests.server.fake_engine import SCRIPT_VARIABLE, Script
 
 FAKE_COMMAND = (sys.executable, "-m", "tests.server.fake_engine")
-FAST_POLICY = FleetPolicy(command=FAKE_COMMAND, first_restart_delay=0.1)
+NEVER = 1000 * PATIENCE
+"""A time limit for what a test must not wait for."""
+FAST_POLICY = FleetPolicy(command=FAKE_COMMAND, first_restart_delay=0.1, stale_after=NEVER, hang_after=NEVER)
+"""Restarts soon. A process that gets no processor for a while is not taken for a silent one."""
 
 T = TypeVar("T")
 
@@ -45,11 +49,16 @@ class RunningServer:
     """A server in a thread of this process, its engines in processes of their own."""
 
     server: HeadraceServer
-    port: int
+    listener: socket.socket
     console: io.StringIO
     loop: asyncio.AbstractEventLoop
     thread: threading.Thread
     log: Path
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.listener.getsockname()[1])
 
     @property
     def url(self) -> str:
@@ -67,19 +76,33 @@ class RunningServer:
         async def run() -> T:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE)
+
+    def pass_time(self, seconds: float) -> None:
+        """Set the clock of the server's event loop forward."""
+
+        def shift() -> None:
+            before = self.loop.time
+            self.loop.time = lambda: before() + seconds  # type: ignore[method-assign]
+
+        self.call(shift)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """What the engines wrote down."""
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
-        return [entry for entry in map(json.loads, lines) if entry["event"] == kind]
+        return logged_events(self.log, kind)
 
     def connect(self) -> socket.socket:
         """A raw connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def logged_events(log: Path, kind: str) -> list[dict[str, Any]]:
+    """The events of a scripted engine's log, but for a line that is just being written."""
+    lines = log.read_text().split("\n")[:-1] if log.exists() else []
+    return [entry for entry in map(json.loads, lines) if entry["event"] == kind]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait for a condition, and fail if it does not come true."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -87,9 +110,9 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-def wait_ready(url: str, seconds: float = 20.0) -> None:
+def wait_ready(url: str) -> None:
     """Wait until /health says ready."""
-    wait_until(lambda: httpx.get(f"{url}/health").status_code == 200, seconds)
+    wait_until(lambda: patient.get(f"{url}/health").status_code == 200)
 
 
 @contextmanager
@@ -113,7 +136,7 @@ def running_server(
     thread = threading.Thread(target=lambda: asyncio.run(run()))
     thread.start()
     wait_until(lambda: loops)
-    running = RunningServer(server, listener.getsockname()[1], console, loops[0], thread, log)
+    running = RunningServer(server, listener, console, loops[0], thread, log)
     try:
         if ready:
             wait_ready(running.url)
@@ -121,6 +144,6 @@ def running_server(
     finally:
         if thread.is_alive() and not server.admission.draining:  # a second stop would end this whole process
             running.loop.call_soon_threadsafe(server.stop)
-        thread.join(15)
+        thread.join(PATIENCE)
         assert not thread.is_alive(), "the server did not end"
         listener.close()

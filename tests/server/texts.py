@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from server.prompt.model_files import ChatFiles, read_chat_files
 from tests.places import SHARED
 
-SHARED_TOKENIZERS = SHARED / "tokenizers"
+SHARED_TOKENIZERS = ("llama3_1", "qwen2_5", "gemma2", "deepseek_v3")
 
 needs_shared = pytest.mark.skipif(
     not (SHARED / "tokenizers").is_dir(), reason="needs ../shared/tokenizers and ../shared/chat-templates"

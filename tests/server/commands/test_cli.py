@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +15,11 @@ import msgspec
 import psutil
 import pytest
 
+from tests.clocks import PATIENCE
 from tests.places import ROOT
+from tests.server import patient
 from tests.server.fake_engine import SCRIPT_VARIABLE, Script
-from tests.server.fakes import wait_ready, wait_until
+from tests.server.fakes import NEVER, wait_ready, wait_until
 
 
 def headrace(*arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
@@ -29,7 +30,7 @@ def headrace(*arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
@@ -46,7 +47,7 @@ def serving(tmp_path: Path, script: Script, **settings: object) -> Iterator["tup
         cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        wait_until(port_file.exists, 20)
+        wait_until(port_file.exists)
         url = f"http://127.0.0.1:{port_file.read_text()}"
         yield process, url
     finally:
@@ -59,11 +60,11 @@ def serving(tmp_path: Path, script: Script, **settings: object) -> Iterator["tup
 def wait_listening(url: str) -> None:
     def answers() -> bool:
         try:
-            return httpx.get(f"{url}/health").status_code > 0
+            return patient.get(f"{url}/health").status_code > 0
         except httpx.TransportError:
             return False
 
-    wait_until(answers, 20)
+    wait_until(answers)
 
 
 # ---- what is wrong before anything runs
@@ -96,15 +97,15 @@ def test_a_broken_models_file_names_the_line(tmp_path: Path) -> None:
     assert "nowhere.yaml" in complaint_of("serve", "--models", "nowhere.yaml", cwd=tmp_path)
 
 
-def test_a_port_in_use_is_said_before_anything_is_loaded() -> None:
+def test_a_port_in_use_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text("default: a\nmodels:\n  - name: a\n    source: ./no-such-directory\n")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        began = time.monotonic()
-        message = complaint_of("serve", "--port", str(port))
+        message = complaint_of("serve", "--port", str(port), cwd=tmp_path)
         assert f"port {port}" in message and "--port" in message and "starting" not in message
-        assert time.monotonic() - began < 5
+        assert "no-such-directory" not in message
 
 
 def test_a_host_that_is_not_ours_and_a_bad_key() -> None:
@@ -126,7 +127,7 @@ def test_what_the_api_process_never_imports() -> None:
         "import sys, server.commands.cli, server.app, server.prompt.tokenizer\n"
         "print([name for name in ('torch', 'transformers', 'accelerate') if name in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert result.stdout.strip() == "[]", result.stderr
 
 
@@ -135,7 +136,7 @@ def test_the_banner_says_where_and_what(tmp_path: Path, smollm2_dir: Path) -> No
     with serving(tmp_path, script, drain_seconds=0.0) as (process, url):
         wait_ready(url)
         process.terminate()
-        _, stderr = process.communicate(timeout=10)
+        _, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
     assert f"is ready at {url}/v1" in stderr and f"curl {url}/v1/chat/completions" in stderr
     assert "fake: reading weights" in stderr and stderr.count("reading weights") == 1
@@ -145,10 +146,10 @@ def test_the_banner_says_where_and_what(tmp_path: Path, smollm2_dir: Path) -> No
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", ["loading", "idle", "busy"])
 def test_a_signal_ends_everything(tmp_path: Path, smollm2_dir: Path, number: signal.Signals, moment: str) -> None:
+    """Though the load, or the answer, would go on for ever."""
     script = Script(
-        model_dir=str(smollm2_dir), token_ids=[504], step_seconds=0.01, context=10**7,
-        load_seconds=60.0 if moment == "loading" else 0.0,
-    )  # fmt: skip
+        model_dir=str(smollm2_dir), token_ids=[504], step_seconds=0.01, context=10**7, holds_load=moment == "loading"
+    )
     with serving(tmp_path, script, drain_seconds=0.3) as (process, url):
         wait_listening(url)
         children = psutil.Process(process.pid).children(recursive=True)
@@ -157,7 +158,7 @@ def test_a_signal_ends_everything(tmp_path: Path, smollm2_dir: Path, number: sig
             wait_ready(url)
         if moment == "busy":
             body = {"messages": [{"role": "user", "content": "x"}], "stream": True}
-            with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=10) as answer:
+            with patient.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
                 lines = answer.iter_lines()
                 next(lines)
                 process.send_signal(number)
@@ -165,30 +166,28 @@ def test_a_signal_ends_everything(tmp_path: Path, smollm2_dir: Path, number: sig
             assert "data: [DONE]" in rest and any('"error"' in line for line in rest)
         else:
             process.send_signal(number)
-        began = time.monotonic()
-        _, stderr = process.communicate(timeout=10)
+        _, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0 and "Traceback" not in stderr, stderr
-        assert time.monotonic() - began < 5
         assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_the_second_signal_ends_it_at_once(tmp_path: Path, smollm2_dir: Path) -> None:
     script = Script(model_dir=str(smollm2_dir), token_ids=[504], step_seconds=0.01, context=10**7)
-    with serving(tmp_path, script, drain_seconds=60.0) as (process, url):
+    with serving(tmp_path, script, drain_seconds=NEVER) as (process, url):
         wait_ready(url)
         children = psutil.Process(process.pid).children(recursive=True)
         body = {"messages": [{"role": "user", "content": "x"}], "stream": True}
-        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=10) as answer:
+        with patient.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
             next(answer.iter_lines())
             process.send_signal(signal.SIGINT)
-            wait_until(lambda: httpx.get(f"{url}/health").json()["status"] == "draining")
+            wait_until(lambda: patient.get(f"{url}/health").json()["status"] == "draining")
             process.send_signal(signal.SIGINT)
-            assert process.wait(3) == 1
-        wait_until(lambda: not any(child.is_running() for child in children), 3)
+            assert process.wait(PATIENCE) == 1
+        wait_until(lambda: not any(child.is_running() for child in children))
 
 
 def test_a_failed_load_of_the_only_model_ends_the_server(tmp_path: Path) -> None:
     with serving(tmp_path, Script(load_fails="the weights are missing")) as (process, _):
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1
     assert "headrace: the weights are missing\n  try something else" in stderr and "Traceback" not in stderr

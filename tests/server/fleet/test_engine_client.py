@@ -1,10 +1,13 @@
 """The client against the scripted engine, over the real socket and a real process."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,8 +15,12 @@ from engine.client import EngineClient
 from engine.errors import EngineDeadError, ModelLoadError
 from engine.messages import SequenceOutput
 from engine.sampling_params import SamplingParams
+from server.fleet import engine_process
 from server.fleet.engine_process import EngineProcess
-from tests.server.fakes import FAKE_COMMAND, Script, engine_config, set_script
+from server.fleet.fleet import FleetPolicy
+from tests.clocks import PATIENCE
+from tests.server.fakes import FAKE_COMMAND, Script, engine_config, logged_events, set_script
+from tests.server.made_up_time import run_in_made_up_time
 
 
 @asynccontextmanager
@@ -34,8 +41,10 @@ async def collect(client: EngineClient, params: SamplingParams, n: int = 1, prom
     return tokens
 
 
-def events(path: Path, kind: str) -> list[dict[str, object]]:
-    return [entry for entry in map(json.loads, path.read_text().splitlines()) if entry["event"] == kind]
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def test_tokens_arrive_whole_and_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -63,28 +72,32 @@ def test_choices_travel_as_one_request(monkeypatch: pytest.MonkeyPatch, tmp_path
                 1: [5, 6],
                 2: [6, 7],
             }
-            assert [(add["n"], add["seed"]) for add in events(log, "add")] == [(3, 4)]
+            assert [(add["n"], add["seed"]) for add in logged_events(log, "add")] == [(3, 4)]
             assert process.client.num_requests == 0
 
     asyncio.run(scenario())
 
 
 def test_one_choice_can_be_aborted_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    log = tmp_path / "log"
+    log, gate = tmp_path / "log", tmp_path / "gate"
+    script = Script(token_ids=[5], holds={-1: 3}, gate=str(gate), log=str(log))
 
     async def scenario() -> None:
-        async with running(monkeypatch, tmp_path, Script(token_ids=[5], step_seconds=0.01, log=str(log))) as process:
+        async with running(monkeypatch, tmp_path, script) as process:
             await process.client.wait_ready()
             stream = process.client.submit([1], SamplingParams(max_tokens=30), n=2)
             seen: list[SequenceOutput] = []
             async for outputs in stream:
                 seen += outputs
-                if len(seen) >= 6:
+                if len(seen) == 6:
                     stream.abort(1)
+                    await until(lambda: logged_events(log, "abort"))
+                    gate.touch()
             first = [output for output in seen if output.index == 0]
             assert len(first) == 30 and first[-1].finish_reason == "length"
             assert not any(output.finish_reason for output in seen if output.index == 1)
-            assert [entry["index"] for entry in events(log, "abort")] == [1]
+            assert len(seen) == 33 and process.client.stats.generation_tokens == 33
+            assert [entry["index"] for entry in logged_events(log, "abort")] == [1]
 
     asyncio.run(scenario())
 
@@ -95,41 +108,46 @@ def test_abort_ends_the_iterator_and_is_idempotent(monkeypatch: pytest.MonkeyPat
     async def scenario() -> None:
         async with running(monkeypatch, tmp_path, Script(token_ids=[5], step_seconds=0.01, log=str(log))) as process:
             await process.client.wait_ready()
-            stream = process.client.submit([1] * 100, SamplingParams(max_tokens=1000), n=4)
+            stream = process.client.submit([1] * 100, SamplingParams(max_tokens=10**9), n=4)
             async for _ in stream:
                 stream.abort()
                 stream.abort()
             assert process.client.num_requests == 0
-            async with asyncio.timeout(3.0):
-                while process.client.stats.aborted < 4:
-                    await asyncio.sleep(0.02)
+            await until(lambda: process.client.stats.aborted == 4)
             assert process.client.stats.num_running == 0
-            assert len(events(log, "abort")) == 1
+            assert len(logged_events(log, "abort")) == 1
 
     asyncio.run(scenario())
 
 
 def test_poke_yields_an_empty_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+
     async def scenario() -> None:
-        async with running(monkeypatch, tmp_path, Script(token_ids=[5], hold_first=0.3)) as process:
+        async with running(monkeypatch, tmp_path, Script(token_ids=[5], holds={-1: 0}, gate=str(gate))) as process:
             await process.client.wait_ready()
             stream = process.client.submit([1], SamplingParams(max_tokens=1))
             asyncio.get_running_loop().call_later(0.05, stream.poke)
-            assert [len(outputs) async for outputs in stream] == [0, 1]
+            lengths = []
+            async for outputs in stream:
+                lengths.append(len(outputs))
+                gate.touch()
+            assert lengths == [0, 1]
 
     asyncio.run(scenario())
 
 
 def test_a_killed_engine_fails_its_streams_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The end of the process tells, and no timer: there is none on this side that could."""
+
     async def scenario() -> None:
         async with running(monkeypatch, tmp_path, Script(token_ids=[5], step_seconds=0.01)) as process:
             await process.client.wait_ready()
             stream = process.client.submit([1], SamplingParams(max_tokens=100_000))
-            asyncio.get_running_loop().call_later(0.1, process.kill)
             with pytest.raises(EngineDeadError, match="SIGKILL"):
-                async with asyncio.timeout(2.0):
+                async with asyncio.timeout(PATIENCE):
                     async for _ in stream:
-                        pass
+                        process.kill()
             with pytest.raises(EngineDeadError):
                 process.client.submit([1], SamplingParams(max_tokens=1))
 
@@ -137,8 +155,10 @@ def test_a_killed_engine_fails_its_streams_at_once(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_failed_load_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(engine_process, "FINAL_FRAMES_SECONDS", 1.0)
+
     async def scenario() -> None:
-        async with running(monkeypatch, tmp_path, Script(load_fails="no such weights")) as process:
+        async with running(monkeypatch, tmp_path, Script(load_fails="no such weights", ends_itself=True)) as process:
             with pytest.raises(ModelLoadError, match="no such weights") as caught:
                 await process.client.wait_ready()
             assert caught.value.hint == "try something else"
@@ -150,7 +170,7 @@ def test_an_engine_that_ends_while_loading_is_not_waited_for(monkeypatch: pytest
     async def scenario() -> None:
         async with running(monkeypatch, tmp_path, Script(load_exit=7)) as process:
             with pytest.raises(EngineDeadError, match="exit code 7"):
-                async with asyncio.timeout(10.0):
+                async with asyncio.timeout(PATIENCE):
                     await process.client.wait_ready()
 
     asyncio.run(scenario())
@@ -160,7 +180,36 @@ def test_what_the_engine_prints_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_pat
     async def scenario() -> None:
         async with running(monkeypatch, tmp_path, Script(token_ids=[5])) as process:
             await process.client.wait_ready()
-            await asyncio.sleep(0.05)
+            await until(lambda: process.last_words)
             assert list(process.last_words) == ["fake engine speaking"]
 
     asyncio.run(scenario())
+
+
+def test_a_process_that_does_not_end_is_ended_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[int, float]] = []
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        end: asyncio.Future[int] = loop.create_future()
+
+        async def no_output(size: int) -> bytes:
+            return b""
+
+        async def close() -> None:
+            pass
+
+        def signal_group(pid: int, number: signal.Signals) -> None:
+            sent.append((number, loop.time()))
+            if number is signal.SIGKILL:
+                end.set_result(-number)
+
+        monkeypatch.setattr(os, "killpg", signal_group)
+        child: Any = SimpleNamespace(pid=1, wait=lambda: end, stdout=SimpleNamespace(read=no_output))
+        ignore = lambda *given: None  # noqa: E731
+        client: Any = SimpleNamespace(info="loaded", shutdown=ignore, mark_dead=ignore, close=close)
+        await EngineProcess("fake", child, client).stop(FleetPolicy().stop_grace)
+
+    run_in_made_up_time(scenario())
+    asked = FleetPolicy().stop_grace
+    assert sent == [(signal.SIGTERM, asked), (signal.SIGKILL, asked + engine_process.TERMINATE_SECONDS)]

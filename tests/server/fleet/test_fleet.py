@@ -5,9 +5,12 @@ import contextlib
 import dataclasses
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -16,12 +19,16 @@ from engine.errors import EngineDeadError, ModelLoadError
 from engine.sampling_params import SamplingParams
 from server.fleet.engine_process import describe_exit
 from server.fleet.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
-from tests.server.fakes import FAST_POLICY, Script, engine_config, set_script
+from tests.clocks import PATIENCE
+from tests.server.fakes import FAKE_COMMAND, FAST_POLICY, NEVER, Script, engine_config, set_script
+from tests.server.made_up_time import run_in_made_up_time
 
 
 @asynccontextmanager
-async def fleet_of(policy: FleetPolicy = FAST_POLICY, *names: str) -> AsyncIterator[Fleet]:
-    fleet = Fleet([engine_config(name) for name in names or ("fake",)], policy)
+async def fleet_of(
+    policy: FleetPolicy = FAST_POLICY, *, on_change: Callable[[EngineHandle], None] = lambda handle: None
+) -> AsyncIterator[Fleet]:
+    fleet = Fleet([engine_config()], policy, on_change=on_change)
     await fleet.start()
     try:
         yield fleet
@@ -29,8 +36,8 @@ async def fleet_of(policy: FleetPolicy = FAST_POLICY, *names: str) -> AsyncItera
         await fleet.stop()
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -92,23 +99,74 @@ def test_after_too_many_deaths_it_gives_up_and_says_so(monkeypatch: pytest.Monke
 
 
 def test_an_engine_that_falls_silent_is_replaced(monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
+    """The fleet's clock is set forward; the engine's silence is real."""
     set_script(monkeypatch, script)
-    policy = dataclasses.replace(FAST_POLICY, hang_after=1.5, stale_after=1.0)
+    policy = FleetPolicy(command=FAKE_COMMAND, stale_after=NEVER, hang_after=3 * NEVER)
+    ahead = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead, time=time.time)
+    monkeypatch.setattr("server.fleet.fleet.time", clock)
+
+    def on_change(handle: EngineHandle) -> None:
+        nonlocal ahead
+        if handle.state is ModelState.RESTARTING:
+            ahead = 0.0
 
     async def scenario() -> None:
-        async with fleet_of(policy) as fleet:
+        nonlocal ahead
+        async with fleet_of(policy, on_change=on_change) as fleet:
             handle = fleet.handles["fake"]
             await handle.wait_settled()
-            await asyncio.sleep(2.5)
-            assert handle.is_live and handle.restarts == 0  # heartbeats keep an idle engine alive
-            pid = handle.pid
-            assert pid is not None
+            client, pid = handle.client, handle.pid
+            assert client is not None and pid is not None
+            heard = client.last_heard
+            await until(lambda: client.last_heard > heard)  # heartbeats keep an idle engine alive
+            assert handle.is_live and handle.restarts == 0
             os.kill(pid, signal.SIGSTOP)
-            await until(lambda: not handle.is_live)
-            await until(lambda: handle.restarts == 1 and handle.is_live, 15)
+            ahead = 2 * NEVER
+            assert not handle.is_live and handle.state is ModelState.READY
+            ahead = 4 * NEVER
+            await until(lambda: handle.restarts == 1 and handle.is_live)
             assert handle.pid != pid and await answers(handle)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("heard", "looks"),
+    [
+        ([0.0] * 500, 122),
+        ([60.0] * 500, 182),
+        ([0.0] * 121 + [119.0] * 500, 241),
+    ],
+    ids=["silent from the start", "silent after a minute", "frames that were read late"],
+)
+def test_silence_is_two_looks_in_a_row_beyond_the_limit(
+    monkeypatch: pytest.MonkeyPatch, heard: list[float], looks: int
+) -> None:
+    """`heard`: at each look, a second apart, when the engine was last heard."""
+    handle = EngineHandle(engine_config(), FleetPolicy())
+    ends: list[tuple[str, float]] = []
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr("server.fleet.fleet.time", SimpleNamespace(monotonic=loop.time))
+
+        class Process:
+            @property
+            def client(self) -> SimpleNamespace:
+                return SimpleNamespace(last_heard=heard[round(loop.time()) - 1])
+
+            def abort(self) -> None:
+                ends.append(("abort", loop.time()))
+
+            def kill(self) -> None:
+                ends.append(("kill", loop.time()))
+
+        process: Any = Process()
+        await handle._watch_silence(process)
+
+    run_in_made_up_time(scenario())
+    assert [(what, round(when)) for what, when in ends] == [("abort", looks), ("kill", looks + 1)]
 
 
 def test_a_load_that_fails_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
@@ -152,11 +210,14 @@ def test_a_broken_tokenizer_fails_its_model_alone(
 
 @pytest.mark.parametrize("moment", ["loading", "ready", "restarting", "stopped"])
 def test_stopping_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, script: Script, moment: str) -> None:
-    set_script(monkeypatch, script if moment != "loading" else Script(load_seconds=60))
+    """Nor does it wait: for a load that does not end, for a restart that is far, for a process that does not listen."""
+    set_script(monkeypatch, script if moment != "loading" else Script(holds_load=True))
+    monkeypatch.setattr("server.fleet.engine_process.TERMINATE_SECONDS", 0.5)
     before = {child.pid for child in psutil.Process().children()}
 
     async def scenario() -> Path:
-        policy = dataclasses.replace(FAST_POLICY, first_restart_delay=60.0)
+        grace = 0.5 if moment == "stopped" else NEVER
+        policy = dataclasses.replace(FAST_POLICY, first_restart_delay=NEVER, max_restart_delay=NEVER, stop_grace=grace)
         async with fleet_of(policy) as fleet:
             handle = fleet.handles["fake"]
             directory = fleet._directory
@@ -169,7 +230,7 @@ def test_stopping_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, script:
                 await until(lambda: handle.state is ModelState.RESTARTING)
             if moment == "stopped":
                 os.kill(handle.pid, signal.SIGSTOP)
-            async with asyncio.timeout(8.0):
+            async with asyncio.timeout(PATIENCE):
                 await fleet.stop()
             await fleet.stop()
         return directory

@@ -62,7 +62,7 @@ def check_valid(calls: list[tuple[str, str]]) -> None:
 texts = st.lists(st.sampled_from(FRAGMENTS), max_size=20).map("".join)
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(st.sampled_from(ALL), texts, st.booleans())
 def test_every_call_the_parser_finds_is_valid(form: CallFormat, text: str, special: bool) -> None:
     grammar = (FREE_SPECIAL if special else FREE)[form.name]

@@ -1,16 +1,17 @@
 """One parser for streamed and whole answers: however a text is cut, the same calls and the same content come out."""
 
 import json
-import time
+from collections.abc import Callable
 from itertools import count
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.markup.events import CallArguments, CallClosed, CallOpened, ContentText, Event
 from server.markup.formats import DEEPSEEK, FORMATS, HERMES, LLAMA3, CallFormat
 from server.markup.parser import CallParser, new_call_id
+from tests.clocks import assert_linear
 
 NAMES = ("get", "get_weather", "a.b-c")
 FRAGMENTS = [
@@ -56,6 +57,7 @@ def parse_whole(form: CallFormat, text: str, **options: bool) -> tuple[str, Call
 texts = st.lists(st.sampled_from(FRAGMENTS), max_size=24).map("".join)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(list(FORMATS.values())), texts, st.data(), st.booleans(), st.booleans())
 def test_any_chunking_gives_the_same(
     form: CallFormat, text: str, data: st.DataObject, at_start: bool, recover: bool
@@ -78,6 +80,7 @@ json_objects = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(list(FORMATS.values())),
     st.lists(st.tuples(st.sampled_from(NAMES), json_objects), min_size=1, max_size=3),
@@ -168,15 +171,17 @@ def test_text_is_held_back_only_while_it_could_be_a_call() -> None:
     "unit",
     ["<", "`", "```json", "```json\n{", '```json\n{"name": "', "<tool_call>", "{", "[{", "\\", '"', " ", "<｜"],  # noqa: RUF001
 )
-def test_a_megabyte_of_anything_takes_linear_time(unit: str) -> None:
-    text = unit * (1_000_000 // len(unit))
-    opened = '<tool_call>\n{"name": "get", "arguments": {'
-    began = time.perf_counter()
-    for form in FORMATS.values():
-        parse(form, [text])
-    parse(HERMES, [text[start : start + 9] for start in range(0, len(text), 9)])
-    parse(HERMES, [opened, *(text[start : start + 9] for start in range(0, len(text), 9))])
-    assert time.perf_counter() - began < 20
+@pytest.mark.parametrize("way", ["whole", "in pieces", "in an open call"])
+def test_much_of_anything_takes_linear_time(unit: str, way: str) -> None:
+    def work(size: int) -> Callable[[], object]:
+        text = unit * (size // len(unit))
+        if way == "whole":
+            return lambda: [parse(form, [text]) for form in FORMATS.values()]
+        opened = ['<tool_call>\n{"name": "get", "arguments": {'] if way == "in an open call" else []
+        pieces = [*opened, *(text[start : start + 9] for start in range(0, len(text), 9))]
+        return lambda: parse(HERMES, pieces)
+
+    assert_linear(work, 31_250)
 
 
 def test_ids_are_openais_form_and_new_each_time() -> None:

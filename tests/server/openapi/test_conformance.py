@@ -21,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 
 from server.app import ROUTES
 from server.openapi.document import describe_api
+from tests.clocks import PATIENCE
 from tests.server.fakes import RunningServer, Script, running_server
 
 KEY = "the-key"
@@ -55,11 +56,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path) -> Itera
         yield running
 
 
+@pytest.mark.timeout(10 * PATIENCE)
 @schema.parametrize()
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_server_does_what_its_description_says(case: Any, server: RunningServer) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
-    answer = case.call_and_validate(base_url=server.url, headers=headers, checks=CHECKS, timeout=10)
+    answer = case.call_and_validate(base_url=server.url, headers=headers, checks=CHECKS, timeout=PATIENCE)
     if case.meta.generation.mode.is_positive and answer.status_code == 400:
         error = answer.json()["error"]
         # To JSON Schema 1.0 is an integer. In options it is taken for one, in arrays of token ids it is not.

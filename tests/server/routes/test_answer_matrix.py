@@ -21,6 +21,7 @@ from server.markup.events import CallArguments, CallOpened
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.shapes import ChatCompletionChunkShape, ChatCompletionShape
 from server.routes.chat import call_pieces
+from tests.server import patient
 from tests.server.fakes import RunningServer, Script, running_server
 from tests.server.routes.test_clients import hugging_face_schema
 from tests.server.texts import needs_spec
@@ -163,7 +164,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path) -> Iter
 
 
 def post(server: RunningServer, **fields: Any) -> httpx.Response:
-    answer = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, **fields})
+    answer = patient.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, **fields})
     assert answer.status_code == 200, answer.text
     return answer
 

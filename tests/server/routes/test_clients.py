@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from huggingface_hub import AsyncInferenceClient, InferenceClient
@@ -17,6 +16,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from server.protocol.shapes import ChatCompletionChunkShape, ChatCompletionShape
 from tests.places import SHARED
+from tests.server import patient
 from tests.server.fakes import RunningServer, Script, running_server
 from tests.server.texts import needs_spec
 
@@ -43,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path) -> Itera
 
 
 def chunks_of(server: RunningServer, **fields: Any) -> list[bytes]:
-    answer = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, **STREAMED, **fields})
+    answer = patient.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, **STREAMED, **fields})
     assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/event-stream")
     events = answer.content.split(b"\n\n")
     assert events[-2:] == [b"data: [DONE]", b""]
@@ -51,7 +51,7 @@ def chunks_of(server: RunningServer, **fields: Any) -> list[bytes]:
 
 
 def whole(server: RunningServer, **fields: Any) -> bytes:
-    answer = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, **fields})
+    answer = patient.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, **fields})
     assert answer.status_code == 200
     return answer.content
 

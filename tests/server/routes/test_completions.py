@@ -1,8 +1,8 @@
 """Raw completions and the tokenizer's routes over real HTTP, with the scripted engine."""
 
 import json
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ import httpx
 import openai
 import pytest
 
+from server.answer.streams import PromptStreams
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.completion_request import CompletionRequest, parse_completion_request
 from server.protocol.errors import ApiError
 from server.protocol.fields import completion_field_table
 from server.protocol.prompts import MAX_PROMPTS
-from tests.server.fakes import RunningServer, Script, running_server, wait_until
+from tests.server import patient
+from tests.server.fakes import NEVER, RunningServer, Script, running_server, wait_until
 from tests.server.routes.test_chat import TEXT, events_of, idle
 
 PROMPT = "What is the capital?"
@@ -50,7 +52,7 @@ def client(server: RunningServer) -> openai.OpenAI:
 
 
 def post(server: RunningServer, path: str = "/v1/completions", **fields: Any) -> httpx.Response:
-    return httpx.post(f"{server.url}{path}", json=fields)
+    return patient.post(f"{server.url}{path}", json=fields)
 
 
 def refusal(**fields: Any) -> ApiError:
@@ -284,9 +286,11 @@ def test_a_stream_ends_with_its_usage(server: RunningServer) -> None:
 def test_a_client_that_leaves_ends_all_its_prompts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smollm2_dir: Path
 ) -> None:
-    script = Script(model_dir=str(smollm2_dir), token_ids=[504], step_seconds=0.02)
+    """Though the engine stands still after their first tokens, and no comment is due."""
+    monkeypatch.setattr("server.routes.answering.KEEP_ALIVE_SECONDS", NEVER)
+    script = Script(model_dir=str(smollm2_dir), token_ids=[504], holds={-1: 1})
     with running_server(monkeypatch, tmp_path, script) as server:
-        with httpx.stream(
+        with patient.stream(
             "POST", f"{server.url}/v1/completions", json={"prompt": ["a"] * 5, "max_tokens": 4000, "stream": True}
         ) as answer:
             next(answer.iter_raw())
@@ -311,20 +315,40 @@ def test_a_long_silence_before_the_first_token_sends_headers_once_the_request_is
 ) -> None:
     """Not before: then what fails is still an error of its own."""
     monkeypatch.setattr("server.routes.answering.KEEP_ALIVE_SECONDS", 0.1)
+    pokes = 0
+    poke = PromptStreams.poke
+
+    def counted_poke(streams: PromptStreams) -> None:
+        nonlocal pokes
+        pokes += 1
+        poke(streams)
+
+    monkeypatch.setattr(PromptStreams, "poke", counted_poke)
+    gate = tmp_path / "gate"
     script = Script(
-        model_dir=str(smollm2_dir), token_ids=[504], hold_first=0.6, error_after=0, accepts=accepts,
+        model_dir=str(smollm2_dir), token_ids=[504], holds={-1: 0}, gate=str(gate), error_after=0, accepts=accepts,
         error_code="overloaded",
     )  # fmt: skip
     prompt: dict[str, Any] = {"prompt": ["x", "y"]} if path == "/v1/completions" else {}
     prompt = prompt or {"messages": [{"role": "user", "content": "x"}]}
-    with running_server(monkeypatch, tmp_path, script) as server:
-        began = time.monotonic()
-        with httpx.stream("POST", f"{server.url}{path}", json={**prompt, "stream": True}) as answer:
-            seconds = time.monotonic() - began
-            text = "".join(answer.iter_text())
+    body = {**prompt, "stream": True}
+    with running_server(monkeypatch, tmp_path, script) as server, ThreadPoolExecutor() as pool:
+        if accepts:  # the headers and two comments come while the engine stands still
+            text = ""
+            with patient.stream("POST", f"{server.url}{path}", json=body) as answer:
+                for piece in answer.iter_text():
+                    text += piece
+                    if text.count(": keep-alive") == 2:
+                        gate.touch()
+        else:  # nothing does, though comments would have been due
+            waiting = pool.submit(patient.post, f"{server.url}{path}", json=body)
+            wait_until(lambda: pokes >= 3)
+            assert not waiting.done()
+            gate.touch()
+            answer = waiting.result()
     if accepts:
-        assert answer.status_code == 200 and seconds < 0.5
+        assert answer.status_code == 200
         assert text.startswith(": keep-alive\n\n: keep-alive\n\n") and text.endswith("data: [DONE]\n\n")
         assert '"code":"overloaded"' in text
     else:
-        assert answer.status_code == 503 and seconds > 0.5 and "retry-after" in answer.headers
+        assert answer.status_code == 503 and "retry-after" in answer.headers

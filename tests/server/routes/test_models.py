@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-import httpx
 import pytest
 
 from engine.config import EngineConfig
@@ -11,6 +10,7 @@ from server.config.settings import SamplingDefaults
 from server.fleet.capabilities import capabilities
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.shapes import ModelListShape
+from tests.server import patient
 from tests.server.conftest import Load
 from tests.server.fakes import Script, running_server
 from tests.server.texts import needs_shared
@@ -40,7 +40,7 @@ def test_defaults_are_shown_applied_and_logged(
         caplog.at_level(logging.INFO, "server.fleet.fleet"),
         running_server(monkeypatch, tmp_path, script, defaults=defaults) as server,
     ):
-        listed = httpx.get(f"{server.url}/v1/models").content
+        listed = patient.get(f"{server.url}/v1/models").content
     model = ModelListShape.model_validate_json(listed).data[0]
     assert model.sampling_defaults is not None and model.generation_config == {}
     assert (model.sampling_defaults.temperature, model.sampling_defaults.top_k) == (0.5, 7)

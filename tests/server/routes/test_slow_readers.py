@@ -13,6 +13,7 @@ from engine import client as engine_client
 from engine.client import RequestStream
 from engine.errors import RequestError
 from engine.messages import SequenceOutput
+from tests.clocks import PATIENCE
 from tests.server.fakes import RunningServer, Script, running_server, wait_until
 
 
@@ -36,6 +37,11 @@ def test_a_stream_that_nobody_reads_is_ended(monkeypatch: pytest.MonkeyPatch) ->
     asyncio.run(scenario())
 
 
+def take_little(server: RunningServer) -> None:
+    """Let connections made from now on wait for their readers after a few chunks, not after megabytes."""
+    server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+
+
 def connect(server: RunningServer, path: str, **fields: Any) -> socket.socket:
     """Send a request and read nothing."""
     body = json.dumps({"stream": True, "max_tokens": 10**6, **fields}).encode()
@@ -55,14 +61,15 @@ def test_readers_that_never_read_are_ended_before_their_memory_grows(
     script = Script(model_dir=str(smollm2_dir), token_ids=[504], context=10**7)
     messages = [{"role": "user", "content": "x"}]
     with running_server(monkeypatch, tmp_path, script) as server:
+        take_little(server)
         chat = connect(server, "/v1/chat/completions", messages=messages, logprobs=True, top_logprobs=20)
         raw = connect(server, "/v1/completions", prompt=["a", "b"], logprobs=20)
         with chat, raw:
             wait_until(lambda: len(server.events("add")) == 3)
-            wait_until(lambda: len({id for event in server.events("abort") for id in event["ids"]}) == 3, 60)
+            wait_until(lambda: len({id for event in server.events("abort") for id in event["ids"]}) == 3)
             client = server.handle.client
             assert client is not None and client.num_requests == 0
-            chat.settimeout(10)
+            chat.settimeout(PATIENCE)
             data = b""
             while not data.endswith(b"data: [DONE]\n\n\r\n") and b"[DONE]" not in data[-100:]:
                 data += chat.recv(1 << 20)
