@@ -1,5 +1,9 @@
 """Fixtures that tests of both packages share: the real default model, and tiny random ones of many families."""
 
+# isort: off
+import tests.quiet_threads  # noqa: F401  before anything that imports torch
+# isort: on
+
 from collections.abc import Callable
 from pathlib import Path
 

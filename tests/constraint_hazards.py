@@ -27,6 +27,8 @@ MANY = {f"p{number}": {"type": "integer"} for number in range(9_000)}
 FAN = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(60)}
 TANGLE = {f"d{n}": {"oneOf": [{"items": {"$ref": f"#/$defs/d{n + 1}"}}, {"minItems": n}]} for n in range(60)}
 FIELD = "response_format.value"
+CONSTRAINTS = (FIELD, "grammar", "tools[0].function.parameters")
+"""Fields that are only refused once they are compiled, beside the engine."""
 
 ROWS: dict[int, tuple[str, list[Try]]] = {
     **hazards.ROWS,

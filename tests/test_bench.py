@@ -19,6 +19,7 @@ from bench.gpu.timing import Ceilings
 from bench.prompts import make_prompt
 from bench.record import circumstances, percentile, table
 from bench.serve import gaps_between, summarise
+from tests.clocks import PATIENCE
 
 EVENTS = [
     b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n',
@@ -35,7 +36,7 @@ def chunked(events: list[bytes]) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events) + b"0\r\n\r\n"
 
 
-def ask(answer: bytes, piece: int = 1 << 20, timeout: float = 10.0, close: bool = True) -> Reply:
+def ask(answer: bytes, piece: int = 1 << 20, timeout: float = PATIENCE, close: bool = True) -> Reply:
     """What the client makes of a server that sends `answer` in pieces."""
 
     served = asyncio.Event()
@@ -142,6 +143,7 @@ def here(job: Job, seconds: float) -> suite.Found:
     return found
 
 
+@pytest.mark.timeout(600)
 def test_the_measurement_of_gpus_keeps_its_books(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,13 +168,14 @@ def test_the_measurement_of_gpus_keeps_its_books(
     assert lines[-1].startswith("|") and len(lines) > sum(len(parts) for parts in found.values())
 
 
+@pytest.mark.timeout(300)  # three processes with torch
 def test_a_job_that_fails_or_hangs_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = Options(device="cpu")
     bad = Job("engine", "no-such-model", ("decode",), options)
-    assert "there is no such architecture" in suite.run(bad, 100)["error"]["error"]
+    assert "there is no such architecture" in suite.run(bad, PATIENCE)["error"]["error"]
     assert suite.run(bad, 0.1) == {"error": {"error": "not done after 0 s"}}
     dead = Job("engine", "llama", ("decode",), Options(device="no-such-device"))
-    assert suite.run(dead, 100)["error"]["error"].startswith("RuntimeError")
+    assert suite.run(dead, PATIENCE)["error"]["error"].startswith("RuntimeError")
     found = suite.measure([bad, dead], 1.0)
     assert [parts["error"]["error"][:8] for parts in found.values()] == ["left out", "left out"]
     assert rows_of(found)[0] == ["no-such-model", "error", "left out: the 1 s of the suite are over", ""]

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,12 @@ import psutil
 import pytest
 from huggingface_hub import InferenceClient
 
+from tests.clocks import PATIENCE
 from tests.places import ROOT
+from tests.server import patient
 from tests.server.fakes import wait_until
+
+pytestmark = pytest.mark.timeout(600)
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
@@ -44,13 +47,13 @@ class Running:
         """Whether /health says so."""
         assert self.process.poll() is None, "the server has ended"
         try:
-            return httpx.get(f"{self.url}/health").status_code == 200
+            return patient.get(f"{self.url}/health").status_code == 200
         except httpx.TransportError:
             return False
 
     def metric(self, name: str) -> float:
         """The value of the first series that starts like this."""
-        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
+        lines = patient.get(f"{self.url}/metrics").text.splitlines()
         return next(float(line.split()[-1]) for line in lines if line.startswith(f"headrace_{name}"))
 
     def owned_blocks(self) -> float:
@@ -77,11 +80,11 @@ def server(smollm2_dir: Path) -> Iterator[Running]:
     process = subprocess.Popen([*command, "--memory", "0.25GiB"], cwd=ROOT)
     running = Running(process, f"http://127.0.0.1:{port}")
     try:
-        wait_until(running.is_ready, 90)
+        wait_until(running.is_ready, 3 * PATIENCE)
         yield running
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -166,7 +169,7 @@ def test_raw_prompts_are_continued_and_scored(server: Running, client: openai.Op
         model=MODEL, prompt=texts, echo=True, logprobs=0, max_tokens=0, extra_body={"priority": -1}
     ).choices
     for text, choice in zip(texts, (scored, other), strict=True):
-        ids = httpx.post(f"{server.url}/tokenize", json={"prompt": text}).json()["tokens"]
+        ids = patient.post(f"{server.url}/tokenize", json={"prompt": text}).json()["tokens"]
         assert choice.text == text and choice.finish_reason == "length"
         assert choice.logprobs is not None and choice.logprobs.tokens is not None
         assert "".join(choice.logprobs.tokens) == text and len(choice.logprobs.tokens) == len(ids)
@@ -182,10 +185,17 @@ def test_a_client_that_leaves_gives_its_blocks_back(server: Running, client: ope
         model=MODEL, messages=QUESTION, max_tokens=1500, stream=True, extra_body={"ignore_eos": True}
     )
     next(iter(stream))
-    wait_until(lambda: server.owned_blocks() > 0, 5)
-    stream.close()
-    steps = server.metric("engine_steps_total")
-    wait_until(lambda: server.owned_blocks() == 0, 5)
+    wait_until(lambda: server.owned_blocks() > 0)
+    engine = server.engine()
+    engine.suspend()  # in the middle of a step, or between two
+    try:
+        left = server.metric("requests_disconnected_total")
+        stream.close()
+        wait_until(lambda: server.metric("requests_disconnected_total") > left)
+        steps = server.metric("engine_steps_total")
+    finally:
+        engine.resume()
+    wait_until(lambda: server.owned_blocks() == 0)
     assert server.metric("engine_steps_total") - steps <= 2
 
 
@@ -256,16 +266,15 @@ def test_a_killed_engine_comes_back(server: Running, client: openai.OpenAI) -> N
     iterator = iter(stream)
     next(iterator)
     engine.kill()
-    killed = time.monotonic()
     with pytest.raises(openai.APIError, match="ended unexpectedly"):
         list(iterator)
-    assert time.monotonic() - killed < 2.0
-    wait_until(lambda: server.is_ready() and server.engine().pid != engine.pid, 90)
+    assert not server.is_ready(), "told only when another engine was there"
+    wait_until(lambda: server.is_ready() and server.engine().pid != engine.pid, 3 * PATIENCE)
     assert ask(client) == before
 
 
 def test_the_end_leaves_no_process(server: Running) -> None:
     engine = server.engine()
     os.kill(server.process.pid, signal.SIGTERM)
-    assert server.process.wait(10) == 0
-    wait_until(lambda: not engine.is_running(), 2)
+    assert server.process.wait(PATIENCE) == 0
+    wait_until(lambda: not engine.is_running())

@@ -1,34 +1,43 @@
 """Bad input beside good: what must be refused is, quickly and by name, and four neighbours never notice.
 
 Each row tries one kind of trouble over HTTP while four seeded streams run on a real engine. The tokens of those streams
-must be the same as when nobody else was there, and the engine's process too.
+must be the same as when nobody else was there, and the engine's process too. Then it is tried once more with nobody
+there, to see what it costs.
 """
 
 import asyncio
+import gc
 import json
 import shutil
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from engine.client import EngineClient
 from engine.config import EngineConfig
 from engine.weights.random_tokenizer import write_tokenizer
 from server.fleet.fleet import EngineHandle, FleetPolicy, ModelState
 from server.prompt import template_limits
-from tests.constraint_hazards import ROWS
+from tests.clocks import PATIENCE, REPEATS
+from tests.constraint_hazards import CONSTRAINTS, ROWS
 from tests.hazards import CONTEXT, CONTROL, CRAMPED_TOKENS, TOKENS, Try, body_of, text_of, user
+from tests.server import patient
 from tests.server.fakes import FAST_POLICY, RunningServer, Script, running_server, set_script, wait_until
 from tests.tiny_models import EOS_TOKEN_ID
 
+pytestmark = pytest.mark.timeout(900)  # hundreds of requests, each beside others
+
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
-SLOWEST = 5.0
-"""Seconds that any refusal may take. Bodies of megabytes are among them, and four streams run meanwhile."""
+DEAREST = 30
+"""What trouble may cost this process's processor, in plain requests with as much JSON. Most of it costs 1 to 3."""
 
 
 def tiny_chat_model(weights: Path, directory: Path) -> Path:
@@ -80,7 +89,7 @@ def server(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         running_server(patch, directory, Script(), models=models, policy=FleetPolicy(), ready=False) as running,
     ):
         handles = running.server.fleet.handles.values()
-        wait_until(lambda: all(handle.state is not ModelState.LOADING for handle in handles), 60)
+        wait_until(lambda: all(handle.state is not ModelState.LOADING for handle in handles))
         yield running
 
 
@@ -123,12 +132,13 @@ async def beside_neighbours(
 ) -> Any:
     """Make trouble beside four neighbours; what each round of them said."""
     rounds: list[asyncio.Task[list[list[Any]]]] = []
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE) as client:
 
         async def meet() -> None:
             if not rounds or rounds[-1].done():
                 rounds.append(asyncio.create_task(neighbours(client)))
-                await asyncio.sleep(0.05)
+                while not rounds[-1].done() and (server.handle.client is None or server.handle.client.num_requests < 4):
+                    await asyncio.sleep(0.01)
 
         try:
             await trouble(client, meet)
@@ -144,7 +154,7 @@ def quiet(server: RunningServer) -> list[list[Any]]:
     """What the neighbours say when they are alone."""
 
     async def run() -> list[list[Any]]:
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE) as client:
             return await neighbours(client)
 
     tokens = asyncio.run(run())
@@ -152,10 +162,9 @@ def quiet(server: RunningServer) -> list[list[Any]]:
     return tokens
 
 
-def judge(trial: Try, answer: httpx.Response, seconds: float) -> None:
+def judge(trial: Try, answer: httpx.Response) -> None:
     glimpse = f"{trial.body[:300]!r} got {answer.status_code} {answer.text[:300]}"
     assert answer.status_code in trial.status, glimpse
-    assert seconds < SLOWEST, f"{seconds:.1f} s for {glimpse}"
     if answer.status_code == 400:
         error = answer.json()["error"]
         assert set(error) == {"message", "type", "param", "code"} and len(answer.content) < 1500, glimpse
@@ -167,8 +176,63 @@ def judge(trial: Try, answer: httpx.Response, seconds: float) -> None:
         assert trial.check(answer.json()), glimpse
 
 
+def process_seconds(work: Callable[[], object], enough: float = 0.0) -> float:
+    """What this process, client and API, has of the processors: the least of a few times, or one that is low enough."""
+    times = [float("inf")]
+    while len(times) <= REPEATS and min(times) > enough:
+        began = time.process_time()
+        work()
+        times.append(time.process_time() - began)
+    return min(times)
+
+
+def judge_cost(server: RunningServer, tries: list[Try], submitted: list[int]) -> None:
+    """What is refused never comes to the engine, but for constraints, and there to no step; nothing costs much here."""
+    engines = [handle.client for handle in server.server.fleet.handles.values() if handle.client]
+
+    def steps() -> int:
+        return sum(engine.stats.steps for engine in engines)
+
+    with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+
+        def post(body: bytes) -> httpx.Response:
+            return client.post(CHAT, content=body, headers=JSON)
+
+        plain = process_seconds(lambda: post(body_of({})))
+        for trial in tries:
+            wait_until(lambda: not any(engine.stats.blocks_owned for engine in engines))
+            submitted.clear()
+            before, tokens = steps(), 0
+            answer = post(trial.body)
+            if answer.status_code == 400:
+                assert steps() == before, trial.body[:300]
+                assert not submitted or trial.param in CONSTRAINTS, trial.body[:300]
+            elif b'"stream": true' not in trial.body:
+                tokens = answer.json()["usage"]["completion_tokens"]
+            numbers = b"[" + b"1," * (len(trial.body) // 2) + b"1]"
+            allowed = DEAREST * (plain + process_seconds(partial(json.loads, numbers))) + tokens * plain
+            seconds = process_seconds(partial(post, trial.body), enough=allowed)
+            assert seconds <= allowed, f"{seconds / allowed:.1f} times what may be for {trial.body[:300]!r}"
+
+
+@pytest.fixture
+def submitted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of the prompts that were sent to an engine."""
+    found: list[int] = []
+
+    def submit(self: EngineClient, prompt_token_ids: list[int], *args: Any, **options: Any) -> Any:
+        found.append(len(prompt_token_ids))
+        return original(self, prompt_token_ids, *args, **options)
+
+    original = EngineClient.submit
+    monkeypatch.setattr(EngineClient, "submit", submit)
+    return found
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row}: {ROWS[row][0]}")
-def test_trouble_beside_four_streams(row: int, server: RunningServer, quiet: list[list[Any]]) -> None:
+def test_trouble_beside_four_streams(
+    row: int, server: RunningServer, quiet: list[list[Any]], submitted: list[int]
+) -> None:
     tries = ROWS[row][1]
     served = [server.server.fleet.handles[name] for name in ("tiny", "cramped")]
     pids = [handle.pid for handle in served]
@@ -176,21 +240,24 @@ def test_trouble_beside_four_streams(row: int, server: RunningServer, quiet: lis
     async def attempts(client: httpx.AsyncClient, meet: Meet) -> None:
         for trial in tries:
             await meet()
-            began = time.monotonic()
-            answer = await client.post(CHAT, content=trial.body, headers=JSON)
-            judge(trial, answer, time.monotonic() - began)
+            judge(trial, await client.post(CHAT, content=trial.body, headers=JSON))
 
     assert all(tokens == quiet for tokens in asyncio.run(beside_neighbours(server, attempts)))
     assert [handle.pid for handle in served] == pids
     wait_until(lambda: all(handle.client and not handle.client.num_requests for handle in served))
     wait_until(lambda: all(handle.client and not handle.client.stats.blocks_owned for handle in served))
+    gc.disable()  # the tests before left much to look through
+    try:
+        judge_cost(server, tries, submitted)
+    finally:
+        gc.enable()
 
 
 def test_a_stop_string_across_tokens_ends_the_answer_there(server: RunningServer) -> None:
     fields = {"seed": 5, "temperature": 1, "ignore_eos": True, "max_tokens": 60}
-    full = text_of(httpx.post(server.url + CHAT, content=body_of(fields), headers=JSON).json())
+    full = text_of(patient.post(server.url + CHAT, content=body_of(fields), headers=JSON).json())
     stop = full[20:24]
-    cut = httpx.post(server.url + CHAT, content=body_of({**fields, "stop": stop}), headers=JSON).json()
+    cut = patient.post(server.url + CHAT, content=body_of({**fields, "stop": stop}), headers=JSON).json()
     assert len(stop.encode()) > 1 and text_of(cut) == full.partition(stop)[0]
     assert cut["choices"][0]["finish_reason"] == "stop"
 
@@ -221,7 +288,7 @@ def test_control_tokens_are_text_wherever_they_stand(server: RunningServer) -> N
             "tool": {"tools": [{"type": "function", "function": {"name": text, "description": text}}]},
             "tool_prompt": {"tool_prompt": text},
         }
-        answer = httpx.post(server.url + CHAT, content=body_of(bodies[place]), headers=JSON)
+        answer = patient.post(server.url + CHAT, content=body_of(bodies[place]), headers=JSON)
         assert answer.status_code in (200, 400), answer.text
         return int(answer.json()["usage"]["prompt_tokens"]) if answer.status_code == 200 else None
 
@@ -235,7 +302,7 @@ def assert_failed(server: RunningServer, names: Iterable[str]) -> None:
     """That these models say only that they are not there."""
     for name in names:
         assert server.server.fleet.handles[name].state is ModelState.FAILED, name
-        answer = httpx.post(server.url + CHAT, content=body_of({"model": name}), headers=JSON)
+        answer = patient.post(server.url + CHAT, content=body_of({"model": name}), headers=JSON)
         assert answer.status_code == 503 and answer.json()["error"]["code"] == "model_not_ready"
         assert "/" not in answer.json()["error"]["message"]
 
@@ -254,7 +321,7 @@ def failing_beside_streams(
     async def load(client: httpx.AsyncClient, meet: Meet) -> None:
         await meet()
         for handle in handles.values():
-            asyncio.run_coroutine_threadsafe(handle.start(directory), server.loop).result(10)
+            asyncio.run_coroutine_threadsafe(handle.start(directory), server.loop).result(PATIENCE)
         while any(handle.state is ModelState.LOADING for handle in handles.values()):
             await meet()
             await asyncio.sleep(0.05)
@@ -262,12 +329,12 @@ def failing_beside_streams(
     try:
         assert all(tokens == quiet for tokens in asyncio.run(beside_neighbours(server, load)))
         assert_failed(server, handles)
-        assert httpx.get(f"{server.url}/health").json()["models"]["tiny"] == "ready"
+        assert patient.get(f"{server.url}/health").json()["models"]["tiny"] == "ready"
         yield handles
     finally:
         for name, handle in handles.items():
             del fleet.handles[name]
-            asyncio.run_coroutine_threadsafe(handle.stop(), server.loop).result(10)
+            asyncio.run_coroutine_threadsafe(handle.stop(), server.loop).result(PATIENCE)
 
 
 def test_code_and_pickles_of_a_model_are_never_run(
@@ -279,11 +346,21 @@ def test_code_and_pickles_of_a_model_are_never_run(
         assert not (tmp_path / "canary").exists()
 
 
+class Rounds(threading.local):
+    """A `time` module for renders, by which each look takes a millisecond of the thread that looks."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
 def test_a_hostile_template_fails_the_load_of_its_model_alone(
     server: RunningServer, quiet: list[list[Any]], tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows 21 and 22: it is tried in the process that all streams pass through."""
-    monkeypatch.setattr(template_limits, "RENDER_SECONDS", 0.5)
+    monkeypatch.setattr(template_limits, "time", Rounds())
     set_script(monkeypatch, Script(token_ids=[70]))
     paths: dict[str, Path] = {}
     for number, template in enumerate((*ENDLESS, *ESCAPES)):

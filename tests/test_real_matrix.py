@@ -22,7 +22,9 @@ import jsonschema
 import pytest
 
 from engine.cache import cache_dir
+from tests.clocks import PATIENCE
 from tests.places import ROOT
+from tests.server import patient
 from tests.server.fakes import wait_until
 from tests.server.routes.test_answer_matrix import put_together
 
@@ -55,7 +57,7 @@ CODER = cache_dir() / "models" / "Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf"
 
 
 @contextmanager
-def serving(work: Path, models: list[dict[str, Any]], seconds: float) -> Iterator[str]:
+def serving(work: Path, models: list[dict[str, Any]], seconds: float = 3 * PATIENCE) -> Iterator[str]:
     """The address of a server with these models, once they are loaded."""
     (work / "models.yaml").write_text(json.dumps({"default": models[0]["name"], "models": models}), encoding="utf-8")
     with socket.socket() as probe:
@@ -77,7 +79,7 @@ def serving(work: Path, models: list[dict[str, Any]], seconds: float) -> Iterato
     def is_ready() -> bool:
         assert process.poll() is None
         try:
-            return httpx.get(f"{address}/health").status_code == 200
+            return patient.get(f"{address}/health").status_code == 200
         except httpx.TransportError:
             return False
 
@@ -86,7 +88,7 @@ def serving(work: Path, models: list[dict[str, Any]], seconds: float) -> Iterato
         yield address
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def url(smollm2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     common = {"load": "startup", "threads": 2, "context": 1024, "memory": "0.25GiB"}
     models = [{"name": "talks", "source": str(smollm2_dir), **common}]
     models.append({"name": "thinks", "source": str(work / "thinks"), **common})
-    with serving(work, models, 120) as address:
+    with serving(work, models) as address:
         yield address
 
 
@@ -108,7 +110,7 @@ def coder_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if not CODER.exists():
         pytest.skip(f"needs {CODER.name} in {CODER.parent}, where ../shared/fetch-models.py qwen-coder puts it")
     model = {"name": "codes", "source": str(CODER), "load": "startup", "context": 1024, "memory": "0.5GiB"}
-    with serving(tmp_path_factory.mktemp("coder"), [model], 600) as address:
+    with serving(tmp_path_factory.mktemp("coder"), [model], 15 * PATIENCE) as address:
         yield address
 
 
@@ -160,12 +162,13 @@ def ask_all(url: str, **fields: Any) -> list[httpx.Response]:
         return await client.post(f"{url}/v1/chat/completions", json=body | ({"stop": STOP} if stops else {}))
 
     async def together() -> list[httpx.Response]:
-        async with httpx.AsyncClient(timeout=600) as client:
+        async with httpx.AsyncClient(timeout=10 * PATIENCE) as client:
             return await asyncio.gather(*(ask(client, seed, *case) for seed, case in enumerate(COMBINATIONS)))
 
     return asyncio.run(together())
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("thinks", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_combination_is_valid(url: str, kind: str, thinks: bool) -> None:
@@ -180,7 +183,7 @@ def test_every_combination_is_valid(url: str, kind: str, thinks: bool) -> None:
             assert answer.json()["usage"]["completion_tokens_details"]["reasoning_tokens"] <= n * (THINKING + 6)
 
 
-@pytest.mark.timeout(900)  # converting and loading it takes minutes
+@pytest.mark.timeout(1800)  # converting and loading it takes minutes
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_combination_is_valid_from_a_model_that_calls_tools(coder_url: str, kind: str) -> None:
     num_calls = 0

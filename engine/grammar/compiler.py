@@ -63,10 +63,12 @@ class GrammarCompiler:
         backend: ConstraintBackend = "llguidance",
         on_done: Callable[[], None] = lambda: None,
         deadline: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`directory` holds tokenizer.json. `on_done` is called from another thread when a result can be collected.
 
-        Nothing is started before `start` or the first `submit`.
+        `clock` tells, in seconds, for how long a job has been waited. Nothing is started before `start` or the first
+        `submit`.
         """
         self.vocabulary: Vocabulary | None = None
         """Set before the first result comes."""
@@ -74,6 +76,7 @@ class GrammarCompiler:
         self._backend = backend
         self._deadline = DEADLINE_SECONDS[backend] if deadline is None else deadline
         self._on_done = on_done
+        self._clock = clock
         self._jobs: queue.Queue[tuple[int, Constraint | None, ReasoningBudget | None] | None] = queue.Queue()
         self._done: queue.SimpleQueue[tuple[int, Result]] = queue.SimpleQueue()
         self._pending: set[int] = set()
@@ -217,10 +220,10 @@ class GrammarCompiler:
         except OSError:
             self._kill()
             return None
-        began, used, slow = time.monotonic(), cpu_seconds(worker.pid), False
+        began, used, slow = self._clock(), cpu_seconds(worker.pid), False
         while not select.select([worker.stdout], [], [], SLOW_SECONDS)[0]:
             spent = cpu_seconds(worker.pid) - used
-            if spent >= self._deadline or time.monotonic() - began >= WAIT_FACTOR * self._deadline:
+            if spent >= self._deadline or self._clock() - began >= WAIT_FACTOR * self._deadline:
                 self._kill()
                 late = f"compiling it takes more than {self._deadline:g} seconds"
                 return Answer(error=f"{job.constraint.param} is too complex: {late}")

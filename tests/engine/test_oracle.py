@@ -150,7 +150,7 @@ def test_end_of_sequence_ends_both(tiny_model_dir: TinyModelDir) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_smollm2_real_weights(smollm2_dir: Path) -> None:
     engine = make_engine(smollm2_dir, threads=2, num_blocks=200, block_size=16, context=2000, max_batched_tokens=64)
     requests, arrivals = random_mix(11, longest=120, vocab=49000)

@@ -145,7 +145,7 @@ def test_choices_and_unseeded_requests_differ(tiny_model_dir: TinyModelDir) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_smollm2_real_weights(smollm2_dir: Path) -> None:
     vocab = 49000
     requests = requests_for(vocab, max_tokens=12, longest=60)

@@ -14,6 +14,8 @@ _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _MAPS = ("properties", "patternProperties", "dependentSchemas")
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties",
            "minContains", "maxContains")  # fmt: skip
+MAX_NESTING = 1000
+"""Objects and lists inside each other, whether they are schemas or not."""
 _NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 
 
@@ -55,9 +57,11 @@ class Document:
         return node, path
 
     def _index(self, root: Schema) -> None:
-        stack: list[tuple[Any, str, str]] = [(root, "", "")]
+        stack: list[tuple[Any, str, str, int]] = [(root, "", "", 0)]
         while stack:
-            node, path, base = stack.pop()
+            node, path, base, depth = stack.pop()
+            if depth > MAX_NESTING:  # the pointers of all that is nested grow with the square of its depth
+                raise SchemaFault("", f"it is nested deeper than {MAX_NESTING}")
             if isinstance(node, dict):
                 identifier = node.get("$id", node.get("id"))
                 if isinstance(identifier, str):
@@ -69,10 +73,10 @@ class Document:
                 if isinstance(node.get("$anchor"), str):
                     self._ids.setdefault(f"{base}#{node['$anchor']}", (node, path))
                 self._bases[id(node)] = base
-                stack += [(child, f"{path}/{escape(name)}", base) for name, child in node.items()
+                stack += [(child, f"{path}/{escape(name)}", base, depth + 1) for name, child in node.items()
                           if name not in ("enum", "const", "default", "examples")]  # fmt: skip
             elif isinstance(node, list):
-                stack += [(child, f"{path}/{number}", base) for number, child in enumerate(node)]
+                stack += [(child, f"{path}/{number}", base, depth + 1) for number, child in enumerate(node)]
 
 
 def parts(schema: Schema, at: str) -> Iterator[tuple[Schema, str]]:

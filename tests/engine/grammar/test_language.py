@@ -1,14 +1,15 @@
 """Languages against Python's `re`: what a pattern finds, what its complement and intersections hold."""
 
 import re
-import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.grammar.language.expression import LanguageError, Languages, Node
+from engine.grammar.language.expression import MAX_WORK, LanguageError, Languages, Node
 from engine.grammar.language.patterns import Reader, write
+from tests import clocks
 
 ATOMS = ["a", "b", "[ab]", "[^a]", ".", r"\d", r"\w", r"[^\d]", "-", r"\.", "^", "$", "()"]
 PATTERNS = st.recursive(
@@ -82,12 +83,23 @@ def test_what_is_not_regular_or_ambiguous_is_refused(pattern: str) -> None:
         Reader(Languages()).read(pattern)
 
 
-@pytest.mark.parametrize(
-    "pattern", ["((a{1,99}){1,99}){1,99}", "(a|b)*a(a|b){30}", "[ab]{500}|c{900}x", "(a?){200}a{200}"]
-)
-def test_explosive_patterns_end_soon(pattern: str) -> None:
-    began = time.perf_counter()
+def refuse_all_but(pattern: str) -> None:
+    """Try to write the complement of a pattern that is too much for it."""
     languages = Languages()
     with pytest.raises(LanguageError):
         write(languages.automaton(languages.negation(Reader(languages).read(f"^{pattern}$"))))
-    assert time.perf_counter() - began < 5
+    assert languages._work <= MAX_WORK + 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "size"),
+    [("((a{1,N}){1,N}){1,N}", 12), ("(a|b)*a(a|b){N}", 30), ("[ab]{N}|c{N}x", 200), ("(a?){N}a{N}", 200)],
+)
+def test_explosive_patterns_end_soon(pattern: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a bounded number of derivatives, and in no more time where there is more to explode."""
+    monkeypatch.setattr(clocks, "REPEATS", 1)  # the first takes a second
+
+    def work(size: int) -> Callable[[], None]:
+        return lambda: refuse_all_but(pattern.replace("N", str(size)))
+
+    clocks.assert_linear(work, size)
