@@ -1,4 +1,4 @@
-"""Imported before torch: its threads wait asleep, for spinning comes to nothing where other processes want the cores."""
+"""Imported before torch: its threads sleep while they wait. To spin comes to nothing where others want the cores."""
 
 import os
 

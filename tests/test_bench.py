@@ -143,6 +143,7 @@ def here(job: Job, seconds: float) -> suite.Found:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_measurement_of_gpus_keeps_its_books(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

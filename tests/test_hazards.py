@@ -40,6 +40,10 @@ DEAREST = 30
 """What trouble may cost this process's processor, in plain requests with as much JSON. Most of it costs 1 to 3."""
 
 
+DEAR_ROWS = (41, 44, 45)
+"""Constraints that explode; each is given all the time that compiling may take."""
+
+
 def tiny_chat_model(weights: Path, directory: Path) -> Path:
     """A copy of a tiny model with a tokenizer that is shorter than its logits are wide."""
     shutil.copytree(weights, directory)
@@ -229,7 +233,11 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row}: {ROWS[row][0]}")
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=pytest.mark.slow if row in DEAR_ROWS else ()) for row in ROWS],
+    ids=lambda row: f"{row}: {ROWS[row][0]}",
+)
 def test_trouble_beside_four_streams(
     row: int, server: RunningServer, quiet: list[list[Any]], submitted: list[int]
 ) -> None:
@@ -337,6 +345,7 @@ def failing_beside_streams(
             asyncio.run_coroutine_threadsafe(handle.stop(), server.loop).result(PATIENCE)
 
 
+@pytest.mark.slow
 def test_code_and_pickles_of_a_model_are_never_run(
     server: RunningServer, quiet: list[list[Any]], tiny_dir: Path, tmp_path: Path
 ) -> None:

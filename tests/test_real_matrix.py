@@ -28,6 +28,8 @@ from tests.server import patient
 from tests.server.fakes import wait_until
 from tests.server.routes.test_answer_matrix import put_together
 
+pytestmark = pytest.mark.slow
+
 PLACE: Any = {
     "type": "object",
     "properties": {"city": {"type": "string", "maxLength": 8}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
@@ -53,6 +55,7 @@ REASONING_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
 STOP = "e"
+
 CODER = cache_dir() / "models" / "Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf"
 
 
