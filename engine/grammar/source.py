@@ -10,6 +10,7 @@ import llguidance
 from engine.constraint import Constraint
 from engine.errors import RequestError
 from engine.grammar.anchors import without_anchors
+from engine.grammar.language.ecma import lark_translated, translated
 from engine.grammar.schema.prepare import prepare_schema
 
 MAX_SOURCE_CHARS = 2_000_000
@@ -26,15 +27,15 @@ def grammar_text(constraint: Constraint) -> str:
         case "json_schema":
             grammar = schema_text(load_schema(source, param), param)
         case "regex":
-            grammar = llguidance.LLMatcher.grammar_from_regex(without_anchors(source))
+            grammar = llguidance.LLMatcher.grammar_from_regex(without_anchors(translated(source)))
         case "lark":
             grammar = llguidance.LLMatcher.grammar_from_lark(_with_schemas(constraint))
     return str(grammar)
 
 
-def schema_text(schema: Any, param: str, *, part: Any = None, at: str = "") -> str:
+def schema_text(schema: Any, param: str, *, part: Any = None, at: str = "", closes: bool = True) -> str:
     """The grammar of a JSON schema, or of the part of it at a pointer. Raises `RequestError`."""
-    prepared = prepare_schema(schema, param=param, part=part, at=at)
+    prepared = prepare_schema(schema, param=param, part=part, at=at, closes=closes)
     return str(llguidance.LLMatcher.grammar_from_json_schema(json.dumps(prepared)))
 
 
@@ -62,7 +63,7 @@ def _with_schemas(constraint: Constraint) -> str:
         raise RequestError(
             f"{constraint.param} defines a rule named schema_..., which is reserved", param=constraint.param
         )
-    rules = [constraint.source]
+    rules = [lark_translated(constraint.source)]
     for number, entry in enumerate(constraint.schemas):
         schema = prepare_schema(load_schema(entry.schema, entry.param), param=entry.param)
         rules.append(f"schema_{number}: %json {json.dumps(schema)}")

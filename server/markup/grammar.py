@@ -18,7 +18,7 @@ from engine.constraint import Constraint, SchemaSource
 from server.markup.formats import BARE_HEAD, BARE_NECK, BARE_TAIL, FENCED_HEAD, CallFormat
 from server.markup.frames import GAP_REGEX, escape, regex
 
-ANY = r"(.|\n)*"
+ANY = r"[\s\S]*"
 
 
 @dataclass(frozen=True, slots=True)

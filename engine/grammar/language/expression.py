@@ -210,6 +210,23 @@ class Automaton:
             [{to: chars for to, chars in found.items() if to in alive} for found in self.moves], self.accepting
         )
 
+    def words(self, most: int) -> list[str] | None:
+        """All texts that are accepted, in order; None if there are more than `most`."""
+        found: list[str] = []
+        stack: list[tuple[int, str]] = [(0, "")]
+        while stack:
+            state, text = stack.pop()
+            if len(text) > len(self.moves):
+                return None  # it went round
+            if state in self.accepting:
+                found.append(text)
+            pairs = [(chars, to) for to, listed in self.moves[state].items() for chars in listed]
+            if len(found) > most or sum(high - low + 1 for (low, high), _ in pairs) + len(stack) > most:
+                return None
+            following = [(chr(code), to) for (low, high), to in pairs for code in range(low, high + 1)]
+            stack += [(to, text + char) for char, to in sorted(following, reverse=True)]
+        return found
+
     @property
     def is_empty(self) -> bool:
         """Whether nothing is accepted."""

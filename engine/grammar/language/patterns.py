@@ -1,7 +1,6 @@
 """Regular expressions as they are written, to languages and back.
 
-The reading is llguidance's (Rust's regex syntax): a pattern is searched for unless anchored, `.` is anything but a line
-feed, `\\d` and `\\w` are ASCII, `\\s` is Unicode's white space.
+A pattern is searched for unless anchored, and means what ECMA-262 says of it (`engine.grammar.language.ecma`).
 """
 
 import re
@@ -10,24 +9,12 @@ from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
+from engine.grammar.language.ecma import NO_CHAR, translated, written_class
 from engine.grammar.language.expression import Automaton, LanguageError, Languages, Node
-from engine.grammar.language.sets import ALL, BEGIN, END, Ranges, ranges, without
+from engine.grammar.language.sets import BEGIN, END, Ranges, ranges, without
 
 MAX_PATTERN_CHARS = 2_000
 MAX_WRITTEN_CHARS = 20_000
-NOTHING = r"[^\s\S]"
-_DIGIT: Ranges = ((48, 57),)
-_WORD = ranges([(48, 57), (65, 90), (95, 95), (97, 122)])
-_SPACE = ranges([(9, 13), (32, 32), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029),
-                 (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000)])  # fmt: skip
-_CATEGORIES = {
-    op.CATEGORY_DIGIT: _DIGIT, op.CATEGORY_NOT_DIGIT: without(_DIGIT),
-    op.CATEGORY_WORD: _WORD, op.CATEGORY_NOT_WORD: without(_WORD),
-    op.CATEGORY_SPACE: _SPACE, op.CATEGORY_NOT_SPACE: without(_SPACE),
-}  # fmt: skip
-_AMBIGUOUS = re.compile(r"\[(?:[^\]\\]|\\.)*?(?:&&|--|~~|\[)")
-"""Set operations of Rust's syntax, which Python's reads as characters."""
-_SPECIAL = frozenset(map(ord, r"\.+*?()|[]{}^$#&-~/"))
 
 
 class Reader:
@@ -38,12 +25,12 @@ class Reader:
 
     def read(self, pattern: str) -> Node:
         """The texts in which the pattern is found. Raises `LanguageError`."""
-        if len(pattern) > MAX_PATTERN_CHARS or _AMBIGUOUS.search(pattern):
-            raise LanguageError("the pattern is too long or uses set operations")
+        if len(pattern) > MAX_PATTERN_CHARS:
+            raise LanguageError("the pattern is too long")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                parsed = parser.parse(pattern)
+                parsed = parser.parse(translated(pattern))
         except (re.error, RecursionError, OverflowError) as error:
             raise LanguageError(str(error)[:100]) from None
         if parsed.state.flags & (re.IGNORECASE | re.MULTILINE | re.DOTALL | re.VERBOSE):
@@ -63,8 +50,6 @@ class Reader:
                 return make.chars(((argument, argument),))
             case op.NOT_LITERAL:
                 return make.chars(without(((argument, argument),)))
-            case op.ANY:
-                return make.chars(without(((10, 10),)))
             case op.IN:
                 return make.chars(self._class(argument))
             case op.BRANCH:
@@ -93,8 +78,6 @@ class Reader:
                     found.append((argument, argument))
                 case op.RANGE:
                     found.append(argument)
-                case op.CATEGORY:
-                    found += _CATEGORIES[argument]
                 case _:
                     raise LanguageError("it uses an unknown class")
         return without(ranges(found)) if negated else ranges(found)
@@ -106,7 +89,7 @@ def write(automaton: Automaton) -> str:
     edges: dict[int, dict[int, str]] = {state: {} for state in range(-1, size)}
     for state, found in enumerate(automaton.moves):
         for to, chars in found.items():
-            edges[state][to] = _written_class(ranges(chars))
+            edges[state][to] = written_class(ranges(chars))
         if state in automaton.accepting:
             edges[state][size] = ""
     edges[-1][0] = ""
@@ -116,7 +99,7 @@ def write(automaton: Automaton) -> str:
         state = min(left, key=lambda number: _cost(edges, number))
         left.remove(state)
         _eliminate(edges, state)
-    return f"^(?:{edges[-1].get(size, NOTHING)})$"
+    return f"^(?:{edges[-1].get(size, NO_CHAR)})$"
 
 
 def _cost(edges: dict[int, dict[int, str]], state: int) -> int:
@@ -145,21 +128,3 @@ def _group(pattern: str) -> str:
 
 def _atom(pattern: str) -> str:
     return pattern if len(pattern) == 1 or re.fullmatch(r"\[(?:[^\]\\]|\\.)*\]|\\.", pattern) else f"(?:{pattern})"
-
-
-def _written_class(chars: Ranges) -> str:
-    if chars == ALL:
-        return r"[\s\S]"
-    other = without(chars)
-    negated = len(other) < len(chars) or (chars[-1][1] == ALL[0][1])
-    shown = other if negated else chars
-    if not negated and len(shown) == 1 and shown[0][0] == shown[0][1]:
-        return _char(shown[0][0])
-    body = "".join(_char(low) if low == high else f"{_char(low)}-{_char(high)}" for low, high in shown)
-    return f"[{'^' if negated else ''}{body}]"
-
-
-def _char(code: int) -> str:
-    if code in _SPECIAL:
-        return f"\\{chr(code)}"
-    return chr(code) if 32 <= code < 127 else (f"\\u{code:04X}" if code < 0x10000 else f"\\U{code:08X}")

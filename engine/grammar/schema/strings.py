@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from engine.grammar.language.ecma import translated
 from engine.grammar.language.expression import Automaton, LanguageError, Languages, Node
 from engine.grammar.language.patterns import Reader, write
 from engine.grammar.language.sets import ALL
@@ -31,6 +32,7 @@ class Strings:
 
         It knows anchors only at the ends, and long counts in what is searched for cost it more than a step may.
         """
+        pattern = translated(pattern)
         bare = _ESCAPES.sub("x", pattern)
         inside = _ENDS_OF_CHOICES.sub("", bare)
         searched = not (bare.startswith("^") and bare.endswith("$"))
@@ -68,6 +70,10 @@ class Strings:
             rest = make.both(mine, *(make.negation(node) for node, _ in cells))
             cells = [cell for cell in [*split, (rest, [position])] if not self._automaton(cell[0]).is_empty]
         return [(write(self._automaton(node)), members) for node, members in cells]
+
+    def words(self, pattern: str, most: int) -> list[str] | None:
+        """All strings in which the pattern is found, in order, None if there are more than `most`."""
+        return self._automaton(self._reader.read(pattern)).words(most)
 
     def of_schema(self, schema: dict[str, Any]) -> str | None:
         """A pattern of the strings that a rewritten schema of `type`, `pattern`, `enum` and lengths accepts."""

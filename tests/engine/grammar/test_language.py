@@ -75,9 +75,7 @@ def test_what_nothing_matches_is_known_to_be_empty() -> None:
     assert re.search(write(languages.automaton(languages.none)), "a") is None
 
 
-@pytest.mark.parametrize(
-    "pattern", [r"(a)\1", "(?=a)", r"\bx", "(?i)a", "[a-z&&[^b]]", "[[:alpha:]]", "(", "a" * 5000, "(?P<n>a)(?P=n)"]
-)
+@pytest.mark.parametrize("pattern", [r"(a)\1", "(?=a)", r"\bx", "(?i)a", "(", "a" * 5000, "(?P<n>a)(?P=n)"])
 def test_what_is_not_regular_or_ambiguous_is_refused(pattern: str) -> None:
     with pytest.raises(LanguageError):
         Reader(Languages()).read(pattern)
