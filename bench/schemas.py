@@ -22,7 +22,7 @@ from engine.constraint import Constraint
 from engine.errors import RequestError
 from engine.grammar.backend_llguidance import LlguidanceGrammar, compile_grammar, make_tokenizer
 from engine.grammar.grammar import GrammarError
-from engine.grammar.source import grammar_text
+from engine.grammar.source import load_schema, schema_text
 from engine.grammar.vocabulary import Vocabulary
 
 KEYWORDS = [
@@ -77,7 +77,7 @@ class Bench:
         constraint = Constraint(kind="json_schema", source=json.dumps(case["schema"]), param="schema")
         began = time.perf_counter()
         try:
-            text = grammar_text(constraint)
+            text = schema_text(load_schema(constraint.source, constraint.param), constraint.param, closes=False)
             grammar = compile_grammar(self._tokenizer, text, constraint)
             made = time.perf_counter()
             grammar.fill_bitmask(self._row)

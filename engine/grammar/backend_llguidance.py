@@ -15,6 +15,7 @@ from engine.grammar.grammar import GrammarError
 from engine.grammar.vocabulary import LlguidanceVocabulary, Vocabulary
 
 MAX_MESSAGE_CHARS = 300
+_TOO_MUCH = re.compile("too many|items; max is")
 _DUMP = re.compile("<(?:state|non-verbose)")
 _OUR_NAMES = re.compile(r"(?: while processing|:) json-schema:\S+")
 LIMITS = llguidance.LLParserLimits(
@@ -73,7 +74,7 @@ class LlguidanceGrammar:
 
     def _why(self) -> str:
         reason = self._matcher.stop_reason()
-        if reason in ("ParserTooComplex", "LexerTooComplex") or "too many" in self._matcher.get_error():
+        if reason in ("ParserTooComplex", "LexerTooComplex") or _TOO_MUCH.search(self._matcher.get_error()):
             return "the constraint became too complex to be followed"
         return "the constraint allows no further token"
 

@@ -38,6 +38,7 @@ class Vocabulary:
         if not path.is_file():
             raise ModelLoadError("constraints need the model's tokenizer.json, and there is none")
         tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.encode_special_tokens = True  # a text that spells a control token is made of ordinary ones
         decoder = tokenizer.decoder
         text = TokenText(tokenizer, None if decoder is None else json.loads(decoder.__getstate__()))
         eos = frozenset(eos_token_ids)

@@ -50,8 +50,13 @@ class Tool(StrictModel):
 
     @property
     def schema_(self) -> dict[str, Any]:
-        """JSON Schema of the arguments, which are an object; without one, any object."""
-        given = (self.function.parameters if self.function.arguments is None else self.function.arguments) or {}
+        """JSON Schema of the arguments, which are an object; without one, that without members.
+
+        A function of no parameters is declared without any (OpenAI's API reference, `tools.function.parameters`).
+        """
+        given = self.function.parameters if self.function.arguments is None else self.function.arguments
+        if not given:
+            return {"type": "object", "properties": {}}
         kind = given.get("type")
         if kind is None or (isinstance(kind, list) and "object" in kind):
             return {"type": "object"} | given | {"type": "object"}

@@ -1,6 +1,6 @@
 """What becomes of `format`."""
 
-NATIVE = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
+NATIVE = frozenset({"duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
 """Those that llguidance follows."""
 
 _PCHAR = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})"
@@ -12,7 +12,23 @@ _TAIL = rf"(?:\?(?:{_PCHAR}|[/?])*)?(?:#(?:{_PCHAR}|[/?])*)?"
 _IRI_CHAR = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?\u00A0-\uD7FF\uF900-\uFDCF\uFDF0-\uFFEF]|%[0-9A-Fa-f]{2})"
 _POINTER = r"(?:/(?:[^~/]|~[01])*)*"
 
+_LEAP_YEAR = "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
+_YEAR = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)"
+"""From 0001 on: RFC 3339 has a year 0000, which Python's dates and many others have not."""
+_DATE = (
+    f"(?:{_YEAR}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"
+    f"|{_LEAP_YEAR}-02-29)"
+)
+_OFFSET = "(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+_FRACTION = r"(?:\.[0-9]{1,9})?"
+_TIME = f"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]{_FRACTION}{_OFFSET}"
+_LEAP_SECOND = f"23:59:60{_FRACTION}[Zz]"
+
 PATTERNS = {
+    # RFC 3339, section 5.6, and appendix C for leap years; a leap second is at the end of June or December, in UTC
+    "date": f"^{_DATE}$",
+    "time": f"^(?:{_TIME}|{_LEAP_SECOND})$",
+    "date-time": f"^(?:{_DATE}[Tt]{_TIME}|{_YEAR}-(?:06-30|12-31)[Tt]{_LEAP_SECOND})$",
     # RFC 3986, section 4.1: URI / relative-ref
     "uri-reference": (
         rf"^(?:(?:[A-Za-z][A-Za-z0-9+\-.]*:)?{_AUTHORITY}(?:/{_PCHAR}*)*"

@@ -10,13 +10,14 @@ WHITESPACE = r"[ ]?|\n[ ]{0,20}"
 """Between the tokens of JSON: enough for compact and indented text, too little for a model to run away in."""
 
 
-def prepare_schema(schema: Any, *, param: str, part: Any = None, at: str = "") -> dict[str, Any]:
+def prepare_schema(schema: Any, *, param: str, part: Any = None, at: str = "", closes: bool = True) -> dict[str, Any]:
     """The schema, or a part of it at a pointer, in keywords that are followed exactly.
 
-    Raises `RequestError` that names keyword and JSON pointer.
+    With `closes`, as for generation, what the schema leaves open is narrowed (see `Closing`); without, all that is
+    valid is accepted. Raises `RequestError` that names keyword and JSON pointer.
     """
     try:
-        rewritten = Rewriter(schema).result(part, at)
+        rewritten = Rewriter(schema, closes=closes).result(part, at)
     except SchemaFault as fault:
         raise RequestError(f"{param} {fault}", param=param) from None
     except RecursionError:

@@ -10,12 +10,14 @@ from typing import Any
 
 from engine.grammar.language.expression import LanguageError
 from engine.grammar.schema.algebra import Algebra, written
+from engine.grammar.schema.closing import Closing
 from engine.grammar.schema.complement import Complement
 from engine.grammar.schema.document import Document, keywords
 from engine.grammar.schema.evaluate import Evaluator
 from engine.grammar.schema.faults import MAX_BRANCHES, MAX_PLACES, Budget, Unfollowable, escape
 from engine.grammar.schema.formats import NATIVE, PATTERNS, REFUSED
 from engine.grammar.schema.members import MAX_PATTERNS
+from engine.grammar.schema.names import Names
 from engine.grammar.schema.overlap import Overlap
 from engine.grammar.schema.strings import Strings, overlapping
 from engine.grammar.schema.values import ALL_TYPES, Schema
@@ -34,7 +36,9 @@ _NO_OBJECT: dict[str, Any] = {"type": ALL_TYPES - {"object"}}
 class Rewriter:
     """Rewrites one document."""
 
-    def __init__(self, root: Schema) -> None:
+    def __init__(self, root: Schema, *, closes: bool = True) -> None:
+        """With `closes` what the schema leaves open is narrowed, as generation needs it (see `Closing`)."""
+        self._closes = closes
         self._budget = Budget()
         self._document = Document(root)
         self._strings = Strings()
@@ -51,7 +55,8 @@ class Rewriter:
             deny_reference=self._deny_reference,
         )
         self._root = root
-        self._names: dict[tuple[str, bool], str] = {}
+        self._names = Names(self._strings, self._algebra, means_objects=closes)
+        self._references: dict[tuple[str, bool], str] = {}
         self._types: dict[str, frozenset[str]] = {}
         self._denying: list[str] = []
         self._pending: list[tuple[str, Schema, str, bool]] = []
@@ -62,11 +67,14 @@ class Rewriter:
         definitions: dict[str, Schema] = {}
         while self._pending:
             name, schema, at, holds = self._pending.pop()
-            definitions[name] = written(self.say(schema, at) if holds else self.deny(schema, at))
+            definitions[name] = self.say(schema, at) if holds else self.deny(schema, at)
+        if self._closes:
+            root, definitions = Closing(definitions).document(root)
         out = written(root)
         if not definitions:
             return out
-        return {**(out if isinstance(out, dict) else {"allOf": [out]}), "$defs": definitions}
+        targets = {name: written(schema) for name, schema in definitions.items()}
+        return {**(out if isinstance(out, dict) else {"allOf": [out]}), "$defs": targets}
 
     def say(self, schema: Schema, at: str) -> Schema:
         """The schema in other words."""
@@ -81,7 +89,10 @@ class Rewriter:
             if listed is not None:
                 return listed
             parts = [self._plain(keys, at), *self._applied(schema, keys, at), *self._counted(keys, at)]
-            return self._algebra.all_of(*parts)
+            said = self._names.listed(self._algebra.all_of(*parts))
+            if isinstance(said, dict) and keys.keys() & {"minProperties", "maxProperties"}:
+                return self._algebra.all_of(said, self._property_count(said, at))
+            return said
 
     def _listed(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> Schema | None:
         """Where the schema, or one of `allOf`, lists values: those that all of it accepts. None if none does."""
@@ -107,11 +118,11 @@ class Rewriter:
         """What an object's `$ref` points to, or its complement, as a reference of ours."""
         target, pointer = self._document.resolve(schema, at)
         key = (pointer, holds)
-        if key not in self._names:
-            name = self._names[key] = f"{'is' if holds else 'not'}{len(self._names)}"
+        if key not in self._references:
+            name = self._references[key] = f"{'is' if holds else 'not'}{len(self._references)}"
             self._types[f"#/$defs/{name}"] = self._overlap.types(target) if holds else ALL_TYPES
             self._pending.append((name, target, pointer, holds))
-        return {"$ref": f"#/$defs/{self._names[key]}"}
+        return {"$ref": f"#/$defs/{self._references[key]}"}
 
     def _inline(self, schema: dict[str, Any], at: str) -> Schema:
         """What a `$ref` points to, in full: llguidance joins no recursive reference with keywords beside it."""
@@ -186,8 +197,6 @@ class Rewriter:
     def _counted(self, keys: dict[str, Any], at: str) -> list[Schema]:
         """The keywords about how many, or what kind of, members there are."""
         parts: list[Schema] = []
-        if keys.get("minProperties", 0) or "maxProperties" in keys:
-            parts.append(self._property_count(keys, at))
         if "propertyNames" in keys:
             parts.append(self._property_names(keys["propertyNames"], f"{at}/propertyNames"))
         if "contains" in keys:
@@ -247,7 +256,7 @@ class Rewriter:
         if not optional:
             return {}
         low, high = keys.get("minProperties", 0), keys.get("maxProperties")
-        if high is None and low <= len(required):
+        if (high is None and low <= len(required)) or "object" not in self._algebra.types(keys):
             return {}
         if high is None and low == 1:
             some = [{**_OBJECT, "required": [name]} for name in optional]

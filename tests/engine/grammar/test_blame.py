@@ -29,7 +29,7 @@ BLAMED: dict[str, Any] = {
     "/multipleOf": {"type": "number", "multipleOf": 0},
     "/minLength": {"type": "string", "minLength": 5, "maxLength": 2},
     "/patternProperties": {"patternProperties": {"(": {"type": "null"}}},
-    "/properties": {"type": "object", "properties": {"a": False}, "required": ["a"]},
+    "/items": {"type": "array", "items": False, "minItems": 1},
     "/properties/a~1b/items/pattern": {"properties": {"c": {"pattern": "x"}, "a/b": {"items": {"pattern": "("}}}},
     "/$defs/b/items/pattern": DEEP,
 }

@@ -1,0 +1,68 @@
+"""What schemas leave open is closed for generation, and nothing that comes out is invalid for it."""
+
+from typing import Any
+
+import jsonschema
+import llguidance
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from engine.errors import RequestError
+from engine.grammar.schema.prepare import prepare_schema
+from tests.engine.grammar.test_schema import SCHEMAS, VALUES, accepts, matcher_of
+
+A, B = {"type": "integer"}, {"type": "string"}
+LISTED = {"properties": {"a": A}}
+CASES: dict[str, tuple[Any, list[Any], list[Any]]] = {
+    "properties": ({"type": "object", **LISTED}, [{}, {"a": 1}], [{"x": 1}, {"a": 1, "x": 1}]),
+    "open on purpose": ({**LISTED, "additionalProperties": True}, [{"a": 1, "x": 2}], []),
+    "others by a schema": ({**LISTED, "additionalProperties": B}, [{"a": 1, "x": "y"}], [{"x": 2}]),
+    "others by a pattern": ({**LISTED, "patternProperties": {"^x": B}}, [{"xx": "y"}, {"q": 3}], [{"xx": 2}]),
+    "no properties at all": ({"type": "object", "properties": {}}, [{}], [{"x": 1}]),
+    "any object": ({"type": "object"}, [{}, {"x": 1}], []),
+    "required and not listed": ({**LISTED, "required": ["b"]}, [{"a": 1, "b": []}, {"b": 1}],
+                                [{"a": 1}, {"b": 1, "c": 1}]),
+    "inside": ({"type": "array", "items": LISTED}, [[{"a": 1}]], [[{"x": 1}], [3]]),
+    "in two parts": ({"allOf": [LISTED, {"properties": {"b": B}}]}, [{"a": 1, "b": "x"}], [{"c": 1}]),
+    "in choices": ({**LISTED, "anyOf": [{"required": ["a"]}, {"properties": {"b": B}, "required": ["b"]}]},
+                   [{"a": 1}, {"b": "x"}, {"a": 1, "b": "x"}], [{"a": 1, "c": 1}]),
+    "a definition": ({"$ref": "#/$defs/n", "$defs": {"n": {"properties": {"n": {"$ref": "#/$defs/n"}}}}},
+                     [{"n": {"n": {}}}], [{"x": 1}, {"n": {"x": 1}}, {"n": 3}]),
+    "a definition in a part": ({"allOf": [{"$ref": "#/$defs/n"}, {"properties": {"b": B}}], "$defs": {"n": LISTED}},
+                               [{"a": 1, "b": "x"}], [{"c": 1}]),
+    "more members than are listed": ({**LISTED, "minProperties": 2}, [{"a": 1, "x": 1}], [{"a": 1}]),
+    "means an array": ({"items": A}, [[1]], ["x", {}]),
+    "means text": ({"maxLength": 3}, ["x"], [1, []]),
+    "means a number": ({"minimum": 3}, [4], ["x", 2]),
+    "means either": ({"minimum": 3, "minLength": 1}, [4, "x"], [[], ""]),
+    "says what it means": ({"type": ["string", "null"], "anyOf": [{"pattern": "^a"}, {"maxLength": 0}]},
+                           ["a", None], ["b"]),
+    "values": ({"enum": [1, {"x": 1}], "minimum": 0}, [1, {"x": 1}], [2]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_closed_and_what_is_not(case: str) -> None:
+    schema, good, bad = CASES[case]
+    grammar = matcher_of(prepare_schema(schema, param="x"))
+    assert [value for value in good if not accepts(grammar, value)] == []
+    assert [value for value in bad if accepts(grammar, value)] == []
+
+
+def test_too_few_names_are_said() -> None:
+    schema = {"patternProperties": {"^[ab]$": A}, "additionalProperties": False, "minProperties": 3}
+    with pytest.raises(RequestError, match="accepts no value at all"):
+        prepare_schema(schema, param="x")
+
+
+@given(schema=SCHEMAS.filter(lambda schema: isinstance(schema, dict)), values=st.lists(VALUES, min_size=1, max_size=8))
+def test_what_is_closed_accepts_nothing_more(schema: Any, values: list[Any]) -> None:
+    try:
+        grammar = matcher_of(prepare_schema(schema, param="x"))
+    except RequestError:
+        assume(False)
+    assume(not grammar.is_error())
+    assert isinstance(grammar, llguidance.LLMatcher)
+    for value in values:
+        assert not accepts(grammar, value) or jsonschema.Draft202012Validator(schema).is_valid(value)

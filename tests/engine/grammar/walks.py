@@ -1,0 +1,83 @@
+"""Random walks through a constraint: any token that is allowed may be the one a model takes."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.constraint import Constraint
+from engine.grammar.backend_llguidance import compile_grammar, make_tokenizer
+from engine.grammar.source import grammar_text
+from engine.grammar.vocabulary import Vocabulary
+
+CLOSERS = (b'"', b"}", b"]", b'"}', b'"]', b'",', b'":')
+HURRY = 0.5
+"""How often a token that closes something is taken where one may come, so that walks end."""
+
+
+class Twice(Exception):
+    """A walk wrote a member twice, which JSON Schema says nothing of."""
+
+
+def no_member_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`."""
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise Twice
+    return dict(pairs)
+
+
+class Walker:
+    """Walks over one vocabulary."""
+
+    def __init__(self, directory: Path, size: int, eos: int) -> None:
+        self.vocabulary = Vocabulary.load(directory, size=size, eos_token_ids=[eos])
+        self._tokenizer = make_tokenizer(self.vocabulary)
+        self._eos = eos
+        closing = {token_id for token_id, text in enumerate(self.vocabulary.tokens) if text in CLOSERS}
+        self._closers = closing - self.vocabulary.special_ids
+
+    def walk(self, kind: str, source: str, seed: int, limit: int = 300) -> bytes | None:
+        """The text of a walk to its end, None if the limit came first.
+
+        Raises `RequestError` for what is refused, `GrammarError` at a dead end. Where the end may come, it comes now
+        and then before more does.
+        """
+        constraint = Constraint(kind=kind, source=source)  # type: ignore[arg-type]
+        grammar = compile_grammar(self._tokenizer, grammar_text(constraint), constraint)
+        generator = random.Random(seed)
+        row = np.zeros(-(-self.vocabulary.size // 32), dtype=np.int32)
+        taken: list[int] = []
+        while len(taken) < limit:
+            if grammar.is_finished:
+                return self.text(taken)
+            if forced := grammar.forced_tokens():
+                for token_id in forced:
+                    grammar.accept(token_id)
+                taken += forced
+                continue
+            grammar.fill_bitmask(row)
+            allowed = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist()
+            assert allowed, f"nothing is allowed behind {self.text(taken)!r}"
+            if grammar.can_end and generator.random() < HURRY:
+                return self.text(taken)
+            ends = [token_id for token_id in allowed if token_id in self._closers]
+            token_id = generator.choice(ends if ends and generator.random() < HURRY else allowed)
+            if token_id == self._eos:
+                return self.text(taken)
+            grammar.accept(token_id)
+            taken.append(token_id)
+        return None
+
+    def text(self, token_ids: list[int]) -> bytes:
+        """What the tokens say; none of them is a control token."""
+        assert not self.vocabulary.special_ids & set(token_ids)
+        return b"".join(self.vocabulary.tokens[token_id] for token_id in token_ids)
+
+    def value(self, schema: Any, seed: int) -> Any:
+        """The JSON value of a walk. Raises as `walk` does, `Twice`, and `TimeoutError` at the limit."""
+        text = self.walk("json_schema", json.dumps(schema), seed)
+        if text is None:
+            raise TimeoutError
+        return json.loads(text, object_pairs_hook=no_member_twice)
