@@ -30,7 +30,7 @@ SCHEMA = {
     "required": ["name", "size", "tags"],
     "additionalProperties": False,
 }
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 JSON = Constraint(kind="json_schema", source=json.dumps(SCHEMA))
 DATE = Constraint(kind="regex", source=r"\d{4}-\d{2}-\d{2}")
@@ -112,7 +112,6 @@ def test_the_answer_matches(bench: Bench, params: SamplingParams) -> None:
     assert reason == "stop" and re.fullmatch(DATE.source, bench.text(ids))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("params", [GREEDY, HOT, replace(HOT, frequency_penalty=1.5, repetition_penalty=1.3)])
 def test_forced_tokens_are_those_that_sampling_gives(
     bench: Bench, params: SamplingParams, monkeypatch: pytest.MonkeyPatch
@@ -136,7 +135,6 @@ def test_every_choice_follows_the_constraint_by_itself(bench: Bench) -> None:
     assert len(set(texts)) > 1
 
 
-@pytest.mark.slow
 def test_neighbours_say_what_they_say_alone(bench: Bench) -> None:
     """Slots and rows of the bitmask change hands all the time; what is free must stay free."""
     plain = [replace(WARM, max_tokens=25, seed=seed) for seed in range(4)]
@@ -156,7 +154,6 @@ def test_neighbours_say_what_they_say_alone(bench: Bench) -> None:
             check_schema(bench.text(ids))
 
 
-@pytest.mark.slow
 def test_preemption_changes_nothing(bench: Bench, smollm2_dir: Path) -> None:
     asked = [replace(WARM, seed=seed, constraint=JSON) for seed in range(6)]
     alone = [bench.answer("Describe a toy as JSON.", params) for params in asked]
@@ -244,7 +241,6 @@ def test_a_request_that_is_aborted_while_compiling_leaves_nothing(bench: Bench) 
     assert {request_id for request_id, _ in bench.run()} == {later}, f"{request} was aborted"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("where", ["fill_bitmask", "accept", "forced_tokens", "is_finished"])
 def test_an_exception_in_a_grammar_fails_its_request_alone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, where: str

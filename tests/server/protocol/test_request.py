@@ -361,11 +361,12 @@ def test_the_schema_of_a_tool() -> None:
         assert tools is not None
         return tools[0].schema_
 
-    assert schema() == schema(parameters={}) == schema(arguments=None) == {"type": "object"}
+    nothing = {"type": "object", "properties": {}}
+    assert schema() == schema(parameters={}) == schema(parameters=None) == schema(arguments=None) == nothing
     assert schema(arguments={"required": ["a"]}) == {"type": "object", "required": ["a"]}
     assert schema(parameters={"type": ["object", "null"], "x": 1}) == {"type": "object", "x": 1}
     [(_, tool)] = parse_chat_request(body(tools=[TOOL | {"function": {"name": "f", "strict": True}}])).usable_tools
-    assert tool.plain() == {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    assert tool.plain() == {"type": "function", "function": {"name": "f", "parameters": nothing}}
     assert parse_chat_request(body(tools=[TOOL], tool_choice="none")).usable_tools == []
 
 
