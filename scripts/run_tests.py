@@ -21,13 +21,18 @@ PASSED, NOTHING_CHOSEN = 0, 5
 def runs(slow: bool, arguments: Sequence[str]) -> list[list[str]]:
     """The arguments of each run of pytest."""
     marked = ["-m", "slow" if slow else "not slow"]
-    if slow or any(argument.startswith("tests/") for argument in arguments):
+    if slow or any(map(_names_tests, arguments)):
         return [[*marked, *arguments]]
     ignored = [f"--ignore={path}" for path in BESIDE_EACH_OTHER]
     return [
         [*marked, "--numprocesses=auto", "--dist=loadfile", *BESIDE_EACH_OTHER, *arguments],
         [*marked, "tests", *ignored, *arguments],
     ]
+
+
+def _names_tests(argument: str) -> bool:
+    path = Path(argument.partition("::")[0])
+    return "/" in argument and path.exists() and path.resolve().is_relative_to(ROOT / "tests")
 
 
 def verdict(codes: Sequence[int]) -> int:

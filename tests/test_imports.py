@@ -123,13 +123,19 @@ def test_each_wing_is_a_folder_that_the_page_explains(package: str) -> None:
     assert [name.replace("/", ".") for name in explained] == stretches
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_itself_imports_nothing_of_ours(package: str) -> None:
+    """Every module imports it, so that it would be below all wings whatever it needs."""
+    assert not {name for name in imported_by(package) if name.partition(".")[0] in PACKAGES}
+
+
 @pytest.mark.parametrize("name", sorted(FOLDERS - set(PACKAGES)))
 def test_the_init_of_a_wing_says_what_it_is_for_and_holds_nothing_else(name: str) -> None:
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     text = ast.get_docstring(tree)
     assert text and len(tree.body) == 1
     if name.count(".") == 1:
-        assert re.search(r"^In: .+\bOut: ", text, re.DOTALL | re.MULTILINE)
+        assert re.search(r"^In: .+\bOut: .+\b(Knows?|must|never)\b", text, re.DOTALL | re.MULTILINE | re.IGNORECASE)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -176,6 +182,15 @@ def test_below_the_device_line_nothing_imports_torch() -> None:
         assert not roots & {"torch", "transformers"}, name
 
 
+def test_the_server_imports_only_what_stands_below_the_device_line() -> None:
+    """Not in functions either."""
+    allowed = {"engine", *below_the_device_line()}
+    for name in MODULES:
+        if name.startswith("server."):
+            found = {other for other in imported_by(name) if other.partition(".")[0] == "engine"}
+            assert found <= allowed, f"{name} imports {found - allowed}"
+
+
 def test_the_api_process_loads_without_torch() -> None:
     """What the AST cannot see: what the packages it stands on import in their turn."""
     names = [name for name in MODULES if name.startswith("server.")] + below_the_device_line()
@@ -190,5 +205,5 @@ def test_the_api_process_loads_without_torch() -> None:
 
 def test_tests_stand_as_the_house_does() -> None:
     for package in PACKAGES:
-        folders = {path.parent.name for path in (ROOT / "tests" / package).glob("*/__init__.py")}
+        folders = {path.parent.name for path in (ROOT / "tests" / package).glob("*/*.py")}
         assert not {f"{package}.{folder}" for folder in folders} - FOLDERS, "a folder of tests is of no wing"

@@ -26,6 +26,7 @@ def test_every_file_is_in_one_run_and_models_run_alone() -> None:
 
 def test_slow_tests_and_named_ones_run_in_one_go() -> None:
     assert runs(slow=True, arguments=["-x"]) == [["-m", "slow", "-x"]]
+    assert runs(slow=False, arguments=["./tests/test_docs.py"]) == [["-m", "not slow", "./tests/test_docs.py"]]
     named = ["tests/test_docs.py::test_each_example_is_of_its_language", "-x"]
     assert runs(slow=False, arguments=named) == [["-m", "not slow", *named]]
     assert len(runs(slow=False, arguments=["-k", "docs"])) == 2

@@ -106,7 +106,7 @@ class Compilers:
             return Answer(error=error.message, error_param=error.param)
         except GrammarError as error:
             return Answer(error=f"{constraint.param} cannot be followed: {error}", error_param=constraint.param)
-        except (RecursionError, MemoryError):
+        except (RecursionError, MemoryError, ValueError, OverflowError):
             return Answer(error=f"{constraint.param} is too complex", error_param=constraint.param)
 
     def _compiled(self, grammar: str, constraint: Constraint) -> LlguidanceGrammar:

@@ -1,5 +1,6 @@
 """From logits to tokens.
 
 In: logits of the rows that sample, and their sequences' parameters. Out: a token for each, with log-probabilities where
-they are asked for. A row's draw depends on nothing but its seed, its position and its logits.
+they are asked for. Knows nothing of neighbours: a row's draw follows from its own sequence and its logits
+alone.
 """

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.constraint import Constraint, SchemaSource
+from engine.grammar.language.ecma import translated
 from server.markup.formats import BARE_HEAD, BARE_NECK, BARE_TAIL, FENCED_HEAD, CallFormat
 from server.markup.frames import GAP_REGEX, escape, regex
 
@@ -105,7 +106,7 @@ class _Builder:
                 self._schemas.append(SchemaSource(param=content.param, schema=content.source))
             case "regex":
                 self.add("content", "CONTENT")
-                self.add("CONTENT", f"/(?:{in_slashes(content.source)})/ & ~/{marker}{ANY}/")
+                self.add("CONTENT", f"/(?:{in_slashes(translated(content.source))})/ & ~/{marker}{ANY}/")
             case "lark":
                 self.add("content", f"%lark {{\n{content.source}\n}}")
 

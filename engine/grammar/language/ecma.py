@@ -7,7 +7,7 @@ from. Digits and words are ASCII, `\\s` has U+FEFF and not U+0085, `.` no end of
 
 import re
 
-from engine.grammar.language.sets import ALL, Ranges, ranges, without
+from engine.grammar.language.sets import ALL, LAST, Ranges, ranges, without
 
 DIGIT: Ranges = ((48, 57),)
 WORD = ranges([(48, 57), (65, 90), (95, 95), (97, 122)])
@@ -88,23 +88,27 @@ class _Translation:
     def __init__(self, pattern: str, *, dot_is_any: bool = False, keeps_classes: bool = False) -> None:
         self._pattern = pattern
         self._at = 0
+        self._is_wrong = False
+        """It is no pattern: a range from high to low, a character beyond Unicode."""
         self._keeps_classes = keeps_classes
         self._dot_is_any = [dot_is_any]
         """By group, whether `.` is any character there (the flag s)."""
 
     def text(self) -> str:
-        """The whole pattern."""
+        """The whole pattern; as it came if it is none, to be refused by whoever compiles it."""
         parts = []
-        while self._at < len(self._pattern):
+        while self._at < len(self._pattern) and not self._is_wrong:
             parts.append(self._next())
-        return "".join(parts)
+        return self._pattern if self._is_wrong else "".join(parts)
 
     def _next(self) -> str:
         char = self._pattern[self._at]
         self._at += 1
+        if self._keeps_classes and char not in "\\[.()":
+            return char
         match char:
             case "\\":
-                return self._escape()
+                return self._kept_escape() if self._keeps_classes else self._escape()
             case "[":
                 return self._kept_class() if self._keeps_classes else self._class()
             case ".":
@@ -130,7 +134,8 @@ class _Translation:
 
     def _group(self) -> str:
         self._dot_is_any.append(self._dot_is_any[-1])
-        if name := _GROUP.match(self._pattern, self._at):
+        name = None if self._keeps_classes else _GROUP.match(self._pattern, self._at)
+        if name:
             self._at = name.end()
             return "(?:"
         if flags := _FLAGS.match(self._pattern, self._at):
@@ -153,7 +158,7 @@ class _Translation:
         if kind in CLASSES:
             self._at += 1
             return written_class(CLASSES[kind])
-        if kind in ("b", "B") or (kind.isdecimal() and kind != "0"):
+        if kind in ("b", "B", "k") or (kind.isdecimal() and kind != "0"):
             self._at += 1
             return f"\\{kind}"
         if found := _PROPERTY.match(self._pattern, self._at):
@@ -167,6 +172,9 @@ class _Translation:
         if found := _HEX.match(self._pattern, self._at):
             self._at = found.end()
             code = int(next(filter(None, found.groups())), 16)
+            if code > LAST:
+                self._is_wrong = True
+                return 0
             low = _HEX.match(self._pattern, self._at + 1) if self._pattern[self._at : self._at + 1] == "\\" else None
             if 0xD800 <= code < 0xDC00 and low and low[2] and 0xDC00 <= int(low[2], 16) < 0xE000:
                 self._at = low.end()
@@ -198,8 +206,9 @@ class _Translation:
                 before = self._at
                 self._at += 1
                 high = self._member()
-                if isinstance(high, int) and low <= high:
-                    found.append((low, high))
+                if isinstance(high, int):
+                    self._is_wrong |= low > high
+                    found.append((low, max(low, high)))
                     continue
                 self._at = before
             found += [(low, low)] if isinstance(low, int) else low
@@ -212,6 +221,12 @@ class _Translation:
             return written_class(without(chars) if negated else chars)
         return f"[{'^' if negated else ''}{_members(_in_text(chars))}{''.join(properties)}]"
 
+    def _kept_escape(self) -> str:
+        """Behind a backslash: the classes, and all else as it stands."""
+        kind = self._pattern[self._at : self._at + 1]
+        self._at += 1
+        return written_class(CLASSES[kind]) if kind in CLASSES else f"\\{kind}"
+
     def _kept_class(self) -> str:
         """Behind an opening bracket: all but the escapes as it stands."""
         parts, depth = ["["], 1
@@ -219,9 +234,7 @@ class _Translation:
             char = self._pattern[self._at]
             self._at += 1
             if char == "\\":
-                kind = self._pattern[self._at : self._at + 1]
-                self._at += 1
-                parts.append(written_class(CLASSES[kind]) if kind in CLASSES else f"\\{kind}")
+                parts.append(self._kept_escape())
                 continue
             parts.append(char)
             first = parts in (["[", "^"], ["[", "]"], ["[", "^", "]"])

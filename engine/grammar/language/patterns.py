@@ -9,12 +9,14 @@ from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
-from engine.grammar.language.ecma import NO_CHAR, translated, written_class
+from engine.grammar.language.ecma import NO_CHAR, SPACE, translated, written_class
 from engine.grammar.language.expression import Automaton, LanguageError, Languages, Node
 from engine.grammar.language.sets import BEGIN, END, Ranges, ranges, without
 
 MAX_PATTERN_CHARS = 2_000
 MAX_WRITTEN_CHARS = 20_000
+_SPACES = {op.CATEGORY_SPACE: SPACE, op.CATEGORY_NOT_SPACE: without(SPACE)}
+"""All that is left of Python's categories in a translation: both, for any character, or neither."""
 
 
 class Reader:
@@ -78,6 +80,8 @@ class Reader:
                     found.append((argument, argument))
                 case op.RANGE:
                     found.append(argument)
+                case op.CATEGORY if argument in _SPACES:
+                    found += _SPACES[argument]
                 case _:
                     raise LanguageError("it uses an unknown class")
         return without(ranges(found)) if negated else ranges(found)

@@ -3,6 +3,10 @@
 Small models that may add members of any name add them until the limit. So where `properties` are said and nothing of
 others, there are no others; `additionalProperties: true`, or a schema in its place, keeps an object open. A schema
 without `type` means the one type that its keywords speak of: `properties` or `required` an object, `items` an array.
+
+Schemas that hold for the same value are closed once, together. A member or an item of which several of them speak is
+left as it is, for closed one by one they would exclude each other's members; and so is what a `$ref` with other
+keywords beside it points to.
 """
 
 from collections.abc import Iterator
@@ -17,8 +21,23 @@ _SPEAKS_OF = {
     "string": ("minLength", "maxLength", "pattern", "format"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }
-OTHERS = ("additionalProperties", "patternProperties")
+OTHERS = ("patternProperties", "additionalProperties")
 """Keywords that say something of members that are not listed."""
+ITEMS = ("items", "prefixItems")
+_OPEN = "open"
+"""Behind the name of a definition that is left as it is."""
+
+Subject = tuple[str, str]
+"""What a schema says something of: `member` and a name, `others`, or `items`."""
+
+
+def implied_types(schema: dict[str, Any]) -> frozenset[str]:
+    """The types that the keywords of a schema speak of."""
+    types: set[str] = set()
+    for kind, names in _SPEAKS_OF.items():
+        if schema.keys() & set(names):
+            types |= NUMBER if kind == "number" else {kind}
+    return frozenset(types)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +45,7 @@ class _Around:
     """What the schemas that hold for the same value besides the one at hand say."""
 
     names: frozenset[str] = frozenset()
+    subjects: frozenset[Subject] = frozenset()
     lists_names: bool = False
     is_open: bool = False
     """One of them speaks of other members."""
@@ -47,9 +67,9 @@ class Closing:
         root = self._closed(root, _Around())
         while self._waiting:
             name = self._waiting.pop()
-            plain = name.removesuffix(_JOINED)
+            plain = name.removesuffix(_OPEN)
             schema = self._definitions[plain]
-            self._done[name] = self._inner(schema) if name != plain else self._closed(schema, _Around())
+            self._done[name] = self._left(schema) if name != plain else self._closed(schema, _Around())
         return root, self._done
 
     def _closed(self, schema: Schema, around: _Around) -> Schema:
@@ -59,13 +79,28 @@ class Closing:
         if schema.keys() == {"$ref"} and around == _Around():
             return {"$ref": self._reference(schema["$ref"], "")}
         here = self._with(around, schema, choices="allOf" in schema)
+        elsewhere = around.subjects | self._below(schema)
         if "anyOf" in schema and "allOf" not in schema:
-            typed = self._typed(schema, around)
-            beside = replace(here, is_typed=here.is_typed or typed.keys() != schema.keys())
-            out = self._inner({name: value for name, value in typed.items() if name != "anyOf"})
-            return {**out, "anyOf": [self._closed(choice, beside) for choice in schema["anyOf"]]}
-        out = self._inner(self._typed(schema, around) if "allOf" not in schema and "$ref" not in schema else schema)
-        return self._without_others(out, here)
+            return self._chosen(schema, around, here, elsewhere)
+        typed = self._typed(schema, around) if not schema.keys() & {"allOf", "$ref"} else schema
+        return self._without_others(self._inner(typed, elsewhere), here)
+
+    def _chosen(
+        self, schema: dict[str, Any], around: _Around, here: _Around, elsewhere: frozenset[Subject]
+    ) -> dict[str, Any]:
+        """Each choice closed, with what stands beside the choices."""
+        typed = self._typed(schema, around)
+        beside = replace(here, is_typed=here.is_typed or typed.keys() != schema.keys())
+        out = self._inner({name: value for name, value in typed.items() if name != "anyOf"}, elsewhere)
+        choices = [choice for choice in schema["anyOf"] if not self._needs_others(choice, beside)]
+        return {**out, "anyOf": [self._closed(choice, beside) for choice in choices or schema["anyOf"]]}
+
+    def _needs_others(self, choice: Schema, beside: _Around) -> bool:
+        """Whether a choice has too few listed members left, where all that are listed would be enough."""
+        if not isinstance(choice, dict) or not beside.lists_names or beside.is_open:
+            return False
+        absent = {name for name, part in choice.get("properties", {}).items() if part is False}
+        return len(beside.names - absent) < beside.has_fewest <= len(beside.names)
 
     def _without_others(self, schema: dict[str, Any], here: _Around) -> Schema:
         properties: dict[str, Schema] = {name: {} for name in sorted(here.names)} | schema.get("properties", {})
@@ -75,24 +110,43 @@ class Closing:
         ordered = {name: properties.pop(name) for name in schema.get("properties", {})}
         return {**schema, "properties": {**ordered, **properties}, "additionalProperties": False}
 
-    def _inner(self, schema: Schema) -> Schema:
-        """The schema as open as it was, what it says of members and items closed."""
+    def _inner(self, schema: dict[str, Any], elsewhere: frozenset[Subject]) -> dict[str, Any]:
+        """The schema as open as it was, its members and items closed unless they are spoken of elsewhere too."""
+        out: dict[str, Any] = dict(schema)
+        for name in ("allOf", "$ref"):
+            if name in out:
+                out[name] = self._left({name: out[name]})[name]
+
+        def child(part: Schema, subject: Subject) -> Schema:
+            return self._left(part) if subject in elsewhere else self._closed(part, _Around())
+
+        if "properties" in out:
+            out["properties"] = {key: child(part, ("member", key)) for key, part in out["properties"].items()}
+        if "patternProperties" in out:
+            others = out["patternProperties"].items()
+            out["patternProperties"] = {key: child(part, ("others", "")) for key, part in others}
+        if "additionalProperties" in out:
+            out["additionalProperties"] = child(out["additionalProperties"], ("others", ""))
+        if "items" in out:
+            out["items"] = child(out["items"], ("items", ""))
+        if "prefixItems" in out:
+            out["prefixItems"] = [child(part, ("items", "")) for part in out["prefixItems"]]
+        return out
+
+    def _left(self, schema: Any) -> Any:
+        """The schema as it is, but for its references, which are to definitions that are left too."""
+        if isinstance(schema, list):
+            return [self._left(part) for part in schema]
         if not isinstance(schema, dict):
             return schema
-        out: dict[str, Any] = dict(schema)
-        for name in ("properties", "patternProperties"):
-            if name in out:
-                out[name] = {key: self._closed(part, _Around()) for key, part in out[name].items()}
-        for name in ("additionalProperties", "items"):
-            if name in out:
-                out[name] = self._closed(out[name], _Around())
-        if "prefixItems" in out:
-            out["prefixItems"] = [self._closed(part, _Around()) for part in out["prefixItems"]]
-        for name in ("allOf", "anyOf"):
-            if name in out:
-                out[name] = [self._inner(part) for part in out[name]]
-        if "$ref" in out:
-            out["$ref"] = self._reference(out["$ref"], _JOINED)
+        out: dict[str, Any] = {}
+        for name, value in schema.items():
+            if name == "$ref":
+                out[name] = self._reference(value, _OPEN)
+            elif name in ("properties", "patternProperties"):
+                out[name] = {key: self._left(part) for key, part in value.items()}
+            else:
+                out[name] = self._left(value) if name in (*ITEMS, "additionalProperties", "allOf", "anyOf") else value
         return out
 
     def _reference(self, reference: str, kind: str) -> str:
@@ -106,6 +160,7 @@ class Closing:
     def _with(self, around: _Around, schema: dict[str, Any], *, choices: bool) -> _Around:
         """What is around, and what the schema itself says, with that of its choices if they cannot be told apart."""
         names, lists, is_open, typed, fewest = set(around.names), around.lists_names, around.is_open, around.is_typed, 0
+        subjects = set(around.subjects)
         for part in self._in_place(schema, set(), choices=choices):
             names |= {*part.get("properties", {}), *part.get("required", ())}
             members = part.get("properties")
@@ -113,7 +168,14 @@ class Closing:
             is_open = is_open or any(name in part for name in OTHERS)
             typed = typed or "type" in part or "enum" in part
             fewest = max(fewest, part.get("minProperties", 0))
-        return _Around(frozenset(names), lists, is_open, typed, max(fewest, around.has_fewest))
+            subjects |= _subjects(part)
+        return _Around(frozenset(names), frozenset(subjects), lists, is_open, typed, max(fewest, around.has_fewest))
+
+    def _below(self, schema: dict[str, Any]) -> frozenset[Subject]:
+        """What the choices, parts and reference of a schema speak of."""
+        inside = {name: schema[name] for name in ("allOf", "anyOf", "$ref") if name in schema}
+        parts = list(self._in_place(inside, set(), choices=True))
+        return frozenset(subject for part in parts for subject in _subjects(part))
 
     def _in_place(self, schema: Schema, seen: set[str], *, choices: bool) -> Iterator[dict[str, Any]]:
         """All schemas that hold for the same value."""
@@ -128,14 +190,17 @@ class Closing:
 
     def _typed(self, schema: dict[str, Any], around: _Around) -> dict[str, Any]:
         """With the type that the keywords speak of, where none is said."""
-        if around.is_typed or schema.keys() & {"type", "enum"}:
+        types = implied_types(schema)
+        if around.is_typed or schema.keys() & {"type", "enum"} or not types:
             return schema
-        types: set[str] = set()
-        for kind, names in _SPEAKS_OF.items():
-            if schema.keys() & set(names):
-                types |= NUMBER if kind == "number" else {kind}
-        return {"type": frozenset(types), **schema} if types else schema
+        return {"type": types, **schema}
 
 
-_JOINED = "joined"
-"""Behind the name of a definition that stands beside other keywords, and so must stay open."""
+def _subjects(schema: dict[str, Any]) -> set[Subject]:
+    """What one schema says more of than that it is there or not."""
+    found = {("member", name) for name, part in schema.get("properties", {}).items() if isinstance(part, dict) and part}
+    if any(name in schema for name in OTHERS):
+        found.add(("others", ""))
+    if any(name in schema for name in ITEMS):
+        found.add(("items", ""))
+    return found

@@ -10,20 +10,20 @@ from typing import Any
 from engine.grammar.language.expression import LanguageError
 from engine.grammar.schema.algebra import Algebra
 from engine.grammar.schema.strings import Strings
-from engine.grammar.schema.values import ALL_TYPES, Schema
+from engine.grammar.schema.values import Schema
 
 MAX_WORDS = 64
 """Names that one pattern is spelled out into."""
+MAX_COUNTED = 6
+"""Members of which every selection is spelled out where they are counted."""
 
 
 class Names:
     """Lists the names that objects of one document may have."""
 
-    def __init__(self, strings: Strings, algebra: Algebra, *, means_objects: bool) -> None:
-        """With `means_objects` a schema without types that no object satisfies is not satisfied by anything else."""
+    def __init__(self, strings: Strings, algebra: Algebra) -> None:
         self._strings = strings
         self._algebra = algebra
-        self._means_objects = means_objects
 
     def listed(self, schema: Schema) -> Schema:
         """A rewritten schema of the same meaning, its finite names in `properties`; False if it has too few of them.
@@ -34,12 +34,16 @@ class Names:
             return schema
         out = dict(schema)
         properties = dict(out.get("properties", {}))
+        # Members that are counted must be spelled out, which only few can be (`Rewriter._property_count`).
+        most = MAX_COUNTED if "maxProperties" in out or out.get("minProperties", 0) > 1 else MAX_WORDS
         patterns: dict[str, Schema] = {}
         for pattern, part in out.get("patternProperties", {}).items():
-            self._take(pattern, part, properties, patterns)
+            self._take(pattern, part, properties, patterns, most)
         for name in out.get("required", ()):
             if name not in properties:
-                properties[name] = self._undeclared(name, patterns, out.get("additionalProperties", {}))
+                part = self._undeclared(name, patterns, out.get("additionalProperties", {}))
+                if part is not None:
+                    properties[name] = part
         if properties:
             out["properties"] = properties
         if "patternProperties" in out:
@@ -48,13 +52,17 @@ class Names:
                 del out["patternProperties"]
         return self._without_objects(out) if self._lacks_names(out) else out
 
-    def _take(self, pattern: str, part: Schema, properties: dict[str, Schema], patterns: dict[str, Schema]) -> None:
+    def _take(
+        self, pattern: str, part: Schema, properties: dict[str, Schema], patterns: dict[str, Schema], most: int
+    ) -> None:
         """Join the part with the members it is about, and list the names that are left if these are few."""
         try:
             for name in properties:
                 if self._strings.finds(pattern, name):
                     properties[name] = self._algebra.all_of(properties[name], part)
-            words = self._strings.words(pattern, MAX_WORDS)
+            words = self._strings.words(pattern, most)
+            if words is not None and len({*words, *properties}) > max(most, len(properties)):
+                words = None
         except LanguageError:
             words = None
         if words is None:
@@ -62,11 +70,12 @@ class Names:
             return
         properties |= {word: part for word in words if word not in properties}
 
-    def _undeclared(self, name: str, patterns: dict[str, Schema], additional: Schema) -> Schema:
+    def _undeclared(self, name: str, patterns: dict[str, Schema], additional: Schema) -> Schema | None:
+        """What is said of a member that is not listed, None where that is not known."""
         try:
             parts = [part for pattern, part in patterns.items() if self._strings.finds(pattern, name)]
         except LanguageError:
-            return {}
+            return None
         return self._algebra.all_of(*(parts or [additional]))
 
     def _lacks_names(self, keys: dict[str, Any]) -> bool:
@@ -78,6 +87,4 @@ class Names:
 
     def _without_objects(self, keys: dict[str, Any]) -> Schema:
         types = self._algebra.types(keys) - {"object"}
-        if self._means_objects and types == ALL_TYPES - {"object"}:
-            return False
         return self._algebra.all_of({"type": types}, keys) if types else False

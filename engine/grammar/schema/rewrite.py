@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.grammar.language.expression import LanguageError
 from engine.grammar.schema.algebra import Algebra, written
-from engine.grammar.schema.closing import Closing
+from engine.grammar.schema.closing import Closing, implied_types
 from engine.grammar.schema.complement import Complement
 from engine.grammar.schema.document import Document, keywords
 from engine.grammar.schema.evaluate import Evaluator
@@ -27,6 +27,8 @@ _COPIED = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveM
 _BESIDE_REFERENCES = {*_COPIED, "properties", "patternProperties", "additionalProperties", "items", "prefixItems",
                       "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "dependencies", "dependentRequired",
                       "const", "propertyNames", "contains", "format", "unevaluatedProperties"}  # fmt: skip
+_COUNTS = frozenset({"minProperties", "maxProperties"})
+_IN_PLACE = frozenset({"type", "enum", "const", "$ref", "allOf", "anyOf", "oneOf", "not", "if"})
 _REFUSED = ("unevaluatedItems", "$dynamicRef", "$recursiveRef")
 _OBJECT: dict[str, Any] = {"type": frozenset({"object"})}
 _ARRAY: dict[str, Any] = {"type": frozenset({"array"})}
@@ -55,7 +57,7 @@ class Rewriter:
             deny_reference=self._deny_reference,
         )
         self._root = root
-        self._names = Names(self._strings, self._algebra, means_objects=closes)
+        self._names = Names(self._strings, self._algebra)
         self._references: dict[tuple[str, bool], str] = {}
         self._types: dict[str, frozenset[str]] = {}
         self._denying: list[str] = []
@@ -63,7 +65,12 @@ class Rewriter:
 
     def result(self, part: Schema | None = None, at: str = "") -> Schema:
         """The whole document, or the part of it at a pointer, rewritten. Raises `SchemaFault`."""
-        root = self.say(self._root if part is None else part, at)
+        given = self._root if part is None else part
+        root = self.say(given, at)
+        if self._closes and isinstance(given, dict) and not given.keys() & _IN_PLACE:
+            meant = implied_types(given)
+            if meant and not meant & self._algebra.types(root):
+                return False  # nothing of the kind that it speaks of
         definitions: dict[str, Schema] = {}
         while self._pending:
             name, schema, at, holds = self._pending.pop()
@@ -90,7 +97,7 @@ class Rewriter:
                 return listed
             parts = [self._plain(keys, at), *self._applied(schema, keys, at), *self._counted(keys, at)]
             said = self._names.listed(self._algebra.all_of(*parts))
-            if isinstance(said, dict) and keys.keys() & {"minProperties", "maxProperties"}:
+            if isinstance(said, dict) and said.keys() & _COUNTS and (keys.keys() & _COUNTS or "anyOf" not in said):
                 return self._algebra.all_of(said, self._property_count(said, at))
             return said
 

@@ -38,6 +38,31 @@ CASES: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "means either": ({"minimum": 3, "minLength": 1}, [4, "x"], [[], ""]),
     "says what it means": ({"type": ["string", "null"], "anyOf": [{"pattern": "^a"}, {"maxLength": 0}]},
                            ["a", None], ["b"]),
+    "a member of a base and of what is based on it": (
+        {"allOf": [{"$ref": "#/$defs/base"}, {"properties": {"m": {"properties": {"n": B}, "required": ["n"]}}}],
+         "$defs": {"base": {"type": "object", "required": ["m"],
+                            "properties": {"m": {"type": "object", "properties": {"i": A}, "required": ["i"]}}}}},
+        [{"m": {"i": 1, "n": "x"}}], [{"m": {"i": 1}}, {"m": {"i": 1, "n": "x"}, "z": 1}]),
+    "a member that a condition speaks of": (
+        {"type": "object", "properties": {"kind": {"enum": ["a", "b"]}, "data": {"properties": {"i": A}}},
+         "required": ["kind", "data"],
+         "if": {"properties": {"kind": {"const": "a"}}},
+         "then": {"properties": {"data": {"properties": {"x": B}, "required": ["x"]}}}},
+        [{"kind": "a", "data": {"i": 1, "x": "y"}}, {"kind": "b", "data": {}}], [{"kind": "a", "data": {}}]),
+    "items of which two speak": (
+        {"items": {"properties": {"i": A}}, "anyOf": [{"items": {"required": ["n"]}}, {"maxItems": 0}]},
+        [[{"i": 1, "n": 2}], []], [[{"i": 1}]]),
+    "a type in a choice": (
+        {"properties": {"a": {"minimum": 2}}, "anyOf": [{"properties": {"a": {"type": "string"}}, "required": ["a"]}]},
+        [{"a": "x"}], [{"a": 3}]),
+    "one member at least": ({"properties": {"k": {}, "m": {}}, "minProperties": 1},
+                            [{"k": 1}, {"m": 1}], [{"z": 1}, {}]),
+    "a name that cannot be": ({"type": ["object", "null"], "propertyNames": {"maxLength": 3}, "required": ["abcd"]},
+                              [None], [{"abcd": 1}]),
+    "a choice that is not to be had": ({"oneOf": [{"required": ["a"], "properties": {"a": False}}, {"type": "string"}]},
+                                       [], ["x"]),
+    "members that are counted": ({"type": "object", "maxProperties": 3, "propertyNames": {"pattern": "^[0-9]$"}},
+                                 [{"1": 1, "2": 2}], [{"a": 1}, {"1": 1, "2": 1, "3": 1, "4": 1}]),
     "values": ({"enum": [1, {"x": 1}], "minimum": 0}, [1, {"x": 1}], [2]),
 }  # fmt: skip
 

@@ -82,6 +82,8 @@ def test_in_a_grammar(pattern: str) -> None:
 @pytest.mark.parametrize(
     ("grammar", "text"),
     [
+        (r"start: /\x{41}\U0001F600/", "A\U0001f600"),
+        (r"start: /(?P<n>a)b{1,2}/", "abb"),
         ('start: "\\\\d" X // /./\nX: /./s', "\\d\n"),
         ("start: /(?s:.)./ # /", "\na"),
         ("start: /[[:alpha:]&&[^a]]+/", "xyz"),
@@ -92,6 +94,13 @@ def test_in_a_grammar(pattern: str) -> None:
 )
 def test_the_rest_of_a_grammar_stays_as_it_is(grammar: str, text: str) -> None:
     assert accepts("lark", grammar, text)
+
+
+@pytest.mark.parametrize("pattern", [r"\u{110000}", r"[\u{FFFFFF}]", "[z-a]", r"(?<q>a)\k<q>", r"(a)\1", "(?=a)b"])
+@pytest.mark.parametrize("kind", ["regex", "lark"])
+def test_what_is_no_pattern_or_not_regular_is_refused(kind: str, pattern: str) -> None:
+    constraint = Constraint(kind=kind, source=pattern if kind == "regex" else f"start: /{pattern}/")  # type: ignore[arg-type]
+    assert llguidance.LLMatcher(TOKENIZER, grammar_text(constraint), log_level=0).is_error()
 
 
 @pytest.mark.parametrize("pattern", ["a{2}", "a{2,}", "a{2,3}", "x{", "a{,2}", "(?i:a)", "^a|b$", "(?:a)*?", "(?s)."])

@@ -66,6 +66,15 @@ def test_intersections_and_unions(one: str, two: str, text: str) -> None:
     assert holds(languages, languages.either(first, second), text) is (in_first or in_second)
 
 
+@pytest.mark.parametrize("pattern", [r"[\s\S]x", r"^[^]*$", "[]", "a|b[^c]"])
+def test_what_is_written_can_be_read_again(pattern: str) -> None:
+    languages = Languages()
+    reader = Reader(languages)
+    once = write(languages.automaton(reader.read(pattern)))
+    different = languages.both(reader.read(pattern), languages.negation(reader.read(once)))
+    assert languages.automaton(different).is_empty
+
+
 def test_what_nothing_matches_is_known_to_be_empty() -> None:
     languages = Languages()
     read = Reader(languages).read

@@ -1,5 +1,6 @@
 """Text in pieces adds up to text in one piece, whatever the pieces and the stop strings."""
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +12,14 @@ from hypothesis import strategies as st
 from engine.messages import TokenLogprobs
 from server.answer.answer_text import AnswerText
 from server.answer.detokenizer import LOWEST_LOGPROB, Detokenizer, logprob_entries
+from server.config.settings import SamplingDefaults
 from server.markup.events import ContentText, Event
+from server.prompt.plan import plan_chat
 from server.prompt.tokenizer import ChatTokenizer
+from server.protocol.request import parse_chat_request
 from tests.clocks import assert_linear, cpu_seconds
 from tests.server.conftest import Load
+from tests.server.prompt.test_plan import engine_info
 from tests.server.texts import SHARED_TOKENIZERS, needs_shared
 
 NAMES = ["smollm2", "sentencepiece", *(pytest.param(name, marks=needs_shared) for name in SHARED_TOKENIZERS)]
@@ -231,3 +236,13 @@ def test_logprob_entries(smollm2_tokenizer: ChatTokenizer) -> None:
     }
     [entry] = logprob_entries(smollm2_tokenizer, [2], [TokenLogprobs(math.nan, [], [])])
     assert entry["logprob"] == LOWEST_LOGPROB and entry["top_logprobs"] == []
+
+
+def test_each_answer_of_a_plan_is_read_as_the_plan_says(smollm2_tokenizer: ChatTokenizer) -> None:
+    fields = {"stop": " two", "skip_special_tokens": False, "include_stop_str_in_output": True}
+    body = {"messages": [{"role": "user", "content": "hi"}], **fields}
+    request = parse_chat_request(json.dumps(body).encode())
+    plan = plan_chat(request, smollm2_tokenizer, engine_info(), SamplingDefaults())
+    answer = AnswerText.of_plan(plan, smollm2_tokenizer)
+    assert answer.push(smollm2_tokenizer.encode("one two three", allow_special=False)) == [ContentText("one two")]
+    assert AnswerText.of_plan(plan, smollm2_tokenizer).stopped is None, "each answer has its own"

@@ -7,9 +7,7 @@ import pytest
 
 from engine.messages import EngineInfo
 from engine.sampling_params import SamplingParams
-from server.answer.answer_text import AnswerText
 from server.config.settings import SamplingDefaults
-from server.markup.events import ContentText
 from server.prompt.plan import PromptPlan, plan_chat, system_fingerprint
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError
@@ -155,14 +153,6 @@ def test_continuing_the_last_message(smollm2_tokenizer: ChatTokenizer) -> None:
     assert made.continues
     bare = plan(smollm2_tokenizer, add_generation_prompt=False)
     assert smollm2_tokenizer.decode(bare.prompt_token_ids, False).endswith("hi<|im_end|>\n")
-
-
-def test_texts_of_a_plan(smollm2_tokenizer: ChatTokenizer) -> None:
-    made = plan(smollm2_tokenizer, stop=" two", skip_special_tokens=False, include_stop_str_in_output=True)
-    ids = smollm2_tokenizer.encode("one two three", allow_special=False)
-    answer = AnswerText.of_plan(made, smollm2_tokenizer)
-    assert answer.push(ids) == [ContentText("one two")]
-    assert AnswerText.of_plan(made, smollm2_tokenizer).stopped is None, "each answer has its own"
 
 
 def test_the_fingerprint_follows_the_numerics() -> None:
