@@ -106,6 +106,7 @@ def walk_the_wild(walker: Walker, every: int, times: int) -> Counter[str]:
     return outcomes
 
 
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
 @pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data/json-schemas.jsonl.gz")
 def test_schemas_of_the_wild(walker: Walker) -> None:
     outcomes = walk_the_wild(walker, every=10, times=1)
@@ -113,6 +114,7 @@ def test_schemas_of_the_wild(walker: Walker) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")  # how Python reads a pattern of the wild
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data/json-schemas.jsonl.gz")
 def test_many_walks_through_schemas_of_the_wild(walker: Walker) -> None:
