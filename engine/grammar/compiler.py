@@ -43,8 +43,8 @@ TEXT_FACTOR = 16
 MAX_MARKS = 16
 DEADLINE_SECONDS: dict[ConstraintBackend, float] = {"llguidance": 2.0, "outlines_core": 10.0}
 """Of the process's own time, so that a busy machine refuses nobody."""
-WAIT_FACTOR = 1.5
-"""So many deadlines are waited for at most."""
+WAIT_FACTOR = 5
+"""So many deadlines are waited for at most, by the clock on the wall: other constraints wait meanwhile."""
 START_SECONDS = 60.0
 SLOW_SECONDS = 0.1
 """A job that takes longer, of the process's own time, goes on at the lowest priority."""
