@@ -13,7 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BESIDE_EACH_OTHER = ("tests/server", "tests/engine/grammar", "tests/engine/scheduling", "tests/engine/weights")
+BESIDE_EACH_OTHER = (
+    "tests/server",
+    "tests/engine/grammar",
+    "tests/engine/sampling",
+    "tests/engine/scheduling",
+    "tests/engine/weights",
+)
 PASSED, NOTHING_CHOSEN = 0, 5
 """Exit codes of pytest."""
 

@@ -169,6 +169,7 @@ def test_the_measurement_of_gpus_keeps_its_books(
     assert lines[-1].startswith("|") and len(lines) > sum(len(parts) for parts in found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # three processes with torch
 def test_a_job_that_fails_or_hangs_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = Options(device="cpu")

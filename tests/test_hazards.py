@@ -32,16 +32,12 @@ from tests.server import patient
 from tests.server.fakes import FAST_POLICY, RunningServer, Script, running_server, set_script, wait_until
 from tests.tiny_models import EOS_TOKEN_ID
 
-pytestmark = pytest.mark.timeout(900)  # hundreds of requests, each beside others
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # hundreds of requests, each beside others
 
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
 DEAREST = 30
 """What trouble may cost this process's processor, in plain requests with as much JSON. Most of it costs 1 to 3."""
-
-
-DEAR_ROWS = (41, 44, 45)
-"""Constraints that explode; each is given all the time that compiling may take."""
 
 
 def tiny_chat_model(weights: Path, directory: Path) -> Path:
@@ -233,11 +229,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize(
-    "row",
-    [pytest.param(row, marks=pytest.mark.slow if row in DEAR_ROWS else ()) for row in ROWS],
-    ids=lambda row: f"{row}: {ROWS[row][0]}",
-)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row}: {ROWS[row][0]}")
 def test_trouble_beside_four_streams(
     row: int, server: RunningServer, quiet: list[list[Any]], submitted: list[int]
 ) -> None:
@@ -345,7 +337,6 @@ def failing_beside_streams(
             asyncio.run_coroutine_threadsafe(handle.stop(), server.loop).result(PATIENCE)
 
 
-@pytest.mark.slow
 def test_code_and_pickles_of_a_model_are_never_run(
     server: RunningServer, quiet: list[list[Any]], tiny_dir: Path, tmp_path: Path
 ) -> None:

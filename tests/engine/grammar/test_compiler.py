@@ -140,6 +140,7 @@ def test_what_cannot_be_compiled_blames_its_field(bench: Bench, kind: str, sourc
 EXPLOSIVE = ["(a{1000}){1000}", "((a{0,1000}){0,1000}){0,1000}b", "(.*x){0,3000}y(.*z){0,3000}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", EXPLOSIVE)
 def test_an_explosive_expression_ends_in_its_budget(
     hurried: Bench, source: str, monkeypatch: pytest.MonkeyPatch

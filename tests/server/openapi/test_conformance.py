@@ -56,6 +56,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path) -> Itera
         yield running
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(10 * PATIENCE)
 @schema.parametrize()
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
