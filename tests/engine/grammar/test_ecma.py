@@ -68,8 +68,8 @@ def test_in_an_expression_and_in_a_schema(pattern: str) -> None:
     schema = json.dumps({"type": "string", "pattern": f"^(?:{pattern})$"})
     for text in members + others:
         assert accepts("regex", pattern, text) == (text in members), ascii(text)
-        if others or (members and pattern != "[]"):
-            assert pattern == "[]" or accepts("json_schema", schema, in_json(text)) == (text in members), ascii(text)
+        if members:  # a schema that nothing satisfies is refused
+            assert accepts("json_schema", schema, in_json(text)) == (text in members), ascii(text)
 
 
 @pytest.mark.parametrize("pattern", [r"\d", r"\w", r"\s", ".", r"[\d.]", r"[^\s]"])
