@@ -136,7 +136,7 @@ SIZES = ["--device", "cpu", "--batches", "1", "3", "--prompts", "64", "--context
 SIZES += ["--burst", "4", "16", "8"]
 
 
-def here(job: Job, seconds: float) -> suite.Found:
+def here(job: Job, seconds: float, logs: Path | None) -> suite.Found:
     """A job of the GPU suite in this process, which is faster than one of its own."""
     found: suite.Found = {}
     run_job(job, found.__setitem__)

@@ -9,11 +9,13 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,12 @@ ENGINE_PARTS = ("decode", "prefill", "idle", "burst", "offline")
 PARTS = ("ceilings", "attention", *ENGINE_PARTS, "peer", "server")
 SHORT = {"Llama-3.1-8B@fp8+kv8": ("offline",)}
 """Models of which by default only some parts are measured, for time."""
-JOB_SECONDS = {"device": 60.0, "engine": 150.0, "peer": 75.0, "server": 120.0}
+JOB_SECONDS = {"device": 150.0, "engine": 240.0, "peer": 75.0, "server": 120.0}
 """What a job may take before it is ended."""
 SECONDS = 450.0
 LEAST_SECONDS = 15.0
 """A job is not begun with less time left."""
+NO_PATH = str.maketrans("/@?&= ", "______")
 Found = dict[str, dict[str, Any]]
 
 
@@ -52,8 +55,11 @@ def plan(options: argparse.Namespace, shared: Options) -> list[Job]:
     return jobs
 
 
-def run(job: Job, seconds: float) -> Found:
-    """What a job measured in a process of its own, in at most `seconds`; what went wrong stands under `error`."""
+def run(job: Job, seconds: float, logs: Path | None = None) -> Found:
+    """What a job measured in a process of its own, in at most `seconds`; what went wrong stands under `error`.
+
+    What the process said is kept in the folder `logs`, if there is one.
+    """
     with tempfile.TemporaryDirectory() as work:
         results, log = Path(work) / "results", Path(work) / "log"
         command = [sys.executable, "-m", "bench.gpu.job", job.encode(), str(results)]
@@ -66,6 +72,9 @@ def run(job: Job, seconds: float) -> Found:
                 code = None
             finally:
                 end(process)
+        if logs is not None:
+            logs.mkdir(parents=True, exist_ok=True)
+            shutil.copy(log, logs / f"{job.name.translate(NO_PATH)}.log")
         lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
         found: Found = dict(json.loads(line) for line in lines if line.endswith("]"))
         if code is None:
@@ -83,8 +92,10 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def measure(jobs: list[Job], seconds: float) -> dict[str, Found]:
-    """All jobs one after another, while time is left."""
+def measure(
+    jobs: list[Job], seconds: float, logs: Path | None = None, keep: Callable[[dict[str, Found]], None] = lambda _: None
+) -> dict[str, Found]:
+    """All jobs one after another, while time is left; `keep` is told what was found after each."""
     deadline = time.monotonic() + seconds
     found: dict[str, Found] = {}
     ceilings: Ceilings | None = None
@@ -95,7 +106,8 @@ def measure(jobs: list[Job], seconds: float) -> dict[str, Found]:
             continue
         began = time.monotonic()
         job = Job(job.kind, job.model, job.parts, job.options, ceilings)
-        found[job.name] = run(job, min(left, JOB_SECONDS[job.kind]))
+        found[job.name] = run(job, min(left, JOB_SECONDS[job.kind]), logs)
+        keep(found)
         print(f"{job.name}: {time.monotonic() - began:.0f} s", flush=True)
         measured = found[job.name].get("ceilings", {})
         if "bytes_per_second" in measured:
@@ -118,7 +130,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--burst", nargs=3, type=int, default=default.burst, metavar=("REQUESTS", "PROMPT", "ANSWER"))
     add("--seconds", type=float, default=SECONDS, help="of the whole; what does not fit is left out")
     add("--device", default="cuda")
-    add("--json", metavar="FILE")
+    add("--json", metavar="FILE", help="rewritten after each job, so that a run that is cut leaves its figures")
+    add("--logs", metavar="FOLDER", type=Path, help="keep what each job's process said")
     return parser.parse_args(arguments)
 
 
@@ -136,11 +149,14 @@ def main(arguments: list[str] | None = None) -> int:
         answer=options.answer, offline_seconds=options.offline_seconds, burst=tuple(options.burst),
     )  # fmt: skip
     began = time.monotonic()
-    found = measure(plan(options, shared), options.seconds)
-    if options.json:
-        name = torch.cuda.get_device_name() if is_cuda else "cpu"
-        write_json(options.json, {**circumstances(), "device": name, "seconds": time.monotonic() - began,
-                                  "found": found})  # fmt: skip
+    head = {**circumstances(), "device": torch.cuda.get_device_name() if is_cuda else "cpu"}
+
+    def keep(found: dict[str, Found]) -> None:
+        if options.json:
+            write_json(options.json, {**head, "seconds": time.monotonic() - began, "found": found})
+
+    found = measure(plan(options, shared), options.seconds, options.logs, keep)
+    keep(found)
     print(table(["model", "part", "measured", "of ceiling"], rows_of(found)))
     return 1 if any("error" in one for parts in found.values() for one in parts.values()) else 0
 

@@ -1,7 +1,8 @@
 """Whether the device waits for the host: the gaps between its operations over some steps of decoding."""
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from torch.profiler import ProfilerActivity, profile
 
 WAIT_MICROSECONDS = 15.0
 """Shorter gaps are the device's own, between two operations of a recorded step."""
+LISTED = 16
+"""Operations of which the time is told."""
+NAME_WIDTH = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,8 @@ class Idle:
     """In gaps of more than `WAIT_MICROSECONDS`, in which the device waited for the host."""
     longest_gap_us: float
     operations: int
+    longest: dict[str, float] = field(default_factory=dict)
+    """Microseconds a step of the operations that take most of it, by name."""
 
 
 def idle_shares(spans: list[tuple[float, float]]) -> Idle:
@@ -49,7 +55,18 @@ def profiled(step: Callable[[], object], steps: int, device: torch.device) -> Id
         if on_cuda:
             torch.cuda.synchronize(device)
     wanted = DeviceType.CUDA if on_cuda else DeviceType.CPU
-    return idle_shares([span_of(event) for event in found.events() or () if event.device_type == wanted])
+    events = [event for event in found.events() or () if event.device_type == wanted]
+    idle = idle_shares([span_of(event) for event in events])
+    return replace(idle, longest=longest_of([(str(event.name), span_of(event)) for event in events], steps))
+
+
+def longest_of(named: list[tuple[str, tuple[float, float]]], steps: int) -> dict[str, float]:
+    """Microseconds a step of the operations that take most, the longest first, with how often a step has each."""
+    taken: Counter[str] = Counter()
+    times = Counter(name for name, _ in named)
+    for name, (begin, end) in named:
+        taken[name] += end - begin
+    return {f"{name[:NAME_WIDTH]} x{times[name] / steps:g}": total / steps for name, total in taken.most_common(LISTED)}
 
 
 def span_of(event: Any) -> tuple[float, float]:

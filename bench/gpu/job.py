@@ -100,7 +100,7 @@ def run_device(job: Job, device: Any, emit: Emit) -> None:
     if "attention" in job.parts:
         from bench.gpu.kernels import attention_shares
 
-        for name, one in attention_shares(device, ceilings).items():
+        for name, one in attention_shares(device, ceilings):
             emit(f"attention {name}", one)
 
 

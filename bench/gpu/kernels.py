@@ -1,5 +1,6 @@
 """The decoding attention alone: the keys and values it reads, as a share of what a copy reads and writes."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,9 +21,8 @@ SHAPES = {
 REPEATS = 10
 
 
-def attention_shares(device: torch.device, ceilings: Ceilings | None) -> dict[str, Any]:
-    """By shape of heads and batch: seconds of one layer, and bytes of keys and values a second."""
-    found: dict[str, Any] = {}
+def attention_shares(device: torch.device, ceilings: Ceilings | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """By shape of heads and batch, as soon as measured: seconds of one layer, bytes of keys and values a second."""
     for name, (heads, kv_heads, dim) in SHAPES.items():
         dtype = torch.bfloat16
         problem = Problem(heads, kv_heads, dim, dim, dtype, dtype, 16)
@@ -33,14 +33,13 @@ def attention_shares(device: torch.device, ceilings: Ceilings | None) -> dict[st
                     choose_attention(problem, device)
                 seconds = decode_seconds(problem, batch, context, device)
             except Exception as error:  # the other shapes still have their turn
-                found[f"{name}, batch {batch}"] = {"error": f"{type(error).__name__}: {error}"}
+                yield f"{name}, batch {batch}", {"error": f"{type(error).__name__}: {error}"}
                 continue
             read = batch * context * kv_heads * 2 * dim * dtype.itemsize
-            one = {"microseconds": seconds * 1e6, "bytes_per_second": read / seconds}
+            one: dict[str, Any] = {"microseconds": seconds * 1e6, "bytes_per_second": read / seconds}
             if ceilings is not None:
                 one["share_of_ceiling"] = read / seconds / ceilings.bytes_per_second
-            found[f"{name}, batch {batch}"] = one
-    return found
+            yield f"{name}, batch {batch}", one
 
 
 @torch.inference_mode()
