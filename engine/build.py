@@ -48,6 +48,7 @@ def build_engine(
         max_queued=config.max_queued_requests,
         overlap=runner.device.type == "cuda" if config.overlap is None else config.overlap,
         compiler=_make_compiler(config, loaded, wake),
+        min_prefill_tokens=limits.min_prefill_tokens,
     )
     dtype = str(runner.dtype).removeprefix("torch.")
     info = EngineInfo(

@@ -20,7 +20,7 @@ from engine.scheduling.admission import check_request, make_sequences
 from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.grammar_queue import GrammarQueue, follow_grammar
 from engine.scheduling.outbox import Outbox
-from engine.scheduling.pacing import PrefillPacer
+from engine.scheduling.pacing import SMALLEST_CHUNK, PrefillPacer
 from engine.scheduling.scheduler import Scheduled, Scheduler
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.stop import finish_reason
@@ -45,13 +45,15 @@ class Engine:
         max_queued: int,
         compiler: "GrammarCompiler | None" = None,
         overlap: bool = False,
+        min_prefill_tokens: int = SMALLEST_CHUNK,
     ) -> None:
         """`context` is the most tokens of one sequence, prompt included; `vocab_size` the width of the logits.
 
         Of `eos_token_ids` those outside the logits are dropped: configurations hold such ones, and no model says them.
         Without a `compiler` constrained requests are refused. With `overlap` a step is launched before the results of
         the one before are read, so that the device need not wait for the host; a sequence that ends then has a row
-        in one step too many, whose result is dropped.
+        in one step too many, whose result is dropped. `min_prefill_tokens` is what a step beside decoding sequences
+        always has for prompts.
         """
         self._runner = runner
         self._overlap = overlap
@@ -68,7 +70,7 @@ class Engine:
         self._outbox = Outbox()
         self._num_steps = 0
         self._landed_at = 0.0
-        self._pacer = PrefillPacer(scheduler.max_prefill_tokens)
+        self._pacer = PrefillPacer(scheduler.max_prefill_tokens, min_prefill_tokens)
 
     @property
     def has_work(self) -> bool:

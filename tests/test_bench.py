@@ -158,11 +158,22 @@ def test_the_measurement_of_gpus_keeps_its_books(
     engine, peer = found[TINY], found[f"{TINY} peer"]
     assert set(found[f"{TINY}@fp8"]) == set(engine) - {"burst"}
     assert found[f"{TINY}@fp8"]["load"]["step_bytes"] < engine["load"]["step_bytes"]
-    assert set(engine) == {"load", "decode 1", "decode 3", "prompt 64", "idle", "burst", "offline"}
+    assert set(engine) == {
+        "load",
+        "decode 1",
+        "decode 3",
+        "prompt 64",
+        "idle 1",
+        "idle 3",
+        "idle prompt 64",
+        "burst",
+        "offline",
+    }
     assert {"ceilings", "attention 32 heads on 8 of 128, batch 1"} <= set(found["device"]) and report["device"] == "cpu"
     for name in ("decode 1", "decode 3", "prompt 64", "offline"):
         assert engine[name]["share_of_ceiling"] > 0, name
-    assert 0 <= engine["idle"]["waiting"] <= engine["idle"]["idle"] < 1 and engine["idle"]["operations"] > 100
+    for name in ("idle 1", "idle 3", "idle prompt 64"):
+        assert 0 <= engine[name]["waiting"] <= engine[name]["idle"] < 1 and engine[name]["operations"] > 100
     assert peer["burst"]["tokens_per_second"] > 0 and peer["burst"]["requests"] == engine["burst"]["requests"] == 4
     assert found[f"{TINY} server"]["start"]["first_answer_seconds"] > 0
     lines = capsys.readouterr().out.rstrip().splitlines()

@@ -40,6 +40,7 @@ class EngineBench:
         self.load_seconds = time.perf_counter() - began
         runner = self.engine._runner
         assert isinstance(runner, ModelRunner)
+        self._smallest_chunk = runner.limits.min_prefill_tokens
         self.costs: Costs = costs_of(runner.model, runner.loaded.text_config, self.info, is_fp8="@fp8" in spec)
         self._device, self._ceilings = device, ceilings
         self._num_requests = 0
@@ -69,12 +70,14 @@ class EngineBench:
             began = time.perf_counter()
             self.engine.step()
             times.append(time.perf_counter() - began)
+        # The first have come further than the last when all decode.
+        middle = self._mean_context() - DECODE_STEPS / 2
         self._end(running)
         seconds = sum(times) / len(times)
         found = {"tokens_per_second": batch / seconds, "step_ms": seconds * 1e3}
         found["step_ms_p99"] = percentile(times, 99) * 1e3
+        found["context"] = middle
         if self._ceilings is not None:
-            middle = context + WARMUP_STEPS + DECODE_STEPS / 2
             found["share_of_ceiling"] = self.costs.decode_seconds(self._ceilings, batch, middle) / seconds
         return found
 
@@ -84,6 +87,16 @@ class EngineBench:
         found = profiled(self.engine.step, PROFILED_STEPS, self._device)
         self._end(running)
         return dataclasses.asdict(found)
+
+    def idle_prompt(self, prompt_tokens: int) -> dict[str, float]:
+        """The same of one prompt."""
+
+        def compute() -> None:
+            self.add(prompt_tokens, 1)
+            self.finish()
+
+        compute()
+        return dataclasses.asdict(profiled(compute, 1, self._device))
 
     def prefill(self, prompt_tokens: int) -> dict[str, float]:
         """The rate of one prompt with nothing beside it; the second of two, so that everything is built."""
@@ -128,7 +141,8 @@ class EngineBench:
 
     def _start(self, batch: int, context: int) -> list[int]:
         """A batch that decodes in a steady state; its requests."""
-        grown = context + WARMUP_STEPS + DECODE_STEPS + PROFILED_STEPS + batch + ROOM
+        ramp = batch * context // self._smallest_chunk + batch
+        grown = context + WARMUP_STEPS + DECODE_STEPS + PROFILED_STEPS + ramp + ROOM
         if batch * grown > self.info.kv_tokens:
             raise LeftOut(f"the KV cache of {self.info.kv_tokens} tokens is too small")
         running = [self.add(context, self.info.context - context - 1) for _ in range(batch)]
@@ -141,6 +155,10 @@ class EngineBench:
         if stats.num_running != batch or stats.preemptions:
             raise RuntimeError(f"{stats.num_running} of {batch} requests run, {stats.preemptions} were preempted")
         return running
+
+    def _mean_context(self) -> float:
+        lengths = [sequence.num_tokens for sequence in self.engine._scheduler.running]
+        return sum(lengths) / max(1, len(lengths))
 
     def _end(self, running: list[int]) -> None:
         self.engine.abort(running)

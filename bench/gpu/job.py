@@ -129,7 +129,9 @@ def run_engine(job: Job, device: Any, emit: Emit) -> None:
         for length in options.prompts:
             attempt(emit, f"prompt {length}", lambda length=length: bench.prefill(length))
     if "idle" in job.parts:
-        attempt(emit, "idle", lambda: bench.idle(sorted(options.batches)[len(options.batches) // 2], options.context))
+        for batch in options.batches:
+            attempt(emit, f"idle {batch}", lambda batch=batch: bench.idle(batch, options.context))
+        attempt(emit, f"idle prompt {options.prompts[0]}", lambda: bench.idle_prompt(options.prompts[0]))
     if "burst" in job.parts:
         attempt(emit, "burst", lambda: {"tokens_per_second": bench.burst(*options.burst), "requests": options.burst[0]})
     if "offline" in job.parts:

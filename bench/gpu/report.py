@@ -23,7 +23,7 @@ def measured(part: str, one: dict[str, Any]) -> str:
         return f"{one['seconds']:.1f} s"
     if part == "start":
         return f"{one['first_answer_seconds']:.1f} s to the first answer"
-    if part == "idle":
+    if part.startswith("idle"):
         return f"idle {one['idle']:.1%}, waiting for the host {one['waiting']:.1%}"
     if "microseconds" in one:
         return f"{one['microseconds']:.1f} us"

@@ -28,6 +28,7 @@ from engine.models.rotary import freeze_rotary
 from engine.models.surgery import Surgery
 from engine.sampling.logprobs import score_prompts
 from engine.sampling.sampler import PendingSample, Sampled, Sampler
+from engine.scheduling.pacing import SMALLEST_CHUNK
 from engine.scheduling.scheduler import Scheduled
 from engine.scheduling.sequence import Sequence
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, float | None], None]
+CUDA_SMALLEST_CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +48,27 @@ class Limits:
     max_num_seqs: int
     max_batched_tokens: int
     max_prefill_tokens: int
+    """Of prompts, beside decoding rows."""
+    min_prefill_tokens: int
+    """What pacing may always leave to prompts there."""
 
 
 def device_limits(config: EngineConfig, device: torch.device) -> Limits:
     """Fill in what the configuration leaves open.
 
-    On a CPU a prompt's tokens cost about as much each as a decoding row, so chunks are small while others decode.
+    On a CPU a prompt's tokens cost about as much each as a decoding row, so chunks are small while others decode. On a
+    GPU the first few hundred cost little beside what it takes to launch the step.
     """
     cpu = device.type == "cpu"
     max_num_seqs = config.max_num_seqs or (64 if cpu else 256)
     max_batched_tokens = config.max_batched_tokens or (512 if cpu else 8192)
     max_batched_tokens = max(max_batched_tokens, max_num_seqs)
-    return Limits(max_num_seqs, max_batched_tokens, min(128 if cpu else 2048, max_batched_tokens))
+    return Limits(
+        max_num_seqs,
+        max_batched_tokens,
+        max_prefill_tokens=min(128 if cpu else 2048, max_batched_tokens),
+        min_prefill_tokens=SMALLEST_CHUNK if cpu else CUDA_SMALLEST_CHUNK,
+    )
 
 
 class StepInFlight:

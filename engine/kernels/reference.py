@@ -96,7 +96,8 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """See `engine.kernels.triton_fp8.quantize_rows`."""
     wide = x.float()
     largest = wide.abs().amax(-1, keepdim=True).clamp(min=SMALLEST_ROW)
-    return saturate(wide * (E4M3_MAX / largest), torch.float8_e4m3fn), largest / E4M3_MAX
+    # A number over a tensor would be a product with a rounded reciprocal.
+    return saturate(wide * (wide.new_tensor(E4M3_MAX) / largest), torch.float8_e4m3fn), largest / E4M3_MAX
 
 
 def saturate(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -55,9 +55,10 @@ class Fp8Linear(nn.Module):
         from engine.kernels import triton_fp8  # an installation for CPUs has no triton
 
         numbers, scales = triton_fp8.quantize_rows(rows.contiguous())
-        # Scales by row and column come out in bf16 only, to which a bias in bf16 is added before it is written. The
-        # second factor must lie column by column, as a weight does.
-        bias, rest = (self.bias, None) if rows.dtype == torch.bfloat16 else (None, self.bias)
+        # Scales by row and column come out in bf16 only, to which a bias in bf16, and no other, is added before it is
+        # written. The second factor must lie column by column, as a weight does.
+        is_bf16 = self.bias is not None and rows.dtype == self.bias.dtype == torch.bfloat16
+        bias, rest = (self.bias, None) if is_bf16 else (None, self.bias)
         product = torch._scaled_mm(
             numbers,
             self.weight.t(),
@@ -67,8 +68,7 @@ class Fp8Linear(nn.Module):
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
         )
-        product = product.to(rows.dtype)
-        return product if rest is None else product + rest
+        return product.to(rows.dtype) if rest is None else (product + rest).to(rows.dtype)
 
 
 @torch.inference_mode()
