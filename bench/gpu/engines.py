@@ -1,6 +1,7 @@
 """One model in one engine: decoding, prompts, many requests at once, and what the device does meanwhile."""
 
 import dataclasses
+import gc
 import time
 from typing import Any
 
@@ -36,6 +37,8 @@ class EngineBench:
         self.engine: Engine
         self.info: EngineInfo
         self.engine, self.info = build_engine(config, lambda *_: None)
+        gc.collect()
+        gc.freeze()  # as the engine's process does
         synchronize(device)
         self.load_seconds = time.perf_counter() - began
         runner = self.engine._runner
