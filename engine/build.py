@@ -37,6 +37,7 @@ def build_engine(
         max_num_seqs=limits.max_num_seqs,
         max_batched_tokens=limits.max_batched_tokens,
         max_prefill_tokens=limits.max_prefill_tokens,
+        step_sizes=runner.step_sizes,
     )
     loaded = runner.loaded
     engine = Engine(

@@ -49,14 +49,20 @@ def select_attention(config: EngineConfig, problem: Problem, device: torch.devic
     return Choice(name)
 
 
-def make_backend(name: str, block_size: int, device: torch.device, kernels: CpuKernels | None) -> AttentionBackend:
-    """A backend by its name; `kernels` are the CPU's."""
+def make_backend(
+    name: str, problem: Problem, device: torch.device, kernels: CpuKernels | None, max_batched_tokens: int
+) -> AttentionBackend:
+    """A backend by its name, for steps of up to so many tokens; `kernels` are the CPU's."""
     if name == "cpu":
-        return CpuAttention(block_size, kernels)
+        return CpuAttention(problem.block_size, kernels)
     if name == "triton":
         from engine.attention.triton import TritonAttention  # an installation for CPUs has no triton
 
-        return TritonAttention(block_size, device)
+        backend = TritonAttention(problem.block_size, device)
+        if problem.dtype == problem.kv_dtype and problem.k_dim == problem.v_dim and not problem.softcap:
+            shape = (problem.heads, problem.kv_heads, problem.k_dim)
+            backend.long_prompts.prepare(*shape, problem.dtype, device, max_batched_tokens)
+        return backend
     if name == "sdpa":
-        return SdpaAttention(block_size)
-    return ReferenceAttention(block_size)
+        return SdpaAttention(problem.block_size)
+    return ReferenceAttention(problem.block_size)

@@ -1,7 +1,11 @@
 """Paged attention for CUDA in Triton kernels."""
 
+import itertools
+from dataclasses import dataclass
+
 import torch
 
+from engine.attention.long_prompts import SHORTEST, LongPrompt, LongPrompts
 from engine.device.forward_batch import ForwardBatch
 from engine.device.kv_cache import LayerCache
 from engine.kernels.reference import HeadNorms, less_offset, saturate
@@ -9,6 +13,17 @@ from engine.kernels.triton_attention import choose_splits, paged_attention
 from engine.kernels.triton_layer import rotate_write
 
 INTERPRETED_PROCESSORS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Rows of a step that follow each other and are attended with in one launch."""
+
+    rows: slice
+    tokens: slice
+    query_starts: torch.Tensor
+    """int32 [rows + 1], from the first of the tokens on."""
+    longest: int
 
 
 class TritonAttention:
@@ -23,18 +38,39 @@ class TritonAttention:
         self._num_processors = (
             torch.cuda.get_device_properties(device).multi_processor_count if is_cuda else INTERPRETED_PROCESSORS
         )
+        self.long_prompts = LongPrompts(block_size, device)
+        self._long: list[LongPrompt] = []
+        self._runs: list[_Run] = []
 
     def plan(self, batch: ForwardBatch) -> None:
         """See `AttentionBackend.plan`."""
         self._batch = batch
-        decodes, rows = batch.num_decodes, len(batch.query_lens)
-        self._num_decodes = decodes
+        self._num_decodes = decodes = batch.num_decodes
         self._decode_context = max(batch.context_lens[:decodes], default=0)
-        self._max_query_len = max(batch.query_lens[decodes:], default=0)
-        if 0 < decodes < rows:
-            self._prompt_starts = batch.query_starts[decodes:] - decodes
-        else:
-            self._prompt_starts = batch.query_starts
+        self._long, self._runs = [], []
+        if batch.mixture is not None:
+            return
+        starts = [0, *itertools.accumulate(batch.query_lens)]
+        first = decodes
+        for row in range(decodes, len(batch.query_lens)):
+            if self._is_long(batch, row):
+                tokens = slice(starts[row], starts[row + 1])
+                self._long.append(self.long_prompts.find(row, batch.block_tables[row], tokens))
+                self._add_run(batch, starts, first, row)
+                first = row + 1
+        self._add_run(batch, starts, first, len(batch.query_lens))
+
+    def _is_long(self, batch: ForwardBatch, row: int) -> bool:
+        """Whether a row is a prompt from its first token on that is better served apart."""
+        tokens = batch.query_lens[row]
+        return tokens == batch.context_lens[row] and SHORTEST <= tokens <= self.long_prompts.longest
+
+    def _add_run(self, batch: ForwardBatch, starts: list[int], first: int, stop: int) -> None:
+        longest = max(batch.query_lens[first:stop], default=0)
+        if longest:
+            token = starts[first]
+            query_starts = batch.query_starts[first : stop + 1] - token if token else batch.query_starts[: stop + 1]
+            self._runs.append(_Run(slice(first, stop), slice(token, starts[stop]), query_starts, longest))
 
     def run(
         self,
@@ -79,22 +115,43 @@ class TritonAttention:
         self, q: torch.Tensor, cache: LayerCache, scaling: float, softcap: float | None, window: int | None
     ) -> torch.Tensor:
         """Decoding rows and prompts in a launch each: they want other tiles, and the first want their keys split."""
-        batch, decodes = self._batch, self._num_decodes
+        batch, decodes, mixture = self._batch, self._num_decodes, self._batch.mixture
         out = torch.empty(q.shape[1], q.shape[0], cache.v.shape[2], dtype=q.dtype, device=q.device)
 
-        def attend(tokens: slice, rows: slice, starts: torch.Tensor, max_query_len: int, splits: int) -> None:
+        def attend(
+            tokens: slice, rows: slice, lens: torch.Tensor, starts: torch.Tensor, max_query_len: int, splits: int
+        ) -> None:
             paged_attention(
-                q[:, tokens], cache.k, cache.v, batch.block_tables[rows], batch.seqlens_k[rows], starts,
+                q[:, tokens], cache.k, cache.v, batch.block_tables[rows], lens[rows], starts,
                 block_size=self._block_size, scaling=scaling, softcap=softcap, window=window,
                 max_query_len=max_query_len, splits=splits, out=out[tokens],
             )  # fmt: skip
 
+        def splits(rows: int, context: int) -> int:
+            longest = min(context, window or context)
+            return choose_splits(rows, cache.k.shape[0], longest, self._num_processors)
+
+        if mixture is not None:
+            # The first launch writes to tokens that do not decode as well; the second writes all of those anew.
+            rows, everything = len(batch.query_lens), slice(None)
+            parts = splits(rows, max(batch.context_lens))
+            attend(slice(rows), everything, mixture.decode_lens, mixture.prompt_starts, 1, parts)
+            longest = max(batch.query_lens)
+            attend(everything, everything, batch.seqlens_k, mixture.prompt_starts, longest, 1)
+            return out
         if decodes:
-            longest = min(self._decode_context, window or self._decode_context)
-            splits = choose_splits(decodes, cache.k.shape[0], longest, self._num_processors)
-            attend(slice(decodes), slice(decodes), batch.query_starts[: decodes + 1], 1, splits)
-        if self._max_query_len:
-            attend(slice(decodes, None), slice(decodes, None), self._prompt_starts, self._max_query_len, 1)
+            parts = splits(decodes, self._decode_context)
+            attend(slice(decodes), slice(decodes), batch.seqlens_k, batch.query_starts[: decodes + 1], 1, parts)
+        hides = softcap is not None or cache.k.dtype != q.dtype or cache.k.shape[2] != cache.v.shape[2]
+        for prompt in self._long:
+            if hides or (window is not None and window < prompt.num_tokens):
+                starts = torch.tensor([0, prompt.num_tokens], dtype=torch.int32, device=q.device)
+                row = slice(prompt.row, prompt.row + 1)
+                attend(prompt.tokens, row, batch.seqlens_k, starts, prompt.num_tokens, 1)
+            else:
+                self.long_prompts.run(prompt, q, cache, scaling, out)
+        for run in self._runs:
+            attend(run.tokens, run.rows, batch.seqlens_k, run.query_starts, run.longest, 1)
         return out
 
 

@@ -12,6 +12,16 @@ from engine.scheduling.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
+class Mixture:
+    """Which rows of a recorded step decode: known on the device alone, so that a repetition may have others."""
+
+    decode_lens: torch.Tensor
+    """int32 [S]: `seqlens_k` of a row that decodes, 0 of another. Those come first: row i is then token i."""
+    prompt_starts: torch.Tensor
+    """int32 [S + 1]: `query_starts` without the tokens that decode."""
+
+
+@dataclass(frozen=True, slots=True)
 class ForwardBatch:
     """One step's rows, packed without padding: T tokens of S sequences, of R of which the logits are needed.
 
@@ -37,6 +47,8 @@ class ForwardBatch:
     context_lens: list[int]
     """[S], `seqlens_k` on the host."""
     num_decodes: int
+    mixture: Mixture | None = None
+    """Of a step that is recorded; `query_lens`, `context_lens` and `num_decodes` then say what there may be at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,8 @@ class HostBatch:
     query_lens: list[int]
     context_lens: list[int]
     num_decodes: int
+    num_samples: int
+    """Of `logits_index`, those at its beginning that sample; the others are scored."""
 
     @property
     def only_decodes(self) -> bool:
@@ -112,6 +126,7 @@ class BatchBuilder:
         positions = np.arange(len(token_ids)) - np.repeat(ends - np.asarray(context_lens), lens)
         blocks = self._tables[np.repeat(slots, lens), positions // self._block_size]
         needed = [end - 1 for row, end in zip(rows, ends.tolist(), strict=True) if row.samples]
+        num_samples = len(needed)
         for row, end, context_len in zip(rows, ends.tolist(), context_lens, strict=True):
             needed += [end - context_len + position for position in row.scored]
         return HostBatch(
@@ -125,6 +140,7 @@ class BatchBuilder:
             query_lens=query_lens,
             context_lens=context_lens,
             num_decodes=next((i for i, row in enumerate(rows) if row.num_tokens > 1), len(rows)),
+            num_samples=num_samples,
         )
 
     def upload(self, host: HostBatch) -> ForwardBatch:

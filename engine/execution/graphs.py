@@ -1,30 +1,23 @@
-"""Decoding steps in a few fixed shapes, whose launches a CUDA device records once and then repeats by itself.
+"""Decoding steps in a few fixed shapes, so that they can be recorded (`engine.execution.recording`).
 
 A step of decoding rows is padded to the next bucket of rows; a row too many has one token whose key and value go to the
 null block. All that the step needs is one row of `FIELDS` for each, copied at once to where a recorded graph reads it.
-A bucket runs eagerly `WARM_STEPS` times, then it is recorded. On a CPU nothing is recorded, and the padded step runs as
-it is: the bookkeeping is the same.
+On a CPU the padded step runs as it is: the bookkeeping is the same.
 """
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
 
 from engine.device.device import upload_into
 from engine.device.forward_batch import BatchBuilder, ForwardBatch, HostBatch
+from engine.execution.recording import BYTES_PER_GRAPH, Recorder
 
-logger = logging.getLogger(__name__)
-
-WARM_STEPS = 3
 FIELDS = ("token", "source", "position", "kv_slot", "context_len", "slot")
 """Of a row: its token if the host knows it; where in `BatchBuilder.inputs` its token stands; its place in the text;
 where its key and value go; its context's length, itself included; and the slot of its sequence."""
-BYTES_PER_GRAPH = 24 * 2**20
-"""What a recorded step takes beside its tensors, by the driver's own books: an upper bound for memory planning."""
 Forward = Callable[[ForwardBatch], torch.Tensor]
 
 
@@ -34,15 +27,9 @@ def bucket_sizes(max_num_seqs: int) -> list[int]:
     return sorted({size for size in sizes if size < max_num_seqs} | {max_num_seqs})
 
 
-def graphs_bytes(max_num_seqs: int, vocab_size: int, itemsize: int) -> int:
-    """Memory to keep for all buckets: their records, and the logits of the largest."""
-    return len(bucket_sizes(max_num_seqs)) * BYTES_PER_GRAPH + max_num_seqs * vocab_size * itemsize
-
-
-@dataclass(slots=True)
-class _Bucket:
-    seen: int = 0
-    graph: torch.cuda.CUDAGraph | None = None
+def graphs_bytes(num_graphs: int, max_num_seqs: int, vocab_size: int, itemsize: int) -> int:
+    """Memory to keep for so many recorded steps: their records, and the logits of the largest."""
+    return num_graphs * BYTES_PER_GRAPH + max_num_seqs * vocab_size * itemsize
 
 
 class DecodeGraphs:
@@ -56,6 +43,7 @@ class DecodeGraphs:
         *,
         max_context: int,
         device: torch.device,
+        recorder: Recorder,
     ) -> None:
         """The `builder` has room for `len(FIELDS)` numbers for each of its slots."""
         self._builder = builder
@@ -63,34 +51,33 @@ class DecodeGraphs:
         self._device = device
         self._sizes = bucket_sizes(builder.num_slots)
         self._max_context = max_context
-        self._buckets: dict[int, _Bucket] = {}
+        self._recorder = recorder
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._query_starts = torch.arange(builder.num_slots + 1, dtype=torch.int32, device=device)
         self._logits_index = torch.arange(builder.num_slots, dtype=torch.int64, device=device)
-        self._pool: Any = None
-        self._logits: torch.Tensor | None = None
-        """Of the newest recorded step, whatever its bucket: [slots, V]."""
-        self.num_recorded = 0
-        self._records = device.type == "cuda"
+
+    @property
+    def num_recorded(self) -> int:
+        """Sizes that the device repeats by itself."""
+        return len(self._graphs)
 
     def warm_up(self) -> None:
-        """Run every bucket with padding alone, so that no kernel is built while a request waits."""
-        for size in self._sizes:
+        """Run every bucket with padding alone, the largest first, and record it, so that no request waits for that."""
+        for size in reversed(self._sizes):
             upload_into(self._fields(size), self._padding(size))
             self._step(size, None)
+            if self._recorder.records:
+                graph = self._recorder.record(f"decoding steps of {size} rows", partial(self._step, size, None))
+                if graph is not None:
+                    self._graphs[size] = graph
 
     def run(self, host: HostBatch) -> torch.Tensor:
         """Logits `[R, V]` of a step that `only_decodes`; they are overwritten by the next step."""
         rows = len(host.query_lens)
         size = next(size for size in self._sizes if size >= rows)
-        bucket = self._buckets.setdefault(size, _Bucket())
         self._write(host, size)
-        if bucket.graph is not None:
-            assert self._logits is not None
-            bucket.graph.replay()
-            return self._logits[:rows]
-        bucket.seen += 1
-        if bucket.seen > WARM_STEPS and self._records:
-            self._record(bucket, size)
+        if size in self._graphs:
+            return self._recorder.replay(self._graphs[size], rows)
         # Of a graph the lengths are not known when it is recorded: its attention is laid out for the longest.
         known = [*host.context_lens, *[1] * (size - rows)] if self._device.type == "cpu" else None
         return self._step(size, known)[:rows]
@@ -134,23 +121,3 @@ class DecodeGraphs:
         )
         self._plan(batch)
         return self._forward(batch)
-
-    def _record(self, bucket: _Bucket, size: int) -> None:
-        """Record the bucket's launches, or never try again."""
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
-        try:
-            if self._logits is None:
-                width = self._step(size, None)
-                self._logits = width.new_empty(self._builder.num_slots, width.shape[1])
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                self._logits[:size].copy_(self._step(size, None))
-        except RuntimeError:
-            torch.cuda.set_stream(stream)  # where recording breaks off, its own stays the current one
-            self._records = False
-            logger.warning("decoding steps cannot be recorded, and run eagerly", exc_info=True)
-            return
-        bucket.graph = graph
-        self.num_recorded += 1
-        logger.info("recorded decoding steps of %d rows", size)

@@ -18,7 +18,9 @@ from engine.device.forward_batch import BatchBuilder, ForwardBatch
 from engine.device.governor import ThreadGovernor
 from engine.device.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, overhead_bytes, size_cache
 from engine.execution.footprint import largest_step, peak_bytes, scored_bytes
-from engine.execution.graphs import FIELDS, DecodeGraphs, graphs_bytes
+from engine.execution.graphs import FIELDS, DecodeGraphs, bucket_sizes, graphs_bytes
+from engine.execution.mixed_graphs import MixedGraphs, input_room, step_sizes
+from engine.execution.recording import Recorder
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
 from engine.messages import TokenLogprobs
 from engine.models.key_offsets import key_offsets
@@ -132,7 +134,9 @@ class ModelRunner:
         self.attention: Choice = select_attention(config, problem, self.device, progress)
         self.attention_name = self.attention.attention
         self.kernels = self._load_kernels(shapes, progress)
-        self.backend: AttentionBackend = make_backend(self.attention_name, config.block_size, self.device, self.kernels)
+        self.backend: AttentionBackend = make_backend(
+            self.attention_name, problem, self.device, self.kernels, self.limits.max_batched_tokens
+        )
         self.sampler = self._make_sampler()
         self._block_size = config.block_size
         self._records = self.device.type == "cuda" if config.graphs is None else config.graphs
@@ -144,9 +148,9 @@ class ModelRunner:
             max_blocks=-(-self.context // config.block_size) + 1,
             block_size=config.block_size,
             device=self.device,
-            num_inputs=len(FIELDS) * self.limits.max_num_seqs,
+            num_inputs=max(len(FIELDS) * self.limits.max_num_seqs, input_room(self.limits.max_num_seqs)),
         )
-        self.graphs = self._make_graphs()
+        self.graphs, self.mixed_graphs = self._make_graphs()
         if self.device.type == "cuda":
             progress("building kernels", None)
             self.warm_up()
@@ -156,8 +160,11 @@ class ModelRunner:
         """Launch the forward pass of one step. On a CUDA device it still runs when this returns."""
         started = time.perf_counter()
         host = self.builder.pack(rows)
+        size = self.mixed_graphs.size_for(host) if self.mixed_graphs is not None else None
         if self.graphs is not None and host.only_decodes:
             logits = self.graphs.run(host)
+        elif self.mixed_graphs is not None and size is not None:
+            logits = self.mixed_graphs.run(host, size)
         else:
             batch = self.builder.upload(host)
             self.backend.plan(batch)
@@ -170,7 +177,9 @@ class ModelRunner:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Build the kernels of decoding steps and of sampling; what a prompt needs, the rehearsal has built."""
+        """Build the kernels of steps and of sampling, and record steps, so that no request waits for that."""
+        if self.mixed_graphs is not None:
+            self.mixed_graphs.warm_up()
         if self.graphs is not None:
             self.graphs.warm_up()
         self.sampler.warm_up(self.dtype)
@@ -205,15 +214,27 @@ class ModelRunner:
 
         return DeviceSampler(**size, device=self.device)
 
-    def _make_graphs(self) -> DecodeGraphs | None:
+    def _make_graphs(self) -> tuple[DecodeGraphs | None, MixedGraphs | None]:
         if self._records and self.device.type == "cuda" and not self.backend.capturable:
-            self.notes.append(f"decoding steps are not recorded: attention {self.attention_name} does not allow it")
-            return None
+            self.notes.append(f"steps are not recorded: attention {self.attention_name} does not allow it")
+            return None, None
         if not self._records:
-            return None
-        return DecodeGraphs(
-            self.builder, self.backend.plan, self._planned, max_context=self.context, device=self.device
+            return None, None
+        recorder = Recorder(self.device, self.limits.max_num_seqs)
+        plan, forward = self.backend.plan, self._planned
+        decode = DecodeGraphs(
+            self.builder, plan, forward, max_context=self.context, device=self.device, recorder=recorder
         )
+        mixed = MixedGraphs(
+            self.builder, plan, forward, max_context=self.context, max_batched_tokens=self.limits.max_batched_tokens,
+            reads_lengths=self.backend.capturable, recorder=recorder,
+        )  # fmt: skip
+        return decode, mixed
+
+    @property
+    def step_sizes(self) -> tuple[int, ...]:
+        """Tokens of the steps with prompts that cost no padding, in order; none if they are run as they are."""
+        return self.mixed_graphs.token_sizes if self.mixed_graphs is not None else ()
 
     @torch.inference_mode()
     def _probe_layers(self) -> dict[int, LayerShape]:
@@ -257,7 +278,12 @@ class ModelRunner:
         if self.device.type == "cuda":
             self.activation_bytes += scored_bytes(self.loaded.vocab_size)
             if self._records:
-                self.graph_bytes = graphs_bytes(self.limits.max_num_seqs, self.loaded.vocab_size, self.dtype.itemsize)
+                limits = self.limits
+                number = len(bucket_sizes(limits.max_num_seqs))
+                number += len(step_sizes(limits.max_num_seqs, limits.max_batched_tokens))
+                self.graph_bytes = graphs_bytes(
+                    number, limits.max_num_seqs, self.loaded.vocab_size, self.dtype.itemsize
+                )
 
     @torch.inference_mode()
     def rehearse(self, caches: dict[int, LayerCache]) -> Sampled:

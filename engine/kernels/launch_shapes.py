@@ -75,7 +75,14 @@ def candidates(key: LaunchKey) -> list[LaunchShape]:
         options = [(rows, tile, 8, 3), (rows, tile, 4, 2), (rows, tile, 4, 4), (rows, 2 * tile, 4, 3),
                    (rows, 2 * tile, 8, 3)]  # fmt: skip
     elif key.dim_pad <= 128:
-        options = [(2 * rows, 64, 8, 3), (rows, 32, 8, 3), (rows, 64, 4, 3), (2 * rows, 128, 8, 3), (rows, 32, 4, 3)]
+        options = [
+            (2 * rows, 64, 8, 3),
+            (rows, 32, 8, 3),
+            (rows, 64, 4, 3),
+            (2 * rows, 64, 4, 3),
+            (2 * rows, 128, 8, 3),
+            (rows, 32, 4, 3),
+        ]
     else:
         options = [(rows, 32, 8, 2), (rows, 64, 8, 3), (2 * rows, 32, 8, 3)]
     shapes = [LaunchShape(*option) for option in options if option[0] >= smallest_rows(key.group)]

@@ -32,6 +32,8 @@ class Fp8Linear(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.register_buffer("scale", scale)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self._adds_bias = True
+        """Whether the product itself adds a bias, as far as is known."""
 
     @classmethod
     def quantized(cls, weight: torch.Tensor, bias: torch.Tensor | None) -> "Fp8Linear":
@@ -58,8 +60,18 @@ class Fp8Linear(nn.Module):
         # Scales by row and column come out in bf16 only, to which a bias in bf16, and no other, is added before it is
         # written. The second factor must lie column by column, as a weight does.
         is_bf16 = self.bias is not None and rows.dtype == self.bias.dtype == torch.bfloat16
-        bias, rest = (self.bias, None) if is_bf16 else (None, self.bias)
-        product = torch._scaled_mm(
+        if is_bf16 and self._adds_bias:
+            try:
+                return self._scaled(numbers, scales, self.bias)
+            except RuntimeError as error:  # cuBLAS knows no product of some shapes that adds a bias
+                if "NOT_SUPPORTED" not in str(error):
+                    raise
+                self._adds_bias = False
+        product = self._scaled(numbers, scales, None)
+        return (product if self.bias is None else product + self.bias).to(rows.dtype)
+
+    def _scaled(self, numbers: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return torch._scaled_mm(
             numbers,
             self.weight.t(),
             scale_a=scales,
@@ -68,7 +80,6 @@ class Fp8Linear(nn.Module):
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
         )
-        return product.to(rows.dtype) if rest is None else (product + rest).to(rows.dtype)
 
 
 @torch.inference_mode()

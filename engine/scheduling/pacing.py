@@ -67,9 +67,10 @@ class PrefillPacer:
         full, small, due, wanted = self._full, self._small, self._is_due, self.budget
         self._full = None
         self._since_probe += 1
-        if full is not None and num_prefill_tokens == small:
+        # A step need not have just what was asked for: it is cut to sizes that cost less, or the prompts are short.
+        if full is not None and small <= 2 * num_prefill_tokens and 1.5 * num_prefill_tokens <= full[0]:
             self._tell_apart(full, (num_prefill_tokens, extra))
-        elif due and full is None and num_prefill_tokens == wanted and wanted >= LEAST_RATIO * self._smallest:
+        elif due and full is None and wanted <= 2 * num_prefill_tokens and wanted >= LEAST_RATIO * self._smallest:
             self._full = (num_prefill_tokens, extra)
         self._learn_cost(max(extra - self.fixed_seconds, 0.0) / num_prefill_tokens)
 

@@ -82,11 +82,18 @@ class Scheduler:
     """Waiting and running sequences, their slots, and the order in which they compute."""
 
     def __init__(
-        self, blocks: BlockManager, *, max_num_seqs: int, max_batched_tokens: int, max_prefill_tokens: int = 0
+        self,
+        blocks: BlockManager,
+        *,
+        max_num_seqs: int,
+        max_batched_tokens: int,
+        max_prefill_tokens: int = 0,
+        step_sizes: tuple[int, ...] = (),
     ) -> None:
         """`max_batched_tokens` bounds the tokens of a step, `max_prefill_tokens` those of the rows that catch up by
         more than one token while others decode (0: no bound of its own), which bounds what a long prompt can add to
-        their inter-token latency."""
+        their inter-token latency. A step with prompts that has no more than the largest of `step_sizes` tokens costs as
+        much as one of the next of them, so that bound is lowered to meet one that is near."""
         assert max_batched_tokens >= max_num_seqs > 0
         self.blocks = blocks
         self.max_batched_tokens = max_batched_tokens
@@ -96,6 +103,7 @@ class Scheduler:
         """Both in `Sequence.order`; the last of the running is the first to give way."""
         self.num_preemptions = 0
         self.max_scored_tokens = MAX_SCORED_TOKENS
+        self._step_sizes = step_sizes
         self._arrivals = itertools.count()
         self._free_slots = list(range(max_num_seqs - 1, -1, -1))
         self._num_slots = max_num_seqs
@@ -125,12 +133,18 @@ class Scheduler:
             elif self._make_room(sequence):
                 rows.append(Scheduled(sequence, 1))
         tokens = self.max_batched_tokens - len(rows)
-        budget = _Budget(min(tokens, self.max_prefill_tokens) if rows else tokens, self.max_scored_tokens)
+        budget = _Budget(min(tokens, self._chunk(len(rows))) if rows else tokens, self.max_scored_tokens)
         for sequence in catching_up:
             if sequence.status is Status.RUNNING and (num_tokens := budget.take(sequence)):
                 rows.append(Scheduled(sequence, num_tokens))
         self._admit(rows, budget)
         return rows
+
+    def _chunk(self, rows: int) -> int:
+        """Tokens of prompts beside so many decoding rows: what fills a step's size, if that is not far less."""
+        chunk = self.max_prefill_tokens
+        filling = max((size - rows for size in self._step_sizes if size - rows <= chunk), default=0)
+        return filling if 2 * filling >= chunk and chunk + rows <= self._step_sizes[-1] else chunk
 
     def _admit(self, rows: list[Scheduled], budget: _Budget) -> None:
         while self.waiting and self._free_slots and budget.tokens > 0:

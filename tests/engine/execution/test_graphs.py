@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.device.forward_batch import HostBatch
+from engine.execution import mixed_graphs
 from engine.execution.graphs import DecodeGraphs, bucket_sizes
+from engine.execution.mixed_graphs import MixedGraphs, step_sizes
 from engine.execution.model_runner import ModelRunner
+from engine.scheduling.block_manager import BlockManager
+from engine.scheduling.scheduler import Scheduler
 from tests.engine.test_oracle import generate, make_engine, random_mix, run
 from tests.tiny_models import VOCAB_SIZE
 
@@ -35,23 +40,30 @@ def test_padded_steps_say_what_generate_says(
     family: str, options: dict[str, object], tiny_model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tiny_model_dir(family)
-    shapes: list[tuple[int, int]] = []
-    whole = DecodeGraphs.run
+    rows: set[int] = set()
+    sizes: set[tuple[int, int]] = set()
+    decode, mixed = DecodeGraphs.run, MixedGraphs.run
 
-    def seen(self: DecodeGraphs, batch: object) -> object:
-        logits = whole(self, batch)  # type: ignore[arg-type]
-        shapes.append((len(batch.query_lens), len(self._buckets)))  # type: ignore[attr-defined]
-        return logits
+    def seen(self: DecodeGraphs, batch: HostBatch) -> torch.Tensor:
+        rows.add(len(batch.query_lens))
+        return decode(self, batch)
 
+    def seen_mixed(self: MixedGraphs, batch: HostBatch, size: tuple[int, int]) -> torch.Tensor:
+        sizes.add(size)
+        return mixed(self, batch, size)
+
+    monkeypatch.setattr(mixed_graphs, "TOKEN_SIZES", (8, 12, 40))
+    monkeypatch.setattr(mixed_graphs, "ROW_SIZES", (3,))
     monkeypatch.setattr(DecodeGraphs, "run", seen)
+    monkeypatch.setattr(MixedGraphs, "run", seen_mixed)
     engine = make_engine(directory, graphs=True, max_num_seqs=6, **options)
     requests, arrivals = random_mix(4, longest=40)
     outputs = run(engine, requests, arrivals)
     for request_id, request in requests.items():
         wanted = generate(directory, request.prompt_token_ids, request.params.max_tokens or 0)
         assert outputs[request_id] == wanted[: len(outputs[request_id])] and outputs[request_id]
-    rows = {rows for rows, _ in shapes}
-    assert {3, 5} & rows, "no step was padded"
+    assert {3, 5} & rows, "no decoding step was padded"
+    assert len(sizes) > 1, "no step with prompts was padded to one of several sizes"
 
 
 def test_warming_up_leaves_nothing_behind(tiny_model_dir: Callable[[str], Path]) -> None:
@@ -68,8 +80,12 @@ def test_warming_up_leaves_nothing_behind(tiny_model_dir: Callable[[str], Path])
     sizes: list[int] = []
     step = runner.graphs._step
     runner.graphs._step = lambda size, known: (sizes.append(size), step(size, known))[1]  # type: ignore[method-assign]
+    mixed: list[tuple[int, int]] = []
+    mixed_step = runner.mixed_graphs._step  # type: ignore[union-attr]
+    runner.mixed_graphs._step = lambda size, *lens: (mixed.append(size), mixed_step(size, *lens))[1]  # type: ignore
     runner.warm_up()
-    assert sizes == bucket_sizes(6)
+    assert sizes == bucket_sizes(6)[::-1]
+    assert mixed == step_sizes(6, runner.context)[::-1]
     assert all(torch.equal(kept, cache.k[:, 4:]) for kept, cache in zip(before, runner.caches.values(), strict=True))
     while engine.has_work:
         outputs += engine.step()
@@ -101,12 +117,15 @@ def test_where_recording_breaks_off_steps_go_on_eagerly_on_their_own_stream(
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: streams[0])
     monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: streams.__setitem__(0, stream))
     engine = make_engine(tiny_model_dir("llama"), graphs=True, max_num_seqs=2)
-    graphs = engine._runner.graphs  # type: ignore[attr-defined]
-    graphs._records = True
-    graphs._logits = torch.zeros(2, VOCAB_SIZE)
+    runner = engine._runner
+    assert isinstance(runner, ModelRunner) and runner.graphs is not None and runner.mixed_graphs is not None
+    recorder = runner.graphs._recorder
+    recorder.records, recorder._logits = True, torch.zeros(2, VOCAB_SIZE)
+    runner.warm_up()
     requests, arrivals = random_mix(2, longest=12)
     outputs = run(engine, requests, arrivals)
-    assert tries == ["of the steps"] and streams == ["of the steps"] and graphs.num_recorded == 0
+    assert tries == ["of the steps"] and streams == ["of the steps"]
+    assert runner.graphs.num_recorded == runner.mixed_graphs.num_recorded == 0 and not recorder.records
     for request_id, request in requests.items():
         wanted = generate(tiny_model_dir("llama"), request.prompt_token_ids, request.params.max_tokens or 0)
         assert outputs[request_id] == wanted[: len(outputs[request_id])] and outputs[request_id]
@@ -116,3 +135,43 @@ def test_a_runner_pads_only_where_it_is_asked_to(tiny_model_dir: Callable[[str],
     for graphs in (None, False, True):
         runner = make_engine(tiny_model_dir("llama"), graphs=graphs)._runner
         assert isinstance(runner, ModelRunner) and (runner.graphs is not None) is (graphs is True)
+
+
+def test_one_size_that_finds_no_memory_is_dropped_alone(
+    tiny_model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[object] = []
+
+    class Recording:
+        def __init__(self, graph: object, **_: object) -> None:
+            recorded.append(graph)
+
+        def __enter__(self) -> None:
+            if len(recorded) == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", Recording)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: None)
+    runner = make_engine(tiny_model_dir("llama"), graphs=True, max_num_seqs=6)._runner
+    assert isinstance(runner, ModelRunner) and runner.graphs is not None and runner.mixed_graphs is not None
+    runner.graphs._recorder.records = True
+    runner.warm_up()
+    mixed, decoding = step_sizes(6, runner.context), bucket_sizes(6)
+    assert len(recorded) == len(mixed) + len(decoding)
+    assert runner.mixed_graphs.num_recorded == len(mixed) - 1 and runner.graphs.num_recorded == len(decoding)
+    assert set(mixed) - runner.mixed_graphs._graphs.keys() == {mixed[-2]}
+
+
+def test_steps_are_cut_to_the_sizes_that_cost_no_padding() -> None:
+    blocks = BlockManager(1000, 4)
+    scheduler = Scheduler(blocks, max_num_seqs=8, max_batched_tokens=600, step_sizes=(64, 128, 256, 512))
+    for chunk, rows, found in ((130, 4, 124), (100, 4, 60), (253, 3, 253), (70, 60, 68), (400, 8, 248), (505, 8, 505)):
+        scheduler.max_prefill_tokens = chunk
+        assert scheduler._chunk(rows) == found, (chunk, rows)
+    assert Scheduler(blocks, max_num_seqs=8, max_batched_tokens=600)._chunk(3) == 600

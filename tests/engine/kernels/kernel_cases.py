@@ -7,16 +7,23 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from triton.runtime.errors import OutOfResources
 
+from engine.attention import long_prompts as long_prompts_module
+from engine.attention import triton as triton_module
 from engine.attention.choice import Problem, Workload, measure
+from engine.attention.long_prompts import LongPrompt, LongPrompts
 from engine.attention.reference import ReferenceAttention
-from engine.device.forward_batch import ForwardBatch
+from engine.attention.triton import TritonAttention
+from engine.device.forward_batch import ForwardBatch, Mixture
 from engine.device.kv_cache import LayerCache
+from engine.execution import mixed_graphs
 from engine.kernels import reference, triton_fp8, triton_layer
 from engine.kernels.launch_shapes import LaunchKey, candidates, use_shape
 from engine.kernels.triton_attention import paged_attention
@@ -66,8 +73,14 @@ def attention(
     splits: int = 1,
     empty: bool = False,
     kv_dtype: torch.dtype | None = None,
+    decodes: int | None = None,
+    whole: bool = False,
 ) -> None:
-    """Rows are (queries, context) of sequences whose blocks lie in disorder, amid blocks full of NaN."""
+    """Rows are (queries, context) of sequences whose blocks lie in disorder, amid blocks full of NaN.
+
+    With `decodes` so many of the first rows decode, and the launches are those of a recorded step; with `whole` they
+    are those that the backend chooses.
+    """
     torch.manual_seed(len(rows) + dim + heads)
     v_dim = v_dim or dim
     counts = [-(-context // block_size) for _, context in rows]
@@ -107,11 +120,60 @@ def attention(
         lens, query_lens = torch.cat([lens, lens[:1] * 0]), torch.cat([query_lens, query_lens[:1] * 0])
         tables = torch.cat([tables, tables[:1] * 0])
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), query_lens.cumsum(0)]).to(torch.int32)
+    if decodes is not None:
+        mixture = Mixture(*there(torch.where(torch.arange(len(rows)) < decodes, lens, 0), starts.clamp(min=decodes)))
+        q, tables, lens = there(q, tables, lens)
+        backend = TritonAttention(block_size, DEVICE)
+        backend.plan(
+            replace(
+                batch, block_tables=tables, seqlens_k=lens, query_lens=[num_tokens] * len(rows),
+                context_lens=[1000] * len(rows), mixture=mixture,
+            )
+        )  # fmt: skip
+        cache = LayerCache(*there(cache.k, cache.v))
+        close(backend._attend(q, cache, dim**-0.5, softcap, window), wanted)
+        return
+    if whole:
+        backend = TritonAttention(block_size, DEVICE)
+        del backend.long_prompts.longest
+        first = next((number for number, count in enumerate(query_lens) if count > 1), len(rows))
+        q, tables, lens, starts = there(q, tables, lens, starts)
+        backend.plan(replace(batch, block_tables=tables, seqlens_k=lens, query_starts=starts, num_decodes=first))
+        cache = LayerCache(*there(cache.k, cache.v))
+        close(backend._attend(q, cache, dim**-0.5, softcap, window), wanted)
+        return
     ours = paged_attention(
         *there(q, cache.k, cache.v, tables, lens, starts), block_size=block_size, scaling=dim**-0.5, softcap=softcap,
         window=window, max_query_len=int(query_lens.max()), splits=splits,
     )  # fmt: skip
     close(ours, wanted)
+
+
+def long_prompts() -> None:
+    """Those that are served apart, amid others, padded over blocks full of NaN."""
+    rows = [(1, 5), (1, 40), (3, 9), (40, 40), (5, 5), (32, 32), (33, 33), (2, 7)]
+
+    def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+
+    served: list[int] = []
+    run = LongPrompts.run
+
+    def seen(self: LongPrompts, prompt: LongPrompt, *rest: Any) -> None:
+        served.append(prompt.padded_len)
+        run(self, prompt, *rest)
+
+    small = {"SHORTEST": 30, "FINE": 32, "COARSE": 32} | ({} if DEVICE.type == "cuda" else {"attend": plain})
+    with contextlib.ExitStack() as stack:
+        for name, value in small.items():
+            stack.enter_context(mock.patch.object(long_prompts_module, name, value))
+        stack.enter_context(mock.patch.object(triton_module, "SHORTEST", 30))
+        stack.enter_context(mock.patch.object(LongPrompts, "run", seen))
+        stack.enter_context(mock.patch.object(LongPrompts, "longest", 512, create=True))
+        attention(rows, dtype=DTYPES[-1], whole=True)
+        attention([(40, 40)], dtype=DTYPES[-1], whole=True, window=9)
+        attention([(40, 40)], dtype=DTYPES[-1], whole=True, softcap=5.0)
+    assert served == [64, 32, 64]
 
 
 def launch_shapes(dim: int) -> None:
@@ -226,11 +288,13 @@ def rotary(
             assert not bool((written.cpu().float().abs() > reference.E4M3_MAX).any())
 
 
-def engine(family: str, *, fusion: bool) -> None:
-    """Requests of several lengths in one engine say what `generate` says."""
-    with tempfile.TemporaryDirectory() as work:
+def engine(family: str, *, fusion: bool, graphs: bool | None = False) -> None:
+    """Requests of several lengths in one engine say what `generate` says. With `graphs` every step is padded."""
+    small = mock.patch.object(mixed_graphs, "TOKEN_SIZES", (8, 32))  # as the interpreter is slow
+    with tempfile.TemporaryDirectory() as work, small:
         directory = build_tiny_model(family, Path(work) / "model", two_layers=True)
-        ours = make_engine(directory, attention="triton", device=DEVICE.type, fusion=fusion, max_batched_tokens=24)
+        ours = make_engine(directory, attention="triton", device=DEVICE.type, fusion=fusion, graphs=graphs,
+                           max_batched_tokens=64 if graphs else 24, max_num_seqs=4)  # fmt: skip
         layers = {type(module).__name__ for module in ours._runner.model.modules()}  # type: ignore[attr-defined]
         assert ("CudaDecoderLayer" in layers) == (fusion and family in FUSED), family
         assert not fusion or family not in FUSED or ours._runner.launches_per_layer == 10  # type: ignore[attr-defined]
@@ -238,7 +302,10 @@ def engine(family: str, *, fusion: bool) -> None:
         for number, length in enumerate((1, 5, 27)):
             prompt = [3 + (7 * at + number) % 200 for at in range(length)]
             requests[number] = AddRequest(number, prompt, SamplingParams(max_tokens=3, temperature=0))
-        outputs = run(ours, requests, dict.fromkeys(requests, 0))
+        arrivals = {0: 0, 1: 0, 2: 1}  # the longest prompt meets those that decode
+        outputs = run(ours, requests, arrivals)
+        if graphs and DEVICE.type == "cuda":
+            assert ours._runner.graphs.num_recorded and ours._runner.mixed_graphs.num_recorded  # type: ignore[attr-defined]
         for number, request in requests.items():
             wanted = generate(directory, request.prompt_token_ids, 3)
             assert outputs[number] == wanted[: len(outputs[number])] and outputs[number], (number, outputs, wanted)
@@ -263,12 +330,22 @@ def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[st
     """Name, check, arguments."""
     for family in (*FAMILIES, *VISION_FAMILIES):
         yield f"engine: {family}", engine, (family,), {"fusion": True}
+    for family in ("llama", "gemma2"):
+        yield f"engine: {family}, padded", engine, (family,), {"fusion": True, "graphs": True}
     yield "engine: llama, not fused", engine, ("llama",), {"fusion": False}
     for fusion in (True, False) if HAS_FP8 else ():
         yield f"engine: FP8 cache, large keys, fused {fusion}", engine_of_large_keys, (), {"fusion": fusion}
     mixed = [(1, 1), (1, 16), (1, 17), (5, 5), (3, 40), (20, 33)]
     yield "attention: one token of one", attention, ([(1, 1)],), {}
     yield "attention: prompts and decoding rows", attention, (mixed,), {}
+    for decodes in (0, 3, 70):
+        for window in (None, 9):
+            rows = [*[(1, 5 + at % 40) for at in range(decodes)], (70, 90), (5, 5), (1, 30)]
+            yield f"attention: {decodes} of a recorded step, window {window}", attention, (rows,), {
+                "decodes": decodes, "window": window
+            }  # fmt: skip
+    yield "attention: recorded, all decode", attention, ([(1, 5 + at % 40) for at in range(40)],), {"decodes": 40}
+    yield "attention: long prompts", long_prompts, (), {}
     yield "attention: a row without queries", attention, (mixed,), {"empty": True}
     yield "attention: edges of blocks of 32", attention, ([(1, 31), (1, 32), (1, 33), (32, 64)],), {"block_size": 32}
     for dtype in DTYPES:

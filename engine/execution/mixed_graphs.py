@@ -1,0 +1,165 @@
+"""Steps with prompts, alone or beside decoding rows, in a few fixed shapes, so that they can be recorded.
+
+Launching such a step takes the host longer than a GPU needs for a few hundred tokens (bench/LOG.md, 2026-11-26), and
+that is what prompts beside decoding rows mostly are. A step is padded to the next size in tokens and in rows; the
+tokens too many are one row more, in the null block. Steps that are larger, or that score tokens, run as they are.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+
+from engine.device.device import upload_into
+from engine.device.forward_batch import BatchBuilder, ForwardBatch, HostBatch, Mixture
+from engine.execution.graphs import Forward
+from engine.execution.recording import Recorder
+
+TOKEN_SIZES = (64, 128, 192, 256, 384, 512, 768, 1024)
+ROW_SIZES = (16, 64)
+"""And one row more than there may be sequences."""
+TOKEN_FIELDS, ROW_FIELDS = 4, 4
+
+
+def step_sizes(max_num_seqs: int, max_tokens: int) -> list[tuple[int, int]]:
+    """Tokens and rows of each size, in order. None has more rows than tokens."""
+    rows = sorted({size for size in ROW_SIZES if size <= max_num_seqs} | {max_num_seqs + 1})
+    return [(t, r) for t in TOKEN_SIZES for r in rows if r <= t <= max_tokens]
+
+
+def input_room(max_num_seqs: int) -> int:
+    """Numbers that a step's fields take in the builder's inputs at most."""
+    return TOKEN_FIELDS * TOKEN_SIZES[-1] + ROW_FIELDS * (max_num_seqs + 2) + max_num_seqs
+
+
+class MixedGraphs:
+    """Runs steps with prompts in buckets. `plan` and `forward` are those of `DecodeGraphs`."""
+
+    def __init__(
+        self,
+        builder: BatchBuilder,
+        plan: Callable[[ForwardBatch], None],
+        forward: Forward,
+        *,
+        max_context: int,
+        max_batched_tokens: int,
+        reads_lengths: bool,
+        recorder: Recorder,
+    ) -> None:
+        """The `builder` has room for `input_room` numbers.
+
+        With `reads_lengths` the attention finds the lengths of rows on the device, and the host does not tell it.
+        """
+        self._builder = builder
+        self._plan, self._forward = plan, forward
+        self._max_context = max_context
+        self._reads_lengths = reads_lengths
+        self._recorder = recorder
+        # The row of the tokens too many has to be one that a sequence could have.
+        self._sizes = step_sizes(builder.num_slots, min(max_batched_tokens, max_context))
+        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+
+    @property
+    def token_sizes(self) -> tuple[int, ...]:
+        """Tokens of the steps that need no padding, in order."""
+        return tuple(sorted({tokens for tokens, _ in self._sizes}))
+
+    @property
+    def num_recorded(self) -> int:
+        """Sizes that the device repeats by itself."""
+        return len(self._graphs)
+
+    def warm_up(self) -> None:
+        """Run every size with padding alone, the largest first, and record it."""
+        for size in reversed(self._sizes):
+            upload_into(self._room(size), self._fields(None, size))
+            step = partial(self._step, size, [size[0]], [size[0]])
+            step()
+            if self._recorder.records:
+                graph = self._recorder.record(f"steps of {size[0]} tokens in {size[1]} rows", step)
+                if graph is not None:
+                    self._graphs[size] = graph
+
+    def size_for(self, host: HostBatch) -> tuple[int, int] | None:
+        """The size that a step is padded to; None for one that has none: too large, or with tokens to score."""
+        tokens, rows = len(host.token_ids), len(host.query_lens)
+        if len(host.logits_index) > host.num_samples:
+            return None
+        return next((size for size in self._sizes if size[0] >= tokens and size[1] > rows), None)
+
+    def run(self, host: HostBatch, size: tuple[int, int]) -> torch.Tensor:
+        """Logits `[R, V]` of the rows that sample; they are overwritten by the next step."""
+        upload_into(self._room(size), self._fields(host, size))
+        if size in self._graphs:
+            return self._recorder.replay(self._graphs[size], host.num_samples)
+        padding = [size[0] - len(host.token_ids)]
+        return self._step(size, host.query_lens + padding, host.context_lens + padding)[: host.num_samples]
+
+    def _room(self, size: tuple[int, int]) -> torch.Tensor:
+        """A size's room in the builder's inputs."""
+        tokens, rows = size
+        start = self._builder.num_slots
+        return self._builder.inputs[start : start + TOKEN_FIELDS * tokens + ROW_FIELDS * rows + 1 + self._logits(rows)]
+
+    def _logits(self, rows: int) -> int:
+        return min(rows, self._builder.num_slots)
+
+    def _fields(self, host: HostBatch | None, size: tuple[int, int]) -> np.ndarray:
+        """All that a step needs, int64: of its tokens, of its rows, and whose logits are wanted. None: padding alone.
+
+        Of tokens: the token if the host knows it, where in `BatchBuilder.inputs` it stands, its place in the text, and
+        where its key and value go. Of rows: context, slot, context if it decodes, and where its prompt's tokens begin.
+        """
+        tokens, rows = size
+        offset, used, num_rows, num_decodes = self._builder.num_slots, 0, 0, 0
+        of_tokens = np.zeros((TOKEN_FIELDS, tokens), dtype=np.int64)
+        contexts, slots, decodes = np.zeros((3, rows), dtype=np.int64)
+        starts = np.full(rows + 1, tokens, dtype=np.int64)
+        logits = np.zeros(self._logits(rows), dtype=np.int64)
+        of_tokens[1] = np.arange(offset, offset + tokens)
+        slots[:] = offset
+        if host is not None:
+            used, num_rows, num_decodes = len(host.token_ids), len(host.query_lens), host.num_decodes
+            of_tokens[1, host.unread] = host.unread_slots
+            of_tokens[0, :used], of_tokens[2, :used] = host.token_ids, host.positions
+            of_tokens[3, :used] = host.slot_mapping
+            contexts[:num_rows], slots[:num_rows] = host.context_lens, host.slots
+            decodes[:num_decodes] = host.context_lens[:num_decodes]
+            starts[1 : num_rows + 1] = np.cumsum(host.query_lens)
+            logits[: host.num_samples] = host.logits_index
+        starts[: num_decodes + 1] = num_decodes
+        of_tokens[2, used:] = np.arange(tokens - used)
+        contexts[num_rows] = tokens - used
+        return np.concatenate([of_tokens.ravel(), contexts, slots, decodes, starts, logits])
+
+    def _step(self, size: tuple[int, int], query_lens: list[int], context_lens: list[int]) -> torch.Tensor:
+        """Compute what the fields say; the lengths are theirs, for a backend that does not read them."""
+        tokens, rows = size
+        of_tokens, contexts, slots, decodes, starts, logits_index = torch.split(
+            self._room(size), [TOKEN_FIELDS * tokens, rows, rows, rows, rows + 1, self._logits(rows)]
+        )
+        _, source, position, kv_slot = of_tokens.view(TOKEN_FIELDS, tokens)
+        known = len(query_lens)
+        if self._reads_lengths:
+            query_lens, context_lens, known = [tokens] * rows, [self._max_context] * rows, rows
+            mixture = Mixture(decodes.to(torch.int32), starts.to(torch.int32))
+            query_starts = mixture.prompt_starts
+        else:
+            mixture = None
+            query_starts = torch.tensor([0, *np.cumsum(query_lens).tolist()], dtype=torch.int32, device=starts.device)
+        batch = ForwardBatch(
+            input_ids=self._builder.inputs.index_select(0, source),
+            positions=position,
+            slot_mapping=kv_slot,
+            block_tables=self._builder.tables.index_select(0, slots[:known]),
+            seqlens_k=contexts[:known].to(torch.int32),
+            query_starts=query_starts,
+            logits_index=logits_index,
+            query_lens=query_lens,
+            context_lens=context_lens,
+            num_decodes=0,
+            mixture=mixture,
+        )
+        self._plan(batch)
+        return self._forward(batch)
