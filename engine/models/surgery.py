@@ -76,6 +76,10 @@ class Surgery:
             from engine.models.cuda_layer import replace_cuda_layers  # an installation for CPUs has no triton
 
             self._change("CUDA layers", lambda undo: replace_cuda_layers(self._model, undo))
+            if self._device.type != "cuda" or self._dtype in (torch.bfloat16, torch.float16):
+                from engine.models.small_products import use_small_products
+
+                self._change("small products", lambda undo: use_small_products(self._model, undo))
         logger.info("%s", ", ".join(f"{count} {name}" for name, count in self._done.items() if count))
         if before:
             self.launches = self._launches()

@@ -24,7 +24,7 @@ from engine.attention.triton import TritonAttention
 from engine.device.forward_batch import ForwardBatch, Mixture
 from engine.device.kv_cache import LayerCache
 from engine.execution import mixed_graphs
-from engine.kernels import reference, triton_fp8, triton_layer
+from engine.kernels import reference, triton_fp8, triton_layer, triton_linear
 from engine.kernels.launch_shapes import LaunchKey, candidates, use_shape
 from engine.kernels.triton_attention import paged_attention
 from engine.messages import AddRequest
@@ -228,6 +228,18 @@ def activation(rows: int, dim: int, dtype: torch.dtype, name: str) -> None:
     close(triton_layer.activate_mul(*there(gate_up), name), reference.activate_mul(gate_up, name))
 
 
+def products(rows: int, outputs: int, width: int, dtype: torch.dtype, *, bias: bool) -> None:
+    """Sizes that are no multiple of a tile; in every launch shape."""
+    torch.manual_seed(outputs + rows)
+    x, weight = (torch.randn(rows, width) / width**0.5).to(dtype), torch.randn(outputs, width).to(dtype)
+    added = torch.randn(outputs).to(dtype) if bias else None
+    wanted = torch.nn.functional.linear(x.float(), weight.float(), None if added is None else added.float()).to(dtype)
+    for shape in triton_linear.shapes_for(rows):
+        close(
+            triton_linear.small_product(*there(x, weight), None if added is None else added.to(DEVICE), shape), wanted
+        )
+
+
 def quantized(rows: int, dim: int, dtype: torch.dtype) -> None:
     """Rows of every size, of zeros, with one number far out, with numbers too small for FP8, and with a NaN."""
     torch.manual_seed(dim)
@@ -380,6 +392,8 @@ def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[st
             for add, plus_one in ((False, False), (True, False), (True, True)):
                 options = {"add": add, "plus_one": plus_one, "norm_x": add and dim != 64}
                 yield f"norm: {rows} of {dim}, {dtype}, {options}", norm, (rows, dim, dtype), options
+        for rows in (1, 2, 7, 16):
+            yield f"product: {rows} rows, {dtype}", products, (rows, 200, 576 + 8 * rows, dtype), {"bias": rows != 7}
         for name in triton_layer.ACTIVATIONS:
             for rows, dim in ((1, 1), (3, 1536), (2, 1024)):
                 yield f"{name}: {rows} of {dim}, {dtype}", activation, (rows, dim, dtype, name), {}
