@@ -4,6 +4,8 @@ Both are found from the numbers themselves, the second anew in every step. On CU
 elsewhere plain torch computes the same, slowly. docs/models.md says what it costs in accuracy.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,6 +36,7 @@ class Fp8Linear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self._adds_bias = True
         """Whether the product itself adds a bias, as far as is known."""
+        self.rounds_rows = True
 
     @classmethod
     def quantized(cls, weight: torch.Tensor, bias: torch.Tensor | None) -> "Fp8Linear":
@@ -44,6 +47,9 @@ class Fp8Linear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x `[..., in]` → `[..., out]` in x's dtype."""
         rows = x.reshape(-1, self.in_features)
+        if not self.rounds_rows:
+            weight = self.weight.to(rows.dtype) * self.scale[:, None].to(rows.dtype)
+            return nn.functional.linear(x, weight, None if self.bias is None else self.bias.to(rows.dtype))
         product = self._product_on_cuda(rows) if rows.is_cuda else self.plain_product(rows)
         return product.view(*x.shape[:-1], self.out_features)
 
@@ -80,6 +86,22 @@ class Fp8Linear(nn.Module):
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
         )
+
+
+@contextmanager
+def whole_rows(model: nn.Module) -> Iterator[None]:
+    """Inside, activations are not rounded to FP8, so that a model changed in other ways can be held against itself.
+
+    Rounding makes much of little: where a number falls on the other side of a step of e4m3, it moves by a sixteenth.
+    """
+    linears = [module for module in model.modules() if isinstance(module, Fp8Linear)]
+    for linear in linears:
+        linear.rounds_rows = False
+    try:
+        yield
+    finally:
+        for linear in linears:
+            linear.rounds_rows = True
 
 
 @torch.inference_mode()

@@ -38,6 +38,8 @@ class SmallProduct(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self._one, self._few = measured.get(1), measured.get(8)
+        self.numerics = f"{self.in_features}x{self.out_features}:{self._one}:{self._few}"
+        """What may change the last bits of a product: it was measured, so the next start may choose otherwise."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x `[..., in]`, contiguous → `[..., out]`."""

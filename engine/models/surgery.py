@@ -14,6 +14,7 @@ from engine.device.kv_cache import LayerCache
 from engine.kernels.cpu import CpuKernels
 from engine.kernels.launches import counting_launches
 from engine.models.cpu_layer import replace_layers
+from engine.models.fp8 import whole_rows
 from engine.models.fusion import PackedHead, Undo, apply_checked, fuse_norms, merge_linears, pack_linears
 from engine.models.load_check import CHECK_TOKENS, CheckBatches, check_batching
 from engine.models.loader import LoadedModel
@@ -53,8 +54,9 @@ class Surgery:
 
     @property
     def changes(self) -> list[str]:
-        """What was changed, by name."""
-        return [name for name, count in self._done.items() if count]
+        """What was changed, by name, and how where that was measured."""
+        measured = {str(module.numerics) for module in self._model.modules() if hasattr(module, "numerics")}
+        return [*(name for name, count in self._done.items() if count), *sorted(measured)]
 
     @torch.inference_mode()
     def check(self) -> None:
@@ -91,8 +93,9 @@ class Surgery:
 
     def _outcome(self) -> torch.Tensor:
         """Logits of a prompt in one step, and of its last token behind a step that held the others and a neighbour."""
-        whole = self._run(self._batches.whole, self._positions)
-        return torch.cat([whole, self._run(*self._last())])
+        with whole_rows(self._model):
+            whole = self._run(self._batches.whole, self._positions)
+            return torch.cat([whole, self._run(*self._last())])
 
     def _change(self, name: str, operate: Callable[[Undo], int]) -> None:
         tolerance = TOLERANCE.get(self._dtype, ROUGH_TOLERANCE)
