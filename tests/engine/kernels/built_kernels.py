@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from engine.kernels import triton_attention, triton_filter, triton_fp8, triton_layer, triton_sampler
+from engine.kernels import triton_attention, triton_filter, triton_fp8, triton_layer, triton_linear, triton_sampler
 from engine.kernels.launch_shapes import LaunchKey, default_shape
 
 _PTXAS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers", re.DOTALL)
@@ -65,6 +65,7 @@ FP8 = 89
 def builds(capability: int) -> Iterator[tuple[str, Any]]:
     """Every kernel, in the shapes of the recommended models; with `FP8` in their names those of capability 8.9."""
     yield from plain_builds()
+    yield from product_builds()
     yield from sampler_builds()
     if capability >= FP8:
         yield from fp8_builds()
@@ -123,6 +124,21 @@ def plain_builds() -> Iterator[tuple[str, Any]]:
         yield f"activation, gelu {gelu}", layer(triton_layer.activate_mul_kernel, "gate_up out", constants, 4)
     for dim, turned in ((64, 64), (96, 96), (128, 128), (128, 32), (256, 256)):
         yield f"rotary of {turned} of {dim}", rotary(dim, turned)
+
+
+def product_builds() -> Iterator[tuple[str, Any]]:
+    """Products of few rows, in every launch shape."""
+    types = {name: "*bf16" for name in ("x", "weight", "bias", "out")}
+    for rows in (1, triton_linear.MOST_ROWS):
+        for outputs, tile, num_warps in triton_linear.shapes_for(rows):
+            constants: dict[str, Any] = {"BIAS": True, "OUTPUTS": outputs, "TILE": tile}
+            options = {"num_warps": num_warps}
+            kernel = triton_linear.one_row_kernel
+            if rows > 1:
+                kernel = triton_linear.few_rows_kernel
+                constants |= {"ROWS": rows, "PRECISION": "tf32"}
+                options["num_stages"] = triton_linear.STAGES
+            yield f"product of {rows} rows, {outputs}x{tile}", (kernel, types, constants, options)
 
 
 def sampler_builds() -> Iterator[tuple[str, Any]]:
