@@ -179,13 +179,14 @@ class Algebra:
         )
 
 
-def written(schema: Schema) -> Schema:
+def written(schema: Schema, strings: Strings) -> Schema:
     """The schema as JSON. Raises `SchemaFault` where only fractions are left, which no schema can say."""
     if isinstance(schema, list):
-        return [written(part) for part in schema]
+        return [written(part, strings) for part in schema]
     if not isinstance(schema, dict):
         return schema
     out: dict[str, Any] = {}
+    patterns: list[str] = []
     for name, value in schema.items():
         match name:
             case "type":
@@ -194,20 +195,24 @@ def written(schema: Schema) -> Schema:
             case "enum" | "required":
                 out[name] = value
             case "anyOf":
-                out[name] = _choices(value)
+                out[name] = _choices(value, strings)
             case "properties" | "patternProperties":
-                out[name] = {key: written(part) for key, part in value.items()}
+                out[name] = {key: written(part, strings) for key, part in value.items()}
+            case "pattern":
+                out[name], *patterns = strings.all_of(value)
             case _:
-                out[name] = written(value)
+                out[name] = written(value, strings)
+    if patterns:
+        out["allOf"] = [*out.get("allOf", ()), *({"pattern": pattern} for pattern in patterns)]
     return out
 
 
-def _choices(choices: list[Schema]) -> list[Schema]:
+def _choices(choices: list[Schema], strings: Strings) -> list[Schema]:
     """Those that can be written; what only fractions satisfy is not given where there is something else."""
     found, faults = [], []
     for choice in choices:
         try:
-            found.append(written(choice))
+            found.append(written(choice, strings))
         except SchemaFault as fault:
             faults.append(fault)
     if faults and not found:

@@ -77,10 +77,10 @@ class Rewriter:
             definitions[name] = self.say(schema, at) if holds else self.deny(schema, at)
         if self._closes:
             root, definitions = Closing(definitions).document(root)
-        out = written(root)
+        out = written(root, self._strings)
         if not definitions:
             return out
-        targets = {name: written(schema) for name, schema in definitions.items()}
+        targets = {name: written(schema, self._strings) for name, schema in definitions.items()}
         return {**(out if isinstance(out, dict) else {"allOf": [out]}), "$defs": targets}
 
     def say(self, schema: Schema, at: str) -> Schema:
@@ -161,9 +161,9 @@ class Rewriter:
             if name in keys:
                 below = f"{at}/{name}"
                 said = {key: self.say(part, f"{below}/{escape(key)}") for key, part in keys[name].items()}
-                out[name] = said if name == "properties" else {self._strings.plain(key): said[key] for key in said}
+                out[name] = said if name == "properties" else {self._pattern(key, at, name): said[key] for key in said}
         if "pattern" in out:
-            out["pattern"] = self._strings.plain(out["pattern"])
+            out["pattern"] = self._pattern(out["pattern"], at, "pattern")
         if len(out.get("patternProperties", ())) > 1:
             out["patternProperties"] = self._apart(out["patternProperties"], at)
         for name in ("additionalProperties", "items"):
@@ -178,6 +178,14 @@ class Rewriter:
                 "additionalProperties", self.say(keys["unevaluatedProperties"], f"{at}/unevaluatedProperties")
             )
         return out
+
+    def _pattern(self, pattern: str, at: str, keyword: str) -> str:
+        """A pattern as it is followed. One that needs several stays one until it is written (`algebra.written`)."""
+        try:
+            parts = self._strings.all_of(pattern)
+            return parts[0] if len(parts) == 1 else pattern if keyword == "pattern" else self._strings.plain(pattern)
+        except LanguageError as error:
+            raise Unfollowable(at, keyword, f"cannot be followed: {error}") from None
 
     def _applied(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> list[Schema]:
         """The keywords whose schemas are about the value itself."""
