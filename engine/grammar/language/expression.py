@@ -40,6 +40,7 @@ class Languages:
 
     def __init__(self) -> None:
         self._known: dict[Any, Node] = {}
+        self._empty: dict[int, bool] = {}
         self._work = 0
         self.none = self._make("chars", nullable=False)
         self.empty = self._make("eps", nullable=True)
@@ -116,7 +117,9 @@ class Languages:
 
     def loop(self, meaning: Callable[[], Node], *, nullable: bool) -> Node:
         """An expression that may be part of itself, behind a character. `meaning` is asked for when it is needed."""
-        return Node("loop", nullable=nullable, meaning=meaning)
+        key = ("loop", len(self._known))  # each is one of its own
+        self._known[key] = Node("loop", nullable=nullable, meaning=meaning)
+        return self._known[key]
 
     def unrolled(self, node: Node) -> tuple[Node, ...]:
         """The parts of an expression, of a loop what it stands for."""
@@ -156,8 +159,34 @@ class Languages:
         rest = self.repeat(parts[0], max(node.least - 1, 0), node.most - 1)
         return self.cat(self.derivative(parts[0], char), rest)
 
+    def words(self, start: Node, most: int) -> list[str] | None:
+        """All such texts, in order; None if there are more than `most`. Raises `LanguageError`."""
+        atoms = self._atoms(start)
+        found: list[str] = []
+        stack = [] if self.is_empty(start) else [(start, "")]
+        while stack:
+            node, text = stack.pop()
+            found += [text] if node.nullable else []
+            following: list[tuple[Node, str]] = []
+            for low, high in atoms:
+                after = self.derivative(node, low)
+                if not self.is_empty(after):  # so that all that is stacked leads to a text
+                    if high - low >= most:
+                        return None
+                    following += [(after, text + chr(code)) for code in range(low, high + 1)]
+            stack += reversed(following)
+            if len(found) + len(stack) > most:
+                return None
+        return found
+
     def is_empty(self, start: Node) -> bool:
-        """Whether there is no such text; ends at the first one it finds. Raises `LanguageError`."""
+        """Whether there is no such text. Raises `LanguageError`."""
+        if id(start) not in self._empty:
+            self._empty[id(start)] = self._finds_none(start)
+        return self._empty[id(start)]
+
+    def _finds_none(self, start: Node) -> bool:
+        """Looks until it finds one."""
         atoms = self._atoms(start)
         seen, stack = {id(start)}, [start]
         while stack:
@@ -232,23 +261,6 @@ class Automaton:
         return Automaton(
             [{to: chars for to, chars in found.items() if to in alive} for found in self.moves], self.accepting
         )
-
-    def words(self, most: int) -> list[str] | None:
-        """All texts that are accepted, in order; None if there are more than `most`."""
-        found: list[str] = []
-        stack: list[tuple[int, str]] = [(0, "")]
-        while stack:
-            state, text = stack.pop()
-            if len(text) > len(self.moves):
-                return None  # it went round
-            if state in self.accepting:
-                found.append(text)
-            pairs = [(chars, to) for to, listed in self.moves[state].items() for chars in listed]
-            if len(found) > most or sum(high - low + 1 for (low, high), _ in pairs) + len(stack) > most:
-                return None
-            following = [(chr(code), to) for (low, high), to in pairs for code in range(low, high + 1)]
-            stack += [(to, text + char) for char, to in sorted(following, reverse=True)]
-        return found
 
     @property
     def is_empty(self) -> bool:

@@ -46,6 +46,10 @@ class Reader:
             raise known
         return known
 
+    def learn(self, pattern: str, node: Node) -> None:
+        """Note what a pattern means that was written of a language."""
+        self._known[(pattern, False)] = node
+
     def _read(self, pattern: str, whole: bool) -> Node:
         return _Reading(self._languages).texts(narrowed(parsed(pattern)), starts=whole, ends=whole)
 

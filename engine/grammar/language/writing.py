@@ -28,7 +28,7 @@ def written_parts(languages: Languages, node: Node) -> list[str]:
         parts = [node]
     texts = {part: _written(languages, part) for part in parts}
     together = [part for part in parts if not _COUNTS.search(texts[part])]
-    for part in [part for part in parts if len(parts) > 1 and _COUNTS_AND_GOES_ON.search(texts[part])]:
+    for part in [part for part in parts if together and _COUNTS_AND_GOES_ON.search(texts[part])]:
         joined = languages.both(part, *together)
         try:
             text = write(languages.automaton(joined, most=MAX_JOINED_STATES))

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from engine.grammar.language.ecma import translated
-from engine.grammar.language.expression import Automaton, LanguageError, Languages, Node
+from engine.grammar.language.expression import LanguageError, Languages, Node
 from engine.grammar.language.items import looks_around
 from engine.grammar.language.patterns import Reader
 from engine.grammar.language.sets import ALL
@@ -28,7 +28,7 @@ class Strings:
 
     def complement(self, pattern: str) -> str:
         """A pattern of all strings in which this one is not found."""
-        return write(self._automaton(self._languages.negation(self._reader.read(pattern))))
+        return self._write(self._languages.negation(self._reader.read(pattern)))
 
     def plain(self, pattern: str) -> str:
         """The pattern as llguidance takes it best.
@@ -38,14 +38,14 @@ class Strings:
         """
         pattern = translated(pattern)
         if looks_around(pattern):
-            return write(self._automaton(self._reader.read(pattern)))
+            return self._write(self._reader.read(pattern))
         bare = _ESCAPES.sub("x", pattern)
         inside = _ENDS_OF_CHOICES.sub("", bare)
         searched = not (bare.startswith("^") and bare.endswith("$"))
         if "^" not in inside and "$" not in inside and not (searched and _LONG_COUNT.search(bare)):
             return pattern
         try:
-            return write(self._automaton(self._reader.read(pattern)))
+            return self._write(self._reader.read(pattern))
         except LanguageError:
             return pattern
 
@@ -84,11 +84,11 @@ class Strings:
                 split += [(make.both(node, mine), [*members, position]), (make.both(node, others), members)]
             rest = make.both(mine, *(make.negation(node) for node, _ in cells))
             cells = [cell for cell in [*split, (rest, [position])] if not make.is_empty(cell[0])]
-        return [(write(self._automaton(node)), members) for node, members in cells]
+        return [(self._write(node), members) for node, members in cells]
 
     def words(self, pattern: str, most: int) -> list[str] | None:
         """All strings in which the pattern is found, in order, None if there are more than `most`."""
-        return self._automaton(self._reader.read(pattern)).words(most)
+        return self._languages.words(self._reader.read(pattern), most)
 
     def of_schema(self, schema: dict[str, Any]) -> str | None:
         """A pattern of the strings that a rewritten schema of `type`, `pattern`, `enum` and lengths accepts."""
@@ -104,7 +104,7 @@ class Strings:
         if max(low, high or 0) > MAX_LENGTH:
             return None
         parts.append(make.repeat(make.chars(ALL), low, high))
-        return write(self._automaton(make.both(*parts)))
+        return self._write(make.both(*parts))
 
     def _word(self, text: str) -> Node:
         node = self._languages.empty
@@ -112,8 +112,10 @@ class Strings:
             node = self._languages.cat(self._languages.chars(((ord(char), ord(char)),)), node)
         return node
 
-    def _automaton(self, node: Node) -> Automaton:
-        return self._languages.automaton(node)
+    def _write(self, node: Node) -> str:
+        pattern = write(self._languages.automaton(node))
+        self._reader.learn(pattern, node)
+        return pattern
 
 
 def overlapping(strings: Strings, patterns: dict[str, Schema]) -> bool:
