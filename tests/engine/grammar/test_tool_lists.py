@@ -66,7 +66,7 @@ def test_walks_through_each_tool_are_valid(walker: Walker, name: str) -> None:
             if text is not None:
                 validator.validate(json.loads(text))
                 ends += 1
-    assert ends > walks * 0.8
+    assert ends > walks / 2  # the others go on within open objects and texts
 
 
 @pytest.fixture(scope="module", params=SIZES)
