@@ -1,6 +1,7 @@
 """Languages as regular expressions without assertions, which every engine takes."""
 
 import re
+from contextlib import suppress
 
 from engine.grammar.language.ecma import NO_CHAR, written_class
 from engine.grammar.language.expression import Automaton, LanguageError, Languages, Node
@@ -9,7 +10,7 @@ from engine.grammar.language.sets import ranges
 MAX_WRITTEN_CHARS = 20_000
 MAX_SPELLED_CHARS = 2_000
 """Above that an automaton, in which what is alike stands once, is likely to be written shorter."""
-MAX_JOINED_STATES = 100
+MAX_JOINED_STATES, MAX_ONE_STATES = 100, 30
 _COUNTS = re.compile(r"\{(?:\d+,)?\d{2,}\}")
 _COUNTS_AND_GOES_ON = re.compile(rf"{_COUNTS.pattern}(?!\)\$$)")
 _START, _END = -1, -2
@@ -26,6 +27,11 @@ def written_parts(languages: Languages, node: Node) -> list[str]:
     parts = _conjuncts(languages, node)
     if len(parts) > MAX_PARTS:
         parts = [node]
+    if len(parts) > 1:
+        with suppress(LanguageError):
+            text = write(languages.automaton(node, most=MAX_ONE_STATES))
+            if len(text) <= MAX_SPELLED_CHARS:
+                return [text]
     texts = {part: _written(languages, part) for part in parts}
     together = [part for part in parts if not _COUNTS.search(texts[part])]
     for part in [part for part in parts if together and _COUNTS_AND_GOES_ON.search(texts[part])]:
