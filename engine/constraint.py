@@ -16,20 +16,30 @@ class SchemaSource:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PatternSource:
+    """A regular expression inside a grammar, and the field of the request that an error blames."""
+
+    param: str
+    pattern: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Constraint:
     """What a generated text must match, as a whole and from its first token on.
 
     `lark` is the dialect of llguidance. Its rules `schema_0`, `schema_1`, ... are the entries of `schemas`: a JSON
-    value that matches. Tokens that the tokenizer marks as special are never part of text; a grammar names them by
-    id, `<[128010]>`. All other tokens are their bytes.
+    value that matches. Its terminals `PATTERN_0`, ... are those of `patterns`: a text that matches as a whole. Tokens
+    that the tokenizer marks as special are never part of text; a grammar names them by id, `<[128010]>`. All other
+    tokens are their bytes.
     """
 
     kind: ConstraintKind
     source: str
-    """JSON text of a schema, a regular expression without its anchors, or a grammar with a rule `start`."""
+    """JSON text of a schema, a regular expression, or a grammar with a rule `start`."""
     param: str = "response_format"
     """The field of the request that an error blames."""
     schemas: tuple[SchemaSource, ...] = ()
+    patterns: tuple[PatternSource, ...] = ()
     after: str = ""
     """The constraint begins behind the first occurrence of this text; before it, text is free. Empty: at once."""
 

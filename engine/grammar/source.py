@@ -9,25 +9,26 @@ import llguidance
 
 from engine.constraint import Constraint
 from engine.errors import RequestError
-from engine.grammar.anchors import without_anchors
-from engine.grammar.language.ecma import lark_translated, translated
+from engine.grammar.language.ecma import lark_translated
 from engine.grammar.schema.prepare import prepare_schema
+from engine.grammar.whole import lark_terminal, whole_parts
 
 MAX_SOURCE_CHARS = 2_000_000
-_SCHEMA_RULE = re.compile(r"^\s*schema_\d+\s*(\[.*\])?\s*:", re.MULTILINE)
+_OUR_RULE = re.compile(r"^\s*(schema|PATTERN)_\d+\s*(\[.*\])?\s*:", re.MULTILINE)
 
 
 def grammar_text(constraint: Constraint) -> str:
     """The grammar, with schemas rewritten to what the library follows exactly. Raises `RequestError`."""
     param, source = constraint.param, constraint.source
     size = len(source) + sum(len(schema.schema) for schema in constraint.schemas)
+    size += sum(len(pattern.pattern) for pattern in constraint.patterns)
     if size > MAX_SOURCE_CHARS:
         raise RequestError(f"{param} has {size} characters, at most {MAX_SOURCE_CHARS} are allowed", param=param)
     match constraint.kind:
         case "json_schema":
             grammar = schema_text(load_schema(source, param), param)
         case "regex":
-            grammar = llguidance.LLMatcher.grammar_from_regex(without_anchors(translated(source)))
+            grammar = _expression(source, param)
         case "lark":
             grammar = llguidance.LLMatcher.grammar_from_lark(_with_schemas(constraint))
     return str(grammar)
@@ -58,13 +59,22 @@ def _finite(text: str) -> float:
     return value
 
 
+def _expression(regex: str, param: str) -> str:
+    parts = whole_parts(regex, param)
+    if len(parts) == 1:
+        return str(llguidance.LLMatcher.grammar_from_regex(parts[0]))
+    return str(llguidance.LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {lark_terminal(parts)}\n"))
+
+
 def _with_schemas(constraint: Constraint) -> str:
-    if _SCHEMA_RULE.search(constraint.source):
+    if ours := _OUR_RULE.search(constraint.source):
         raise RequestError(
-            f"{constraint.param} defines a rule named schema_..., which is reserved", param=constraint.param
+            f"{constraint.param} defines a rule named {ours[1]}_..., which is reserved", param=constraint.param
         )
     rules = [lark_translated(constraint.source)]
     for number, entry in enumerate(constraint.schemas):
         schema = prepare_schema(load_schema(entry.schema, entry.param), param=entry.param)
         rules.append(f"schema_{number}: %json {json.dumps(schema)}")
+    for number, pattern in enumerate(constraint.patterns):
+        rules.append(f"PATTERN_{number}: {lark_terminal(whole_parts(pattern.pattern, pattern.param))}")
     return "\n".join(rules) + "\n"

@@ -138,6 +138,8 @@ class Algebra:
                 out[name] = [*out[name], *(key for key in value if key not in out[name])]
             elif name == "type":
                 out[name] &= value
+                if not out[name]:
+                    return False
             elif name == "enum":
                 known = {identity(other) for other in out[name]}
                 out[name] = [other for other in value if identity(other) in known]
@@ -157,8 +159,12 @@ class Algebra:
         new = {name: value for name, value in two.items() if name not in out}
         out |= new if not one.keys() & KEYWORDS else {name: new[name] for name in new if name not in KEYWORDS}
         if any(out.get("properties", {}).get(name) is False for name in out.get("required", ())):
-            return False
+            return self._narrow_to(out, out.get("type", ALL_TYPES) - {"object"})
         return out
+
+    def _narrow_to(self, schema: dict[str, Any], types: frozenset[str]) -> Schema:
+        narrowed = self._narrow(schema, types) if types else False
+        return {"type": types, **narrowed} if isinstance(narrowed, dict) else narrowed and {"type": types}
 
     def _prune(self, schema: Schema) -> Schema:
         """Drop choices that contradict what stands beside them."""
@@ -179,13 +185,24 @@ class Algebra:
         )
 
 
-def written(schema: Schema) -> Schema:
-    """The schema as JSON. Raises `SchemaFault` where only fractions are left, which no schema can say."""
+def written(schema: Schema, strings: Strings, known: dict[int, Schema] | None = None) -> Schema:
+    """The schema as JSON; what stands in several places is written once, as `known` tells by its identity.
+
+    Raises `SchemaFault` where only fractions are left, which no schema can say.
+    """
+    known = {} if known is None else known
     if isinstance(schema, list):
-        return [written(part) for part in schema]
+        return [written(part, strings, known) for part in schema]
     if not isinstance(schema, dict):
         return schema
+    if id(schema) not in known:
+        known[id(schema)] = _written(schema, strings, known)
+    return known[id(schema)]
+
+
+def _written(schema: dict[str, Any], strings: Strings, known: dict[int, Schema]) -> dict[str, Any]:
     out: dict[str, Any] = {}
+    patterns: list[str] = []
     for name, value in schema.items():
         match name:
             case "type":
@@ -194,20 +211,24 @@ def written(schema: Schema) -> Schema:
             case "enum" | "required":
                 out[name] = value
             case "anyOf":
-                out[name] = _choices(value)
+                out[name] = _choices(value, strings, known)
             case "properties" | "patternProperties":
-                out[name] = {key: written(part) for key, part in value.items()}
+                out[name] = {key: written(part, strings, known) for key, part in value.items()}
+            case "pattern":
+                out[name], *patterns = strings.all_of(value)
             case _:
-                out[name] = written(value)
+                out[name] = written(value, strings, known)
+    if patterns:
+        out["allOf"] = [*out.get("allOf", ()), *({"pattern": pattern} for pattern in patterns)]
     return out
 
 
-def _choices(choices: list[Schema]) -> list[Schema]:
+def _choices(choices: list[Schema], strings: Strings, known: dict[int, Schema]) -> list[Schema]:
     """Those that can be written; what only fractions satisfy is not given where there is something else."""
     found, faults = [], []
     for choice in choices:
         try:
-            found.append(written(choice))
+            found.append(written(choice, strings, known))
         except SchemaFault as fault:
             faults.append(fault)
     if faults and not found:

@@ -60,7 +60,11 @@ class Rewriter:
         self._names = Names(self._strings, self._algebra)
         self._references: dict[tuple[str, bool], str] = {}
         self._types: dict[str, frozenset[str]] = {}
+        self._inlined: dict[str, Schema] = {}
+        self._denied: dict[tuple[str, frozenset[str]], Schema] = {}
         self._denying: list[str] = []
+        self._recursions = 0
+        """How often a complement needed itself."""
         self._pending: list[tuple[str, Schema, str, bool]] = []
 
     def result(self, part: Schema | None = None, at: str = "") -> Schema:
@@ -77,10 +81,11 @@ class Rewriter:
             definitions[name] = self.say(schema, at) if holds else self.deny(schema, at)
         if self._closes:
             root, definitions = Closing(definitions).document(root)
-        out = written(root)
+        known: dict[int, Schema] = {}
+        out = written(root, self._strings, known)
         if not definitions:
             return out
-        targets = {name: written(schema) for name, schema in definitions.items()}
+        targets = {name: written(schema, self._strings, known) for name, schema in definitions.items()}
         return {**(out if isinstance(out, dict) else {"allOf": [out]}), "$defs": targets}
 
     def say(self, schema: Schema, at: str) -> Schema:
@@ -133,8 +138,11 @@ class Rewriter:
 
     def _inline(self, schema: dict[str, Any], at: str) -> Schema:
         """What a `$ref` points to, in full: llguidance joins no recursive reference with keywords beside it."""
-        with self._budget:
-            return self._whole(*self._document.resolve(schema, at))
+        target, pointer = self._document.resolve(schema, at)
+        if pointer not in self._inlined:
+            with self._budget:
+                self._inlined[pointer] = self._whole(target, pointer)
+        return self._inlined[pointer]
 
     def _whole(self, schema: Schema, at: str) -> Schema:
         """The schema in other words, which are no reference."""
@@ -145,12 +153,20 @@ class Rewriter:
         """The complement of what a `$ref` points to: in full, unless it is part of itself."""
         target, pointer = self._document.resolve(schema, at)
         if pointer in self._denying:
+            self._recursions += 1
             return self.refer(schema, at, holds=False)
+        key = (pointer, self._complement.rival_names)
+        if key in self._denied:
+            return self._denied[key]
+        before = self._recursions
         self._denying.append(pointer)
         try:
-            return self.deny(target, pointer)
+            denied = self.deny(target, pointer)
         finally:
             self._denying.pop()
+        if self._recursions == before:  # or it would say something of the place it was needed at
+            self._denied[key] = denied
+        return denied
 
     def _types_behind(self, reference: str) -> frozenset[str]:
         return self._types[reference]
@@ -161,9 +177,9 @@ class Rewriter:
             if name in keys:
                 below = f"{at}/{name}"
                 said = {key: self.say(part, f"{below}/{escape(key)}") for key, part in keys[name].items()}
-                out[name] = said if name == "properties" else {self._strings.plain(key): said[key] for key in said}
+                out[name] = said if name == "properties" else {self._pattern(key, at, name): said[key] for key in said}
         if "pattern" in out:
-            out["pattern"] = self._strings.plain(out["pattern"])
+            out["pattern"] = self._pattern(out["pattern"], at, "pattern")
         if len(out.get("patternProperties", ())) > 1:
             out["patternProperties"] = self._apart(out["patternProperties"], at)
         for name in ("additionalProperties", "items"):
@@ -178,6 +194,14 @@ class Rewriter:
                 "additionalProperties", self.say(keys["unevaluatedProperties"], f"{at}/unevaluatedProperties")
             )
         return out
+
+    def _pattern(self, pattern: str, at: str, keyword: str) -> str:
+        """A pattern as it is followed. One that needs several stays one until it is written (`algebra.written`)."""
+        try:
+            parts = self._strings.all_of(pattern)
+            return parts[0] if len(parts) == 1 else pattern if keyword == "pattern" else self._strings.plain(pattern)
+        except LanguageError as error:
+            raise Unfollowable(at, keyword, f"cannot be followed: {error}") from None
 
     def _applied(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> list[Schema]:
         """The keywords whose schemas are about the value itself."""
