@@ -106,13 +106,14 @@ def test_results_come_by_key_and_are_independent(bench: Bench) -> None:
     vocabulary = bench.compiler.vocabulary
     assert vocabulary is not None
     for token_id in vocabulary.encode("123"):
-        a.accept(token_id)
-    assert a.is_finished and not b.can_end
+        a.grammar.accept(token_id)
+    assert a.grammar.is_finished and not b.grammar.can_end
 
 
 def test_a_schema(bench: Bench) -> None:
-    (grammar,) = bench.wait(bench.submit(json.dumps(SCHEMA), "json_schema"))
-    assert not isinstance(grammar, RequestError)
+    (result,) = bench.wait(bench.submit(json.dumps(SCHEMA), "json_schema"))
+    assert not isinstance(result, RequestError)
+    grammar = result.grammar
     vocabulary = bench.compiler.vocabulary
     assert vocabulary is not None
     for token_id in vocabulary.encode('{"a": 12}'):
@@ -157,7 +158,7 @@ def test_an_explosive_expression_ends_in_its_budget(
     monkeypatch.setattr(compiler, "cpu_seconds", watched)
     (result,) = hurried.wait(hurried.submit(source))
     assert all(seconds - spent[0] < DEADLINE for seconds in spent[:-1]), "it went on beyond its budget"
-    assert isinstance(result, RequestError) or result.forced_tokens() is not None
+    assert isinstance(result, RequestError) or result.grammar.forced_tokens() is not None
     (after,) = hurried.wait(hurried.submit("[0-9]{4}"))
     assert not isinstance(after, RequestError)
 
@@ -216,8 +217,9 @@ def test_a_cancelled_job_gives_nothing(bench: Bench) -> None:
 def test_outlines_core_compiles_in_the_same_process(smollm2_dir: Path) -> None:
     bench = Bench(smollm2_dir, backend="outlines_core", deadline=PATIENCE)
     try:
-        (grammar,) = bench.wait(bench.submit("[0-9]{3}"))
-        assert not isinstance(grammar, RequestError)
+        (result,) = bench.wait(bench.submit("[0-9]{3}"))
+        assert not isinstance(result, RequestError)
+        grammar = result.grammar
         vocabulary = bench.compiler.vocabulary
         assert vocabulary is not None
         for token_id in vocabulary.encode("123"):
