@@ -115,6 +115,8 @@ def keywords(schema: Schema, at: str) -> dict[str, Any]:
             if value < 0 or value != int(value):
                 raise SchemaFault(f"{at}/{name}", f"{name!r} must be a count, not {value}")
             keys[name] = int(value)
+    if keys.get("multipleOf", 1) <= 0:
+        raise SchemaFault(f"{at}/multipleOf", f"'multipleOf' must be above 0, not {keys['multipleOf']}")
     for names, kind, what in ((_LISTS, list, "a list of schemas"), (_MAPS, dict, "an object of schemas")):
         for name in names:
             if name in keys and not isinstance(keys[name], kind):
