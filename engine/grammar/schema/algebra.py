@@ -157,7 +157,8 @@ class Algebra:
         new = {name: value for name, value in two.items() if name not in out}
         out |= new if not one.keys() & KEYWORDS else {name: new[name] for name in new if name not in KEYWORDS}
         if any(out.get("properties", {}).get(name) is False for name in out.get("required", ())):
-            return False
+            types = self.types(out) - {"object"}
+            return self.all_of({"type": types}, out) if types else False
         return out
 
     def _prune(self, schema: Schema) -> Schema:
