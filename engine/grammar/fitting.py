@@ -26,6 +26,9 @@ MAX_SEARCH_SECONDS = 1.0
 """Of the process's own time: from then on no single keyword is looked for."""
 _UNSATISFIABLE = "Unsatisfiable"
 _TOO_COMPLEX = "too complex"
+_OF_PATTERNS = re.compile("regex|lookaround")
+_OF_SIZE = re.compile("too large|too many|recursion limit|circular references")
+"""What the library says of schemas that complements have made large; it says it of no single keyword."""
 _PLACE = re.compile(r"\[(\d+)\]")
 
 
@@ -78,10 +81,11 @@ class Fitting:
 
     def _mend(self, error: RequestError) -> None:
         """Leave out what the library refused. Raises `RequestError`, with the place where there is one."""
+        is_schema = self._constraint.kind == "json_schema"
         faults = [
             (one, relaxing, fault)
             for one, relaxing in zip(self._schemas, self._relaxings, strict=True)
-            if (fault := self._fault(one, relaxing)) is not None
+            if (fault := error if is_schema else self._fault(one, relaxing)) is not None
         ]
         for one, relaxing, fault in faults:
             self._relax(one, relaxing, fault)
@@ -94,8 +98,9 @@ class Fitting:
             if keyword is None:
                 raise fault
             raise RequestError(f"{one.param} {keyword}".replace(f"{one.param}: ", ""), param=one.param)
-        if relaxing.degree < Degree.PATTERNS:
-            relaxing.coarsen()
+        large = _OF_SIZE.search(fault.message) and relaxing.degree < Degree.POSITIVE
+        if large or (_OF_PATTERNS.search(fault.message) and relaxing.degree < Degree.PATTERNS):
+            relaxing.coarsen(Degree.POSITIVE if large else Degree.PATTERNS)
             return
         found = self._blamed(one, relaxing, fault) if time.process_time() < self._deadline else None
         if (found is None or not relaxing.tell(found)) and not relaxing.coarsen():
