@@ -1,7 +1,12 @@
 """What a constrained request asks for: frozen values, compiled by the rooms of `engine.grammar`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+MAX_POINTERS = 100
+MAX_POINTER_CHARS = 10_000
+"""Of all pointers that go with one answer, together."""
 
 ConstraintKind = Literal["json_schema", "regex", "lark"]
 
@@ -13,6 +18,8 @@ class SchemaSource:
     param: str
     schema: str
     """JSON text."""
+    strict: bool = True
+    """Whether what cannot be followed is refused; else it is left out at its place, and named (`Relaxed`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +47,36 @@ class Constraint:
     """The field of the request that an error blames."""
     schemas: tuple[SchemaSource, ...] = ()
     patterns: tuple[PatternSource, ...] = ()
+    strict: bool = True
+    """Of a schema, as in `SchemaSource`."""
     after: str = ""
     """The constraint begins behind the first occurrence of this text; before it, text is free. Empty: at once."""
+
+    @property
+    def may_relax(self) -> bool:
+        """Whether something of it may be left out."""
+        return not self.strict or any(not schema.strict for schema in self.schemas)
+
+
+@dataclass(frozen=True, slots=True)
+class Relaxed:
+    """Keywords that are left out of schemas that are not strict."""
+
+    count: int
+    pointers: tuple[str, ...]
+    """JSON pointers (RFC 6901) into the request, the first of them: within `MAX_POINTERS` and `MAX_POINTER_CHARS`."""
+
+    @classmethod
+    def of(cls, pointers: Sequence[str]) -> "Relaxed":
+        """As many of the pointers as may be kept."""
+        kept: list[str] = []
+        room = MAX_POINTER_CHARS
+        for pointer in pointers[:MAX_POINTERS]:
+            room -= len(pointer)
+            if room < 0:
+                break
+            kept.append(pointer)
+        return cls(len(pointers), tuple(kept))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

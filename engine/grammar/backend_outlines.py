@@ -4,6 +4,7 @@ Every mask is a lookup afterwards, but compiling takes from milliseconds to minu
 process that can be killed.
 """
 
+import json
 import re
 from typing import Any
 
@@ -97,7 +98,7 @@ def compile_index(vocabulary: outlines_core.Vocabulary, constraint: Constraint, 
     try:
         if constraint.kind == "json_schema":
             check_schema(schema, constraint.param)
-            regex = build_regex_from_schema(constraint.source, WHITESPACE)
+            regex = build_regex_from_schema(json.dumps(schema), WHITESPACE)
         else:
             (regex,) = whole_parts(constraint.source, constraint.param, most=1)
         state: bytes = outlines_core.Index(regex, vocabulary).__reduce__()[1][0]

@@ -30,6 +30,8 @@ class ToolSchema:
     """JSON Schema of the arguments, of type object."""
     param: str
     """The field of the request that an error in the schema blames."""
+    strict: bool = True
+    """Whether what cannot be followed of the schema is refused."""
 
 
 def required_calls(
@@ -73,7 +75,9 @@ class _Builder:
         self._special = special
         self._rules: list[str] = []
         self._patterns: list[PatternSource] = []
-        self._schemas = [SchemaSource(param=tool.param, schema=json.dumps(tool.schema)) for tool in tools]
+        self._schemas = [
+            SchemaSource(param=tool.param, schema=json.dumps(tool.schema), strict=tool.strict) for tool in tools
+        ]
 
     def add(self, name: str, body: str) -> None:
         """A rule, or a terminal if its name is in capitals."""
@@ -109,7 +113,7 @@ class _Builder:
         match content.kind:
             case "json_schema":
                 self.add("content", f"schema_{len(self._schemas)}")
-                self._schemas.append(SchemaSource(param=content.param, schema=content.source))
+                self._schemas.append(SchemaSource(param=content.param, schema=content.source, strict=content.strict))
             case "regex":
                 self.add("content", "CONTENT")
                 self.add("CONTENT", f"PATTERN_0 & ~/{marker}{ANY}/")

@@ -6,7 +6,7 @@ Rewritten schemas are plain objects in the dialect of 2020-12 whose `type` is a 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from engine.grammar.schema.faults import Budget, SchemaFault
+from engine.grammar.schema.faults import Beyond, Budget
 from engine.grammar.schema.members import KEYWORDS, join_members
 from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema, identity, type_of
@@ -188,7 +188,7 @@ class Algebra:
 def written(schema: Schema, strings: Strings, known: dict[int, Schema] | None = None) -> Schema:
     """The schema as JSON; what stands in several places is written once, as `known` tells by its identity.
 
-    Raises `SchemaFault` where only fractions are left, which no schema can say.
+    Raises `Beyond` where only fractions are left, which no schema can say.
     """
     known = {} if known is None else known
     if isinstance(schema, list):
@@ -229,7 +229,7 @@ def _choices(choices: list[Schema], strings: Strings, known: dict[int, Schema]) 
     for choice in choices:
         try:
             found.append(written(choice, strings, known))
-        except SchemaFault as fault:
+        except Beyond as fault:
             faults.append(fault)
     if faults and not found:
         raise faults[0]
@@ -239,7 +239,7 @@ def _choices(choices: list[Schema], strings: Strings, known: dict[int, Schema]) 
 def _type_names(types: frozenset[str]) -> list[str]:
     """`fraction` has no name: where other types are left, numbers that are not integers are just not given."""
     if types == {"fraction"}:
-        raise SchemaFault("", "only numbers that are not integers are left of a choice, which cannot be followed")
+        raise Beyond("", "only numbers that are not integers are left of a choice, which cannot be followed")
     if types >= NUMBER:
         return sorted(types - NUMBER | {"number"})
     return sorted(types - {"fraction"})

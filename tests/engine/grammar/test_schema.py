@@ -164,6 +164,7 @@ REFUSED = {
     "/properties/x/type": {"properties": {"x": {"type": "text"}}},
     "/minLength": {"minLength": -1},
     "/pattern": {"pattern": 3},
+    "/multipleOf": {"multipleOf": 0},
     "/$ref": {"$ref": "https://example.com/schema.json"},
     "/anyOf/1": {"anyOf": [{}, 3]},
     "/properties": {"properties": []},
