@@ -1,8 +1,8 @@
 """From a constraint as it was asked for to the text of a grammar in llguidance's form."""
 
 import json
-import math
 import re
+from decimal import Decimal
 from typing import Any
 
 import llguidance
@@ -14,6 +14,8 @@ from engine.grammar.language.ecma import lark_translated, translated
 from engine.grammar.schema.prepare import prepare_schema
 
 MAX_SOURCE_CHARS = 2_000_000
+MAX_EXPONENT = 400
+"""Of a number in a schema, which is taken as it is written; doubles end at 1e308."""
 _SCHEMA_RULE = re.compile(r"^\s*schema_\d+\s*(\[.*\])?\s*:", re.MULTILINE)
 
 
@@ -35,14 +37,14 @@ def grammar_text(constraint: Constraint) -> str:
 
 def schema_text(schema: Any, param: str, *, part: Any = None, at: str = "", closes: bool = True) -> str:
     """The grammar of a JSON schema, or of the part of it at a pointer. Raises `RequestError`."""
-    prepared = prepare_schema(schema, param=param, part=part, at=at, closes=closes)
-    return str(llguidance.LLMatcher.grammar_from_json_schema(json.dumps(prepared)))
+    written = prepare_schema(schema, param=param, part=part, at=at, closes=closes)
+    return str(llguidance.LLMatcher.grammar_from_lark(written.text))
 
 
 def load_schema(text: str, param: str) -> Any:
     """The JSON value of a schema's text. Raises `RequestError`."""
     try:
-        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        return json.loads(text, parse_constant=_no_constant, parse_float=_decimal)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{param} is not valid JSON: {str(error)[:200]}", param=param) from None
 
@@ -51,10 +53,10 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError("a number is too large")
+def _decimal(text: str) -> Decimal:
+    value = Decimal(text)
+    if value and abs(value.adjusted()) > MAX_EXPONENT:
+        raise ValueError(f"the number {text[:50]} is beyond 1e{MAX_EXPONENT} or 1e-{MAX_EXPONENT}")
     return value
 
 
@@ -66,5 +68,5 @@ def _with_schemas(constraint: Constraint) -> str:
     rules = [lark_translated(constraint.source)]
     for number, entry in enumerate(constraint.schemas):
         schema = prepare_schema(load_schema(entry.schema, entry.param), param=entry.param)
-        rules.append(f"schema_{number}: %json {json.dumps(schema)}")
+        rules.append(f"schema_{number}: %lark {{\n{schema.text}}}")
     return "\n".join(rules) + "\n"

@@ -6,6 +6,7 @@ grammar itself: the text of a grammar that has been seen to compile, or an autom
 """
 
 import json
+import re
 import resource
 import struct
 import sys
@@ -33,6 +34,8 @@ MAX_PROBE_SECONDS = 0.25
 """The first masks of a grammar take longest; those of one that exceeds this would hold up everybody's steps."""
 PROBE_TOKENS = 4
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
+_PLACED = re.compile(r" at /|is not valid JSON|spells out into|nested")
+"""Errors that name a place, and those that are of a schema as a whole."""
 _HEADER = struct.Struct("<I")
 
 
@@ -97,9 +100,8 @@ class Compilers:
         try:
             if job.backend == "outlines_core":
                 return Answer(index=self._index(constraint))
-            grammar = grammar_text(constraint)
             self.prepare()
-            compiled = self._compiled(grammar, constraint)
+            grammar, compiled = self._compiled(constraint)
             self._probe(compiled)
             return Answer(grammar=grammar)
         except RequestError as error:
@@ -109,21 +111,22 @@ class Compilers:
         except (RecursionError, MemoryError, ValueError, OverflowError):
             return Answer(error=f"{constraint.param} is too complex", error_param=constraint.param)
 
-    def _compiled(self, grammar: str, constraint: Constraint) -> LlguidanceGrammar:
+    def _compiled(self, constraint: Constraint) -> tuple[str, LlguidanceGrammar]:
         assert self._tokenizer is not None
         try:
-            return compile_grammar(self._tokenizer, grammar, constraint)
+            grammar = grammar_text(constraint)
+            return grammar, compile_grammar(self._tokenizer, grammar, constraint)
         except RequestError as error:
             self._blame(constraint, error)
             # Of several schemas the library does not say which it could not follow.
             for entry in constraint.schemas:
                 alone = Constraint(kind="json_schema", source=entry.schema, param=entry.param)
-                self._compiled(grammar_text(alone), alone)
+                self._compiled(alone)
             raise
 
     def _blame(self, constraint: Constraint, error: RequestError) -> None:
-        """Raise `RequestError` that says where, for what is wrong with a schema."""
-        if constraint.kind != "json_schema":
+        """Raise `RequestError` that says where, for what is wrong with a schema and is not said to be anywhere yet."""
+        if constraint.kind != "json_schema" or _PLACED.search(error.message):
             return
         param, tokenizer = constraint.param, self._tokenizer
         schema = load_schema(constraint.source, param)
@@ -138,7 +141,10 @@ class Compilers:
 
         keyword = blamed(schema, error.message, fault)
         if keyword is not None:
-            raise RequestError(f"{param} {keyword}".replace(f"{param}: ", ""), param=param) from None
+            said = str(keyword)
+            for prefix in (f"{param}: ", f"{param} at the top: ", f"{param} "):
+                said = said.replace(prefix, "")
+            raise RequestError(f"{param} {said}", param=param) from None
 
     def _probe(self, compiled: LlguidanceGrammar) -> None:
         """Follow a grammar for some tokens, each the longest allowed. Raises `GrammarError` where that takes long."""

@@ -13,6 +13,7 @@ from typing import Any
 from engine.grammar.language.sets import ALL, BEGIN, END, Ranges, holds
 
 MAX_STATES = 200
+MAX_SEARCHED = 500
 MAX_WORK = 60_000
 
 
@@ -170,6 +171,26 @@ class Languages:
     def _ended(self, node: Node) -> Node:
         nullable = any(after.nullable for after in self._closure([node], END))
         return self._make("ended", (node,), nullable=nullable)
+
+    def is_empty(self, start: Node) -> bool:
+        """Whether there is no such text. Raises `LanguageError` where that is not found out soon."""
+        atoms = [low for low in sorted(_cuts(start)) if low <= ALL[0][1]]
+        seen = {id(start)}
+        path = [(start, iter(atoms))]
+        while path:
+            node, left = path[-1]
+            if node.nullable:
+                return False
+            following = next((after for after in (self.derivative(node, atom) for atom in left)
+                              if id(after) not in seen), None)  # fmt: skip
+            if following is None:
+                path.pop()
+                continue
+            seen.add(id(following))
+            path.append((following, iter(atoms)))
+            if len(seen) > MAX_SEARCHED:
+                raise LanguageError(f"it has more than {MAX_SEARCHED} states")
+        return True
 
     def automaton(self, start: Node) -> "Automaton":
         """The automaton of an expression, without states that lead nowhere. Raises `LanguageError`."""

@@ -6,7 +6,7 @@ Rewritten schemas are plain objects in the dialect of 2020-12 whose `type` is a 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from engine.grammar.schema.faults import Budget, SchemaFault
+from engine.grammar.schema.faults import Budget
 from engine.grammar.schema.members import KEYWORDS, join_members
 from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema, identity, type_of
@@ -157,7 +157,7 @@ class Algebra:
         new = {name: value for name, value in two.items() if name not in out}
         out |= new if not one.keys() & KEYWORDS else {name: new[name] for name in new if name not in KEYWORDS}
         if any(out.get("properties", {}).get(name) is False for name in out.get("required", ())):
-            return False
+            return False if self.types(out) <= {"object"} else out
         return out
 
     def _prune(self, schema: Schema) -> Schema:
@@ -177,48 +177,3 @@ class Algebra:
             bool(self.types(one) & self.types(two))
             and self._merge({**one, "type": self.types(one)}, {**two, "type": self.types(two)}) is not False
         )
-
-
-def written(schema: Schema) -> Schema:
-    """The schema as JSON. Raises `SchemaFault` where only fractions are left, which no schema can say."""
-    if isinstance(schema, list):
-        return [written(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    out: dict[str, Any] = {}
-    for name, value in schema.items():
-        match name:
-            case "type":
-                if value != ALL_TYPES:
-                    out[name] = _type_names(value)
-            case "enum" | "required":
-                out[name] = value
-            case "anyOf":
-                out[name] = _choices(value)
-            case "properties" | "patternProperties":
-                out[name] = {key: written(part) for key, part in value.items()}
-            case _:
-                out[name] = written(value)
-    return out
-
-
-def _choices(choices: list[Schema]) -> list[Schema]:
-    """Those that can be written; what only fractions satisfy is not given where there is something else."""
-    found, faults = [], []
-    for choice in choices:
-        try:
-            found.append(written(choice))
-        except SchemaFault as fault:
-            faults.append(fault)
-    if faults and not found:
-        raise faults[0]
-    return found
-
-
-def _type_names(types: frozenset[str]) -> list[str]:
-    """`fraction` has no name: where other types are left, numbers that are not integers are just not given."""
-    if types == {"fraction"}:
-        raise SchemaFault("", "only numbers that are not integers are left of a choice, which cannot be followed")
-    if types >= NUMBER:
-        return sorted(types - NUMBER | {"number"})
-    return sorted(types - {"fraction"})

@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.grammar.schema.document import Document, keywords
 from engine.grammar.schema.faults import Budget, Unfollowable
-from engine.grammar.schema.formats import NATIVE, PATTERNS, REFUSED
+from engine.grammar.schema.formats import PATTERNS, REFUSED
 from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import NUMBER, Schema, identity, type_of
 
@@ -72,7 +72,7 @@ class Evaluator:
     def _string(self, keys: dict[str, Any], value: str, at: str) -> bool:
         if not keys.get("minLength", 0) <= len(value) <= keys.get("maxLength", len(value)):
             return False
-        if keys.get("format") in NATIVE | REFUSED:
+        if keys.get("format") in REFUSED:
             raise Unfollowable(at, "format", "beside listed values cannot be followed")
         patterns = [keys[name] for name in ("pattern",) if name in keys]
         patterns += [PATTERNS[keys["format"]]] if keys.get("format") in PATTERNS else []

@@ -9,13 +9,13 @@ from itertools import combinations
 from typing import Any
 
 from engine.grammar.language.expression import LanguageError
-from engine.grammar.schema.algebra import Algebra, written
+from engine.grammar.schema.algebra import Algebra
 from engine.grammar.schema.closing import Closing, implied_types
 from engine.grammar.schema.complement import Complement
 from engine.grammar.schema.document import Document, keywords
 from engine.grammar.schema.evaluate import Evaluator
 from engine.grammar.schema.faults import MAX_BRANCHES, MAX_PLACES, Budget, Unfollowable, escape
-from engine.grammar.schema.formats import NATIVE, PATTERNS, REFUSED
+from engine.grammar.schema.formats import PATTERNS, REFUSED
 from engine.grammar.schema.members import MAX_PATTERNS
 from engine.grammar.schema.names import Names
 from engine.grammar.schema.overlap import Overlap
@@ -43,7 +43,8 @@ class Rewriter:
         self._closes = closes
         self._budget = Budget()
         self._document = Document(root)
-        self._strings = Strings()
+        self.strings = self._strings = Strings()
+        """The languages of the document's patterns."""
         self._overlap = Overlap(self._document, self._strings, self._budget)
         self._algebra = Algebra(self._budget, self._strings, self._types_behind)
         self._evaluator = Evaluator(self._document, self._strings, self._budget)
@@ -63,25 +64,22 @@ class Rewriter:
         self._denying: list[str] = []
         self._pending: list[tuple[str, Schema, str, bool]] = []
 
-    def result(self, part: Schema | None = None, at: str = "") -> Schema:
-        """The whole document, or the part of it at a pointer, rewritten. Raises `SchemaFault`."""
+    def result(self, part: Schema | None = None, at: str = "") -> tuple[Schema, dict[str, Schema]]:
+        """The whole document, or the part of it at a pointer, rewritten, and what its references point to, by name.
+
+        Raises `SchemaFault`.
+        """
         given = self._root if part is None else part
         root = self.say(given, at)
         if self._closes and isinstance(given, dict) and not given.keys() & _IN_PLACE:
             meant = implied_types(given)
             if meant and not meant & self._algebra.types(root):
-                return False  # nothing of the kind that it speaks of
+                return False, {}  # nothing of the kind that it speaks of
         definitions: dict[str, Schema] = {}
         while self._pending:
             name, schema, at, holds = self._pending.pop()
             definitions[name] = self.say(schema, at) if holds else self.deny(schema, at)
-        if self._closes:
-            root, definitions = Closing(definitions).document(root)
-        out = written(root)
-        if not definitions:
-            return out
-        targets = {name: written(schema) for name, schema in definitions.items()}
-        return {**(out if isinstance(out, dict) else {"allOf": [out]}), "$defs": targets}
+        return Closing(definitions).document(root) if self._closes else (root, definitions)
 
     def say(self, schema: Schema, at: str) -> Schema:
         """The schema in other words."""
@@ -252,8 +250,6 @@ class Rewriter:
     def _format(self, name: str, at: str) -> Schema:
         if name in REFUSED:
             raise Unfollowable(at, "format", f"{name!r} is not supported")
-        if name in NATIVE:
-            return {"format": name}
         return {"pattern": PATTERNS[name]} if name in PATTERNS else {}
 
     def _property_count(self, keys: dict[str, Any], at: str) -> Schema:

@@ -1,6 +1,7 @@
 """Sets of strings that schemas speak of, by pattern, as languages: complements, overlaps, membership."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from engine.grammar.language.ecma import translated
@@ -22,10 +23,11 @@ class Strings:
     def __init__(self) -> None:
         self._languages = Languages()
         self._reader = Reader(self._languages)
+        self._nodes: dict[str, Node] = {}
 
     def complement(self, pattern: str) -> str:
         """A pattern of all strings in which this one is not found."""
-        return write(self._automaton(self._languages.negation(self._reader.read(pattern))))
+        return write(self._automaton(self._languages.negation(self._read(pattern))))
 
     def plain(self, pattern: str) -> str:
         """The pattern as llguidance takes it best.
@@ -39,20 +41,20 @@ class Strings:
         if "^" not in inside and "$" not in inside and not (searched and _LONG_COUNT.search(bare)):
             return pattern
         try:
-            return write(self._automaton(self._reader.read(pattern)))
+            return write(self._automaton(self._read(pattern)))
         except LanguageError:
             return pattern
 
     def disjoint(self, one: str, two: str) -> bool:
         """Whether no string matches both; False where that is not known."""
         try:
-            return self._automaton(self._languages.both(self._reader.read(one), self._reader.read(two))).is_empty
+            return self._automaton(self._languages.both(self._read(one), self._read(two))).is_empty
         except LanguageError:
             return False
 
     def finds(self, pattern: str, text: str) -> bool:
         """Whether the pattern is found in the text."""
-        node = self._reader.read(pattern)
+        node = self._read(pattern)
         for char in text:
             node = self._languages.derivative(node, ord(char))
         return node.nullable
@@ -62,7 +64,7 @@ class Strings:
         make = self._languages
         cells: list[tuple[Node, list[int]]] = []
         for position, pattern in enumerate(patterns):
-            mine = self._reader.read(pattern)
+            mine = self._read(pattern)
             others = make.negation(mine)
             split: list[tuple[Node, list[int]]] = []
             for node, members in cells:
@@ -71,9 +73,18 @@ class Strings:
             cells = [cell for cell in [*split, (rest, [position])] if not self._automaton(cell[0]).is_empty]
         return [(write(self._automaton(node)), members) for node, members in cells]
 
+    def is_empty(self, patterns: Iterable[str], least: int, most: int | None) -> bool:
+        """Whether no string of such a length matches all patterns; False where that is not known."""
+        make = self._languages
+        try:
+            length = make.repeat(make.chars(ALL), least, most)
+            return make.is_empty(make.both(length, *(self._read(pattern) for pattern in patterns)))
+        except LanguageError:
+            return False
+
     def words(self, pattern: str, most: int) -> list[str] | None:
         """All strings in which the pattern is found, in order, None if there are more than `most`."""
-        return self._automaton(self._reader.read(pattern)).words(most)
+        return self._automaton(self._read(pattern)).words(most)
 
     def of_schema(self, schema: dict[str, Any]) -> str | None:
         """A pattern of the strings that a rewritten schema of `type`, `pattern`, `enum` and lengths accepts."""
@@ -82,7 +93,7 @@ class Strings:
             return None
         if schema.keys() == {"type", "pattern"}:
             return str(schema["pattern"])
-        parts = [self._reader.read(schema["pattern"])] if "pattern" in schema else []
+        parts = [self._read(schema["pattern"])] if "pattern" in schema else []
         if "enum" in schema:
             parts.append(make.either(*(self._word(text) for text in schema["enum"])))
         low, high = schema.get("minLength", 0), schema.get("maxLength")
@@ -90,6 +101,11 @@ class Strings:
             return None
         parts.append(make.repeat(make.chars(ALL), low, high))
         return write(self._automaton(make.both(*parts)))
+
+    def _read(self, pattern: str) -> Node:
+        if pattern not in self._nodes:
+            self._nodes[pattern] = self._reader.read(pattern)
+        return self._nodes[pattern]
 
     def _word(self, text: str) -> Node:
         node = self._languages.empty
