@@ -25,8 +25,9 @@ from engine.grammar.backend_llguidance import LlguidanceGrammar, compile_grammar
 from engine.grammar.backend_outlines import compile_index, make_vocabulary
 from engine.grammar.blame import blamed
 from engine.grammar.grammar import GrammarError
-from engine.grammar.source import grammar_text, load_schema, schema_text
+from engine.grammar.source import GrammarText, grammar_text, load_schema, schema_text
 from engine.grammar.vocabulary import Vocabulary
+from engine.grammar.writing.nodes import NamesTaken
 from engine.lifetime import die_with_parent
 
 MAX_ADDRESS_BYTES = 4 * 1024**3
@@ -59,6 +60,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     grammar: str = ""
     index: bytes = b""
+    names: NamesTaken = "listed"
+    """What objects' names are, if `grammar` is set."""
     error: str | None = None
     error_param: str | None = None
 
@@ -103,7 +106,7 @@ class Compilers:
             self.prepare()
             grammar, compiled = self._compiled(constraint)
             self._probe(compiled)
-            return Answer(grammar=grammar)
+            return Answer(grammar=grammar.text, names=grammar.names)
         except RequestError as error:
             return Answer(error=error.message, error_param=error.param)
         except GrammarError as error:
@@ -111,11 +114,11 @@ class Compilers:
         except (RecursionError, MemoryError, ValueError, OverflowError):
             return Answer(error=f"{constraint.param} is too complex", error_param=constraint.param)
 
-    def _compiled(self, constraint: Constraint) -> tuple[str, LlguidanceGrammar]:
+    def _compiled(self, constraint: Constraint) -> tuple[GrammarText, LlguidanceGrammar]:
         assert self._tokenizer is not None
         try:
             grammar = grammar_text(constraint)
-            return grammar, compile_grammar(self._tokenizer, grammar, constraint)
+            return grammar, compile_grammar(self._tokenizer, grammar.text, constraint)
         except RequestError as error:
             self._blame(constraint, error)
             # Of several schemas the library does not say which it could not follow.
@@ -134,7 +137,7 @@ class Compilers:
 
         def fault(part: Any, at: str) -> str | None:
             try:
-                compile_grammar(tokenizer, schema_text(schema, param, part=part, at=at), constraint)
+                compile_grammar(tokenizer, schema_text(schema, param, part=part, at=at).text, constraint)
             except RequestError as found:
                 return found.message
             return None

@@ -52,7 +52,7 @@ def free_calls(
     builder = _Builder(form, tools, special)
     builder.add("start", "segment* last" if parallel else f"segment {builder.end()} | last")
     builder.add_free_text()
-    return builder.constraint()
+    return builder.constraint(is_free=True)
 
 
 def calls_or(
@@ -79,10 +79,13 @@ class _Builder:
         """A rule, or a terminal if its name is in capitals."""
         self._rules.append(f"{name}: {body}")
 
-    def constraint(self) -> Constraint:
-        """All that was added."""
+    def constraint(self, *, is_free: bool = False) -> Constraint:
+        """All that was added; free if there may be any text besides calls."""
         self.add("gap", f"/{GAP_REGEX}/")
-        return Constraint(kind="lark", source="\n".join(self._rules), param="tools", schemas=tuple(self._schemas))
+        names = "|".join(escape(tool.name) for tool in self._tools)
+        opens = f"(?:{names})(?:{regex(self._form.neck)}|{regex(BARE_NECK)})" if is_free else ""
+        source = "\n".join(self._rules)
+        return Constraint(kind="lark", source=source, param="tools", schemas=tuple(self._schemas), opens=opens)
 
     def calls(self, parallel: bool, *, bare: bool) -> str:
         """The body of a rule of one or more calls; with `bare` they may come without their marker."""

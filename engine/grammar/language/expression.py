@@ -253,6 +253,23 @@ class Automaton:
         """Whether nothing is accepted."""
         return not self.accepting
 
+    @property
+    def is_endless(self) -> bool:
+        """Whether there are endlessly many texts from every state on; of one that is trimmed."""
+        ending: set[int] = set()
+        grew = True
+        while grew:
+            more = {state for state, found in enumerate(self.moves) if state not in ending and found.keys() <= ending}
+            ending |= more
+            grew = bool(more)
+        reached, stack = {0}, [0]
+        while stack:
+            for to in self.moves[stack.pop()]:
+                if to not in reached:
+                    reached.add(to)
+                    stack.append(to)
+        return not ending & reached
+
 
 def _cuts(node: Node) -> set[int]:
     cuts, stack, seen = {0, END + 1, BEGIN}, [node], set()

@@ -82,6 +82,19 @@ class Strings:
         except LanguageError:
             return False
 
+    def is_endless(self, found: Iterable[str], not_found: Iterable[str]) -> bool:
+        """Whether, wherever such a string has come to, no end of others begin as it does; False if that is not known.
+
+        Such a string is one in which the first patterns are found and the others are not.
+        """
+        make = self._languages
+        try:
+            parts = [self._read(pattern) for pattern in found]
+            parts += [make.negation(self._read(pattern)) for pattern in not_found]
+            return self._automaton(make.both(*parts)).is_endless
+        except LanguageError:
+            return False
+
     def words(self, pattern: str, most: int) -> list[str] | None:
         """All strings in which the pattern is found, in order, None if there are more than `most`."""
         return self._automaton(self._read(pattern)).words(most)

@@ -8,7 +8,7 @@ from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import Schema
 from engine.grammar.writing.kinds import Reader
 from engine.grammar.writing.members import COMMA, ObjectRules, Rules, repeated
-from engine.grammar.writing.nodes import ArrayShape, Node, Nodes
+from engine.grammar.writing.nodes import ArrayShape, NamesTaken, Node, Nodes
 from engine.grammar.writing.terminals import Terminals, in_slashes
 
 WHITESPACE = r"[ ]?|\n[ ]{0,20}"
@@ -24,8 +24,8 @@ class WrittenSchema:
     """The grammar of a schema."""
 
     text: str
-    frees_names: bool
-    """Whether some object takes names that are not declared, of which the grammar cannot say that none comes twice."""
+    names: NamesTaken
+    """Unless they are listed, the grammar cannot say of them that none comes twice."""
 
 
 def write_schema(root: Schema, definitions: dict[str, Schema], strings: Strings) -> WrittenSchema | None:
@@ -39,7 +39,7 @@ def write_schema(root: Schema, definitions: dict[str, Schema], strings: Strings)
     rules = Rules()
     lines = [f"{node.name}: {' | '.join(_choices(node, terminals, rules))}" for node in nodes.all if node.ends]
     text = "\n".join([f"start: {start.name}", *lines, *rules.lines, *terminals.lines()])
-    return WrittenSchema(f"{_HEAD}{text}\n", nodes.frees_names)
+    return WrittenSchema(f"{_HEAD}{text}\n", nodes.names)
 
 
 def _choices(node: Node, terminals: Terminals, rules: Rules) -> list[str]:

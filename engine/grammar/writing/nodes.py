@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from engine.grammar.language.expression import LanguageError
 from engine.grammar.schema.faults import Budget, Unfollowable
@@ -11,6 +11,9 @@ from engine.grammar.schema.values import Schema
 from engine.grammar.writing.kinds import ArrayPart, ObjectPart, Reader
 from engine.grammar.writing.terminals import Terminals
 from engine.grammar.writing.texts import is_text
+
+NamesTaken = Literal["listed", "endless", "few"]
+"""Which names objects take: those listed; of some kind, of which there are always more; of kinds that may run out."""
 
 
 @dataclass(eq=False, slots=True)
@@ -97,8 +100,7 @@ class Nodes:
     """The places of one document, each made once from the schemas that hold there."""
 
     def __init__(self, reader: Reader, strings: Strings, terminals: Terminals, budget: Budget) -> None:
-        self.frees_names = False
-        """Whether some object takes names that are not declared."""
+        self.names: NamesTaken = "listed"
         self._reader = reader
         self._strings = strings
         self._terminals = terminals
@@ -194,13 +196,18 @@ class Nodes:
                 if said != [False]:
                     but = [name for name in names if self._strings.finds(cell, name)]
                     free.append(FreeMembers(self._terminals.names(cell, but, ()), node))
+                    self._note_names([cell], [])
             others = [part.additional for part in parts]
             if not any(other is False for other in others):
                 free.append(FreeMembers(self._terminals.names(None, names, patterns), self._node(others)))
+                self._note_names([], patterns)
         except LanguageError as error:
             raise Unfollowable("", "patternProperties", f"cannot be followed: {error}") from None
-        self.frees_names = self.frees_names or bool(free)
         return free
+
+    def _note_names(self, found: list[str], not_found: list[str]) -> None:
+        is_endless = not (found or not_found) or self._strings.is_endless(found, not_found)
+        self.names = "few" if self.names == "few" or not is_endless else "endless"
 
     def _cells(self, patterns: list[str]) -> list[tuple[str, list[str]]]:
         if len(patterns) > 1 and overlapping(self._strings, dict.fromkeys(patterns)):

@@ -51,7 +51,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
 
 def accepts(kind: str, source: str, text: str) -> bool:
     constraint = Constraint(kind=kind, source=source)  # type: ignore[arg-type]
-    matcher = llguidance.LLMatcher(TOKENIZER, grammar_text(constraint), log_level=0)
+    matcher = llguidance.LLMatcher(TOKENIZER, grammar_text(constraint).text, log_level=0)
     assert not matcher.is_error(), matcher.get_error()
     data = list(text.encode())
     return bool(matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting())
@@ -100,7 +100,7 @@ def test_the_rest_of_a_grammar_stays_as_it_is(grammar: str, text: str) -> None:
 @pytest.mark.parametrize("kind", ["regex", "lark"])
 def test_what_is_no_pattern_or_not_regular_is_refused(kind: str, pattern: str) -> None:
     constraint = Constraint(kind=kind, source=pattern if kind == "regex" else f"start: /{pattern}/")  # type: ignore[arg-type]
-    assert llguidance.LLMatcher(TOKENIZER, grammar_text(constraint), log_level=0).is_error()
+    assert llguidance.LLMatcher(TOKENIZER, grammar_text(constraint).text, log_level=0).is_error()
 
 
 @pytest.mark.parametrize("pattern", ["a{2}", "a{2,}", "a{2,3}", "x{", "a{,2}", "(?i:a)", "^a|b$", "(?:a)*?", "(?s)."])
