@@ -7,66 +7,81 @@ a pattern or a length leaves too few names; for such schemas it is looked ahead 
 """
 
 import re
-from bisect import bisect_left
-from collections.abc import Callable
 
 import numpy as np
 
 from engine.grammar.grammar import Grammar, GrammarError
-from engine.grammar.json_place import ESCAPED_NAME, ESCAPED_STRING, KEY, NAME, STRING, Place
+from engine.grammar.json_place import ESCAPED_NAME, KEY, NAME, Place
+from engine.grammar.schema.names import MAX_WORDS
 from engine.grammar.vocabulary import Vocabulary
 from engine.grammar.writing.nodes import NamesTaken
 
 MAX_TAIL_BYTES = 1024
 """Of free text, what is kept to find the beginning of a JSON value in."""
 FEW = 16
-_INSIDE = (NAME, ESCAPED_NAME, STRING, ESCAPED_STRING)
+MAX_KNOWN_WAYS = 1000
+
+
+_KINDS = ("letters", "quoted", "comma", "comma and quote", "two quotes", "comma and two quotes")
 
 
 class TokenIndex:
-    """The tokens of a vocabulary by how they begin, and those that may hold the whole of a name."""
+    """The tokens of a vocabulary that may complete a name, by how they begin."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        known = [(text, token_id) for token_id, text in enumerate(vocabulary.tokens)
-                 if text and token_id not in vocabulary.special_ids]  # fmt: skip
-        known.sort()
         self.vocabulary = vocabulary
-        self._texts = [text for text, _ in known]
-        self._ids = np.array([token_id for _, token_id in known], dtype=np.int64)
+        self.ids: dict[bytes, list[int]] = {}
+        self._ending: dict[bytes, list[int]] = {}
+        """Tokens with a quote, by what stands up to it."""
         self._masks: dict[bytes, np.ndarray] = {}
-        self.structural = _ids(known, lambda text: b'"' in text or b"," in text)
-        self.closing = _ids(known, lambda text: b'"' in text and b"," in text)
-        """Those that may lead out of a string and on to a name."""
-        self.whole = _ids(known, lambda text: text.count(b'"') > 1)
-        """Those that may hold a name with its quotes."""
-        self.closing_whole = _ids(known, lambda text: text.count(b'"') > 2)
-        """Those that may do so from inside of a string."""
+        self._kinds: dict[str, list[int]] = {name: [] for name in _KINDS}
+        for token_id, text in enumerate(vocabulary.tokens):
+            if not text or token_id in vocabulary.special_ids:
+                continue
+            self.ids.setdefault(text, []).append(token_id)
+            if len(text) == 1:
+                self._kinds["letters"].append(token_id)
+            quotes = text.count(b'"')
+            if quotes:
+                self._ending.setdefault(text[: text.index(b'"') + 1], []).append(token_id)
+            if quotes or b"," in text:
+                self._note(token_id, quotes, b"," in text)
+        self.kinds = {name: np.array(ids, dtype=np.int64) for name, ids in self._kinds.items()}
+        """Ids of the tokens of each kind of `_KINDS`."""
 
-    def beginning_with(self, prefix: bytes) -> np.ndarray:
-        """Ids of the tokens that begin so."""
-        first = bisect_left(self._texts, prefix)
-        last = bisect_left(self._texts, prefix + b"\xff" * 8, lo=first)
-        return self._ids[first:last]
+    def _note(self, token_id: int, quotes: int, has_comma: bool) -> None:
+        holds = {
+            "quoted": quotes > 0,
+            "comma": has_comma,
+            "comma and quote": has_comma and quotes > 0,
+            "two quotes": quotes > 1,
+            "comma and two quotes": has_comma and quotes > 1,
+        }
+        for name, is_so in holds.items():
+            if is_so:
+                self._kinds[name].append(token_id)
 
-    def forbid(self, row: np.ndarray, prefix: bytes) -> None:
-        """Take the tokens that begin so out of a bitmask."""
-        ids = self.beginning_with(prefix)
-        if len(ids) <= FEW:
-            for token_id in ids.tolist():
-                row.view(np.uint32)[token_id // 32] &= np.uint32(~(1 << (token_id % 32)) & 0xFFFFFFFF)
+    def forbid(self, row: np.ndarray, rest: bytes) -> None:
+        """Take the tokens that begin with the rest of a name, with its quote, out of a bitmask."""
+        tokens = self.vocabulary.tokens
+        ids = self._ending.get(rest[: rest.index(b'"') + 1], [])
+        if len(ids) > FEW and rest == b'"':
+            if rest not in self._masks:
+                self._masks[rest] = self._mask_without(ids, len(row))
+            row &= self._masks[rest]
             return
-        mask = self._masks.get(prefix)
-        if mask is None:
-            bits = np.ones(len(row) * 32, dtype=np.uint8)
-            bits[ids] = 0
-            mask = np.packbits(bits, bitorder="little").view(np.int32)
-            if prefix == b'"':
-                self._masks[prefix] = mask
-        row &= mask
+        for token_id in ids:
+            if (tokens[token_id] or b"").startswith(rest):
+                _clear(row, token_id)
+
+    def _mask_without(self, ids: list[int], size: int) -> np.ndarray:
+        bits = np.ones(size * 32, dtype=np.uint8)
+        bits[ids] = 0
+        return np.packbits(bits, bitorder="little").view(np.int32)
 
 
-def _ids(known: list[tuple[bytes, int]], takes: Callable[[bytes], bool]) -> np.ndarray:
-    return np.array([token_id for text, token_id in known if takes(text)], dtype=np.int64)
+def _clear(row: np.ndarray, token_id: int) -> None:
+    row.view(np.uint32)[token_id // 32] &= np.uint32(~(1 << (token_id % 32)) & 0xFFFFFFFF)
 
 
 def allowed(row: np.ndarray, ids: np.ndarray) -> list[int]:
@@ -90,6 +105,8 @@ class UnrepeatedGrammar:
         self._place: Place | None = None if opens else Place()
         """None outside of JSON values."""
         self._tail = b""
+        self._ways: dict[Place, bool] = {}
+        """Whether there is a way on, of risky places."""
 
     def copy(self) -> "UnrepeatedGrammar":
         """See `Grammar`."""
@@ -118,58 +135,60 @@ class UnrepeatedGrammar:
             for name in place.names:
                 if name.startswith(place.partial):
                     self._index.forbid(row, name[len(place.partial) :])
-        for token_id in allowed(row, self._index.closing_whole if place.mode in _INSIDE else self._index.whole):
+        whole = "two quotes" if place.mode == KEY else "comma and two quotes"
+        for token_id in allowed(row, self._index.kinds[whole]):
             if place.read(tokens[token_id]) is None:
-                self._index.forbid(row, tokens[token_id])
+                _clear(row, token_id)
 
     def _forbid_corners(self, row: np.ndarray, place: Place) -> None:
         """Take out what leads where every way on completes a name that is there."""
         tokens = self._index.vocabulary.tokens
         for token_id in self._risky(row, place):
             after = place.read(tokens[token_id])
-            if after is not None and _is_risky(after):
-                ahead = self._inner.copy()
-                ahead.accept(token_id)
-                if not self._has_way(ahead, after):
-                    row.view(np.uint32)[token_id // 32] &= np.uint32(~(1 << (token_id % 32)) & 0xFFFFFFFF)
+            if after is not None and not self._has_way(self._inner, token_id, after):
+                _clear(row, token_id)
 
     def _risky(self, row: np.ndarray, place: Place) -> list[int]:
         """Tokens that may lead into a corner: what a name that is there goes on with, or what begins one."""
         if place.mode not in (NAME, ESCAPED_NAME):
-            return allowed(row, self._index.closing if place.mode in _INSIDE else self._index.structural)
-        found: list[int] = []
-        for name in place.names:
-            if name.startswith(place.partial):
-                rest = name[len(place.partial) : -1]
-                for end in range(1, len(rest) + 1):
-                    ids = self._index.beginning_with(rest[:end])
-                    found += [token_id for token_id in allowed(row, ids[:1])
-                              if self._index.vocabulary.tokens[token_id] == rest[:end]]  # fmt: skip
-        return list(dict.fromkeys(found))
+            begin = "quoted" if place.mode == KEY else "comma and quote"
+            return allowed(row, self._index.kinds["comma" if place.mode != KEY and _is_crowded(place) else begin])
+        ids = self._index.ids
+        rests = [name[len(place.partial) : -1] for name in place.names if name.startswith(place.partial)]
+        begun = dict.fromkeys(rest[:end] for rest in rests for end in range(1, len(rest) + 1))
+        found = np.array([token_id for text in begun for token_id in ids.get(text, ())], dtype=np.int64)
+        return allowed(row, found) if len(found) else []
 
-    def _has_way(self, grammar: Grammar, place: Place) -> bool:
-        """Whether a name that is not there can be completed from a risky place on."""
+    def _has_way(self, grammar: Grammar, token_id: int, place: Place) -> bool:
+        """Whether behind a token, which leads to `place`, a name that is not there can be completed."""
+        if not _is_risky(place):
+            return True
+        known = self._ways.get(place)
+        if known is None:
+            if len(self._ways) >= MAX_KNOWN_WAYS:
+                self._ways.clear()
+            known = self._ways[place] = self._looked_ahead(grammar, token_id, place)
+        return known
+
+    def _looked_ahead(self, grammar: Grammar, token_id: int, place: Place) -> bool:
+        ahead = grammar.copy()
         row = np.zeros(-(-self._index.vocabulary.size // 32), dtype=np.int32)
         try:
-            grammar.fill_bitmask(row)
+            ahead.accept(token_id)
+            ahead.fill_bitmask(row)
         except GrammarError:
             return False
         self._forbid(row, place)
-        risky = []
         tokens = self._index.vocabulary.tokens
-        ids = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little"))
-        for token_id in ids.tolist():
-            after = place.read(tokens[token_id])
+        risky = []
+        letters = allowed(row, self._index.kinds["letters"])
+        for following in letters or np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist():
+            after = place.read(tokens[following])
             if after is not None and not _is_risky(after):
                 return True
             if after is not None:
-                risky.append((token_id, after))
-        for token_id, after in risky:
-            ahead = grammar.copy()
-            ahead.accept(token_id)
-            if self._has_way(ahead, after):
-                return True
-        return False
+                risky.append((following, after))
+        return any(self._has_way(ahead, following, after) for following, after in risky)
 
     def forced_tokens(self) -> list[int]:
         """See `Grammar`."""
@@ -230,8 +249,16 @@ def unrepeated(inner: Grammar, names: NamesTaken, index: TokenIndex | None, open
     return UnrepeatedGrammar(inner, index, opens=opens, is_narrow=names == "few")
 
 
+def _is_crowded(place: Place) -> bool:
+    """Whether some object around may have all the names that it can."""
+    frame = place.frame
+    while frame is not None and len(frame.names) < MAX_WORDS:
+        frame = frame.around
+    return frame is not None
+
+
 def _is_risky(place: Place) -> bool:
     """Whether a name is being begun that may be there already."""
-    if place.mode == KEY:  # behind a comma
-        return bool(place.names)
+    if place.mode == KEY or (place.mode == NAME and not place.partial):
+        return len(place.names) >= MAX_WORDS  # names of which there are fewer in all are listed
     return place.mode in (NAME, ESCAPED_NAME) and any(name.startswith(place.partial) for name in place.names)

@@ -14,7 +14,7 @@ from engine.grammar.schema.closing import Closing, implied_types
 from engine.grammar.schema.complement import Complement
 from engine.grammar.schema.document import Document, keywords
 from engine.grammar.schema.evaluate import Evaluator
-from engine.grammar.schema.faults import MAX_BRANCHES, MAX_PLACES, Budget, Unfollowable, escape
+from engine.grammar.schema.faults import MAX_PLACES, Budget, Unfollowable, escape
 from engine.grammar.schema.formats import PATTERNS, REFUSED
 from engine.grammar.schema.members import MAX_PATTERNS
 from engine.grammar.schema.names import Names
@@ -27,7 +27,6 @@ _COPIED = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveM
 _BESIDE_REFERENCES = {*_COPIED, "properties", "patternProperties", "additionalProperties", "items", "prefixItems",
                       "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "dependencies", "dependentRequired",
                       "const", "propertyNames", "contains", "format", "unevaluatedProperties"}  # fmt: skip
-_COUNTS = frozenset({"minProperties", "maxProperties"})
 _IN_PLACE = frozenset({"type", "enum", "const", "$ref", "allOf", "anyOf", "oneOf", "not", "if"})
 _REFUSED = ("unevaluatedItems", "$dynamicRef", "$recursiveRef")
 _OBJECT: dict[str, Any] = {"type": frozenset({"object"})}
@@ -94,10 +93,7 @@ class Rewriter:
             if listed is not None:
                 return listed
             parts = [self._plain(keys, at), *self._applied(schema, keys, at), *self._counted(keys, at)]
-            said = self._names.listed(self._algebra.all_of(*parts))
-            if isinstance(said, dict) and said.keys() & _COUNTS and (keys.keys() & _COUNTS or "anyOf" not in said):
-                return self._algebra.all_of(said, self._property_count(said, at))
-            return said
+            return self._names.listed(self._algebra.all_of(*parts))
 
     def _listed(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> Schema | None:
         """Where the schema, or one of `allOf`, lists values: those that all of it accepts. None if none does."""
@@ -251,28 +247,6 @@ class Rewriter:
         if name in REFUSED:
             raise Unfollowable(at, "format", f"{name!r} is not supported")
         return {"pattern": PATTERNS[name]} if name in PATTERNS else {}
-
-    def _property_count(self, keys: dict[str, Any], at: str) -> Schema:
-        """Which of the named properties are there is spelled out, for then the others can be counted."""
-        properties, required = keys.get("properties", {}), set(keys.get("required", ()))
-        optional = [name for name, part in properties.items() if part is not False and name not in required]
-        if not optional:
-            return {}
-        low, high = keys.get("minProperties", 0), keys.get("maxProperties")
-        if (high is None and low <= len(required)) or "object" not in self._algebra.types(keys):
-            return {}
-        if high is None and low == 1:
-            some = [{**_OBJECT, "required": [name]} for name in optional]
-            none = {**_OBJECT, "properties": dict.fromkeys(optional, False)}
-            return self._algebra.any_of([_NO_OBJECT, *some, none])
-        if 2 ** len(optional) > MAX_BRANCHES:
-            keyword = "minProperties" if high is None else "maxProperties"
-            raise Unfollowable(at, keyword, f"beside {len(optional)} optional properties cannot be followed")
-        choices: list[Schema] = [_NO_OBJECT]
-        for present in (set(some) for size in range(len(optional) + 1) for some in combinations(optional, size)):
-            absent = {name: name in present for name in optional}
-            choices.append({**_OBJECT, "required": sorted(present), "properties": absent})
-        return self._algebra.any_of(choices)
 
     def _apart(self, patterns: dict[str, Schema], at: str) -> dict[str, Schema]:
         """Patterns of which no name matches two; llguidance follows no others."""

@@ -87,17 +87,21 @@ class Strings:
 
         Such a string is one in which the first patterns are found and the others are not.
         """
-        make = self._languages
         try:
-            parts = [self._read(pattern) for pattern in found]
-            parts += [make.negation(self._read(pattern)) for pattern in not_found]
-            return self._automaton(make.both(*parts)).is_endless
+            return self._automaton(self._between(found, not_found)).is_endless
         except LanguageError:
             return False
 
-    def words(self, pattern: str, most: int) -> list[str] | None:
-        """All strings in which the pattern is found, in order, None if there are more than `most`."""
-        return self._automaton(self._read(pattern)).words(most)
+    def words(self, found: Iterable[str], not_found: Iterable[str], most: int) -> list[str] | None:
+        """All strings in which these patterns are found and those are not, in order; None if there are more than that.
+
+        Raises `LanguageError`.
+        """
+        return self._automaton(self._between(found, not_found)).words(most)
+
+    def _between(self, found: Iterable[str], not_found: Iterable[str]) -> Node:
+        make = self._languages
+        return make.both(*map(self._read, found), *(make.negation(self._read(pattern)) for pattern in not_found))
 
     def of_schema(self, schema: dict[str, Any]) -> str | None:
         """A pattern of the strings that a rewritten schema of `type`, `pattern`, `enum` and lengths accepts."""

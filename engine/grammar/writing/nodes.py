@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from engine.grammar.language.expression import LanguageError
 from engine.grammar.schema.faults import Budget, Unfollowable
+from engine.grammar.schema.names import MAX_WORDS
 from engine.grammar.schema.strings import Strings, overlapping
 from engine.grammar.schema.values import Schema
 from engine.grammar.writing.kinds import ArrayPart, ObjectPart, Reader
@@ -176,7 +177,8 @@ class Nodes:
             members.append(Member(name, node, name in required))
         most = min((part.most for part in parts if part.most is not None), default=None)
         least = max((part.least for part in parts), default=0)
-        return ObjectShape(members, self._free(parts, list(names)), least, most)
+        free = self._free(parts, members)
+        return ObjectShape(members, free, least, most)
 
     def _of_name(self, part: ObjectPart, name: str) -> list[Schema]:
         found = [part.properties[name]] if name in part.properties else []
@@ -186,28 +188,40 @@ class Nodes:
             raise Unfollowable("", "patternProperties", f"cannot be followed: {error}") from None
         return found or [part.additional]
 
-    def _free(self, parts: tuple[ObjectPart, ...], names: list[str]) -> list[FreeMembers]:
+    def _free(self, parts: tuple[ObjectPart, ...], members: list[Member]) -> list[FreeMembers]:
+        """Members that are not declared; where few names are left for them they are added to those that are."""
         patterns = list(dict.fromkeys(pattern for part in parts for pattern in part.patterns))
+        names = [member.name for member in members]
         free: list[FreeMembers] = []
         try:
             for cell, mine in self._cells(patterns):
                 said = [schema for part in parts for schema in _of_cell(part, mine)]
-                node = self._node(said)
-                if said != [False]:
+                if all(schema is not False for schema in said):
                     but = [name for name in names if self._strings.finds(cell, name)]
-                    free.append(FreeMembers(self._terminals.names(cell, but, ()), node))
-                    self._note_names([cell], [])
+                    self._add(members, free, cell, but, [], self._node(said))
             others = [part.additional for part in parts]
-            if not any(other is False for other in others):
-                free.append(FreeMembers(self._terminals.names(None, names, patterns), self._node(others)))
-                self._note_names([], patterns)
+            if all(schema is not False for schema in others):
+                self._add(members, free, None, names, patterns, self._node(others))
         except LanguageError as error:
             raise Unfollowable("", "patternProperties", f"cannot be followed: {error}") from None
         return free
 
-    def _note_names(self, found: list[str], not_found: list[str]) -> None:
+    def _add(self, members: list[Member], free: list[FreeMembers], pattern: str | None, but: list[str],
+             not_found: list[str], node: Node) -> None:  # fmt: skip
+        """Add the names in which a pattern is found (None: any) and others are not, but for some that are declared."""
+        found = [] if pattern is None else [pattern]
+        if found or not_found:
+            try:
+                words = self._strings.words(found, not_found, MAX_WORDS + len(but))
+            except LanguageError:
+                words = None
+            left = None if words is None else [word for word in words if word not in but]
+            if left is not None and len(left) <= MAX_WORDS:
+                members += [Member(word, node, False) for word in left]
+                return
         is_endless = not (found or not_found) or self._strings.is_endless(found, not_found)
         self.names = "few" if self.names == "few" or not is_endless else "endless"
+        free.append(FreeMembers(self._terminals.names(pattern, but, not_found), node))
 
     def _cells(self, patterns: list[str]) -> list[tuple[str, list[str]]]:
         if len(patterns) > 1 and overlapping(self._strings, dict.fromkeys(patterns)):
