@@ -9,13 +9,12 @@ Whether JSON is a call shows only behind the name. So a head `{"name": "` ends o
 follows it is the next, and text that is none of these goes on in terminals that exclude them (those with an X).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from engine.constraint import Constraint, SchemaSource
 from engine.grammar.language.ecma import translated
+from engine.grammar.writing.terminals import in_slashes
 from server.markup.formats import BARE_HEAD, BARE_NECK, BARE_TAIL, FENCED_HEAD, CallFormat
 from server.markup.frames import GAP_REGEX, escape, regex
 
@@ -27,8 +26,8 @@ class ToolSchema:
     """A declared tool, as far as a grammar needs it."""
 
     name: str
-    schema: Mapping[str, Any]
-    """JSON Schema of the arguments, of type object."""
+    schema: str
+    """JSON Schema of the arguments, of type object, as JSON text."""
     param: str
     """The field of the request that an error in the schema blames."""
 
@@ -73,7 +72,7 @@ class _Builder:
         self._tools = tools
         self._special = special
         self._rules: list[str] = []
-        self._schemas = [SchemaSource(param=tool.param, schema=json.dumps(tool.schema)) for tool in tools]
+        self._schemas = [SchemaSource(param=tool.param, schema=tool.schema) for tool in tools]
 
     def add(self, name: str, body: str) -> None:
         """A rule, or a terminal if its name is in capitals."""
@@ -109,7 +108,7 @@ class _Builder:
                 self._schemas.append(SchemaSource(param=content.param, schema=content.source))
             case "regex":
                 self.add("content", "CONTENT")
-                self.add("CONTENT", f"/(?:{in_slashes(translated(content.source))})/ & ~/{marker}{ANY}/")
+                self.add("CONTENT", f"{in_slashes(f'(?:{translated(content.source)})')} & ~/{marker}{ANY}/")
             case "lark":
                 self.add("content", f"%lark {{\n{content.source}\n}}")
 
@@ -159,13 +158,3 @@ class _Builder:
     def _mark(self, text: str) -> str:
         token_id = self._special.get(text)
         return f"/{escape(text)}/" if token_id is None else f"<[{token_id}]>"
-
-
-def in_slashes(pattern: str) -> str:
-    """A regular expression as it stands between the slashes of a Lark terminal."""
-    written: list[str] = []
-    escaped = False
-    for char in pattern:
-        written.append({"/": "/" if escaped else r"\/", "\n": "n" if escaped else r"\n"}.get(char, char))
-        escaped = char == "\\" and not escaped
-    return "".join(written)

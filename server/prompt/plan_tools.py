@@ -17,6 +17,7 @@ from server.markup.reasoning import (
 )
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import bad_request, unsupported
+from server.protocol.exact_numbers import schema_text
 from server.protocol.messages import ChatMessage
 from server.protocol.request import ChatCompletionRequest
 
@@ -99,7 +100,7 @@ def _tool_constraint(
     form = tokenizer.tool_form.calls
     special = tokenizer.special_marks(form.marks)
     tools = [
-        ToolSchema(tool.function.name, tool.schema_, f"tools[{index}].function.{tool.schema_field}")
+        ToolSchema(tool.function.name, schema_text(tool.schema_), f"tools[{index}].function.{tool.schema_field}")
         for index, tool in request.usable_tools
         if request.named_tool in (None, tool.function.name)
     ]

@@ -1,6 +1,7 @@
 """Whether a schema accepts a value: where values are listed, the other keywords only choose among them."""
 
 from collections.abc import Hashable
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -113,10 +114,10 @@ def _swapped(target: tuple[Schema, str], value: Any) -> tuple[Schema, Any, str]:
     return target[0], value, target[1]
 
 
-def _number(keys: dict[str, Any], value: float) -> bool:
-    # As decimal fractions: 0.3 is a multiple of 0.1, though not in binary.
-    if "multipleOf" in keys and Fraction(str(value)) % Fraction(str(keys["multipleOf"])):
+def _number(keys: dict[str, Any], value: int | Decimal) -> bool:
+    if "multipleOf" in keys and Fraction(value) % Fraction(keys["multipleOf"]):
         return False
     if not keys.get("minimum", value) <= value <= keys.get("maximum", value):
         return False
-    return not (value <= keys.get("exclusiveMinimum", value - 1) or value >= keys.get("exclusiveMaximum", value + 1))
+    low, high = keys.get("exclusiveMinimum"), keys.get("exclusiveMaximum")
+    return (low is None or value > low) and (high is None or value < high)
