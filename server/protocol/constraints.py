@@ -97,9 +97,9 @@ def restore_numbers(request: ConstraintFields, body: dict[str, Any]) -> None:
     if asked is None or given is None:
         return
     if asked.json_schema is not None and asked.json_schema.schema_ is not None:
-        asked.json_schema.schema_ = given["json_schema"]["schema"]
+        asked.json_schema.schema_.update(given["json_schema"]["schema"])
     if isinstance(asked.value, dict):
-        asked.value = given["value"]
+        asked.value.update(given["value"])
 
 
 def check_constraints(request: ConstraintFields) -> None:

@@ -127,8 +127,9 @@ def restore_numbers(request: DescribedTools, body: dict[str, Any]) -> None:
     """Let the schemas of a request's tools have the numbers of its body, which are exact."""
     for tool, given in zip(request.tools or (), body.get("tools") or (), strict=True):
         for name in ("parameters", "arguments"):
-            if getattr(tool.function, name) is not None:
-                setattr(tool.function, name, given["function"][name])
+            schema = getattr(tool.function, name)
+            if schema is not None:
+                schema.update(given["function"][name])
 
 
 def check_described_tools(request: DescribedTools) -> set[str]:
