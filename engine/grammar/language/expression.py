@@ -175,25 +175,58 @@ class Languages:
     def is_empty(self, start: Node) -> bool:
         """Whether there is no such text. Raises `LanguageError` where that is not found out soon."""
         atoms = [low for low in sorted(_cuts(start)) if low <= ALL[0][1]]
-        seen = {id(start)}
-        path = [(start, iter(atoms))]
-        while path:
-            node, left = path[-1]
+        seen, order = {id(start)}, [start]
+        for node in order:
             if node.nullable:
                 return False
-            following = next((after for after in (self.derivative(node, atom) for atom in left)
-                              if id(after) not in seen), None)  # fmt: skip
-            if following is None:
-                path.pop()
-                continue
-            seen.add(id(following))
-            path.append((following, iter(atoms)))
+            for atom in atoms:
+                following = self.derivative(node, atom)
+                if id(following) not in seen:
+                    seen.add(id(following))
+                    order.append(following)
             if len(seen) > MAX_SEARCHED:
                 raise LanguageError(f"it has more than {MAX_SEARCHED} states")
         return True
 
-    def automaton(self, start: Node) -> "Automaton":
-        """The automaton of an expression, without states that lead nowhere. Raises `LanguageError`."""
+    def words(self, start: Node, most: int) -> list[str] | None:
+        """All texts, in order; None if there are more than `most`. Raises `LanguageError`."""
+        cuts = sorted(_cuts(start))
+        atoms = [(low, high - 1) for low, high in pairwise(cuts) if high - 1 <= ALL[0][1]]
+        alive: dict[int, list[tuple[int, int, Node]]] = {}
+        found: list[str] = []
+        begun = [("", start)]
+        while begun:
+            longer = []
+            for text, node in begun:
+                if node.nullable:
+                    found.append(text)
+                if id(node) not in alive:
+                    alive[id(node)] = self._alive(node, atoms, most)
+                if sum(high - low + 1 for low, high, _ in alive[id(node)]) > most:
+                    return None
+                longer += [(text + chr(code), after) for low, high, after in alive[id(node)]
+                           for code in range(low, high + 1)]  # fmt: skip
+                if len(found) + len(longer) > most:
+                    return None
+            begun = longer
+        return sorted(found)
+
+    def _alive(self, node: Node, atoms: list[tuple[int, int]], most: int) -> list[tuple[int, int, Node]]:
+        """The characters that lead on to some text, and where to; no more than say that they are more than `most`."""
+        found: list[tuple[int, int, Node]] = []
+        count = 0
+        for low, high in atoms:
+            following = self.derivative(node, low)
+            if count <= most and not self.is_empty(following):
+                found.append((low, high, following))
+                count += high - low + 1
+        return found
+
+    def automaton(self, start: Node, most: int = MAX_STATES) -> "Automaton":
+        """The automaton of an expression, without states that lead nowhere.
+
+        Raises `LanguageError` where it has more than `most` states before these are left out.
+        """
         cuts = sorted(_cuts(start))
         atoms = [(low, high - 1) for low, high in pairwise(cuts) if high - 1 <= ALL[0][1]]
         numbers, order = {id(start): 0}, [start]
@@ -207,8 +240,8 @@ class Languages:
                     order.append(following)
                 found.setdefault(numbers[id(following)], []).append(atom)
             moves.append(found)
-            if len(order) > MAX_STATES:
-                raise LanguageError(f"it has more than {MAX_STATES} states")
+            if len(order) > most:
+                raise LanguageError(f"it has more than {most} states")
         accepting = {number for number, node in enumerate(order) if node.nullable}
         return Automaton(moves, accepting).trimmed()
 
@@ -230,23 +263,6 @@ class Automaton:
         return Automaton(
             [{to: chars for to, chars in found.items() if to in alive} for found in self.moves], self.accepting
         )
-
-    def words(self, most: int) -> list[str] | None:
-        """All texts that are accepted, in order; None if there are more than `most`."""
-        found: list[str] = []
-        stack: list[tuple[int, str]] = [(0, "")]
-        while stack:
-            state, text = stack.pop()
-            if len(text) > len(self.moves):
-                return None  # it went round
-            if state in self.accepting:
-                found.append(text)
-            pairs = [(chars, to) for to, listed in self.moves[state].items() for chars in listed]
-            if len(found) > most or sum(high - low + 1 for (low, high), _ in pairs) + len(stack) > most:
-                return None
-            following = [(chr(code), to) for (low, high), to in pairs for code in range(low, high + 1)]
-            stack += [(to, text + char) for char, to in sorted(following, reverse=True)]
-        return found
 
     @property
     def is_empty(self) -> bool:

@@ -13,6 +13,8 @@ from engine.grammar.schema.values import Schema
 _ESCAPES = re.compile(r"\\.|\[(?:[^\]\\]|\\.)*\]", re.DOTALL)
 _ENDS_OF_CHOICES = re.compile(r"^\^|\$$")
 _LONG_COUNT = re.compile(r"\{(?:\d+,)?\d{2,}\}")
+MAX_NAME_STATES = 40
+"""Of the automaton of names that is looked through for places where they run out."""
 MAX_LENGTH = 64
 """Longest counted length that becomes part of an automaton."""
 
@@ -24,6 +26,9 @@ class Strings:
         self._languages = Languages()
         self._reader = Reader(self._languages)
         self._nodes: dict[str, Node] = {}
+        self._automata: dict[int, Automaton] = {}
+        """By the identity of an expression."""
+        self._words: dict[tuple[int, int], list[str] | None] = {}
 
     def complement(self, pattern: str) -> str:
         """A pattern of all strings in which this one is not found."""
@@ -88,7 +93,7 @@ class Strings:
         Such a string is one in which the first patterns are found and the others are not.
         """
         try:
-            return self._automaton(self._between(found, not_found)).is_endless
+            return self._languages.automaton(self._between(found, not_found), MAX_NAME_STATES).is_endless
         except LanguageError:
             return False
 
@@ -97,7 +102,11 @@ class Strings:
 
         Raises `LanguageError`.
         """
-        return self._automaton(self._between(found, not_found)).words(most)
+        node = self._between(found, not_found)
+        key = (id(node), most)
+        if key not in self._words:
+            self._words[key] = self._languages.words(node, most)
+        return self._words[key]
 
     def _between(self, found: Iterable[str], not_found: Iterable[str]) -> Node:
         make = self._languages
@@ -131,7 +140,9 @@ class Strings:
         return node
 
     def _automaton(self, node: Node) -> Automaton:
-        return self._languages.automaton(node)
+        if id(node) not in self._automata:
+            self._automata[id(node)] = self._languages.automaton(node)
+        return self._automata[id(node)]
 
 
 def overlapping(strings: Strings, patterns: dict[str, Schema]) -> bool:

@@ -13,6 +13,8 @@ from engine.grammar.writing.kinds import ArrayPart, ObjectPart, Reader
 from engine.grammar.writing.terminals import Terminals
 from engine.grammar.writing.texts import is_text
 
+MAX_ASKED = 8
+"""Sets of strings at one place, up to which each is asked whether it is empty; of more, one will not be."""
 NamesTaken = Literal["listed", "endless", "few"]
 """Which names objects take: those listed; of some kind, of which there are always more; of kinds that may run out."""
 
@@ -148,7 +150,8 @@ class Nodes:
         words = [word for word in ("null", "true", "false") if word in kinds]
         if words:
             node.terminals.append(self._terminals.define(" | ".join(f'"{word}"' for word in words)))
-        found = [self._terminals.texts(texts) for texts in kinds.get("string", ())]
+        strings = kinds.get("string", [])
+        found = [self._terminals.texts(texts, alone=len(strings) <= MAX_ASKED) for texts in strings]
         found += [self._terminals.numbers(numbers) for numbers in kinds.get("number", ())]
         node.terminals += [terminal for terminal in dict.fromkeys(found) if terminal is not None]
         node.arrays = [self._array(parts) for parts in kinds.get("array", ())]

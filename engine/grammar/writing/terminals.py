@@ -42,12 +42,19 @@ class Terminals:
         """The name of the terminal with this definition."""
         return self._names.setdefault(body, f"T{len(self._names)}")
 
+    def _all(self, parts: list[str]) -> str:
+        """A terminal of what all of these definitions hold."""
+        return self.define(parts[0] if len(parts) == 1 else " & ".join(map(self.define, parts)))
+
     def literal(self, text: str) -> str:
         """A terminal of one text."""
         return self.define(quoted(text))
 
-    def texts(self, texts: Texts) -> str | None:
-        """A terminal of these strings; None if there are none. Raises `SchemaFault`."""
+    def texts(self, texts: Texts, *, alone: bool = True) -> str | None:
+        """A terminal of these strings; None if there are none, of which one that is not alone is not asked.
+
+        Raises `SchemaFault`.
+        """
         if texts.most is not None and texts.least > texts.most:
             return None
         if texts.words is not None:
@@ -56,7 +63,7 @@ class Terminals:
         if texts.least > MAX_LENGTH or (texts.most or 0) > MAX_LENGTH:
             raise SchemaFault("", f"a string of more than {MAX_LENGTH} characters cannot be asked for")
         has_length = texts.least > 0 or texts.most is not None
-        is_joined = len(texts.patterns) + has_length > 1 and texts.patterns
+        is_joined = alone and len(texts.patterns) + has_length > 1 and texts.patterns
         if is_joined and self._strings.is_empty(texts.patterns, texts.least, texts.most):
             return None
         try:
@@ -65,7 +72,7 @@ class Terminals:
             raise SchemaFault("", f"a pattern cannot be followed: {error}") from None
         if has_length:
             parts.append(in_slashes(length_text(texts.least, texts.most)))
-        return self.define(" & ".join(parts) if parts else in_slashes(STRING))
+        return self._all(parts or [in_slashes(STRING)])
 
     def names(self, pattern: str | None, but: Iterable[str], but_patterns: Iterable[str]) -> str:
         """A terminal of the strings in which a pattern is found (None: all) and none of the others is."""
@@ -106,7 +113,7 @@ class Terminals:
             ):
                 return None
             parts.append(_NO_INTEGER)
-        return None if parts[0] is None else self.define(" & ".join(in_slashes(part or "") for part in parts))
+        return None if parts[0] is None else self._all([in_slashes(part) for part in parts if part])
 
     def _multiples(self, numbers: Numbers, step: Fraction) -> str | None:
         bounds = numbers.bounds
@@ -119,7 +126,7 @@ class Terminals:
             return _library_multiples(step, bounds)
         parts = [integers(bounds) if numbers.types == {"integer"} else decimals(bounds), end, _SHAPE]
         parts += [_NO_INTEGER] if numbers.types == {"fraction"} else []
-        return self.define(" & ".join(in_slashes(part or "") for part in parts))
+        return self._all([in_slashes(part) for part in parts if part])
 
 
 def _library_multiples(step: Fraction, bounds: Bounds) -> str:
