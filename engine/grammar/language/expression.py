@@ -174,7 +174,10 @@ class Languages:
 
     def is_empty(self, start: Node) -> bool:
         """Whether there is no such text. Raises `LanguageError` where that is not found out soon."""
-        atoms = [low for low in sorted(_cuts(start)) if low <= ALL[0][1]]
+        return self._leads_nowhere(start, [low for low in sorted(_cuts(start)) if low <= ALL[0][1]])
+
+    def _leads_nowhere(self, start: Node, atoms: list[int]) -> bool:
+        """The same, with one character of each set of characters between which no part of it tells a difference."""
         seen, order = {id(start)}, [start]
         for node in order:
             if node.nullable:
@@ -214,10 +217,10 @@ class Languages:
     def _alive(self, node: Node, atoms: list[tuple[int, int]], most: int) -> list[tuple[int, int, Node]]:
         """The characters that lead on to some text, and where to; no more than say that they are more than `most`."""
         found: list[tuple[int, int, Node]] = []
-        count = 0
+        count, lows = 0, [low for low, _ in atoms]
         for low, high in atoms:
             following = self.derivative(node, low)
-            if count <= most and not self.is_empty(following):
+            if count <= most and not self._leads_nowhere(following, lows):
                 found.append((low, high, following))
                 count += high - low + 1
         return found

@@ -53,7 +53,7 @@ class Strings:
     def disjoint(self, one: str, two: str) -> bool:
         """Whether no string matches both; False where that is not known."""
         try:
-            return self._automaton(self._languages.both(self._read(one), self._read(two))).is_empty
+            return self._languages.is_empty(self._languages.both(self._read(one), self._read(two)))
         except LanguageError:
             return False
 
