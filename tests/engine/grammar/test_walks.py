@@ -46,6 +46,34 @@ CORNERS: dict[str, Any] = {
     "a control token's spelling for a value": closed(properties={"stop": {"const": SPELT}}, required=["stop"]),
     "a control token's spelling in a text": {"const": f"say {SPELT} now"},
     "a control token's spelling by a pattern": {"type": "string", "pattern": r"^<\|im_end\|>$"},
+    "members that are counted": closed(
+        properties={name: INTEGER for name in "abcdefgh"}, required=["c", "f"], minProperties=4, maxProperties=5
+    ),
+    "others that are counted": {
+        "type": "object",
+        "properties": {"a": INTEGER, "b": INTEGER},
+        "minProperties": 4,
+        "maxProperties": 5,
+        "additionalProperties": {"type": "null"},
+    },
+    "any names": {"type": "object", "minProperties": 5, "additionalProperties": {"type": ["object", "null"]}},
+    "a number between": {
+        "type": "array",
+        "items": {"type": "number", "exclusiveMinimum": 0, "maximum": 0.5},
+        "minItems": 5,
+    },
+    "int64 and uint64": {
+        "type": "array",
+        "minItems": 4,
+        "items": {
+            "anyOf": [
+                {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+                {"const": 2**64 - 1},
+                {"const": 1234567890123456789},
+            ]
+        },
+    },
+    "multiples": {"type": "array", "minItems": 4, "items": {"type": "number", "multipleOf": 0.25, "maximum": 100}},
     "dates": {"type": "array", "items": {"type": "string", "format": "date"}, "minItems": 3},
     "times": {"type": "array", "items": {"type": "string", "format": "date-time"}, "minItems": 3},
 }
@@ -54,7 +82,8 @@ CORNERS: dict[str, Any] = {
 @pytest.mark.parametrize("corner", CORNERS)
 def test_no_way_leads_into_a_corner(walker: Walker, corner: str) -> None:
     schema = CORNERS[corner]
-    validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+    exact = exactly(json.dumps(schema))
+    validator = jsonschema.Draft202012Validator(exact, format_checker=jsonschema.FormatChecker())
     for seed in range(25):
         validator.validate(walker.value(schema, seed))
 
