@@ -40,6 +40,8 @@ class Languages:
     def __init__(self) -> None:
         self._known: dict[Any, Node] = {}
         self._work = 0
+        self._shortest: dict[int, int | None] = {}
+        """By the identity of an expression."""
         self.none = self._make("chars", nullable=False)
         self.empty = self._make("eps", nullable=True)
         self.letters = self._make("star", (self._make("chars", chars=((0, END),), nullable=False),), nullable=True)
@@ -172,24 +174,29 @@ class Languages:
         nullable = any(after.nullable for after in self._closure([node], END))
         return self._make("ended", (node,), nullable=nullable)
 
-    def is_empty(self, start: Node) -> bool:
-        """Whether there is no such text. Raises `LanguageError` where that is not found out soon."""
-        return self._leads_nowhere(start, [low for low in sorted(_cuts(start)) if low <= ALL[0][1]])
+    def shortest(self, start: Node, atoms: list[int] | None = None) -> int | None:
+        """How long the shortest text is, None if there is none. Raises `LanguageError` if that takes long.
 
-    def _leads_nowhere(self, start: Node, atoms: list[int]) -> bool:
-        """The same, with one character of each set of characters between which no part of it tells a difference."""
-        seen, order = {id(start)}, [start]
-        for node in order:
-            if node.nullable:
-                return False
-            for atom in atoms:
-                following = self.derivative(node, atom)
-                if id(following) not in seen:
-                    seen.add(id(following))
-                    order.append(following)
+        `atoms` are characters, one of each set between which no part of the expression tells a difference.
+        """
+        if id(start) in self._shortest:
+            return self._shortest[id(start)]
+        atoms = [low for low in sorted(_cuts(start)) if low <= ALL[0][1]] if atoms is None else atoms
+        found: int | None = None
+        seen, level, length = {id(start)}, [start], 0
+        while level:
+            if any(node.nullable for node in level):
+                found = length
+                break
+            following = {
+                id(after): after for node in level for atom in atoms for after in [self.derivative(node, atom)]
+            }
+            level, length = [after for key, after in following.items() if key not in seen], length + 1
+            seen |= following.keys()
             if len(seen) > MAX_SEARCHED:
                 raise LanguageError(f"it has more than {MAX_SEARCHED} states")
-        return True
+        self._shortest[id(start)] = found
+        return found
 
     def words(self, start: Node, most: int) -> list[str] | None:
         """All texts, in order; None if there are more than `most`. Raises `LanguageError`."""
@@ -220,7 +227,7 @@ class Languages:
         count, lows = 0, [low for low, _ in atoms]
         for low, high in atoms:
             following = self.derivative(node, low)
-            if count <= most and not self._leads_nowhere(following, lows):
+            if count <= most and self.shortest(following, lows) is not None:
                 found.append((low, high, following))
                 count += high - low + 1
         return found

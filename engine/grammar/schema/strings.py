@@ -53,7 +53,7 @@ class Strings:
     def disjoint(self, one: str, two: str) -> bool:
         """Whether no string matches both; False where that is not known."""
         try:
-            return self._languages.is_empty(self._languages.both(self._read(one), self._read(two)))
+            return self._languages.shortest(self._languages.both(self._read(one), self._read(two))) is None
         except LanguageError:
             return False
 
@@ -82,8 +82,13 @@ class Strings:
         """Whether no string of such a length matches all patterns; False where that is not known."""
         make = self._languages
         try:
-            length = make.repeat(make.chars(ALL), least, most)
-            return make.is_empty(make.both(length, *(self._read(pattern) for pattern in patterns)))
+            node = make.both(*map(self._read, patterns))
+            shortest = make.shortest(node)
+            if shortest is None or (most is not None and shortest > most):
+                return True
+            if least <= shortest:
+                return False
+            return make.shortest(make.both(make.repeat(make.chars(ALL), least, most), node)) is None
         except LanguageError:
             return False
 

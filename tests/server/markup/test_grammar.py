@@ -14,7 +14,7 @@ from server.markup.events import CallArguments, CallClosed, CallOpened
 from server.markup.formats import DEEPSEEK, FORMATS, HERMES, LLAMA3, CallFormat
 from server.markup.grammar import ToolSchema, calls_or, free_calls, required_calls
 from server.markup.parser import CallParser
-from tests.server.markup.grammars import SPECIAL_BYTE, SPECIAL_ID, accepted, compiled, matches
+from tests.server.markup.grammars import SPECIAL_BYTE, SPECIAL_ID, accepted, allows, compiled, matches
 
 SCHEMAS: dict[str, Any] = {
     "get": {
@@ -136,7 +136,7 @@ def test_white_space_is_bounded(form: CallFormat) -> None:
 
 CONTENTS = {
     "json": (
-        Constraint(kind="json_schema", source='{"type": "object", "required": ["name"]}', param="response_format"),
+        Constraint(kind="json_schema", source='{"required": ["name"], "additionalProperties": true}'),
         ('{"name": "get"}', '{"name": "get", "arguments": {"n": "x"}}'),
     ),
     "regex": (Constraint(kind="regex", source=r"(yes|no)/[\w<>/]*\n?", param="response_format"), ("yes/", "no/a\n")),
@@ -156,6 +156,19 @@ def test_calls_or_a_constrained_text(form: CallFormat, kind: str) -> None:
     marked = form.marker + form.write("get", GOOD) if form is LLAMA3 else form.write("get", GOOD)
     assert matches(grammar, marked) and calls_of(form, marked, recover=False) == [("get", GOOD)]
     assert not matches(grammar, marked.replace(GOOD, BAD))
+
+
+@pytest.mark.parametrize("form", ALL, ids=lambda form: form.name)
+@pytest.mark.parametrize("grammars", [FREE, REQUIRED], ids=["free", "required"])
+def test_arguments_of_any_names_have_none_twice(grammars: dict[str, Any], form: CallFormat) -> None:
+    """Whatever quotes and braces stand in free text before."""
+    grammar = grammars[form.name]
+    begun = form.write("get_more", '{"a": 1, "').partition('{"a": 1, "')
+    before = f'As "{{"a": 1, "a": 2 shows {form.marker if form is LLAMA3 else ""}' if grammars is FREE else ""
+    text = before + begun[0] + begun[1]
+    assert accepted(grammar, text) == text
+    assert allows(grammar, text, "a") and allows(grammar, f"{text}b", '"')
+    assert not allows(grammar, f"{text}a", '"')
 
 
 def test_a_regular_expression_keeps_its_meaning_between_slashes() -> None:
