@@ -78,7 +78,7 @@ class Bench:
         constraint = Constraint(kind="json_schema", source=json.dumps(case["schema"]), param="schema")
         began = time.perf_counter()
         try:
-            text = schema_text(load_schema(constraint.source, constraint.param), constraint.param, closes=False)
+            text = schema_text(load_schema(constraint.source, constraint.param), constraint.param, closes=False).text
             grammar = compile_grammar(self._tokenizer, text, constraint)
             made = time.perf_counter()
             grammar.fill_bitmask(self._row)

@@ -49,6 +49,9 @@ class Constraint:
     patterns: tuple[PatternSource, ...] = ()
     strict: bool = True
     """Of a schema, as in `SchemaSource`."""
+    opens: str = ""
+    """Where there is free text around the values of `schemas`, a regular expression of what stands before each of them,
+    in what Python's syntax and Rust's have in common. Empty: the text is JSON but for marks that are none."""
     after: str = ""
     """The constraint begins behind the first occurrence of this text; before it, text is free. Empty: at once."""
 

@@ -3,7 +3,7 @@
 
 def without_anchors(regex: str) -> str:
     """The expression without `^` at the start and `$` at the end of its outermost alternatives."""
-    return "|".join(map(_strip, _alternatives(regex)))
+    return "|".join(map(_strip, alternatives(regex)))
 
 
 def _strip(regex: str) -> str:
@@ -12,7 +12,7 @@ def _strip(regex: str) -> str:
     return regex[:-1] if regex.endswith("$") and escapes % 2 == 0 else regex
 
 
-def _alternatives(regex: str) -> list[str]:
+def alternatives(regex: str) -> list[str]:
     """The parts between the `|` that stand in no group and no class."""
     parts, begin, depth, in_class, position = [], 0, 0, False, 0
     while position < len(regex):

@@ -17,7 +17,8 @@ from engine.grammar.vocabulary import LlguidanceVocabulary, Vocabulary
 MAX_MESSAGE_CHARS = 300
 _TOO_MUCH = re.compile("too many|items; max is")
 _DUMP = re.compile("<(?:state|non-verbose)")
-_OUR_NAMES = re.compile(r"(?: while processing|:) json-schema:\S+")
+_OUR_PLACE = re.compile(r"^at \d+\(\d+\): ")
+_WRONG_PATTERN = re.compile(r"^error: (.*)$|\(in regex\): (.*?)(?: in regex /.*)?$", re.MULTILINE)
 LIMITS = llguidance.LLParserLimits(
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=200_000,
@@ -87,12 +88,23 @@ def compile_grammar(tokenizer: llguidance.LLTokenizer, grammar: str, constraint:
     """Compile what `grammar_text` made. Raises `RequestError` with the library's words."""
     matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
     if matcher.is_error():
-        raise RequestError(f"{constraint.param}: {short_error(matcher.get_error())}", param=constraint.param)
+        short = schema_error if constraint.kind == "json_schema" else short_error
+        raise RequestError(f"{constraint.param}: {short(matcher.get_error())}", param=constraint.param)
     return LlguidanceGrammar(matcher)
 
 
 def short_error(message: str) -> str:
-    """The library's message on one line, without its arrows, its dump of the state, and definitions only we know."""
-    lines = [line.strip() for line in _OUR_NAMES.sub("", _DUMP.split(message)[0]).splitlines()]
+    """The library's message on one line, without its arrows and its dump of the state."""
+    lines = [line.strip() for line in _DUMP.split(message)[0].splitlines()]
     said = " ".join(line for line in lines if line.strip("^ "))
     return said[:MAX_MESSAGE_CHARS] or "it cannot be compiled"
+
+
+def schema_error(message: str) -> str:
+    """The library's message without the rules that a schema was written in, which only we know."""
+    found = _WRONG_PATTERN.findall(message)
+    if found:
+        return f"invalid regex: {next(filter(None, reversed([one or two for one, two in found])), '')}"[
+            :MAX_MESSAGE_CHARS
+        ]
+    return short_error(_OUR_PLACE.sub("", message.splitlines()[0] if message else ""))

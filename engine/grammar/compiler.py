@@ -28,6 +28,7 @@ from engine.grammar.backend_llguidance import compile_grammar, make_tokenizer
 from engine.grammar.backend_outlines import load_index
 from engine.grammar.grammar import Compiled, Grammar
 from engine.grammar.reasoning import EndMark, ReasoningGrammar
+from engine.grammar.repeats import TokenIndex, unrepeated
 from engine.grammar.vocabulary import Vocabulary
 from engine.grammar.worker import Answer, Job, Setup, read_frame, write_message
 
@@ -84,6 +85,7 @@ class GrammarCompiler:
         self._marks: dict[str, EndMark] = {}
         self._worker: subprocess.Popen[bytes] | None = None
         self._tokenizer: llguidance.LLTokenizer | None = None
+        self._index: TokenIndex | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -201,8 +203,12 @@ class GrammarCompiler:
         elif answer.index:
             result, size = Compiled(load_index(answer.index, self.vocabulary.eos_token_ids)), len(answer.index)
         else:
-            grammar = compile_grammar(self._tokenizer, answer.grammar, constraint)
-            result, size = Compiled(grammar, answer.relaxed), len(answer.grammar)
+            if self._index is None and answer.names != "listed":
+                self._index = TokenIndex(self.vocabulary)
+            inner = compile_grammar(self._tokenizer, answer.grammar, constraint)
+            grammar = unrepeated(inner, answer.names, self._index, constraint.opens)
+            result = Compiled(grammar, answer.relaxed)
+            size = len(answer.grammar)
         self._cache.put(digest, result, ENTRY_BYTES + TEXT_FACTOR * size)
         return result
 

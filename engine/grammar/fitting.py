@@ -1,11 +1,10 @@
 """Makes the grammar of a constraint, and sees that the library takes it.
 
-What the library refuses in a schema is named by keyword, though it does not say where it is. Of schemas that are not
-strict it is left out, as rewriting leaves out what it cannot follow itself: first patterns, then the keyword that a
-search finds, then all complements, and at last everything but the outermost type.
+What the library refuses in a schema, or what cannot be written as a grammar, is named by keyword, though neither says
+where it is. Of schemas that are not strict it is left out, as rewriting leaves out what it cannot follow itself: first
+patterns, then the keyword that a search finds, then all complements, and at last everything but the outermost type.
 """
 
-import json
 import re
 import time
 from collections.abc import Callable
@@ -19,14 +18,15 @@ from engine.grammar.backend_llguidance import LlguidanceGrammar, compile_grammar
 from engine.grammar.blame import blamed
 from engine.grammar.grammar import GrammarError
 from engine.grammar.schema.faults import Unfollowable
+from engine.grammar.schema.prepare import UnplacedError
 from engine.grammar.schema.relaxing import Degree, Relaxing
-from engine.grammar.source import grammar_text, load_schema, schema_text, schemas_of
+from engine.grammar.source import GrammarText, grammar_text, load_schema, schema_text, schemas_of
 
 MAX_SEARCH_SECONDS = 1.0
 """Of the process's own time: from then on no single keyword is looked for."""
-_UNSATISFIABLE = "Unsatisfiable"
+_UNSATISFIABLE = "accepts no value at all"
 _TOO_COMPLEX = "too complex"
-_OF_PATTERNS = re.compile("regex|lookaround")
+_OF_PATTERNS = re.compile("regex|pattern")
 _OF_SIZE = re.compile("too large|too many|recursion limit|circular references")
 """What the library says of schemas that complements have made large; it says it of no single keyword."""
 _PLACE = re.compile(r"\[(\d+)\]")
@@ -56,19 +56,25 @@ class Fitting:
         if rough:
             self._coarsen(Degree.TYPE)
 
-    def grammar(self) -> str:
-        """The text of a grammar that compiles. Raises `RequestError` and `GrammarError`."""
+    def grammar(self) -> GrammarText:
+        """A grammar that compiles. Raises `RequestError` and `GrammarError`."""
         while True:
-            text = grammar_text(self._constraint, self._relaxings)
             try:
-                self._probe(compile_grammar(self._tokenizer, text, self._constraint))
-            except RequestError as error:
+                return self._tried()
+            except UnplacedError as error:
                 self._mend(error)
             except GrammarError as error:
                 if _TOO_COMPLEX not in str(error) or not self._coarsen():
                     raise
-            else:
-                return text
+
+    def _tried(self) -> GrammarText:
+        grammar = grammar_text(self._constraint, self._relaxings)
+        try:
+            compiled = compile_grammar(self._tokenizer, grammar.text, self._constraint)
+        except RequestError as error:
+            raise UnplacedError(error.message, param=error.param) from None
+        self._probe(compiled)
+        return grammar
 
     def relaxed(self) -> Relaxed | None:
         """What was left out, None if nothing was."""
@@ -97,7 +103,8 @@ class Fitting:
             keyword = self._blamed(one, relaxing, fault)
             if keyword is None:
                 raise fault
-            raise RequestError(f"{one.param} {keyword}".replace(f"{one.param}: ", ""), param=one.param)
+            said = str(keyword).replace(f"{one.param}: ", "").replace(f"{one.param} ", "")
+            raise RequestError(f"{one.param} {said}", param=one.param)
         large = _OF_SIZE.search(fault.message) and relaxing.degree < Degree.POSITIVE
         if large or (_OF_PATTERNS.search(fault.message) and relaxing.degree < Degree.PATTERNS):
             relaxing.coarsen(Degree.POSITIVE if large else Degree.PATTERNS)
@@ -118,7 +125,7 @@ class Fitting:
         schema = load_schema(one.schema, one.param) if schema is None else schema
         try:
             text = schema_text(schema, one.param, part=part, at=at, relaxing=relaxing.again())
-            compile_grammar(self._tokenizer, text, alone)
+            compile_grammar(self._tokenizer, text.text, alone)
         except RequestError as error:
             return error
         return None
@@ -133,14 +140,9 @@ class Fitting:
         return blamed(schema, fault.message, why)
 
     def _pattern_fault(self, pattern: str) -> str | None:
-        schema = {"type": "object", "additionalProperties": {"type": "string", "pattern": pattern}}
-        alone = Constraint(kind="json_schema", source="", param="pattern")
-        try:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
-            compile_grammar(self._tokenizer, str(grammar), alone)
-        except RequestError as error:
-            return error.message
-        return None
+        alone = SchemaSource(param="pattern", schema="")
+        fault = self._fault(alone, Relaxing(), {"type": "string", "pattern": pattern})
+        return None if fault is None else fault.message
 
 
 def _pointer(param: str) -> str:

@@ -1,9 +1,10 @@
 """From a constraint as it was asked for to the text of a grammar in llguidance's form."""
 
 import json
-import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import llguidance
@@ -15,9 +16,21 @@ from engine.grammar.schema.nulls import without_nulls
 from engine.grammar.schema.prepare import prepare_schema
 from engine.grammar.schema.relaxing import Relaxing
 from engine.grammar.whole import lark_terminal, whole_parts
+from engine.grammar.writing.nodes import NamesTaken
 
 MAX_SOURCE_CHARS = 2_000_000
+MAX_EXPONENT = 400
+"""Of a number in a schema, which is taken as it is written; doubles end at 1e308."""
 _OUR_RULE = re.compile(r"^\s*(schema|PATTERN)_\d+\s*(\[.*\])?\s*:", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarText:
+    """A grammar in llguidance's form."""
+
+    text: str
+    names: NamesTaken = "listed"
+    """Unless objects' names are listed, `repeats` has to see that none comes twice."""
 
 
 def schemas_of(constraint: Constraint) -> tuple[SchemaSource, ...]:
@@ -27,7 +40,7 @@ def schemas_of(constraint: Constraint) -> tuple[SchemaSource, ...]:
     return constraint.schemas if constraint.kind == "lark" else ()
 
 
-def grammar_text(constraint: Constraint, relaxings: Sequence[Relaxing] = ()) -> str:
+def grammar_text(constraint: Constraint, relaxings: Sequence[Relaxing] = ()) -> GrammarText:
     """The grammar, with schemas rewritten to what the library follows exactly. Raises `RequestError`.
 
     `relaxings`, one for each of `schemas_of`, say what may be left out and are told of what is; without them nothing
@@ -41,26 +54,25 @@ def grammar_text(constraint: Constraint, relaxings: Sequence[Relaxing] = ()) -> 
         raise RequestError(f"{param} has {size} characters, at most {MAX_SOURCE_CHARS} are allowed", param=param)
     match constraint.kind:
         case "json_schema":
-            grammar = schema_text(load_schema(source, param), param, relaxing=relaxings[0])
+            return schema_text(load_schema(source, param), param, relaxing=relaxings[0])
         case "regex":
-            grammar = _expression(source, param)
+            return GrammarText(_expression(source, param))
         case "lark":
-            grammar = llguidance.LLMatcher.grammar_from_lark(_with_schemas(constraint, relaxings))
-    return str(grammar)
+            return _with_schemas(constraint, relaxings)
 
 
 def schema_text(
     schema: Any, param: str, *, part: Any = None, at: str = "", closes: bool = True, relaxing: Relaxing | None = None
-) -> str:
+) -> GrammarText:
     """The grammar of a JSON schema, or of the part of it at a pointer. Raises `RequestError`."""
-    prepared = prepare_schema(schema, param=param, part=part, at=at, closes=closes, relaxing=relaxing)
-    return str(llguidance.LLMatcher.grammar_from_json_schema(json.dumps(prepared)))
+    written = prepare_schema(schema, param=param, part=part, at=at, closes=closes, relaxing=relaxing)
+    return GrammarText(llguidance.LLMatcher.grammar_from_lark(written.text), written.names)
 
 
 def load_schema(text: str, param: str) -> Any:
     """The JSON value of a schema's text, without keywords that are null. Raises `RequestError`."""
     try:
-        return without_nulls(json.loads(text, parse_constant=_no_constant, parse_float=_finite))
+        return without_nulls(json.loads(text, parse_constant=_no_constant, parse_float=_decimal))
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{param} is not valid JSON: {str(error)[:200]}", param=param) from None
 
@@ -69,10 +81,10 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError("a number is too large")
+def _decimal(text: str) -> Decimal:
+    value = Decimal(text)
+    if value and abs(value.adjusted()) > MAX_EXPONENT:
+        raise ValueError(f"the number {text[:50]} is beyond 1e{MAX_EXPONENT} or 1e-{MAX_EXPONENT}")
     return value
 
 
@@ -83,15 +95,18 @@ def _expression(regex: str, param: str) -> str:
     return str(llguidance.LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {lark_terminal(parts)}\n"))
 
 
-def _with_schemas(constraint: Constraint, relaxings: Sequence[Relaxing]) -> str:
+def _with_schemas(constraint: Constraint, relaxings: Sequence[Relaxing]) -> GrammarText:
     if ours := _OUR_RULE.search(constraint.source):
         raise RequestError(
             f"{constraint.param} defines a rule named {ours[1]}_..., which is reserved", param=constraint.param
         )
     rules = [lark_translated(constraint.source)]
+    names: set[NamesTaken] = set()
     for number, (entry, relaxing) in enumerate(zip(constraint.schemas, relaxings, strict=True)):
         schema = prepare_schema(load_schema(entry.schema, entry.param), param=entry.param, relaxing=relaxing)
-        rules.append(f"schema_{number}: %json {json.dumps(schema)}")
+        names.add(schema.names)
+        rules.append(f"schema_{number}: %lark {{\n{schema.text}}}")
     for number, pattern in enumerate(constraint.patterns):
         rules.append(f"PATTERN_{number}: {lark_terminal(whole_parts(pattern.pattern, pattern.param))}")
-    return "\n".join(rules) + "\n"
+    text = llguidance.LLMatcher.grammar_from_lark("\n".join(rules) + "\n")
+    return GrammarText(text, "few" if "few" in names else "endless" if "endless" in names else "listed")

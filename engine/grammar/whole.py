@@ -8,7 +8,7 @@ from engine.grammar.language.ecma import translated
 from engine.grammar.language.expression import LanguageError, Languages
 from engine.grammar.language.items import asserts, looks_around
 from engine.grammar.language.patterns import Reader
-from engine.grammar.language.writing import write, written_parts
+from engine.grammar.language.writing import in_slashes, write, written_parts
 
 
 def whole_parts(regex: str, param: str, *, most: int | None = None) -> list[str]:
@@ -32,17 +32,7 @@ def whole_parts(regex: str, param: str, *, most: int | None = None) -> list[str]
 
 def lark_terminal(parts: Iterable[str]) -> str:
     """The texts that all of these expressions match whole, as a terminal in Lark's notation."""
-    return " & ".join(f"/(?:{in_slashes(part)})/" for part in parts)
-
-
-def in_slashes(regex: str) -> str:
-    """A regular expression as it stands between the slashes of a Lark terminal."""
-    written: list[str] = []
-    escaped = False
-    for char in regex:
-        written.append({"/": "/" if escaped else r"\/", "\n": "n" if escaped else r"\n"}.get(char, char))
-        escaped = char == "\\" and not escaped
-    return "".join(written)
+    return " & ".join(in_slashes(f"(?:{part})") for part in parts)
 
 
 def _asserts(regex: str, param: str) -> bool:

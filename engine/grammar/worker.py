@@ -25,6 +25,7 @@ from engine.grammar.fitting import Fitting
 from engine.grammar.grammar import GrammarError
 from engine.grammar.source import load_schema
 from engine.grammar.vocabulary import Vocabulary
+from engine.grammar.writing.nodes import NamesTaken
 from engine.lifetime import die_with_parent
 
 MAX_ADDRESS_BYTES = 4 * 1024**3
@@ -60,6 +61,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     grammar: str = ""
     index: bytes = b""
+    names: NamesTaken = "listed"
+    """What objects' names are, if `grammar` is set."""
     relaxed: Relaxed | None = None
     error: str | None = None
     error_param: str | None = None
@@ -118,7 +121,8 @@ class Compilers:
         self.prepare()
         assert self._tokenizer is not None
         fitting = Fitting(self._tokenizer, constraint, self._probe, rough=rough)
-        return Answer(grammar=fitting.grammar(), relaxed=fitting.relaxed())
+        grammar = fitting.grammar()
+        return Answer(grammar=grammar.text, names=grammar.names, relaxed=fitting.relaxed())
 
     def _probe(self, compiled: LlguidanceGrammar) -> None:
         """Follow a grammar for some tokens, each the longest allowed. Raises `GrammarError` where that takes long."""

@@ -9,10 +9,8 @@ Whether JSON is a call shows only behind the name. So a head `{"name": "` ends o
 follows it is the next, and text that is none of these goes on in terminals that exclude them (those with an X).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from engine.constraint import Constraint, PatternSource, SchemaSource
 from server.markup.formats import BARE_HEAD, BARE_NECK, BARE_TAIL, FENCED_HEAD, CallFormat
@@ -26,8 +24,8 @@ class ToolSchema:
     """A declared tool, as far as a grammar needs it."""
 
     name: str
-    schema: Mapping[str, Any]
-    """JSON Schema of the arguments, of type object."""
+    schema: str
+    """JSON Schema of the arguments, of type object, as JSON text."""
     param: str
     """The field of the request that an error in the schema blames."""
     strict: bool = True
@@ -53,7 +51,7 @@ def free_calls(
     builder = _Builder(form, tools, special)
     builder.add("start", "segment* last" if parallel else f"segment {builder.end()} | last")
     builder.add_free_text()
-    return builder.constraint()
+    return builder.constraint(is_free=True)
 
 
 def calls_or(
@@ -75,23 +73,24 @@ class _Builder:
         self._special = special
         self._rules: list[str] = []
         self._patterns: list[PatternSource] = []
-        self._schemas = [
-            SchemaSource(param=tool.param, schema=json.dumps(tool.schema), strict=tool.strict) for tool in tools
-        ]
+        self._schemas = [SchemaSource(param=tool.param, schema=tool.schema, strict=tool.strict) for tool in tools]
 
     def add(self, name: str, body: str) -> None:
         """A rule, or a terminal if its name is in capitals."""
         self._rules.append(f"{name}: {body}")
 
-    def constraint(self) -> Constraint:
-        """All that was added."""
+    def constraint(self, *, is_free: bool = False) -> Constraint:
+        """All that was added; free if there may be any text besides calls."""
         self.add("gap", f"/{GAP_REGEX}/")
+        names = "|".join(escape(tool.name) for tool in self._tools)
+        opens = f"(?:{names})(?:{regex(self._form.neck)}|{regex(BARE_NECK)})" if is_free else ""
         return Constraint(
             kind="lark",
             source="\n".join(self._rules),
             param="tools",
             schemas=tuple(self._schemas),
             patterns=tuple(self._patterns),
+            opens=opens,
         )
 
     def calls(self, parallel: bool, *, bare: bool) -> str:

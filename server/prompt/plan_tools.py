@@ -17,6 +17,7 @@ from server.markup.reasoning import (
 )
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import bad_request, unsupported
+from server.protocol.exact_numbers import schema_text
 from server.protocol.messages import ChatMessage
 from server.protocol.request import ChatCompletionRequest
 
@@ -101,7 +102,7 @@ def _tool_constraint(
     tools = [
         ToolSchema(
             tool.function.name,
-            tool.schema_,
+            schema_text(tool.schema_),
             f"tools[{index}].function.{tool.schema_field}",
             strict=tool.function.strict is True,
         )

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 from engine.constraint import Constraint
 from server.markup.frames import escape
 from server.protocol.errors import bad_request
-from server.protocol.json_values import check_json_value
+from server.protocol.exact_numbers import schema_text
+from server.protocol.json_values import MAX_SCHEMA_INTEGER, check_json_value
 from server.protocol.messages import Name, StrictModel
 
 MAX_CHOICES = 1024
@@ -83,13 +84,24 @@ def _of_format(asked: ResponseFormat) -> Constraint | None:
         case "json_object" if asked.value is None:
             return Constraint(kind="json_schema", source=ANY_OBJECT, param="response_format")
         case "json" | "json_object":
-            source = asked.value if isinstance(asked.value, str) else json.dumps(asked.value, ensure_ascii=False)
+            source = asked.value if isinstance(asked.value, str) else schema_text(asked.value)
             return Constraint(kind="json_schema", source=source, param="response_format.value")
     assert asked.json_schema is not None
     schema = asked.json_schema.schema_
-    source = ANY_OBJECT if schema is None else json.dumps(schema, ensure_ascii=False)
+    source = ANY_OBJECT if schema is None else schema_text(schema)
     strict = asked.json_schema.strict is True
     return Constraint(kind="json_schema", source=source, param="response_format.json_schema.schema", strict=strict)
+
+
+def restore_numbers(request: ConstraintFields, body: dict[str, Any]) -> None:
+    """Let the schema of a request have the numbers of its body, which are exact."""
+    asked, given = request.response_format, body.get("response_format")
+    if asked is None or given is None:
+        return
+    if asked.json_schema is not None and asked.json_schema.schema_ is not None:
+        asked.json_schema.schema_.update(given["json_schema"]["schema"])
+    if isinstance(asked.value, dict):
+        asked.value.update(given["value"])
 
 
 def check_constraints(request: ConstraintFields) -> None:
@@ -101,9 +113,9 @@ def check_constraints(request: ConstraintFields) -> None:
     if len(names) > 1:
         raise bad_request(f"{names[0]} and {names[1]} both constrain the answer; give one of them", param=names[1])
     if asked is not None and asked.json_schema is not None:
-        check_json_value(asked.json_schema.schema_, "response_format.json_schema.schema")
+        check_json_value(asked.json_schema.schema_, "response_format.json_schema.schema", largest=MAX_SCHEMA_INTEGER)
     if asked is not None and asked.type in ("json", "json_object") and asked.value is not None:
-        check_json_value(_parsed(asked.value), "response_format.value")
+        check_json_value(_parsed(asked.value), "response_format.value", largest=MAX_SCHEMA_INTEGER)
 
 
 def _parsed(value: str | dict[str, Any]) -> Any:

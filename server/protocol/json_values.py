@@ -9,6 +9,8 @@ from server.protocol.errors import ApiError, bad_request, shorten
 MAX_DEPTH = 64
 MAX_KEYS_PER_OBJECT = 10_000
 MAX_INTEGER = 2**63
+MAX_SCHEMA_INTEGER = 10**400
+"""Schemas are followed to the digit, beyond what doubles and machine words hold."""
 
 
 def check_object_keys(raw: bytes) -> None:
@@ -38,7 +40,7 @@ def _check_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def check_json_value(value: Any, param: str) -> None:
+def check_json_value(value: Any, param: str, *, largest: int = MAX_INTEGER) -> None:
     """Refuse what JSON text can spell and JSON values are not: NaN, infinities, and absurd integers or depth.
 
     Raises `ApiError` 400 on `param`.
@@ -52,14 +54,15 @@ def check_json_value(value: Any, param: str) -> None:
             children = item.values() if isinstance(item, dict) else item
             pending.extend((child, depth + 1) for child in children)
         else:
-            _check_scalar(item, param)
+            _check_scalar(item, param, largest)
 
 
-def _check_scalar(item: Any, param: str) -> None:
+def _check_scalar(item: Any, param: str, largest: int) -> None:
     problem: ApiError | None = None
     if isinstance(item, float) and not math.isfinite(item):
         problem = bad_request(f"{param} must hold finite numbers only, got {item}", param=param)
-    elif isinstance(item, int) and abs(item) > MAX_INTEGER:
-        problem = bad_request(f"{param} holds the integer {shorten(item)}, beyond 64 bits", param=param)
+    elif isinstance(item, int) and abs(item) > largest:
+        limit = "64 bits" if largest == MAX_INTEGER else f"{len(str(largest)) - 1} digits"
+        problem = bad_request(f"{param} holds the integer {shorten(item)}, beyond {limit}", param=param)
     if problem is not None:
         raise problem

@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from engine.sampling_params import MAX_LOGPROBS
+from server.protocol import constraints, tools
 from server.protocol.constraints import ConstraintFields, check_constraints
 from server.protocol.errors import bad_request, from_validation_error
+from server.protocol.exact_numbers import exact_body
 from server.protocol.generation_request import MAX_INT, GenerationRequest, TokenCount, check_stream_options
 from server.protocol.json_values import check_object_keys
 from server.protocol.messages import Integer
@@ -48,6 +50,9 @@ def parse_chat_request(raw: bytes) -> ChatCompletionRequest:
         request = ChatCompletionRequest.model_validate_json(raw)
     except ValidationError as error:
         raise from_validation_error(error) from None
+    if (body := exact_body(raw)) is not None:
+        constraints.restore_numbers(request, body)
+        tools.restore_numbers(request, body)
     _check_together(request)
     refuse_unsupported(request)
     return request

@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from engine.grammar.schema.nulls import without_nulls
 from server.protocol.errors import BRANCH_NAME, BRANCH_OBJECT, WRONG_BRANCH, bad_request, shorten
-from server.protocol.json_values import check_json_value
+from server.protocol.json_values import MAX_SCHEMA_INTEGER, check_json_value
 from server.protocol.messages import Name, StrictModel
 
 MAX_TOOLS = 512
@@ -125,6 +125,15 @@ class ToolFields(DescribedTools):
         return [] if self.tool_choice == "none" else list(enumerate(self.tools or ()))
 
 
+def restore_numbers(request: DescribedTools, body: dict[str, Any]) -> None:
+    """Let the schemas of a request's tools have the numbers of its body, which are exact."""
+    for tool, given in zip(request.tools or (), body.get("tools") or (), strict=True):
+        for name in ("parameters", "arguments"):
+            schema = getattr(tool.function, name)
+            if schema is not None:
+                schema.update(given["function"][name])
+
+
 def check_described_tools(request: DescribedTools) -> set[str]:
     """The tools' names. Raises `ApiError` 400 for tools of one name, and for schemas that are not of an object."""
     names: set[str] = set()
@@ -154,7 +163,7 @@ def check_tools(request: ToolFields) -> None:
 
 def _check_schema(tool: Tool, param: str) -> None:
     schema = tool.schema_
-    check_json_value(schema, param)
+    check_json_value(schema, param, largest=MAX_SCHEMA_INTEGER)
     if schema["type"] != "object":
         raise bad_request(
             f"{param}.type must be 'object', for arguments are an object, got {shorten(schema['type'])}",

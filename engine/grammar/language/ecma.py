@@ -33,7 +33,7 @@ _FLAGS = re.compile(r"\?([a-zA-Z]*)(?:-([a-zA-Z]+))?([:)])")
 
 def translated(pattern: str) -> str:
     """The pattern in other words. To translate it twice changes nothing more."""
-    return _Translation(pattern).text()
+    return Translation(pattern).text()
 
 
 def lark_translated(grammar: str) -> str:
@@ -47,7 +47,7 @@ def lark_translated(grammar: str) -> str:
 def _lark_pattern(found: re.Match[str]) -> str:
     if found["pattern"] is None:
         return found[0]
-    pattern = _Translation(found["pattern"], dot_is_any="s" in found["flags"], keeps_classes=True).text()
+    pattern = Translation(found["pattern"], dot_is_any="s" in found["flags"], keeps_classes=True).text()
     return f"/{pattern}/{found['flags']}"
 
 
@@ -100,7 +100,7 @@ def written_char(code: int) -> str:
     return chr(code) if 32 <= code < 127 or code > 0xFFFF else f"\\u{code:04X}"
 
 
-class _Translation:
+class Translation:
     """One pass over one pattern."""
 
     def __init__(self, pattern: str, *, dot_is_any: bool = False, keeps_classes: bool = False) -> None:
@@ -119,6 +119,18 @@ class _Translation:
             parts.append(self._next())
         return self._pattern if self._is_wrong else "".join(parts)
 
+    def class_text(self, chars: Ranges) -> str:
+        """How one character of a set is written."""
+        return written_class(chars)
+
+    def char_text(self, code: int) -> str:
+        """How a character outside of classes is written."""
+        return written_char(code)
+
+    def property_text(self, chars: str) -> str:
+        """How a class with properties of Unicode in it (`\\p{L}`) is written."""
+        return chars
+
     def _next(self) -> str:
         char = self._pattern[self._at]
         self._at += 1
@@ -130,7 +142,7 @@ class _Translation:
             case "[":
                 return self._kept_class() if self._keeps_classes else self._class()
             case ".":
-                return ANY_CHAR if self._dot_is_any[-1] else written_class(without(LINE_ENDS))
+                return ANY_CHAR if self._dot_is_any[-1] else self.class_text(without(LINE_ENDS))
             case "(":
                 return self._group()
             case ")":
@@ -143,7 +155,7 @@ class _Translation:
                 return "}" if self._closes_count() else r"\}"
             case "]":
                 return r"\]"
-        return char if char in "|*+?^$" else written_char(ord(char))
+        return char if char in "|*+?^$" else self.char_text(ord(char))
 
     def _closes_count(self) -> bool:
         opened = self._pattern.rfind("{", 0, self._at)
@@ -175,15 +187,15 @@ class _Translation:
         kind = self._pattern[self._at : self._at + 1]
         if kind in CLASSES:
             self._at += 1
-            return written_class(CLASSES[kind])
+            return self.class_text(CLASSES[kind])
         if kind in ("b", "B", "k") or (kind.isdecimal() and kind != "0"):
             self._at += 1
             return f"\\{kind}"
         if found := _PROPERTY.match(self._pattern, self._at):
             self._at = found.end()
-            return f"\\{found[0]}"
+            return self.property_text(f"\\{found[0]}")
         code = self._escaped_char()
-        return "\\" if code is None else written_char(code)
+        return "\\" if code is None else self.char_text(code)
 
     def _escaped_char(self) -> int | None:
         """The character that an escape stands for; None at the end of the pattern."""
@@ -236,14 +248,14 @@ class _Translation:
         self._at += 1
         chars = ranges(found)
         if not properties:
-            return written_class(without(chars) if negated else chars)
-        return f"[{'^' if negated else ''}{_members(_in_text(chars))}{''.join(properties)}]"
+            return self.class_text(without(chars) if negated else chars)
+        return self.property_text(f"[{'^' if negated else ''}{_members(_in_text(chars))}{''.join(properties)}]")
 
     def _kept_escape(self) -> str:
         """Behind a backslash: the classes, and all else as it stands."""
         kind = self._pattern[self._at : self._at + 1]
         self._at += 1
-        return written_class(CLASSES[kind]) if kind in CLASSES else f"\\{kind}"
+        return self.class_text(CLASSES[kind]) if kind in CLASSES else f"\\{kind}"
 
     def _kept_class(self) -> str:
         """Behind an opening bracket: all but the escapes as it stands."""

@@ -13,6 +13,7 @@ from typing import Any
 from engine.grammar.language.sets import ALL, LAST, Ranges, holds
 
 MAX_STATES = 200
+MAX_SEARCHED = 500
 MAX_WORK = 60_000
 
 
@@ -42,6 +43,8 @@ class Languages:
         self._known: dict[Any, Node] = {}
         self._empty: dict[int, bool] = {}
         self._work = 0
+        self._shortest: dict[int, int | None] = {}
+        """By the identity of an expression."""
         self.none = self._make("chars", nullable=False)
         self.empty = self._make("eps", nullable=True)
         self.letters = self._make("star", (self._make("chars", chars=ALL, nullable=False),), nullable=True)
@@ -204,6 +207,27 @@ class Languages:
         """Ranges of characters that the expression does not tell apart."""
         return [(low, high - 1) for low, high in pairwise(sorted(self.cuts(start)))]
 
+    def shortest(self, start: Node) -> int | None:
+        """How long the shortest text is, None if there is none. Raises `LanguageError` if that takes long."""
+        if id(start) not in self._shortest:
+            self._shortest[id(start)] = self._length(start)
+        return self._shortest[id(start)]
+
+    def _length(self, start: Node) -> int | None:
+        atoms = self._atoms(start)
+        seen, level, length = {id(start)}, [start], 0
+        while level:
+            if any(node.nullable for node in level):
+                return length
+            following = {
+                id(after): after for node in level for low, _ in atoms for after in [self.derivative(node, low)]
+            }
+            level, length = [after for key, after in following.items() if key not in seen], length + 1
+            seen |= following.keys()
+            if len(seen) > MAX_SEARCHED:
+                raise LanguageError(f"it has more than {MAX_SEARCHED} states")
+        return None
+
     def cuts(self, *nodes: Node) -> set[int]:
         """Where ranges of characters begin that expressions tell apart, and where the last one ends."""
         cuts = {0, LAST + 1}
@@ -266,3 +290,20 @@ class Automaton:
     def is_empty(self) -> bool:
         """Whether nothing is accepted."""
         return not self.accepting
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether there are endlessly many texts from every state on; of one that is trimmed."""
+        ending: set[int] = set()
+        grew = True
+        while grew:
+            more = {state for state, found in enumerate(self.moves) if state not in ending and found.keys() <= ending}
+            ending |= more
+            grew = bool(more)
+        reached, stack = {0}, [0]
+        while stack:
+            for to in self.moves[stack.pop()]:
+                if to not in reached:
+                    reached.add(to)
+                    stack.append(to)
+        return not ending & reached

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from functools import lru_cache
 
 from engine.grammar.language.ecma import NO_CHAR, written_class
 from engine.grammar.language.expression import Automaton, LanguageError, Languages, Node
@@ -14,6 +15,7 @@ MAX_JOINED_STATES, MAX_ONE_STATES = 100, 30
 _COUNTS = re.compile(r"\{(?:\d+,)?\d{2,}\}")
 _COUNTS_AND_GOES_ON = re.compile(rf"{_COUNTS.pattern}(?!\)\$$)")
 _START, _END = -1, -2
+_TO_ESCAPE = re.compile(r"\\.|/|\n", re.DOTALL)
 MAX_PARTS = 12
 """Expressions that one language is written as the intersection of."""
 
@@ -149,3 +151,13 @@ def _group(pattern: str) -> str:
 
 def _atom(pattern: str) -> str:
     return pattern if len(pattern) == 1 or re.fullmatch(r"\[(?:[^\]\\]|\\.)*\]|\\.", pattern) else f"(?:{pattern})"
+
+
+@lru_cache(maxsize=1024)
+def in_slashes(pattern: str) -> str:
+    """A pattern as it stands in Lark's notation, between slashes."""
+    return f"/{_TO_ESCAPE.sub(_slash_escaped, pattern)}/"
+
+
+def _slash_escaped(found: re.Match[str]) -> str:
+    return {"/": r"\/", "\n": r"\n", "\\\n": r"\n"}.get(found[0], found[0])

@@ -6,7 +6,7 @@ Rewritten schemas are plain objects in the dialect of 2020-12 whose `type` is a 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from engine.grammar.schema.faults import Beyond, Budget
+from engine.grammar.schema.faults import Budget
 from engine.grammar.schema.members import KEYWORDS, join_members
 from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema, identity, type_of
@@ -183,63 +183,3 @@ class Algebra:
             bool(self.types(one) & self.types(two))
             and self._merge({**one, "type": self.types(one)}, {**two, "type": self.types(two)}) is not False
         )
-
-
-def written(schema: Schema, strings: Strings, known: dict[int, Schema] | None = None) -> Schema:
-    """The schema as JSON; what stands in several places is written once, as `known` tells by its identity.
-
-    Raises `Beyond` where only fractions are left, which no schema can say.
-    """
-    known = {} if known is None else known
-    if isinstance(schema, list):
-        return [written(part, strings, known) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if id(schema) not in known:
-        known[id(schema)] = _written(schema, strings, known)
-    return known[id(schema)]
-
-
-def _written(schema: dict[str, Any], strings: Strings, known: dict[int, Schema]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    patterns: list[str] = []
-    for name, value in schema.items():
-        match name:
-            case "type":
-                if value != ALL_TYPES:
-                    out[name] = _type_names(value)
-            case "enum" | "required":
-                out[name] = value
-            case "anyOf":
-                out[name] = _choices(value, strings, known)
-            case "properties" | "patternProperties":
-                out[name] = {key: written(part, strings, known) for key, part in value.items()}
-            case "pattern":
-                out[name], *patterns = strings.all_of(value)
-            case _:
-                out[name] = written(value, strings, known)
-    if patterns:
-        out["allOf"] = [*out.get("allOf", ()), *({"pattern": pattern} for pattern in patterns)]
-    return out
-
-
-def _choices(choices: list[Schema], strings: Strings, known: dict[int, Schema]) -> list[Schema]:
-    """Those that can be written; what only fractions satisfy is not given where there is something else."""
-    found, faults = [], []
-    for choice in choices:
-        try:
-            found.append(written(choice, strings, known))
-        except Beyond as fault:
-            faults.append(fault)
-    if faults and not found:
-        raise faults[0]
-    return found
-
-
-def _type_names(types: frozenset[str]) -> list[str]:
-    """`fraction` has no name: where other types are left, numbers that are not integers are just not given."""
-    if types == {"fraction"}:
-        raise Beyond("", "only numbers that are not integers are left of a choice, which cannot be followed")
-    if types >= NUMBER:
-        return sorted(types - NUMBER | {"number"})
-    return sorted(types - {"fraction"})

@@ -1,6 +1,7 @@
 """One schema document: what its references point to, and its keywords in one dialect, that of 2020-12."""
 
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
@@ -109,14 +110,14 @@ def keywords(schema: Schema, at: str) -> dict[str, Any]:
     _modernise(keys)
     for name in keys.keys() & {*_COUNTS, *_NUMBERS}:
         value = keys[name]
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
             raise SchemaFault(f"{at}/{name}", f"{name!r} must be a number")
+        if name == "multipleOf" and value <= 0:
+            raise SchemaFault(f"{at}/{name}", f"'multipleOf' must be above 0, not {value}")
         if name in _COUNTS:
             if value < 0 or value != int(value):
                 raise SchemaFault(f"{at}/{name}", f"{name!r} must be a count, not {value}")
             keys[name] = int(value)
-    if keys.get("multipleOf", 1) <= 0:
-        raise SchemaFault(f"{at}/multipleOf", f"'multipleOf' must be above 0, not {keys['multipleOf']}")
     for names, kind, what in ((_LISTS, list, "a list of schemas"), (_MAPS, dict, "an object of schemas")):
         for name in names:
             if name in keys and not isinstance(keys[name], kind):

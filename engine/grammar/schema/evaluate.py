@@ -1,12 +1,13 @@
 """Whether a schema accepts a value: where values are listed, the other keywords only choose among them."""
 
 from collections.abc import Hashable
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 from engine.grammar.schema.document import Document, keywords
 from engine.grammar.schema.faults import Budget, Unfollowable
-from engine.grammar.schema.formats import NATIVE, PATTERNS, REFUSED
+from engine.grammar.schema.formats import PATTERNS, REFUSED
 from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import NUMBER, Schema, identity, type_of
 
@@ -72,7 +73,7 @@ class Evaluator:
     def _string(self, keys: dict[str, Any], value: str, at: str) -> bool:
         if not keys.get("minLength", 0) <= len(value) <= keys.get("maxLength", len(value)):
             return False
-        if keys.get("format") in NATIVE | REFUSED:
+        if keys.get("format") in REFUSED:
             raise Unfollowable(at, "format", "beside listed values cannot be followed")
         patterns = [keys[name] for name in ("pattern",) if name in keys]
         patterns += [PATTERNS[keys["format"]]] if keys.get("format") in PATTERNS else []
@@ -113,10 +114,10 @@ def _swapped(target: tuple[Schema, str], value: Any) -> tuple[Schema, Any, str]:
     return target[0], value, target[1]
 
 
-def _number(keys: dict[str, Any], value: float) -> bool:
-    # As decimal fractions: 0.3 is a multiple of 0.1, though not in binary.
-    if "multipleOf" in keys and Fraction(str(value)) % Fraction(str(keys["multipleOf"])):
+def _number(keys: dict[str, Any], value: int | Decimal) -> bool:
+    if "multipleOf" in keys and Fraction(value) % Fraction(keys["multipleOf"]):
         return False
     if not keys.get("minimum", value) <= value <= keys.get("maximum", value):
         return False
-    return not (value <= keys.get("exclusiveMinimum", value - 1) or value >= keys.get("exclusiveMaximum", value + 1))
+    low, high = keys.get("exclusiveMinimum"), keys.get("exclusiveMaximum")
+    return (low is None or value > low) and (high is None or value < high)

@@ -5,6 +5,9 @@ MAX_STEPS = 50_000
 MAX_BRANCHES = 64
 """Alternatives that one keyword may be spelled out into."""
 
+MAX_CHOICES = 1000
+"""Sets of values of one kind that a schema may come down to."""
+
 MAX_PLACES = 4
 """An item that must be somewhere in an array is looked for in so many places from the front; answers that would have
 it only behind them are not given, which refuses some values that the schema accepts, and accepts none that it refuses.
@@ -29,6 +32,13 @@ class Unfollowable(Beyond):
         super().__init__(f"{at}/{escape(keyword)}", f"{keyword!r} {why}")
         self.at = at
         self.keyword = keyword
+
+
+class Unplaced(SchemaFault):
+    """What a keyword has become cannot be followed exactly; where it stood is not known any more."""
+
+    def __init__(self, problem: str) -> None:
+        Exception.__init__(self, problem)
 
 
 class Budget:

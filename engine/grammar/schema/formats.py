@@ -1,8 +1,5 @@
 """What becomes of `format`."""
 
-NATIVE = frozenset({"duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
-"""Those that llguidance follows."""
-
 _PCHAR = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})"
 _USER = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:]|%[0-9A-Fa-f]{2})*"
 _HOST = r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)"
@@ -24,7 +21,34 @@ _FRACTION = r"(?:\.[0-9]{1,9})?"
 _TIME = f"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]{_FRACTION}{_OFFSET}"
 _LEAP_SECOND = f"23:59:60{_FRACTION}[Zz]"
 
+_BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = rf"(?:{_BYTE}\.){{3}}{_BYTE}"
+_GROUP = "[0-9A-Fa-f]{1,4}"
+_LAST_32 = f"(?:{_GROUP}:{_GROUP}|{_IPV4})"
+_IPV6 = "|".join(
+    [f"(?:{_GROUP}:){{6}}{_LAST_32}", f"::(?:{_GROUP}:){{5}}{_LAST_32}"]
+    + [f"(?:(?:{_GROUP}:){{0,{4 - left}}}{_GROUP})?::(?:{_GROUP}:){{{left}}}{_LAST_32}" for left in (4, 3, 2, 1, 0)]
+    + [f"(?:(?:{_GROUP}:){{0,5}}{_GROUP})?::{_GROUP}", f"(?:(?:{_GROUP}:){{0,6}}{_GROUP})?::"]
+)
+"""RFC 3986, section 3.2.2, which says in one rule each how many groups may stand on either side of `::`."""
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOSTNAME = rf"{_LABEL}(?:\.{_LABEL})*"
+_ATOM = r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+"
+_HEX = "[0-9A-Fa-f]"
+_TIME_PARTS = "(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S)"
+_DATE_PARTS = "(?:[0-9]+Y(?:[0-9]+M(?:[0-9]+D)?)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)"
+
 PATTERNS = {
+    # RFC 3339, appendix A
+    "duration": f"^P(?:{_DATE_PARTS}(?:T{_TIME_PARTS})?|T{_TIME_PARTS}|[0-9]+W)$",
+    # RFC 5321, section 4.1.2, without quoted local parts and comments
+    "email": rf"^{_ATOM}(?:\.{_ATOM})*@(?:{_HOSTNAME}|\[{_IPV4}\])$",
+    "hostname": f"^{_HOSTNAME}$",  # RFC 1123, section 2.1
+    "ipv4": f"^{_IPV4}$",  # RFC 2673, section 3.2
+    "ipv6": f"^(?:{_IPV6})$",
+    "uuid": f"^{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}$",  # RFC 9562, section 4
+    # RFC 3986, section 3
+    "uri": (rf"^[A-Za-z][A-Za-z0-9+\-.]*:(?:{_AUTHORITY}(?:/{_PCHAR}*)*|(?:/?{_PCHAR}+(?:/{_PCHAR}*)*|/)?){_TAIL}$"),
     # RFC 3339, section 5.6, and appendix C for leap years; a leap second is at the end of June or December, in UTC
     "date": f"^{_DATE}$",
     "time": f"^(?:{_TIME}|{_LEAP_SECOND})$",
@@ -53,7 +77,7 @@ SHAPES = {
     "uuid": r"^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$",
     "uri": r"^[A-Za-z][A-Za-z0-9+\-.]*:",
 }
-"""What is surely not of a native format: text in which its shape is not found."""
+"""What is surely not of a format: text in which its shape is not found."""
 
 REFUSED = frozenset({"idn-email", "idn-hostname", "iri-reference", "uri-template", "regex"})
 """Formats of the standard that nothing here can hold an answer to. Any other name is an annotation, as the standard

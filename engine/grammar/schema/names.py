@@ -1,8 +1,7 @@
 """Members whose names a schema says in other ways than by listing them.
 
-llguidance offers a comma wherever a pattern or `additionalProperties` might let another member follow, also where every
-name they allow is taken. So a finite set of names becomes listed members, and only patterns that never run out of names
-stay patterns.
+A comma is offered wherever a pattern or `additionalProperties` might let another member follow. So few names become
+listed members, of which it is known when none is left, and only patterns of many names stay patterns.
 """
 
 from typing import Any
@@ -14,8 +13,6 @@ from engine.grammar.schema.values import Schema
 
 MAX_WORDS = 64
 """Names that one pattern is spelled out into."""
-MAX_COUNTED = 6
-"""Members of which every selection is spelled out where they are counted."""
 
 
 class Names:
@@ -34,11 +31,9 @@ class Names:
             return schema
         out = dict(schema)
         properties = dict(out.get("properties", {}))
-        # Members that are counted must be spelled out, which only few can be (`Rewriter._property_count`).
-        most = MAX_COUNTED if "maxProperties" in out or out.get("minProperties", 0) > 1 else MAX_WORDS
         patterns: dict[str, Schema] = {}
         for pattern, part in out.get("patternProperties", {}).items():
-            self._take(pattern, part, properties, patterns, most)
+            self._take(pattern, part, properties, patterns)
         for name in out.get("required", ()):
             if name not in properties:
                 part = self._undeclared(name, patterns, out.get("additionalProperties", {}))
@@ -52,17 +47,13 @@ class Names:
                 del out["patternProperties"]
         return self._without_objects(out) if self._lacks_names(out) else out
 
-    def _take(
-        self, pattern: str, part: Schema, properties: dict[str, Schema], patterns: dict[str, Schema], most: int
-    ) -> None:
+    def _take(self, pattern: str, part: Schema, properties: dict[str, Schema], patterns: dict[str, Schema]) -> None:
         """Join the part with the members it is about, and list the names that are left if these are few."""
         try:
             for name in properties:
                 if self._strings.finds(pattern, name):
                     properties[name] = self._algebra.all_of(properties[name], part)
-            words = self._strings.words(pattern, most)
-            if words is not None and len({*words, *properties}) > max(most, len(properties)):
-                words = None
+            words = self._strings.words([pattern], [], MAX_WORDS)
         except LanguageError:
             words = None
         if words is None:

@@ -9,14 +9,13 @@ from itertools import combinations
 from typing import Any
 
 from engine.grammar.language.expression import LanguageError
-from engine.grammar.schema.algebra import Algebra, written
+from engine.grammar.schema.algebra import Algebra
 from engine.grammar.schema.closing import Closing, implied_types
 from engine.grammar.schema.complement import Complement
-from engine.grammar.schema.counts import COUNTS, place_of, selections
 from engine.grammar.schema.document import Document, keywords
 from engine.grammar.schema.evaluate import Evaluator
 from engine.grammar.schema.faults import MAX_PLACES, Budget, Unfollowable, escape
-from engine.grammar.schema.formats import NATIVE, PATTERNS, REFUSED
+from engine.grammar.schema.formats import PATTERNS, REFUSED
 from engine.grammar.schema.members import apart
 from engine.grammar.schema.names import Names
 from engine.grammar.schema.overlap import Overlap
@@ -48,7 +47,8 @@ class Rewriter:
         self._relaxing = relaxing or Relaxing()
         self._budget = Budget()
         self._document = Document(root)
-        self._strings = Strings()
+        self.strings = self._strings = Strings()
+        """The languages of the document's patterns."""
         self._overlap = Overlap(self._document, self._strings, self._budget)
         self._algebra = Algebra(self._budget, self._strings, self._types_behind)
         self._evaluator = Evaluator(self._document, self._strings, self._budget)
@@ -72,26 +72,22 @@ class Rewriter:
         """How often a complement needed itself."""
         self._pending: list[tuple[str, Schema, str, bool]] = []
 
-    def result(self, part: Schema | None = None, at: str = "") -> Schema:
-        """The whole document, or the part of it at a pointer, rewritten. Raises `SchemaFault`."""
+    def result(self, part: Schema | None = None, at: str = "") -> tuple[Schema, dict[str, Schema]]:
+        """The whole document, or the part of it at a pointer, rewritten, and what its references point to, by name.
+
+        Raises `SchemaFault`.
+        """
         given = self._root if part is None else part
         root = self.say(given, at)
         if self._closes and isinstance(given, dict) and not given.keys() & _IN_PLACE:
             meant = implied_types(given)
             if meant and not meant & self._algebra.types(root):
-                return False  # nothing of the kind that it speaks of
+                return False, {}  # nothing of the kind that it speaks of
         definitions: dict[str, Schema] = {}
         while self._pending:
             name, schema, at, holds = self._pending.pop()
             definitions[name] = self.say(schema, at) if holds else self._deny_target(schema, at)
-        if self._closes:
-            root, definitions = Closing(definitions).document(root)
-        known: dict[int, Schema] = {}
-        out = written(root, self._strings, known)
-        if not definitions:
-            return out
-        targets = {name: written(schema, self._strings, known) for name, schema in definitions.items()}
-        return {**(out if isinstance(out, dict) else {"allOf": [out]}), "$defs": targets}
+        return Closing(definitions).document(root) if self._closes else (root, definitions)
 
     def say(self, schema: Schema, at: str) -> Schema:
         """The schema in other words."""
@@ -113,15 +109,7 @@ class Rewriter:
         if listed is not None:
             return listed
         parts = [self._plain(keys, at), *self._applied(schema, keys, at), *self._counted(keys, at)]
-        said = self._names.listed(self._algebra.all_of(*parts))
-        if isinstance(said, dict) and said.keys() & COUNTS and (keys.keys() & COUNTS or "anyOf" not in said):
-            try:
-                return self._algebra.all_of(said, selections(said, self._algebra, at))
-            except Unfollowable as fault:
-                for name in sorted(COUNTS & said.keys()):  # which may have come from one of `allOf`
-                    self._relaxing.note(fault, at=place_of(schema, name, at), keyword=name)
-                return {name: value for name, value in said.items() if name not in COUNTS}
-        return said
+        return self._names.listed(self._algebra.all_of(*parts))
 
     def _listed(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> Schema | None:
         """Where the schema, or one of `allOf`, lists values: those that all of it accepts. None if none does."""
@@ -223,15 +211,12 @@ class Rewriter:
         return out
 
     def _pattern(self, pattern: str, at: str, keyword: str) -> str:
-        """A pattern as it is followed. One that needs several stays one until it is written (`algebra.written`)."""
+        """A pattern as it is followed. One that needs several stays one until it is written (`Strings.all_of`)."""
         try:
             parts = self._strings.all_of(pattern)
-            if len(parts) > 1 and keyword != "pattern":
-                parts = [self._strings.plain(pattern)]
         except LanguageError as error:
             raise Unfollowable(at, keyword, f"cannot be followed: {error}") from None
-        for part in parts:
-            self._relaxing.check_pattern(part, at, keyword)
+        self._relaxing.check_pattern(pattern, at, keyword)
         return parts[0] if len(parts) == 1 else pattern
 
     def _applied(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> list[Schema]:
@@ -314,8 +299,6 @@ class Rewriter:
     def _format(self, name: str, at: str) -> Schema:
         if name in REFUSED:
             raise Unfollowable(at, "format", f"{name!r} is not supported")
-        if name in NATIVE:
-            return {"format": name}
         return {"pattern": PATTERNS[name]} if name in PATTERNS else {}
 
     def _property_names(self, schema: Schema, at: str) -> Schema:

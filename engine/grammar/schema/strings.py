@@ -1,6 +1,7 @@
 """Sets of strings that schemas speak of, by pattern, as languages: complements, overlaps, membership."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from engine.grammar.language.ecma import translated
@@ -14,6 +15,8 @@ from engine.grammar.schema.values import Schema
 _ESCAPES = re.compile(r"\\.|\[(?:[^\]\\]|\\.)*\]", re.DOTALL)
 _ENDS_OF_CHOICES = re.compile(r"^\^|\$$")
 _LONG_COUNT = re.compile(r"\{(?:\d+,)?\d{2,}\}")
+MAX_NAME_STATES = 40
+"""Of the automaton of names that is looked through for places where they run out."""
 MAX_LENGTH = 64
 """Longest counted length that becomes part of an automaton."""
 
@@ -25,6 +28,8 @@ class Strings:
         self._languages = Languages()
         self._reader = Reader(self._languages)
         self._known: dict[str, list[str]] = {}
+        self._words: dict[tuple[int, int], list[str] | None] = {}
+        """By the identity of an expression."""
 
     def complement(self, pattern: str) -> str:
         """A pattern of all strings in which this one is not found."""
@@ -86,9 +91,46 @@ class Strings:
             cells = [cell for cell in [*split, (rest, [position])] if not make.is_empty(cell[0])]
         return [(self._write(node), members) for node, members in cells]
 
-    def words(self, pattern: str, most: int) -> list[str] | None:
-        """All strings in which the pattern is found, in order, None if there are more than `most`."""
-        return self._languages.words(self._reader.read(pattern), most)
+    def is_empty(self, patterns: Iterable[str], least: int, most: int | None) -> bool:
+        """Whether no string of such a length matches all patterns; False where that is not known."""
+        make = self._languages
+        try:
+            node = make.both(*map(self._reader.read, patterns))
+            shortest = make.shortest(node)
+            if shortest is None or (most is not None and shortest > most):
+                return True
+            if least <= shortest:
+                return False
+            return make.is_empty(make.both(make.repeat(make.chars(ALL), least, most), node))
+        except LanguageError:
+            return False
+
+    def is_endless(self, found: Iterable[str], not_found: Iterable[str]) -> bool:
+        """Whether, wherever such a string has come to, no end of others begin as it does; False if that is not known.
+
+        Such a string is one in which the first patterns are found and the others are not.
+        """
+        try:
+            return self._languages.automaton(self._between(found, not_found), MAX_NAME_STATES).is_endless
+        except LanguageError:
+            return False
+
+    def words(self, found: Iterable[str], not_found: Iterable[str], most: int) -> list[str] | None:
+        """All strings in which these patterns are found and those are not, in order; None if there are more than that.
+
+        Raises `LanguageError`.
+        """
+        node = self._between(found, not_found)
+        key = (id(node), most)
+        if key not in self._words:
+            self._words[key] = self._languages.words(node, most)
+        return self._words[key]
+
+    def _between(self, found: Iterable[str], not_found: Iterable[str]) -> Node:
+        make = self._languages
+        return make.both(
+            *map(self._reader.read, found), *(make.negation(self._reader.read(pattern)) for pattern in not_found)
+        )
 
     def of_schema(self, schema: dict[str, Any]) -> str | None:
         """A pattern of the strings that a rewritten schema of `type`, `pattern`, `enum` and lengths accepts."""

@@ -1,6 +1,7 @@
 """JSON values and the types they have; the complement of a finite set of them."""
 
 from collections.abc import Hashable, Iterable
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
@@ -23,7 +24,7 @@ def type_of(value: Any) -> str:
             return "boolean"
         case str():
             return "string"
-        case int() | float():
+        case int() | float() | Decimal():
             return "integer" if value == int(value) else "fraction"
         case list():
             return "array"

@@ -26,6 +26,7 @@ DEEP = {
 }
 BLAMED: dict[str, Any] = {
     "/pattern": {"type": "string", "pattern": "(?<=a$)b"},
+    "/multipleOf": {"type": "number", "multipleOf": 0.3, "minimum": 1},
     "/minLength": {"type": "string", "minLength": 5, "maxLength": 2},
     "/patternProperties": {"patternProperties": {"(": {"type": "null"}}},
     "/items": {"type": "array", "items": False, "minItems": 1},

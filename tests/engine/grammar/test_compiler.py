@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -13,6 +14,8 @@ from engine.constraint import Constraint
 from engine.errors import RequestError
 from engine.grammar import compiler
 from engine.grammar.compiler import DEADLINE_SECONDS, ENTRY_BYTES, WAIT_FACTOR, GrammarCache, GrammarCompiler, Result
+from engine.grammar.grammar import Compiled
+from engine.grammar.repeats import UnrepeatedGrammar
 from engine.grammar.worker import Answer, Job
 from tests.clocks import PATIENCE
 
@@ -121,6 +124,20 @@ def test_a_schema(bench: Bench) -> None:
     for token_id in vocabulary.encode('{"a": 12}'):
         grammar.accept(token_id)
     assert grammar.is_finished
+
+
+def test_an_object_of_any_names_has_none_twice(bench: Bench) -> None:
+    (result,) = bench.wait(bench.submit('{"type": "object"}', "json_schema"))
+    assert isinstance(result, Compiled) and isinstance(result.grammar, UnrepeatedGrammar)
+    grammar = result.grammar
+    vocabulary = bench.compiler.vocabulary
+    assert vocabulary is not None
+    for token_id in vocabulary.encode('{"ab": 12, "ab'):
+        grammar.accept(token_id)
+    row = np.zeros(-(-vocabulary.size // 32), dtype=np.int32)
+    grammar.fill_bitmask(row)
+    allowed = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist()
+    assert allowed and not [token_id for token_id in allowed if vocabulary.tokens[token_id].startswith(b'"')]
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
 
 def accepts(kind: str, source: str, text: str) -> bool:
     constraint = Constraint(kind=kind, source=source)  # type: ignore[arg-type]
-    matcher = llguidance.LLMatcher(TOKENIZER, grammar_text(constraint), log_level=0)
+    matcher = llguidance.LLMatcher(TOKENIZER, grammar_text(constraint).text, log_level=0)
     assert not matcher.is_error(), matcher.get_error()
     data = list(text.encode())
     return bool(matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting())
@@ -100,12 +100,12 @@ def test_the_rest_of_a_grammar_stays_as_it_is(grammar: str, text: str) -> None:
 @pytest.mark.parametrize("kind", ["regex", "lark"])
 def test_what_is_no_pattern_or_not_regular_is_refused(kind: str, pattern: str) -> None:
     constraint = Constraint(kind=kind, source=pattern if kind == "regex" else f"start: /{pattern}/")  # type: ignore[arg-type]
-    assert llguidance.LLMatcher(TOKENIZER, grammar_text(constraint), log_level=0).is_error()
+    assert llguidance.LLMatcher(TOKENIZER, grammar_text(constraint).text, log_level=0).is_error()
 
 
 def test_a_grammar_has_no_lookaround() -> None:
     """A terminal does not see what follows it; `&` and `~` say what lookaround would within it."""
-    grammar = grammar_text(Constraint(kind="lark", source="start: /(?!a)[a-z]/"))
+    grammar = grammar_text(Constraint(kind="lark", source="start: /(?!a)[a-z]/")).text
     assert "look-ahead" in llguidance.LLMatcher(TOKENIZER, grammar, log_level=0).get_error()
 
 

@@ -33,7 +33,7 @@ OUTLINES = make_vocabulary(VOCABULARY)
 def compiled(kind: str, source: str, backend: str = "llguidance", **fields: object) -> Grammar:
     constraint = Constraint(kind=kind, source=source, **fields)  # type: ignore[arg-type]
     if backend == "llguidance":
-        return compile_grammar(TOKENIZER, grammar_text(constraint), constraint)
+        return compile_grammar(TOKENIZER, grammar_text(constraint).text, constraint)
     schema = json.loads(source) if kind == "json_schema" else None
     return load_index(compile_index(OUTLINES, constraint, schema), VOCABULARY.eos_token_ids)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from engine.errors import RequestError
 from engine.grammar.schema.prepare import prepare_schema
+from engine.grammar.writing.document import WrittenSchema
 from tests.clocks import assert_linear
 from tests.places import SHARED
 
@@ -33,8 +34,8 @@ def matcher(schema: Any) -> llguidance.LLMatcher:
     return matcher_of(prepare_schema(schema, param="schema", closes=False))
 
 
-def matcher_of(prepared: Any) -> llguidance.LLMatcher:
-    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(prepared))
+def matcher_of(written: WrittenSchema) -> llguidance.LLMatcher:
+    grammar = llguidance.LLMatcher.grammar_from_lark(written.text)
     return llguidance.LLMatcher(byte_tokenizer(), grammar, log_level=0)
 
 
@@ -118,7 +119,7 @@ def test_nothing_invalid_is_accepted(schema: Any, values: list[Any]) -> None:
     validator = jsonschema.Draft202012Validator(schema)
     for value in values:
         if accepts(grammar, value):
-            assert validator.is_valid(value), json.dumps(prepare_schema(schema, param="schema", closes=False))
+            assert validator.is_valid(value), prepare_schema(schema, param="schema", closes=False).text
 
 
 @settings(max_examples=400, deadline=None)
@@ -132,7 +133,7 @@ def test_what_is_valid_is_accepted(schema: Any, value: Any) -> None:
             assert not jsonschema.Draft202012Validator(schema).is_valid(value)
         return
     if not grammar.is_error() and jsonschema.Draft202012Validator(schema).is_valid(value):
-        assert accepts(grammar, value), json.dumps(prepare_schema(schema, param="schema", closes=False))
+        assert accepts(grammar, value), prepare_schema(schema, param="schema", closes=False).text
 
 
 @pytest.mark.parametrize(

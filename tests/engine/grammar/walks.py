@@ -2,6 +2,7 @@
 
 import json
 import random
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from engine.constraint import Constraint
 from engine.grammar.backend_llguidance import compile_grammar, make_tokenizer
+from engine.grammar.repeats import TokenIndex, unrepeated
 from engine.grammar.source import grammar_text
 from engine.grammar.vocabulary import Vocabulary
 
@@ -17,15 +19,21 @@ HURRY = 0.5
 """How often a token that closes something is taken where one may come, so that walks end."""
 
 
-class Twice(Exception):
-    """A walk wrote a member twice, which JSON Schema says nothing of."""
-
-
 def no_member_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For `json.loads`."""
-    if len({name for name, _ in pairs}) < len(pairs):
-        raise Twice
+    """For `json.loads`; JSON Schema says nothing of a member that is there twice."""
+    assert len({name for name, _ in pairs}) == len(pairs), pairs
     return dict(pairs)
+
+
+def exact_number(text: str) -> int | Decimal:
+    """For `json.loads`; 1.0 is an integer, as JSON Schema has it."""
+    value = Decimal(text)
+    return int(value) if value == int(value) else value
+
+
+def exactly(text: str | bytes) -> Any:
+    """A JSON value to the digit."""
+    return json.loads(text, object_pairs_hook=no_member_twice, parse_float=exact_number)
 
 
 class Walker:
@@ -34,6 +42,7 @@ class Walker:
     def __init__(self, directory: Path, size: int, eos: int) -> None:
         self.vocabulary = Vocabulary.load(directory, size=size, eos_token_ids=[eos])
         self.tokenizer = make_tokenizer(self.vocabulary)
+        self._index = TokenIndex(self.vocabulary)
         self._eos = eos
         closing = {token_id for token_id, text in enumerate(self.vocabulary.tokens) if text in CLOSERS}
         self._closers = closing - self.vocabulary.special_ids
@@ -45,7 +54,9 @@ class Walker:
         and then before more does.
         """
         constraint = Constraint(kind=kind, source=source)  # type: ignore[arg-type]
-        grammar = compile_grammar(self.tokenizer, grammar_text(constraint), constraint)
+        text = grammar_text(constraint)
+        inner = compile_grammar(self.tokenizer, text.text, constraint)
+        grammar = unrepeated(inner, text.names, self._index, constraint.opens)
         generator = random.Random(seed)
         row = np.zeros(-(-self.vocabulary.size // 32), dtype=np.int32)
         taken: list[int] = []
@@ -75,9 +86,9 @@ class Walker:
         assert not self.vocabulary.special_ids & set(token_ids)
         return b"".join(self.vocabulary.tokens[token_id] for token_id in token_ids)
 
-    def value(self, schema: Any, seed: int) -> Any:
-        """The JSON value of a walk. Raises as `walk` does, `Twice`, and `TimeoutError` at the limit."""
-        text = self.walk("json_schema", json.dumps(schema), seed)
+    def value(self, schema: Any, seed: int, limit: int = 300) -> Any:
+        """The JSON value of a walk by a schema or its text. Raises as `walk` does, and `TimeoutError` at the limit."""
+        text = self.walk("json_schema", schema if isinstance(schema, str) else json.dumps(schema), seed, limit)
         if text is None:
             raise TimeoutError
-        return json.loads(text, object_pairs_hook=no_member_twice)
+        return exactly(text)

@@ -3,12 +3,14 @@
 from functools import cache
 
 import llguidance
+import numpy as np
 
 from engine.constraint import Constraint
-from engine.grammar.backend_llguidance import LlguidanceGrammar, compile_grammar, make_tokenizer
-from engine.grammar.grammar import GrammarError
+from engine.grammar.backend_llguidance import compile_grammar, make_tokenizer
+from engine.grammar.grammar import Grammar, GrammarError
+from engine.grammar.repeats import TokenIndex, unrepeated
+from engine.grammar.source import grammar_text
 from engine.grammar.vocabulary import Vocabulary
-from engine.grammar.whole import lark_terminal, whole_parts
 
 SPECIAL_ID = 256
 EOS_ID = 257
@@ -17,21 +19,29 @@ SPECIAL_BYTE = "\x00"
 
 
 @cache
-def _tokenizer() -> llguidance.LLTokenizer:
+def _vocabulary() -> Vocabulary:
     tokens = [*(bytes([byte]) for byte in range(256)), b"<|special|>", b""]
-    return make_tokenizer(Vocabulary(tokens, special_ids=[SPECIAL_ID, EOS_ID], eos_token_ids=[EOS_ID]))
+    return Vocabulary(tokens, special_ids=[SPECIAL_ID, EOS_ID], eos_token_ids=[EOS_ID])
 
 
-def compiled(constraint: Constraint) -> LlguidanceGrammar:
+@cache
+def _tokenizer() -> llguidance.LLTokenizer:
+    return make_tokenizer(_vocabulary())
+
+
+@cache
+def _index() -> TokenIndex:
+    return TokenIndex(_vocabulary())
+
+
+def compiled(constraint: Constraint) -> Grammar:
     """A state of the constraint's grammar over single bytes."""
-    rules = [f"schema_{number}: %json {entry.schema}" for number, entry in enumerate(constraint.schemas)]
-    patterns = [(number, entry.pattern, entry.param) for number, entry in enumerate(constraint.patterns)]
-    rules += [f"PATTERN_{number}: {lark_terminal(whole_parts(regex, param))}" for number, regex, param in patterns]
-    text = llguidance.LLMatcher.grammar_from_lark("\n".join([constraint.source, *rules]))
-    return compile_grammar(_tokenizer(), text, constraint)
+    grammar = grammar_text(constraint)
+    inner = compile_grammar(_tokenizer(), grammar.text, constraint)
+    return unrepeated(inner, grammar.names, _index(), constraint.opens)
 
 
-def accepted(grammar: LlguidanceGrammar, text: str) -> str:
+def accepted(grammar: Grammar, text: str) -> str:
     """As much of the text as the grammar allows; the grammar is moved to its end."""
     state = grammar.copy()
     taken = bytearray()
@@ -44,7 +54,17 @@ def accepted(grammar: LlguidanceGrammar, text: str) -> str:
     return taken.decode(errors="ignore")
 
 
-def matches(grammar: LlguidanceGrammar, text: str) -> bool:
+def allows(grammar: Grammar, text: str, following: str) -> bool:
+    """Whether a character may follow a text, by the bitmask."""
+    state = grammar.copy()
+    for byte in text.encode():
+        state.accept(SPECIAL_ID if chr(byte) == SPECIAL_BYTE else byte)
+    row = np.zeros(-(-_vocabulary().size // 32), dtype=np.int32)
+    state.fill_bitmask(row)
+    return bool(np.unpackbits(row.view(np.uint8), bitorder="little")[ord(following)])
+
+
+def matches(grammar: Grammar, text: str) -> bool:
     """Whether the whole text is allowed, and may end there."""
     state = grammar.copy()
     try:

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.constraint import Constraint
+from engine.grammar.language.writing import in_slashes
 from server.markup.events import CallArguments, CallClosed, CallOpened
 from server.markup.formats import DEEPSEEK, FORMATS, HERMES, LLAMA3, CallFormat
 from server.markup.grammar import ToolSchema, calls_or, free_calls, required_calls
 from server.markup.parser import CallParser
-from tests.server.markup.grammars import SPECIAL_BYTE, SPECIAL_ID, accepted, compiled, matches
+from tests.server.markup.grammars import SPECIAL_BYTE, SPECIAL_ID, accepted, allows, compiled, matches
 
 SCHEMAS: dict[str, Any] = {
     "get": {
@@ -24,7 +25,7 @@ SCHEMAS: dict[str, Any] = {
     },
     "get_more": {"type": "object"},
 }
-TOOLS = [ToolSchema(name, schema, f"tools[{i}]") for i, (name, schema) in enumerate(SCHEMAS.items())]
+TOOLS = [ToolSchema(name, json.dumps(schema), f"tools[{i}]") for i, (name, schema) in enumerate(SCHEMAS.items())]
 ALL = list(FORMATS.values())
 GOOD, BAD = '{"n": 1}', '{"n": "x"}'
 FREE = {form.name: compiled(free_calls(form, TOOLS, {}, parallel=True)) for form in ALL}
@@ -135,7 +136,7 @@ def test_white_space_is_bounded(form: CallFormat) -> None:
 
 CONTENTS = {
     "json": (
-        Constraint(kind="json_schema", source='{"type": "object", "required": ["name"]}', param="response_format"),
+        Constraint(kind="json_schema", source='{"required": ["name"], "additionalProperties": true}'),
         ('{"name": "get"}', '{"name": "get", "arguments": {"n": "x"}}'),
     ),
     "regex": (Constraint(kind="regex", source=r"(yes|no)/[\w<>/]*\n?", param="response_format"), ("yes/", "no/a\n")),
@@ -167,6 +168,26 @@ def test_content_of_a_pattern(pattern: str, good: str, bad: str) -> None:
     assert [entry.param for entry in constraint.patterns] == ["response_format"]
     assert matches(compiled(constraint), good)
     assert not matches(compiled(constraint), bad)
+
+
+@pytest.mark.parametrize("form", ALL, ids=lambda form: form.name)
+@pytest.mark.parametrize("grammars", [FREE, REQUIRED], ids=["free", "required"])
+def test_arguments_of_any_names_have_none_twice(grammars: dict[str, Any], form: CallFormat) -> None:
+    """Whatever quotes and braces stand in free text before."""
+    grammar = grammars[form.name]
+    begun = form.write("get_more", '{"a": 1, "').partition('{"a": 1, "')
+    before = f'As "{{"a": 1, "a": 2 shows {form.marker if form is LLAMA3 else ""}' if grammars is FREE else ""
+    text = before + begun[0] + begun[1]
+    assert accepted(grammar, text) == text
+    assert allows(grammar, text, "a") and allows(grammar, f"{text}b", '"')
+    assert not allows(grammar, f"{text}a", '"')
+
+
+def test_a_regular_expression_keeps_its_meaning_between_slashes() -> None:
+    for pattern in ("a/b", r"a\/b", "[/]x", "a\nb", "\\\nc", r"\\/d", r'"\{'):
+        written = compiled(Constraint(kind="lark", source=f"start: {in_slashes(pattern)}"))
+        text = {"a/b": "a/b", r"a\/b": "a/b", "[/]x": "/x", "a\nb": "a\nb", "\\\nc": "\nc", r"\\/d": "\\/d"}
+        assert matches(written, text.get(pattern, '"{'))
 
 
 def test_schemas_are_blamed_by_their_field() -> None:

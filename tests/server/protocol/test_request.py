@@ -334,14 +334,14 @@ def test_tools_and_constraints_that_make_no_sense(fields: dict[str, Any], param:
     ("fields", "kind", "source", "param"),
     [
         ({"response_format": OBJECT}, "json_schema", '{"type": "object"}', "response_format"),
-        ({"response_format": {"type": "json", "value": {"a": 1}}}, "json_schema", '{"a": 1}', "response_format.value"),
-        ({"response_format": OBJECT | {"value": {"a": 1}}}, "json_schema", '{"a": 1}', "response_format.value"),
+        ({"response_format": {"type": "json", "value": {"a": 1}}}, "json_schema", '{"a":1}', "response_format.value"),
+        ({"response_format": OBJECT | {"value": {"a": 1}}}, "json_schema", '{"a":1}', "response_format.value"),
         ({"response_format": {"type": "json", "value": "true"}}, "json_schema", "true", "response_format.value"),
         ({"response_format": {"type": "regex", "value": "a|b"}}, "regex", "a|b", "response_format.value"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"é": 1}}}},
             "json_schema",
-            '{"é": 1}',
+            '{"é":1}',
             "response_format.json_schema.schema",
         ),
         ({"grammar": "start: /a/"}, "lark", "start: /a/", "grammar"),

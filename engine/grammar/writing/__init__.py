@@ -1,0 +1,1 @@
+"""Rewritten schemas as text of grammars, exact to the digit and to the letter."""

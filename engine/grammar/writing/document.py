@@ -1,0 +1,72 @@
+"""A whole schema as a grammar in llguidance's form of Lark's notation."""
+
+import json
+from dataclasses import dataclass
+
+from engine.grammar.language.writing import in_slashes
+from engine.grammar.schema.faults import Budget
+from engine.grammar.schema.strings import Strings
+from engine.grammar.schema.values import Schema
+from engine.grammar.writing.kinds import Reader
+from engine.grammar.writing.members import COMMA, ObjectRules, Rules, repeated
+from engine.grammar.writing.nodes import ArrayShape, NamesTaken, Node, Nodes
+from engine.grammar.writing.terminals import Terminals
+
+WHITESPACE = r"[ ]?|\n[ ]{0,20}"
+"""Between the tokens of JSON: enough for compact and indented text, too little for a model to run away in."""
+_HEAD = f'%llguidance {{"ignore_once": true}}\n%ignore {in_slashes(WHITESPACE)}\n'
+_OPTIONS = f'"x-guidance": {json.dumps({"whitespace_pattern": WHITESPACE})}'
+MAX_ITEMS = 1_000_000
+"""Beyond it the number of an array's items is not counted, which no answer reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenSchema:
+    """The grammar of a schema."""
+
+    text: str
+    names: NamesTaken
+    """Unless they are listed, the grammar cannot say of them that none comes twice."""
+
+
+def write_schema(root: Schema, definitions: dict[str, Schema], strings: Strings) -> WrittenSchema | None:
+    """The grammar of a rewritten schema; None if it accepts no finite text. Raises `SchemaFault`."""
+    budget = Budget()
+    terminals = Terminals(strings)
+    nodes = Nodes(Reader(definitions, budget), strings, terminals, budget)
+    start = nodes.made(root)
+    if not start.ends:
+        return None
+    rules = Rules()
+    lines = [f"{node.name}: {' | '.join(_choices(node, terminals, rules))}" for node in nodes.all if node.ends]
+    text = "\n".join([f"start: {start.name}", *lines, *rules.lines, *terminals.lines()])
+    return WrittenSchema(f"{_HEAD}{text}\n", nodes.names)
+
+
+def _choices(node: Node, terminals: Terminals, rules: Rules) -> list[str]:
+    found = [terminal.replace("%s", _OPTIONS) for terminal in node.terminals]
+    found += [_array(shape) for shape in node.arrays]
+    found += [ObjectRules(shape, f"{node.name}o{number}", terminals, rules).body()
+              for number, shape in enumerate(node.objects)]  # fmt: skip
+    return found
+
+
+def _array(shape: ArrayShape) -> str:
+    """Items one after the other; those that may lack stand inside what comes before them."""
+    least, most, prefix = shape.least, shape.longest(), shape.prefix
+    size = len(prefix)
+    if most is not None and most <= size:
+        size, body = most, ""
+    else:
+        low = max(least - size, 0)
+        high = None if most is None or most > MAX_ITEMS else most - size
+        item = f"{COMMA} {shape.items.name}"
+        if size:
+            body = repeated(item, low, high)
+        else:
+            more = repeated(item, max(low - 1, 0), None if high is None else high - 1)
+            body = f"{shape.items.name} {more}" if low else f"({shape.items.name} {more})?"
+    for at in range(size - 1, -1, -1):
+        inner = f"{COMMA if at else ''} {prefix[at].name} {body}"
+        body = inner if at < least else f"({inner})?"
+    return f'"[" {body} "]"'

@@ -1,0 +1,168 @@
+"""The terminals of a grammar: strings and numbers as they are spelled in JSON text."""
+
+import json
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+from engine.grammar.language.expression import LanguageError
+from engine.grammar.language.writing import in_slashes
+from engine.grammar.schema.faults import Unplaced
+from engine.grammar.schema.strings import Strings
+from engine.grammar.writing.kinds import Numbers, Texts
+from engine.grammar.writing.multiples import common, ending, has_multiple
+from engine.grammar.writing.numbers import Bounds, decimals, exact_decimal, integers
+from engine.grammar.writing.texts import STRING, is_text, length_text, pattern_text, spelled
+
+MAX_PLAIN_DIGITS = 40
+"""Listed numbers of more digits are written with an exponent."""
+MAX_LENGTH = 100_000
+_EXACT_IN_LIBRARY = 2**53
+_UNBOUNDED_IN_LIBRARY = 10**15
+_SHAPE = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?"
+_NO_INTEGER = r"-?(?:0|[1-9][0-9]*)\.[0-9]*[1-9][0-9]*"
+
+
+class Terminals:
+    """Terminals by their definitions, each defined once."""
+
+    def __init__(self, strings: Strings) -> None:
+        self._strings = strings
+        self._names: dict[str, str] = {}
+        self._patterns: dict[str, list[str]] = {}
+
+    def lines(self) -> list[str]:
+        """The definitions."""
+        return [f"{name}: {body}" for body, name in self._names.items()]
+
+    def define(self, body: str) -> str:
+        """The name of the terminal with this definition."""
+        return self._names.setdefault(body, f"T{len(self._names)}")
+
+    def _all(self, parts: list[str]) -> str:
+        """A terminal of what all of these definitions hold."""
+        return self.define(parts[0] if len(parts) == 1 else " & ".join(map(self.define, parts)))
+
+    def literal(self, text: str) -> str:
+        """A terminal of one text."""
+        return self.define(quoted(text))
+
+    def texts(self, texts: Texts, *, alone: bool = True) -> str | None:
+        """A terminal of these strings; None if there are none, of which one that is not alone is not asked.
+
+        Raises `Unplaced`.
+        """
+        if texts.most is not None and texts.least > texts.most:
+            return None
+        if texts.words is not None:
+            words = [word for word in texts.words if is_text(word) and self._fits(word, texts)]
+            return self.define(" | ".join(quoted(spelled(word)) for word in words)) if words else None
+        if texts.least > MAX_LENGTH or (texts.most or 0) > MAX_LENGTH:
+            raise Unplaced(f"a string of more than {MAX_LENGTH} characters cannot be asked for")
+        has_length = texts.least > 0 or texts.most is not None
+        is_joined = alone and len(texts.patterns) + has_length > 1 and texts.patterns
+        if is_joined and self._strings.is_empty(texts.patterns, texts.least, texts.most):
+            return None
+        try:
+            parts = [part for pattern in texts.patterns for part in self._pattern(pattern)]
+        except LanguageError as error:
+            raise Unplaced(f"a pattern cannot be followed: {error}") from None
+        if has_length:
+            parts.append(in_slashes(length_text(texts.least, texts.most)))
+        return self._all(parts or [in_slashes(STRING)])
+
+    def names(self, pattern: str | None, but: Iterable[str], but_patterns: Iterable[str]) -> str:
+        """A terminal of the strings in which a pattern is found (None: all) and none of the others is."""
+        left = in_slashes(STRING) if pattern is None else " & ".join(self._pattern(pattern))
+        others = [self.literal(spelled(word)) for word in but if is_text(word)]
+        others += [self._all(self._pattern(other)) for other in but_patterns]
+        return self.define(f"{left} & ~({' | '.join(others)})" if others else left)
+
+    def _pattern(self, pattern: str) -> list[str]:
+        """Definitions that only the strings in which the pattern is found match all of."""
+        if pattern not in self._patterns:
+            parts = self._strings.all_of(pattern)
+            self._patterns[pattern] = [in_slashes(pattern_text(part)) for part in parts]
+        return self._patterns[pattern]
+
+    def _fits(self, word: str, texts: Texts) -> bool:
+        if len(word) < texts.least or (texts.most is not None and len(word) > texts.most):
+            return False
+        try:
+            return all(self._strings.finds(pattern, word) for pattern in texts.patterns)
+        except LanguageError as error:
+            raise Unplaced(f"a pattern beside listed values cannot be followed: {error}") from None
+
+    def numbers(self, numbers: Numbers) -> str | None:
+        """A terminal of these numbers, or a rule's body; None if there are none. Raises `Unplaced`."""
+        if numbers.values is not None:
+            listed = [value for value in numbers.values if _is_one(Fraction(value), numbers)]
+            return self.define(in_slashes("|".join(map(_spellings, listed)))) if listed else None
+        if not numbers.types or numbers.bounds.is_empty:
+            return None
+        if numbers.multiples:
+            return self._multiples(numbers, common(numbers.multiples))
+        parts = [integers(numbers.bounds) if numbers.types == {"integer"} else decimals(numbers.bounds)]
+        if numbers.types == {"fraction"}:
+            if (
+                numbers.bounds.low is not None
+                and numbers.bounds.low == numbers.bounds.high
+                and not _is_one(numbers.bounds.low, numbers)
+            ):
+                return None
+            parts.append(_NO_INTEGER)
+        return None if parts[0] is None else self._all([in_slashes(part) for part in parts if part])
+
+    def _multiples(self, numbers: Numbers, step: Fraction) -> str | None:
+        bounds = numbers.bounds
+        if numbers.types == {"integer"}:
+            step = common((step, Fraction(1)))
+        if not has_multiple(step, bounds, numbers.types):
+            return None
+        end = ending(step)
+        if end is None:
+            return _library_multiples(step, bounds)
+        parts = [integers(bounds) if numbers.types == {"integer"} else decimals(bounds), end, _SHAPE]
+        parts += [_NO_INTEGER] if numbers.types == {"fraction"} else []
+        return self._all([in_slashes(part) for part in parts if part])
+
+
+def _library_multiples(step: Fraction, bounds: Bounds) -> str:
+    """Multiples in the library's own words, which count in doubles and have no others for this."""
+    if step.denominator != 1 or step >= 2**31:
+        raise Unplaced(f"'multipleOf' {exact_decimal(step)} cannot be followed exactly")
+    low, high = bounds.integers()
+    low = -_UNBOUNDED_IN_LIBRARY if low is None else low
+    high = _UNBOUNDED_IN_LIBRARY if high is None else high
+    if max(abs(low), abs(high)) > _EXACT_IN_LIBRARY:
+        raise Unplaced(f"'multipleOf' {step} beside bounds beyond 2^53 cannot be followed exactly")
+    return f'%json {{"type": "integer", "multipleOf": {int(step)}, "minimum": {low}, "maximum": {high}, %s}}'
+
+
+def _is_one(value: Fraction, numbers: Numbers) -> bool:
+    kind = "integer" if value.denominator == 1 else "fraction"
+    return (kind in numbers.types and numbers.bounds.holds(value)
+            and all((value / step).denominator == 1 for step in numbers.multiples))  # fmt: skip
+
+
+def _spellings(value: Any) -> str:
+    """A listed number in plain digits, and as the schema has it if that is another way."""
+    exact = Fraction(value)
+    plain = format(exact_decimal(exact), "f")
+    given = str(value).lower() if isinstance(value, Decimal) else plain
+    sign, exponent = ("+?", given.partition("e")[2]) if "e" in given else ("", "")
+    written = {re.escape(plain)} if len(plain) <= MAX_PLAIN_DIGITS else set()
+    if exponent:
+        digits = exponent.lstrip("+-")
+        sign = "-" if exponent.startswith("-") else "\\+?"
+        written.add(f"{re.escape(given.partition('e')[0])}[eE]{sign}0?{digits}")
+    else:
+        written.add(re.escape(given))
+    return "|".join(sorted(written))
+
+
+def quoted(text: str) -> str:
+    """A text as a literal of Lark's notation."""
+    return json.dumps(text).replace("\x7f", "\\u007f")
