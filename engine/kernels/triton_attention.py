@@ -188,9 +188,9 @@ def paged_attention(
 
     k_cache `[KV, slots, Dk]`, v_cache `[KV, slots, Dv]`, contiguous, in q's dtype or in e4m3; tables int32
     `[S, blocks]`; lens int32 `[S]`, contexts with this step's tokens; starts int32 `[S + 1]`, where each sequence's
-    queries begin in T. A sequence without queries is passed over; if the first has none, tokens before its beginning are
-    left alone. `splits` above 1 is for steps whose sequences have a query or few each. The result is written to `out`,
-    contiguous, where one is given.
+    queries begin in T. A sequence without queries is passed over; if the first has none, tokens before its beginning
+    are left alone. `splits` above 1 is for steps whose sequences have a query or few each. The result is written to
+    `out`, contiguous, where one is given.
     """
     num_heads, num_tokens, dim = q.shape
     num_kv_heads, v_dim = k_cache.shape[0], v_cache.shape[2]
