@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 import msgspec
 import zmq
 
+from engine.constraint import Relaxed
 from engine.errors import EngineDeadError, EngineStoppedError, ModelLoadError, RequestError
 from engine.messages import (
     MAX_FRAME_BYTES,
@@ -54,6 +55,8 @@ class RequestStream:
         self.request_id = request_id
         self.accepted = False
         """Whether the engine has queued the request; what it refuses, it refuses before."""
+        self.relaxed: Relaxed | None = None
+        """What the request's constraint does not hold its answers to; known once it is accepted."""
         self._client = client
         self._running = set(range(n))
         self._pending: list[SequenceOutput] = []
@@ -92,6 +95,7 @@ class RequestStream:
     def _deliver(self, output: SequenceOutput) -> bool:
         """Take one output; whether it was the last of the request. What comes for an aborted choice is dropped."""
         self.accepted |= output.finish_reason != "error"
+        self.relaxed = self.relaxed or output.relaxed
         if output.index in self._running and not output.is_empty:
             if len(self._pending) >= MAX_UNREAD_OUTPUTS:
                 self._error = RequestError(

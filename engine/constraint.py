@@ -1,7 +1,12 @@
 """What a constrained request asks for: frozen values, compiled by the rooms of `engine.grammar`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+MAX_POINTERS = 100
+MAX_POINTER_CHARS = 10_000
+"""Of all pointers that go with one answer, together."""
 
 ConstraintKind = Literal["json_schema", "regex", "lark"]
 
@@ -13,6 +18,16 @@ class SchemaSource:
     param: str
     schema: str
     """JSON text."""
+    strict: bool = True
+    """Whether what cannot be followed is refused; else it is left out at its place, and named (`Relaxed`)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatternSource:
+    """A regular expression inside a grammar, and the field of the request that an error blames."""
+
+    param: str
+    pattern: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,18 +35,48 @@ class Constraint:
     """What a generated text must match, as a whole and from its first token on.
 
     `lark` is the dialect of llguidance. Its rules `schema_0`, `schema_1`, ... are the entries of `schemas`: a JSON
-    value that matches. Tokens that the tokenizer marks as special are never part of text; a grammar names them by
-    id, `<[128010]>`. All other tokens are their bytes.
+    value that matches. Its terminals `PATTERN_0`, ... are those of `patterns`: a text that matches as a whole. Tokens
+    that the tokenizer marks as special are never part of text; a grammar names them by id, `<[128010]>`. All other
+    tokens are their bytes.
     """
 
     kind: ConstraintKind
     source: str
-    """JSON text of a schema, a regular expression without its anchors, or a grammar with a rule `start`."""
+    """JSON text of a schema, a regular expression, or a grammar with a rule `start`."""
     param: str = "response_format"
     """The field of the request that an error blames."""
     schemas: tuple[SchemaSource, ...] = ()
+    patterns: tuple[PatternSource, ...] = ()
+    strict: bool = True
+    """Of a schema, as in `SchemaSource`."""
     after: str = ""
     """The constraint begins behind the first occurrence of this text; before it, text is free. Empty: at once."""
+
+    @property
+    def may_relax(self) -> bool:
+        """Whether something of it may be left out."""
+        return not self.strict or any(not schema.strict for schema in self.schemas)
+
+
+@dataclass(frozen=True, slots=True)
+class Relaxed:
+    """Keywords that are left out of schemas that are not strict."""
+
+    count: int
+    pointers: tuple[str, ...]
+    """JSON pointers (RFC 6901) into the request, the first of them: within `MAX_POINTERS` and `MAX_POINTER_CHARS`."""
+
+    @classmethod
+    def of(cls, pointers: Sequence[str]) -> "Relaxed":
+        """As many of the pointers as may be kept."""
+        kept: list[str] = []
+        room = MAX_POINTER_CHARS
+        for pointer in pointers[:MAX_POINTERS]:
+            room -= len(pointer)
+            if room < 0:
+                break
+            kept.append(pointer)
+        return cls(len(pointers), tuple(kept))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

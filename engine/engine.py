@@ -13,7 +13,7 @@ import torch
 
 from engine.errors import RequestError
 from engine.execution.flight import Landed, Runner, Step
-from engine.grammar.grammar import Grammar, GrammarError
+from engine.grammar.grammar import Compiled, GrammarError
 from engine.messages import AddRequest, EngineStats, SequenceOutput, TokenLogprobs
 from engine.sampling.sampler import Sampled
 from engine.scheduling.admission import check_request, make_sequences
@@ -208,12 +208,13 @@ class Engine:
             else:
                 self._admit(request, result)
 
-    def _admit(self, request: AddRequest, grammar: Grammar | None = None) -> None:
+    def _admit(self, request: AddRequest, compiled: Compiled | None = None) -> None:
+        grammar, relaxed = (None, None) if compiled is None else (compiled.grammar, compiled.relaxed)
         sequences = make_sequences(request, grammar, context=self.context, eos_token_ids=self._eos_token_ids)
         for sequence in sequences:
             self._scheduler.add(sequence)
         self._sequences[request.request_id] = sequences
-        self._outbox.accepted(request)
+        self._outbox.accepted(request, relaxed)
 
     def _launch(self, rows: list[Scheduled]) -> Step:
         self._num_steps += 1

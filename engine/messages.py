@@ -7,6 +7,7 @@ socket before they are read.
 
 import msgspec
 
+from engine.constraint import Relaxed
 from engine.sampling_params import SamplingParams
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
@@ -67,6 +68,8 @@ class SequenceOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     error_code: str | None = None
     num_cached_tokens: int = 0
     """Prompt tokens that the prefix cache spared; meaningful once there is a token or an end."""
+    relaxed: Relaxed | None = None
+    """What the request's constraint does not hold its answers to; in the first output alone."""
 
     @property
     def is_empty(self) -> bool:

@@ -24,6 +24,8 @@ _ENGINE_COUNTERS = (
     ("requests_aborted_total", "aborted", "Sequences aborted by the server or its clients."),
     ("requests_failed_total", "failed", "Sequences that ended with an error."),
 )
+_RELAXED_REQUESTS = "Answers to requests of whose schemas, not strict, keywords were left out."
+_RELAXED_KEYWORDS = "Keywords left out of schemas that are not strict, as x-headrace-relaxed tells them."
 _BLOCK_STATES = ("free", "cached", "owned", "total")
 
 
@@ -62,6 +64,8 @@ def _server_part(lines: list[str], counters: ServerCounters, in_flight: int) -> 
         ("requests_disconnected_total", "counter", "Requests whose client left early.", counters.disconnected),
         ("answered_prompt_tokens_total", "counter", "Prompt tokens as told in usage.", counters.prompt_tokens),
         ("answered_completion_tokens_total", "counter", "Answer tokens as told in usage.", counters.completion_tokens),
+        ("requests_relaxed_total", "counter", _RELAXED_REQUESTS, counters.relaxed_requests),
+        ("keywords_relaxed_total", "counter", _RELAXED_KEYWORDS, counters.relaxed_keywords),
     ):
         _head(lines, name, kind, text)
         lines.append(f"headrace_{name} {value}")

@@ -257,6 +257,56 @@ def test_constraints_hold(client: openai.OpenAI, fields: dict[str, Any], pattern
         ask(client, extra_body={"response_format": {"type": "regex", "value": "("}})
 
 
+TAGS = {
+    "type": "object",
+    "properties": {"tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 2, "uniqueItems": True}},
+    "required": ["tags"],
+}
+
+
+def fields_with(schema: Any, kind: str, strict: bool | None) -> dict[str, Any]:
+    """A request's fields with a schema in the place that `kind` names."""
+    said = {} if strict is None else {"strict": strict}
+    if kind == "json_schema":
+        return {"response_format": {"type": kind, "json_schema": {"name": "x", "schema": schema, **said}}}
+    if kind == "json":
+        return {"response_format": {"type": kind, "value": schema}}
+    choice = {"type": "function", "function": {"name": "tag"}} if kind == "named" else kind
+    return {"tools": [{"type": "function", "function": {"name": "tag", "parameters": schema, **said}}],
+            "tool_choice": choice}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["json_schema", "json", "auto", "required", "named"])
+def test_what_cannot_be_followed_is_left_out_and_named_unless_it_is_strict(server: Running, kind: str) -> None:
+    def post(**fields: Any) -> httpx.Response:
+        body = {"messages": QUESTION, "max_tokens": 40, "temperature": 0, **fields}
+        return patient.post(f"{server.url}/v1/chat/completions", json=body)
+
+    refusals = [fields_with(TAGS, kind, True)]
+    place = "response_format/json_schema/schema" if kind == "json_schema" else "tools/0/function/parameters"
+    if kind == "json":
+        refusals, place = [fields_with(TAGS, kind, None)], ""
+    for fields in refusals:
+        refused = post(**fields)
+        assert refused.status_code == 400 and "x-headrace-relaxed" not in refused.headers
+        assert "at /properties/tags/uniqueItems: 'uniqueItems'" in refused.json()["error"]["message"]
+    for strict in (None, False) if place else ():
+        before = server.metric("requests_relaxed_total")
+        answers = [post(**fields_with(TAGS, kind, strict), stream=stream) for stream in (False, True)]
+        for answer in answers:
+            assert answer.status_code == 200
+            assert answer.headers["x-headrace-relaxed"] == f"/{place}/properties/tags/uniqueItems"
+        assert server.metric("requests_relaxed_total") == before + 2
+        if kind != "auto":
+            message = answers[0].json()["choices"][0]["message"]
+            text = message["content"] or message["tool_calls"][0]["function"]["arguments"]
+            jsonschema.validate(json.loads(text), {**TAGS, "properties": {"tags": {"items": {"enum": ["a", "b"]}}}})
+    nulls = {"type": "object", "properties": {"a": {"enum": [1], "items": None}}, "required": None, "enum": None}
+    for strict in (None, True):
+        answer = post(**fields_with(nulls, kind, strict))
+        assert answer.status_code == 200 and "x-headrace-relaxed" not in answer.headers
+
+
 def test_a_killed_engine_comes_back(server: Running, client: openai.OpenAI) -> None:
     before = ask(client)
     engine = server.engine()

@@ -4,6 +4,7 @@ Every mask is a lookup afterwards, but compiling takes from milliseconds to minu
 process that can be killed.
 """
 
+import json
 import re
 from typing import Any
 
@@ -13,10 +14,10 @@ from outlines_core.json_schema import build_regex_from_schema
 
 from engine.constraint import Constraint
 from engine.errors import RequestError
-from engine.grammar.anchors import without_anchors
 from engine.grammar.grammar import GrammarError
 from engine.grammar.outlines_keywords import check_schema
 from engine.grammar.vocabulary import Vocabulary
+from engine.grammar.whole import whole_parts
 
 WHITESPACE = r"[ ]?"
 
@@ -97,9 +98,9 @@ def compile_index(vocabulary: outlines_core.Vocabulary, constraint: Constraint, 
     try:
         if constraint.kind == "json_schema":
             check_schema(schema, constraint.param)
-            regex = build_regex_from_schema(constraint.source, WHITESPACE)
+            regex = build_regex_from_schema(json.dumps(schema), WHITESPACE)
         else:
-            regex = without_anchors(constraint.source)
+            (regex,) = whole_parts(constraint.source, constraint.param, most=1)
         state: bytes = outlines_core.Index(regex, vocabulary).__reduce__()[1][0]
     except (ValueError, TypeError, RuntimeError) as error:
         line = re.sub(r"\s+", " ", str(error)).strip()[:300]

@@ -22,18 +22,18 @@ import msgspec
 import psutil
 
 from engine.config import ConstraintBackend
-from engine.constraint import Constraint, ReasoningBudget
+from engine.constraint import Constraint, ReasoningBudget, Relaxed
 from engine.errors import HeadraceError, RequestError
 from engine.grammar.backend_llguidance import compile_grammar, make_tokenizer
 from engine.grammar.backend_outlines import load_index
-from engine.grammar.grammar import Grammar
+from engine.grammar.grammar import Compiled, Grammar
 from engine.grammar.reasoning import EndMark, ReasoningGrammar
 from engine.grammar.vocabulary import Vocabulary
 from engine.grammar.worker import Answer, Job, Setup, read_frame, write_message
 
 logger = logging.getLogger(__name__)
 
-Result = Grammar | RequestError
+Result = Compiled | RequestError
 
 MAX_QUEUED = 256
 MAX_CACHE_BYTES = 256 * 1024 * 1024
@@ -148,15 +148,16 @@ class GrammarCompiler:
     def _grammar(self, constraint: Constraint | None, budget: ReasoningBudget | None) -> Result:
         """A grammar of the request's own: the constraint's, behind the reasoning that comes before it."""
         inner: Grammar | None = None
+        relaxed: Relaxed | None = None
         if constraint is not None:
             result = self._result(constraint)
             if isinstance(result, RequestError):
                 return result
-            inner = result.copy()
+            inner, relaxed = result.grammar.copy(), result.relaxed
         end = budget.end if budget is not None else constraint.after if constraint is not None else ""
         if not end:
             assert inner is not None
-            return inner
+            return Compiled(inner, relaxed)
         if self.vocabulary is None:
             return RequestError("a reasoning budget is not available for this model", param="max_reasoning_tokens")
         if end not in self._marks:
@@ -164,10 +165,11 @@ class GrammarCompiler:
                 self._marks.clear()
             self._marks[end] = EndMark(end, self.vocabulary)
         if budget is None:
-            return ReasoningGrammar(self._marks[end], inner)
-        return ReasoningGrammar(
+            return Compiled(ReasoningGrammar(self._marks[end], inner), relaxed)
+        limited = ReasoningGrammar(
             self._marks[end], inner, max_tokens=budget.max_tokens, end_token_ids=budget.end_token_ids
         )
+        return Compiled(limited, relaxed)
 
     def _prepare(self) -> None:
         """Start the process and read the vocabulary while it starts. A model without one has no constraints."""
@@ -197,9 +199,10 @@ class GrammarCompiler:
         if answer.error is not None:
             result = RequestError(answer.error, param=answer.error_param or constraint.param)
         elif answer.index:
-            result, size = load_index(answer.index, self.vocabulary.eos_token_ids), len(answer.index)
+            result, size = Compiled(load_index(answer.index, self.vocabulary.eos_token_ids)), len(answer.index)
         else:
-            result, size = compile_grammar(self._tokenizer, answer.grammar, constraint), len(answer.grammar)
+            grammar = compile_grammar(self._tokenizer, answer.grammar, constraint)
+            result, size = Compiled(grammar, answer.relaxed), len(answer.grammar)
         self._cache.put(digest, result, ENTRY_BYTES + TEXT_FACTOR * size)
         return result
 
@@ -207,6 +210,8 @@ class GrammarCompiler:
         """Have the process compile; kill it if it does not answer in its time."""
         job = Job(constraint, self._backend)
         answer = self._exchange(job) or self._exchange(job)  # it may have died of something else
+        if (answer is None or answer.is_late) and constraint.may_relax:
+            answer = self._exchange(Job(constraint, self._backend, rough=True))
         return answer or Answer(error=f"{constraint.param} is too complex: compiling it needs too much memory")
 
     def _exchange(self, job: Job) -> Answer | None:
@@ -226,7 +231,7 @@ class GrammarCompiler:
             if spent >= self._deadline or self._clock() - began >= WAIT_FACTOR * self._deadline:
                 self._kill()
                 late = f"compiling it takes more than {self._deadline:g} seconds"
-                return Answer(error=f"{job.constraint.param} is too complex: {late}")
+                return Answer(error=f"{job.constraint.param} is too complex: {late}", is_late=True)
             if spent >= SLOW_SECONDS and not slow:
                 # From here on it yields to the model. Only a new process can be given its rank back.
                 slow = True

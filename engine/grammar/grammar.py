@@ -1,8 +1,11 @@
 """What a compiled constraint is to the engine: a state per sequence that says which tokens may come next."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+from engine.constraint import Relaxed
 
 
 class GrammarError(Exception):
@@ -37,3 +40,12 @@ class Grammar(Protocol):
     @property
     def is_finished(self) -> bool:
         """Whether nothing but the end can follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What a constraint has become."""
+
+    grammar: Grammar
+    relaxed: Relaxed | None = None
+    """What it does not hold answers to, though it was asked for."""

@@ -3,46 +3,64 @@
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import llguidance
 
-from engine.constraint import Constraint
+from engine.constraint import Constraint, SchemaSource
 from engine.errors import RequestError
-from engine.grammar.anchors import without_anchors
-from engine.grammar.language.ecma import lark_translated, translated
+from engine.grammar.language.ecma import lark_translated
+from engine.grammar.schema.nulls import without_nulls
 from engine.grammar.schema.prepare import prepare_schema
+from engine.grammar.schema.relaxing import Relaxing
+from engine.grammar.whole import lark_terminal, whole_parts
 
 MAX_SOURCE_CHARS = 2_000_000
-_SCHEMA_RULE = re.compile(r"^\s*schema_\d+\s*(\[.*\])?\s*:", re.MULTILINE)
+_OUR_RULE = re.compile(r"^\s*(schema|PATTERN)_\d+\s*(\[.*\])?\s*:", re.MULTILINE)
 
 
-def grammar_text(constraint: Constraint) -> str:
-    """The grammar, with schemas rewritten to what the library follows exactly. Raises `RequestError`."""
+def schemas_of(constraint: Constraint) -> tuple[SchemaSource, ...]:
+    """The schemas in a constraint, in the order in which `grammar_text` takes what is left out of them."""
+    if constraint.kind == "json_schema":
+        return (SchemaSource(param=constraint.param, schema=constraint.source, strict=constraint.strict),)
+    return constraint.schemas if constraint.kind == "lark" else ()
+
+
+def grammar_text(constraint: Constraint, relaxings: Sequence[Relaxing] = ()) -> str:
+    """The grammar, with schemas rewritten to what the library follows exactly. Raises `RequestError`.
+
+    `relaxings`, one for each of `schemas_of`, say what may be left out and are told of what is; without them nothing
+    may.
+    """
+    relaxings = relaxings or [Relaxing() for _ in schemas_of(constraint)]
     param, source = constraint.param, constraint.source
     size = len(source) + sum(len(schema.schema) for schema in constraint.schemas)
+    size += sum(len(pattern.pattern) for pattern in constraint.patterns)
     if size > MAX_SOURCE_CHARS:
         raise RequestError(f"{param} has {size} characters, at most {MAX_SOURCE_CHARS} are allowed", param=param)
     match constraint.kind:
         case "json_schema":
-            grammar = schema_text(load_schema(source, param), param)
+            grammar = schema_text(load_schema(source, param), param, relaxing=relaxings[0])
         case "regex":
-            grammar = llguidance.LLMatcher.grammar_from_regex(without_anchors(translated(source)))
+            grammar = _expression(source, param)
         case "lark":
-            grammar = llguidance.LLMatcher.grammar_from_lark(_with_schemas(constraint))
+            grammar = llguidance.LLMatcher.grammar_from_lark(_with_schemas(constraint, relaxings))
     return str(grammar)
 
 
-def schema_text(schema: Any, param: str, *, part: Any = None, at: str = "", closes: bool = True) -> str:
+def schema_text(
+    schema: Any, param: str, *, part: Any = None, at: str = "", closes: bool = True, relaxing: Relaxing | None = None
+) -> str:
     """The grammar of a JSON schema, or of the part of it at a pointer. Raises `RequestError`."""
-    prepared = prepare_schema(schema, param=param, part=part, at=at, closes=closes)
+    prepared = prepare_schema(schema, param=param, part=part, at=at, closes=closes, relaxing=relaxing)
     return str(llguidance.LLMatcher.grammar_from_json_schema(json.dumps(prepared)))
 
 
 def load_schema(text: str, param: str) -> Any:
-    """The JSON value of a schema's text. Raises `RequestError`."""
+    """The JSON value of a schema's text, without keywords that are null. Raises `RequestError`."""
     try:
-        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        return without_nulls(json.loads(text, parse_constant=_no_constant, parse_float=_finite))
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{param} is not valid JSON: {str(error)[:200]}", param=param) from None
 
@@ -58,13 +76,22 @@ def _finite(text: str) -> float:
     return value
 
 
-def _with_schemas(constraint: Constraint) -> str:
-    if _SCHEMA_RULE.search(constraint.source):
+def _expression(regex: str, param: str) -> str:
+    parts = whole_parts(regex, param)
+    if len(parts) == 1:
+        return str(llguidance.LLMatcher.grammar_from_regex(parts[0]))
+    return str(llguidance.LLMatcher.grammar_from_lark(f"start: TEXT\nTEXT: {lark_terminal(parts)}\n"))
+
+
+def _with_schemas(constraint: Constraint, relaxings: Sequence[Relaxing]) -> str:
+    if ours := _OUR_RULE.search(constraint.source):
         raise RequestError(
-            f"{constraint.param} defines a rule named schema_..., which is reserved", param=constraint.param
+            f"{constraint.param} defines a rule named {ours[1]}_..., which is reserved", param=constraint.param
         )
     rules = [lark_translated(constraint.source)]
-    for number, entry in enumerate(constraint.schemas):
-        schema = prepare_schema(load_schema(entry.schema, entry.param), param=entry.param)
+    for number, (entry, relaxing) in enumerate(zip(constraint.schemas, relaxings, strict=True)):
+        schema = prepare_schema(load_schema(entry.schema, entry.param), param=entry.param, relaxing=relaxing)
         rules.append(f"schema_{number}: %json {json.dumps(schema)}")
+    for number, pattern in enumerate(constraint.patterns):
+        rules.append(f"PATTERN_{number}: {lark_terminal(whole_parts(pattern.pattern, pattern.param))}")
     return "\n".join(rules) + "\n"

@@ -5,26 +5,25 @@ memory, and its parent, `engine.grammar.compiler`, a clock. A job's answer is wh
 grammar itself: the text of a grammar that has been seen to compile, or an automaton.
 """
 
-import json
 import resource
 import struct
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import llguidance
 import msgspec
 import numpy as np
 import outlines_core
 
-from engine.constraint import Constraint
+from engine.constraint import Constraint, Relaxed
 from engine.errors import HeadraceError, RequestError
-from engine.grammar.backend_llguidance import LlguidanceGrammar, compile_grammar, make_tokenizer
+from engine.grammar.backend_llguidance import LlguidanceGrammar, make_tokenizer
 from engine.grammar.backend_outlines import compile_index, make_vocabulary
-from engine.grammar.blame import blamed
+from engine.grammar.fitting import Fitting
 from engine.grammar.grammar import GrammarError
-from engine.grammar.source import grammar_text, load_schema, schema_text
+from engine.grammar.source import load_schema
 from engine.grammar.vocabulary import Vocabulary
 from engine.lifetime import die_with_parent
 
@@ -49,15 +48,23 @@ class Job(msgspec.Struct, frozen=True):
 
     constraint: Constraint
     backend: str
+    rough: bool = False
+    """Follow of schemas that are not strict only the outermost type."""
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What came of a job: `grammar` for llguidance, `index` for outlines_core, or an error."""
+    """What came of a job: `grammar` for llguidance, `index` for outlines_core, or an error.
+
+    `relaxed` is what the grammar leaves out of the constraint.
+    """
 
     grammar: str = ""
     index: bytes = b""
+    relaxed: Relaxed | None = None
     error: str | None = None
     error_param: str | None = None
+    is_late: bool = False
+    """It was not given in time."""
 
 
 def write_message(stream: IO[bytes], message: msgspec.Struct) -> None:
@@ -97,48 +104,21 @@ class Compilers:
         try:
             if job.backend == "outlines_core":
                 return Answer(index=self._index(constraint))
-            grammar = grammar_text(constraint)
-            self.prepare()
-            compiled = self._compiled(grammar, constraint)
-            self._probe(compiled)
-            return Answer(grammar=grammar)
+            return self._fitted(constraint, rough=job.rough)
         except RequestError as error:
             return Answer(error=error.message, error_param=error.param)
         except GrammarError as error:
             return Answer(error=f"{constraint.param} cannot be followed: {error}", error_param=constraint.param)
         except (RecursionError, MemoryError, ValueError, OverflowError):
+            if constraint.may_relax and not job.rough:
+                return self.compile(Job(constraint, job.backend, rough=True))
             return Answer(error=f"{constraint.param} is too complex", error_param=constraint.param)
 
-    def _compiled(self, grammar: str, constraint: Constraint) -> LlguidanceGrammar:
+    def _fitted(self, constraint: Constraint, *, rough: bool) -> Answer:
+        self.prepare()
         assert self._tokenizer is not None
-        try:
-            return compile_grammar(self._tokenizer, grammar, constraint)
-        except RequestError as error:
-            self._blame(constraint, error)
-            # Of several schemas the library does not say which it could not follow.
-            for entry in constraint.schemas:
-                alone = Constraint(kind="json_schema", source=entry.schema, param=entry.param)
-                self._compiled(grammar_text(alone), alone)
-            raise
-
-    def _blame(self, constraint: Constraint, error: RequestError) -> None:
-        """Raise `RequestError` that says where, for what is wrong with a schema."""
-        if constraint.kind != "json_schema":
-            return
-        param, tokenizer = constraint.param, self._tokenizer
-        schema = load_schema(constraint.source, param)
-        assert tokenizer is not None
-
-        def fault(part: Any, at: str) -> str | None:
-            try:
-                compile_grammar(tokenizer, schema_text(schema, param, part=part, at=at), constraint)
-            except RequestError as found:
-                return found.message
-            return None
-
-        keyword = blamed(schema, error.message, fault)
-        if keyword is not None:
-            raise RequestError(f"{param} {keyword}".replace(f"{param}: ", ""), param=param) from None
+        fitting = Fitting(self._tokenizer, constraint, self._probe, rough=rough)
+        return Answer(grammar=fitting.grammar(), relaxed=fitting.relaxed())
 
     def _probe(self, compiled: LlguidanceGrammar) -> None:
         """Follow a grammar for some tokens, each the longest allowed. Raises `GrammarError` where that takes long."""
@@ -159,7 +139,8 @@ class Compilers:
     def _index(self, constraint: Constraint) -> bytes:
         if self._outlines is None:
             self._outlines = make_vocabulary(self._vocabulary)
-        schema: Any = json.loads(constraint.source) if constraint.kind == "json_schema" else None
+        is_schema = constraint.kind == "json_schema"
+        schema = load_schema(constraint.source, constraint.param) if is_schema else None
         return compile_index(self._outlines, constraint, schema)
 
 

@@ -1,5 +1,6 @@
 """What has happened to requests and is to be told: outputs until they are taken, and the counters that go with them."""
 
+from engine.constraint import Relaxed
 from engine.errors import RequestError
 from engine.messages import AddRequest, SequenceOutput, TokenLogprobs
 from engine.scheduling.admission import MAX_CHOICES
@@ -32,9 +33,9 @@ class Outbox:
             if output.request_id not in request_ids or index not in (None, output.index)
         ]
 
-    def accepted(self, request: AddRequest) -> None:
-        """The request is queued."""
-        self._outputs.append(SequenceOutput(request.request_id))
+    def accepted(self, request: AddRequest, relaxed: Relaxed | None = None) -> None:
+        """The request is queued, and its constraint lacks what is `relaxed`."""
+        self._outputs.append(SequenceOutput(request.request_id, relaxed=relaxed))
 
     def refused(self, request: AddRequest, error: RequestError) -> None:
         """The request was never queued."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from engine.client import RequestStream
+from engine.constraint import Relaxed
 from engine.errors import EngineDeadError, HeadraceError, RequestError
 from engine.messages import SequenceOutput
 
@@ -26,6 +27,11 @@ class PromptStreams:
     def accepted(self) -> bool:
         """Whether the engine has queued all prompts."""
         return all(stream.accepted for stream in self._streams)
+
+    @property
+    def relaxed(self) -> Relaxed | None:
+        """What the answers' constraint does not hold them to, once all prompts are accepted: they have the same."""
+        return self._streams[0].relaxed
 
     def abort(self) -> None:
         """Forget all prompts. Synchronous; may be called at any moment, any number of times."""

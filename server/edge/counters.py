@@ -43,5 +43,8 @@ class ServerCounters:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     """As reported to clients in `usage`."""
+    relaxed_requests: int = 0
+    relaxed_keywords: int = 0
+    """Answered though keywords of their schemas were left out, and how many keywords."""
     first_token: Histogram = field(default_factory=Histogram)
     duration: Histogram = field(default_factory=Histogram)

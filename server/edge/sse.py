@@ -5,7 +5,7 @@ task listens all the time, for streaming and plain answers alike.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
@@ -87,10 +87,10 @@ class EventWriter:
         self._send = send
         self._wrote = False
 
-    async def start(self) -> None:
-        """Send status 200 and the headers."""
+    async def start(self, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Send status 200 and the headers, these and those of every stream."""
         self.started = True
-        await self._send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
+        await self._send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
 
     async def write(self, events: bytes) -> None:
         """Send whole events."""

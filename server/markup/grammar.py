@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.constraint import Constraint, SchemaSource
-from engine.grammar.language.ecma import translated
+from engine.constraint import Constraint, PatternSource, SchemaSource
 from server.markup.formats import BARE_HEAD, BARE_NECK, BARE_TAIL, FENCED_HEAD, CallFormat
 from server.markup.frames import GAP_REGEX, escape, regex
 
@@ -31,6 +30,8 @@ class ToolSchema:
     """JSON Schema of the arguments, of type object."""
     param: str
     """The field of the request that an error in the schema blames."""
+    strict: bool = True
+    """Whether what cannot be followed of the schema is refused."""
 
 
 def required_calls(
@@ -73,7 +74,10 @@ class _Builder:
         self._tools = tools
         self._special = special
         self._rules: list[str] = []
-        self._schemas = [SchemaSource(param=tool.param, schema=json.dumps(tool.schema)) for tool in tools]
+        self._patterns: list[PatternSource] = []
+        self._schemas = [
+            SchemaSource(param=tool.param, schema=json.dumps(tool.schema), strict=tool.strict) for tool in tools
+        ]
 
     def add(self, name: str, body: str) -> None:
         """A rule, or a terminal if its name is in capitals."""
@@ -82,7 +86,13 @@ class _Builder:
     def constraint(self) -> Constraint:
         """All that was added."""
         self.add("gap", f"/{GAP_REGEX}/")
-        return Constraint(kind="lark", source="\n".join(self._rules), param="tools", schemas=tuple(self._schemas))
+        return Constraint(
+            kind="lark",
+            source="\n".join(self._rules),
+            param="tools",
+            schemas=tuple(self._schemas),
+            patterns=tuple(self._patterns),
+        )
 
     def calls(self, parallel: bool, *, bare: bool) -> str:
         """The body of a rule of one or more calls; with `bare` they may come without their marker."""
@@ -103,10 +113,11 @@ class _Builder:
         match content.kind:
             case "json_schema":
                 self.add("content", f"schema_{len(self._schemas)}")
-                self._schemas.append(SchemaSource(param=content.param, schema=content.source))
+                self._schemas.append(SchemaSource(param=content.param, schema=content.source, strict=content.strict))
             case "regex":
                 self.add("content", "CONTENT")
-                self.add("CONTENT", f"/(?:{in_slashes(translated(content.source))})/ & ~/{marker}{ANY}/")
+                self.add("CONTENT", f"PATTERN_0 & ~/{marker}{ANY}/")
+                self._patterns.append(PatternSource(param=content.param, pattern=content.source))
             case "lark":
                 self.add("content", f"%lark {{\n{content.source}\n}}")
 
@@ -156,13 +167,3 @@ class _Builder:
     def _mark(self, text: str) -> str:
         token_id = self._special.get(text)
         return f"/{escape(text)}/" if token_id is None else f"<[{token_id}]>"
-
-
-def in_slashes(pattern: str) -> str:
-    """A regular expression as it stands between the slashes of a Lark terminal."""
-    written: list[str] = []
-    escaped = False
-    for char in pattern:
-        written.append({"/": "/" if escaped else r"\/", "\n": "n" if escaped else r"\n"}.get(char, char))
-        escaped = char == "\\" and not escaped
-    return "".join(written)

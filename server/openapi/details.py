@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from server.answer.relaxed import RELAXED_HEADER
 from server.metrics import CONTENT_TYPE
 from server.protocol.completion_request import CompletionRequest
 from server.protocol.fields import FieldRow, completion_field_table, field_table
@@ -34,6 +35,8 @@ class Details:
     answer: type[BaseModel] | str
     description: str
     answer_example: Any = None
+    answer_headers: Json = field(default_factory=dict)
+    """Name -> what the header of an answer says."""
     request: tuple[type[BaseModel], ...] = ()
     """The shapes a body may have."""
     fields: tuple[FieldRow, ...] = ()
@@ -88,6 +91,10 @@ DETAILS: dict[str, Details] = {
                 }
             ],
             "usage": _USAGE,
+        },
+        answer_headers={
+            RELAXED_HEADER.decode(): "Keywords that the answer is not held to, of schemas that are not strict: JSON "
+            "pointers into the request, separated by commas, and `+N more` where there are many"
         },
         event=ChatCompletionChunkShape,
         event_example='data: {"id":"chatcmpl-5f2b", ...}\n\ndata: [DONE]\n\n',

@@ -79,6 +79,10 @@ def _answer(details: Details) -> Json:
         schema = {"type": "object"} if details.answer == "application/json" else {"type": "string"}
         return _content("What was asked for", schema, media_type=details.answer)
     response = _content("What was asked for", _reference(details.answer), example=details.answer_example)
+    if details.answer_headers:
+        response["headers"] = {
+            name: {"description": text, "schema": {"type": "string"}} for name, text in details.answer_headers.items()
+        }
     if details.event is not None:
         data = {"contentMediaType": "application/json", "contentSchema": _reference(details.event)}
         response["content"]["text/event-stream"] = {

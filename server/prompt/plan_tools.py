@@ -99,7 +99,12 @@ def _tool_constraint(
     form = tokenizer.tool_form.calls
     special = tokenizer.special_marks(form.marks)
     tools = [
-        ToolSchema(tool.function.name, tool.schema_, f"tools[{index}].function.{tool.schema_field}")
+        ToolSchema(
+            tool.function.name,
+            tool.schema_,
+            f"tools[{index}].function.{tool.schema_field}",
+            strict=tool.function.strict is True,
+        )
         for index, tool in request.usable_tools
         if request.named_tool in (None, tool.function.name)
     ]

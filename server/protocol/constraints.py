@@ -18,7 +18,8 @@ ANY_OBJECT = '{"type": "object"}'
 
 
 class JsonSchemaFormat(StrictModel):
-    """OpenAI's wrapping of a JSON Schema. Strict or not, it is followed; without one, any object will do."""
+    """OpenAI's wrapping of a JSON Schema. Unless `strict` is true it is followed as far as possible; without a schema,
+    any object will do."""
 
     name: Name
     description: str | None = None
@@ -87,7 +88,8 @@ def _of_format(asked: ResponseFormat) -> Constraint | None:
     assert asked.json_schema is not None
     schema = asked.json_schema.schema_
     source = ANY_OBJECT if schema is None else json.dumps(schema, ensure_ascii=False)
-    return Constraint(kind="json_schema", source=source, param="response_format.json_schema.schema")
+    strict = asked.json_schema.strict is True
+    return Constraint(kind="json_schema", source=source, param="response_format.json_schema.schema", strict=strict)
 
 
 def check_constraints(request: ConstraintFields) -> None:

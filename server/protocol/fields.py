@@ -120,7 +120,8 @@ _SHARED = (
 _TOOLS = (
     FieldRow(
         "tools",
-        "Functions the model may call. Arguments are held to the function's schema, `parameters` or `arguments`",
+        "Functions the model may call. Arguments are held to the function's schema, `parameters` or `arguments`, "
+        "to the letter where `strict` is true, else as far as possible",
         f"at most {MAX_TOOLS}, with names of 1 to 64 letters, digits, underscores, dots and dashes",
     ),
     FieldRow(

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from engine.grammar.schema.nulls import without_nulls
 from server.protocol.errors import BRANCH_NAME, BRANCH_OBJECT, WRONG_BRANCH, bad_request, shorten
 from server.protocol.json_values import check_json_value
 from server.protocol.messages import Name, StrictModel
@@ -54,7 +55,8 @@ class Tool(StrictModel):
 
         A function of no parameters is declared without any (OpenAI's API reference, `tools.function.parameters`).
         """
-        given = self.function.parameters if self.function.arguments is None else self.function.arguments
+        function = self.function
+        given: dict[str, Any] | None = without_nulls(function.arguments or function.parameters)
         if not given:
             return {"type": "object", "properties": {}}
         kind = given.get("type")

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from engine.errors import EngineDeadError, EngineStoppedError, RequestError
 from engine.messages import EngineInfo
 from server.answer.generation import Delta, Generation
+from server.answer.relaxed import RELAXED_HEADER, relaxed_header
 from server.answer.streams import Batch, PromptStreams
 from server.config.settings import SamplingDefaults
 from server.context import ServerContext, not_ready
@@ -153,7 +154,11 @@ class Answer(Response):
         if watcher.gone:
             return
         content = form.whole(self._usage())
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+            *self._relaxed(streams),
+        ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
@@ -167,7 +172,7 @@ class Answer(Response):
                     async for batch in batches:
                         events = self._events(form, self._take(streams, batch))
                         if not writer.started and (events or streams.accepted):
-                            await writer.start()
+                            await writer.start(self._relaxed(streams))
                         if events:
                             await writer.write(events)
                         elif writer.started and not batch:
@@ -198,6 +203,15 @@ class Answer(Response):
             self._has_tokens = True
             self._context.counters.first_token.observe(time.monotonic() - self._began)
         return taken
+
+    def _relaxed(self, streams: PromptStreams) -> list[tuple[bytes, bytes]]:
+        """The header that says what was left out of schemas; asked for once in an answer, since it is counted."""
+        relaxed = streams.relaxed
+        if relaxed is None:
+            return []
+        self._context.counters.relaxed_requests += 1
+        self._context.counters.relaxed_keywords += relaxed.count
+        return [(RELAXED_HEADER, relaxed_header(relaxed))]
 
     def _usage(self) -> dict[str, Any]:
         """Counts so far: every prompt once, all answers together."""

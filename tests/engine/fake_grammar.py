@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.constraint import Constraint, ReasoningBudget
+from engine.grammar.grammar import Compiled
 
 if TYPE_CHECKING:  # the compiler itself needs libraries that kernels are tried without
     from engine.grammar.compiler import Result
@@ -68,7 +69,7 @@ class FakeCompiler:
 
     def submit(self, key: int, constraint: Constraint | None, budget: ReasoningBudget | None = None) -> None:
         assert constraint is not None
-        self._done.append((key, FakeGrammar(constraint.source)))
+        self._done.append((key, Compiled(FakeGrammar(constraint.source))))
 
     def cancel(self, key: int) -> None:
         self._done = [entry for entry in self._done if entry[0] != key]

@@ -15,6 +15,7 @@ import msgspec
 import zmq
 
 from engine.config import EngineConfig
+from engine.constraint import Relaxed
 from engine.lifetime import die_with_parent
 from engine.messages import (
     AbortRequest,
@@ -64,6 +65,8 @@ class Script(msgspec.Struct, frozen=True):
     error_code: str = ""
     accepts: bool = True
     """Whether a request is said to be queued."""
+    relaxed: list[str] = []
+    """What is said to be left out of every request's constraint."""
     log: str = ""
     context: int = 8192
     exit_at_start_if: str = ""
@@ -151,7 +154,9 @@ class FakeEngine:
                           priority=add.priority, constraint=msgspec.to_builtins(add.params.constraint),
                           budget=msgspec.to_builtins(add.params.reasoning_budget))  # fmt: skip
                 if self.script.accepts:
-                    self.socket.send(encode(StepOutputs([SequenceOutput(add.request_id)], self.stats())))
+                    relaxed = Relaxed.of(self.script.relaxed) if self.script.relaxed else None
+                    accepted = SequenceOutput(add.request_id, relaxed=relaxed)
+                    self.socket.send(encode(StepOutputs([accepted], self.stats())))
                 self.prompt += len(add.prompt_token_ids)
                 for choice in range(add.n):
                     self.running[add.request_id, choice] = Running(add, choice)

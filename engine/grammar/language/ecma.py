@@ -6,8 +6,9 @@ from. Digits and words are ASCII, `\\s` has U+FEFF and not U+0085, `.` no end of
 """
 
 import re
+from functools import cache
 
-from engine.grammar.language.sets import ALL, LAST, Ranges, ranges, without
+from engine.grammar.language.sets import ALL, LAST, Ranges, holds, ranges, without
 
 DIGIT: Ranges = ((48, 57),)
 WORD = ranges([(48, 57), (65, 90), (95, 95), (97, 122)])
@@ -48,6 +49,23 @@ def _lark_pattern(found: re.Match[str]) -> str:
         return found[0]
     pattern = _Translation(found["pattern"], dot_is_any="s" in found["flags"], keeps_classes=True).text()
     return f"/{pattern}/{found['flags']}"
+
+
+def folded(chars: Ranges) -> Ranges:
+    """With the other case of each character, as ECMA-262's flag i has it without u (22.2.2.7.3, Canonicalize)."""
+    found = [alike for alike in _cases() if any(holds(chars, code) for code in alike)]
+    return ranges([*chars, *((code, code) for alike in found for code in alike)])
+
+
+@cache
+def _cases() -> tuple[tuple[int, ...], ...]:
+    """Characters that are one in upper case, together."""
+    found: dict[int, set[int]] = {}
+    for char in filter(str.islower, map(chr, range(0x1F000))):
+        upper = char.upper()
+        if len(upper) == 1 and upper != char and upper.isascii() <= char.isascii():
+            found.setdefault(ord(upper), {ord(upper)}).add(ord(char))
+    return tuple(map(tuple, found.values()))
 
 
 def written_class(chars: Ranges) -> str:

@@ -5,12 +5,12 @@ and Turon, "Regular-expression derivatives re-examined", 2009). Equal expression
 derivatives stays finite and they can be looked up.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from engine.grammar.language.sets import ALL, BEGIN, END, Ranges, holds
+from engine.grammar.language.sets import ALL, LAST, Ranges, holds
 
 MAX_STATES = 200
 MAX_WORK = 60_000
@@ -20,9 +20,9 @@ class LanguageError(ValueError):
     """A language is beyond what is followed here; the message says why."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Node:
-    """One expression: `kind` is chars, eps, cat, or, and, not, star, repeat or ended."""
+    """One expression: `kind` is chars, eps, cat, or, and, not, star, repeat or loop."""
 
     kind: str
     parts: tuple["Node", ...] = ()
@@ -31,6 +31,8 @@ class Node:
     most: int = 0
     nullable: bool = False
     derivatives: dict[int, "Node"] = field(default_factory=dict)
+    meaning: Callable[[], "Node"] | None = None
+    """Of a loop, what it stands for, in which it may come again behind a character."""
 
 
 class Languages:
@@ -38,10 +40,11 @@ class Languages:
 
     def __init__(self) -> None:
         self._known: dict[Any, Node] = {}
+        self._empty: dict[int, bool] = {}
         self._work = 0
         self.none = self._make("chars", nullable=False)
         self.empty = self._make("eps", nullable=True)
-        self.letters = self._make("star", (self._make("chars", chars=((0, END),), nullable=False),), nullable=True)
+        self.letters = self._make("star", (self._make("chars", chars=ALL, nullable=False),), nullable=True)
 
     def _make(self, kind: str, parts: Iterable[Node] = (), chars: Ranges = (), least: int = 0, most: int = 0, *,
               nullable: bool) -> Node:  # fmt: skip
@@ -69,11 +72,11 @@ class Languages:
 
     def either(self, *nodes: Node) -> Node:
         """The union."""
-        return self._join("or", nodes, nothing=self.none, everything=self.negation(self.none))
+        return self._join("or", nodes, nothing=self.none, everything=self.letters)
 
     def both(self, *nodes: Node) -> Node:
         """The intersection."""
-        return self._join("and", nodes, nothing=self.negation(self.none), everything=self.none)
+        return self._join("and", nodes, nothing=self.letters, everything=self.none)
 
     def _join(self, kind: str, nodes: Iterable[Node], *, nothing: Node, everything: Node) -> Node:
         found: dict[int, Node] = {}
@@ -82,15 +85,17 @@ class Languages:
         parts = sorted((node for node in found.values() if node is not nothing), key=id)
         if everything in parts:
             return everything
-        if kind == "or" and self.letters in parts:
-            return self.letters
         if len(parts) < 2:
             return parts[0] if parts else nothing
+        if kind == "and" and self.empty in parts:
+            return self.empty if all(part.nullable for part in parts) else self.none
         nullable = (any if kind == "or" else all)(part.nullable for part in parts)
         return self._make(kind, parts, nullable=nullable)
 
     def negation(self, node: Node) -> Node:
         """All other texts."""
+        if node in (self.none, self.letters):
+            return self.letters if node is self.none else self.none
         return node.parts[0] if node.kind == "not" else self._make("not", (node,), nullable=not node.nullable)
 
     def star(self, node: Node) -> Node:
@@ -109,6 +114,18 @@ class Languages:
         if least == most == 1:
             return node
         return self._make("repeat", (node,), least=least, most=most, nullable=least == 0)
+
+    def loop(self, meaning: Callable[[], Node], *, nullable: bool) -> Node:
+        """An expression that may be part of itself, behind a character. `meaning` is asked for when it is needed."""
+        key = ("loop", len(self._known))  # each is one of its own
+        self._known[key] = Node("loop", nullable=nullable, meaning=meaning)
+        return self._known[key]
+
+    def unrolled(self, node: Node) -> tuple[Node, ...]:
+        """The parts of an expression, of a loop what it stands for."""
+        if node.meaning is not None:
+            node.parts, node.meaning = (node.meaning(),), None
+        return node.parts
 
     def derivative(self, node: Node, char: int) -> Node:
         """What may follow `char`. Raises `LanguageError`."""
@@ -137,44 +154,79 @@ class Languages:
                 return self.negation(self.derivative(parts[0], char))
             case "star":
                 return self.cat(self.derivative(parts[0], char), node)
-            case "ended":
-                return self._ended(self.derivative(parts[0], char))
+            case "loop":
+                return self.derivative(self.unrolled(node)[0], char)
         rest = self.repeat(parts[0], max(node.least - 1, 0), node.most - 1)
         return self.cat(self.derivative(parts[0], char), rest)
 
-    def searched(self, node: Node) -> Node:
-        """The texts in which an expression with `BEGIN` and `END` for `^` and `$` is found.
+    def words(self, start: Node, most: int) -> list[str] | None:
+        """All such texts, in order; None if there are more than `most`. Raises `LanguageError`."""
+        atoms = self._atoms(start)
+        found: list[str] = []
+        stack = [] if self.is_empty(start) else [(start, "")]
+        while stack:
+            node, text = stack.pop()
+            found += [text] if node.nullable else []
+            following: list[tuple[Node, str]] = []
+            for low, high in atoms:
+                after = self.derivative(node, low)
+                if not self.is_empty(after):  # so that all that is stacked leads to a text
+                    if high - low >= most:
+                        return None
+                    following += [(after, text + chr(code)) for code in range(low, high + 1)]
+            stack += reversed(following)
+            if len(found) + len(stack) > most:
+                return None
+        return found
 
-        Text is read as standing between any number of the one and any number of the other, so that several `^` match
-        at one place.
-        """
-        found = self.cat(self.letters, self.cat(node, self.letters))
-        starts = self._closure([found], BEGIN)
-        searched = self.either(*map(self._ended, starts))
-        if not searched.nullable and any(after.nullable for after in self._closure([found], BEGIN, END)):
-            # An empty text begins and ends at one place, where a `$` may stand before a `^`.
-            return self.either(searched, self.empty)
-        return searched
+    def is_empty(self, start: Node) -> bool:
+        """Whether there is no such text. Raises `LanguageError`."""
+        if id(start) not in self._empty:
+            self._empty[id(start)] = self._finds_none(start)
+        return self._empty[id(start)]
 
-    def _closure(self, nodes: list[Node], *chars: int) -> list[Node]:
-        seen = {id(node): node for node in nodes}
-        while nodes:
-            node = nodes.pop()
-            for char in chars:
+    def _finds_none(self, start: Node) -> bool:
+        """Looks until it finds one."""
+        atoms = self._atoms(start)
+        seen, stack = {id(start)}, [start]
+        while stack:
+            node = stack.pop()
+            if node.nullable:
+                return False
+            for char, _ in atoms:
                 following = self.derivative(node, char)
                 if id(following) not in seen:
-                    seen[id(following)] = following
-                    nodes.append(following)
-        return list(seen.values())
+                    seen.add(id(following))
+                    stack.append(following)
+        return True
 
-    def _ended(self, node: Node) -> Node:
-        nullable = any(after.nullable for after in self._closure([node], END))
-        return self._make("ended", (node,), nullable=nullable)
+    def _atoms(self, start: Node) -> list[tuple[int, int]]:
+        """Ranges of characters that the expression does not tell apart."""
+        return [(low, high - 1) for low, high in pairwise(sorted(self.cuts(start)))]
 
-    def automaton(self, start: Node) -> "Automaton":
-        """The automaton of an expression, without states that lead nowhere. Raises `LanguageError`."""
-        cuts = sorted(_cuts(start))
-        atoms = [(low, high - 1) for low, high in pairwise(cuts) if high - 1 <= ALL[0][1]]
+    def cuts(self, *nodes: Node) -> set[int]:
+        """Where ranges of characters begin that expressions tell apart, and where the last one ends."""
+        cuts = {0, LAST + 1}
+        for node in self._within(nodes):
+            cuts |= {edge for low, high in node.chars for edge in (low, high + 1)}
+        return cuts
+
+    def _within(self, nodes: Iterable[Node]) -> Iterator[Node]:
+        """All expressions that these are made of, each once."""
+        stack, seen = list(nodes), set()
+        while stack:
+            node = stack.pop()
+            if id(node) not in seen:
+                seen.add(id(node))
+                stack += self.unrolled(node)
+                yield node
+
+    def automaton(self, start: Node, most: int = MAX_STATES) -> "Automaton":
+        """The automaton of an expression, of at most `most` states; moves that lead nowhere are left out.
+
+        Raises `LanguageError`.
+        """
+        atoms = self._atoms(start)
         numbers, order = {id(start): 0}, [start]
         moves: list[dict[int, list[tuple[int, int]]]] = []
         for node in order:
@@ -186,8 +238,8 @@ class Languages:
                     order.append(following)
                 found.setdefault(numbers[id(following)], []).append(atom)
             moves.append(found)
-            if len(order) > MAX_STATES:
-                raise LanguageError(f"it has more than {MAX_STATES} states")
+            if len(order) > most:
+                raise LanguageError(f"it has more than {most} states")
         accepting = {number for number, node in enumerate(order) if node.nullable}
         return Automaton(moves, accepting).trimmed()
 
@@ -210,35 +262,7 @@ class Automaton:
             [{to: chars for to, chars in found.items() if to in alive} for found in self.moves], self.accepting
         )
 
-    def words(self, most: int) -> list[str] | None:
-        """All texts that are accepted, in order; None if there are more than `most`."""
-        found: list[str] = []
-        stack: list[tuple[int, str]] = [(0, "")]
-        while stack:
-            state, text = stack.pop()
-            if len(text) > len(self.moves):
-                return None  # it went round
-            if state in self.accepting:
-                found.append(text)
-            pairs = [(chars, to) for to, listed in self.moves[state].items() for chars in listed]
-            if len(found) > most or sum(high - low + 1 for (low, high), _ in pairs) + len(stack) > most:
-                return None
-            following = [(chr(code), to) for (low, high), to in pairs for code in range(low, high + 1)]
-            stack += [(to, text + char) for char, to in sorted(following, reverse=True)]
-        return found
-
     @property
     def is_empty(self) -> bool:
         """Whether nothing is accepted."""
         return not self.accepting
-
-
-def _cuts(node: Node) -> set[int]:
-    cuts, stack, seen = {0, END + 1, BEGIN}, [node], set()
-    while stack:
-        part = stack.pop()
-        if id(part) not in seen:
-            seen.add(id(part))
-            stack += part.parts
-            cuts |= {edge for low, high in part.chars for edge in (low, high + 1)}
-    return cuts

@@ -5,8 +5,6 @@ from collections.abc import Iterable
 Ranges = tuple[tuple[int, int], ...]
 
 LAST = 0x10FFFF
-BEGIN, END = LAST + 1, LAST + 2
-"""Two letters that no text holds, for the places that `^` and `$` match."""
 ALL: Ranges = ((0, LAST),)
 
 
@@ -34,3 +32,8 @@ def without(what: Ranges) -> Ranges:
 def holds(what: Ranges, char: int) -> bool:
     """Whether a character is one of them."""
     return any(low <= char <= high for low, high in what)
+
+
+def common(one: Ranges, two: Ranges) -> Ranges:
+    """The characters of both."""
+    return without(ranges([*without(one), *without(two)]))

@@ -6,7 +6,7 @@ Rewritten schemas are plain objects in the dialect of 2020-12 whose `type` is a 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from engine.grammar.schema.faults import Budget, SchemaFault
+from engine.grammar.schema.faults import Beyond, Budget
 from engine.grammar.schema.members import KEYWORDS, join_members
 from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema, identity, type_of
@@ -138,6 +138,8 @@ class Algebra:
                 out[name] = [*out[name], *(key for key in value if key not in out[name])]
             elif name == "type":
                 out[name] &= value
+                if not out[name]:
+                    return False
             elif name == "enum":
                 known = {identity(other) for other in out[name]}
                 out[name] = [other for other in value if identity(other) in known]
@@ -157,8 +159,12 @@ class Algebra:
         new = {name: value for name, value in two.items() if name not in out}
         out |= new if not one.keys() & KEYWORDS else {name: new[name] for name in new if name not in KEYWORDS}
         if any(out.get("properties", {}).get(name) is False for name in out.get("required", ())):
-            return False
+            return self._narrow_to(out, out.get("type", ALL_TYPES) - {"object"})
         return out
+
+    def _narrow_to(self, schema: dict[str, Any], types: frozenset[str]) -> Schema:
+        narrowed = self._narrow(schema, types) if types else False
+        return {"type": types, **narrowed} if isinstance(narrowed, dict) else narrowed and {"type": types}
 
     def _prune(self, schema: Schema) -> Schema:
         """Drop choices that contradict what stands beside them."""
@@ -179,13 +185,24 @@ class Algebra:
         )
 
 
-def written(schema: Schema) -> Schema:
-    """The schema as JSON. Raises `SchemaFault` where only fractions are left, which no schema can say."""
+def written(schema: Schema, strings: Strings, known: dict[int, Schema] | None = None) -> Schema:
+    """The schema as JSON; what stands in several places is written once, as `known` tells by its identity.
+
+    Raises `Beyond` where only fractions are left, which no schema can say.
+    """
+    known = {} if known is None else known
     if isinstance(schema, list):
-        return [written(part) for part in schema]
+        return [written(part, strings, known) for part in schema]
     if not isinstance(schema, dict):
         return schema
+    if id(schema) not in known:
+        known[id(schema)] = _written(schema, strings, known)
+    return known[id(schema)]
+
+
+def _written(schema: dict[str, Any], strings: Strings, known: dict[int, Schema]) -> dict[str, Any]:
     out: dict[str, Any] = {}
+    patterns: list[str] = []
     for name, value in schema.items():
         match name:
             case "type":
@@ -194,21 +211,25 @@ def written(schema: Schema) -> Schema:
             case "enum" | "required":
                 out[name] = value
             case "anyOf":
-                out[name] = _choices(value)
+                out[name] = _choices(value, strings, known)
             case "properties" | "patternProperties":
-                out[name] = {key: written(part) for key, part in value.items()}
+                out[name] = {key: written(part, strings, known) for key, part in value.items()}
+            case "pattern":
+                out[name], *patterns = strings.all_of(value)
             case _:
-                out[name] = written(value)
+                out[name] = written(value, strings, known)
+    if patterns:
+        out["allOf"] = [*out.get("allOf", ()), *({"pattern": pattern} for pattern in patterns)]
     return out
 
 
-def _choices(choices: list[Schema]) -> list[Schema]:
+def _choices(choices: list[Schema], strings: Strings, known: dict[int, Schema]) -> list[Schema]:
     """Those that can be written; what only fractions satisfy is not given where there is something else."""
     found, faults = [], []
     for choice in choices:
         try:
-            found.append(written(choice))
-        except SchemaFault as fault:
+            found.append(written(choice, strings, known))
+        except Beyond as fault:
             faults.append(fault)
     if faults and not found:
         raise faults[0]
@@ -218,7 +239,7 @@ def _choices(choices: list[Schema]) -> list[Schema]:
 def _type_names(types: frozenset[str]) -> list[str]:
     """`fraction` has no name: where other types are left, numbers that are not integers are just not given."""
     if types == {"fraction"}:
-        raise SchemaFault("", "only numbers that are not integers are left of a choice, which cannot be followed")
+        raise Beyond("", "only numbers that are not integers are left of a choice, which cannot be followed")
     if types >= NUMBER:
         return sorted(types - NUMBER | {"number"})
     return sorted(types - {"fraction"})

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
-from engine.grammar.schema.faults import SchemaFault, escape
+from engine.grammar.schema.faults import SchemaFault, Unfollowable, escape
 from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema, identity
 
 _NAMES = ALL_TYPES - NUMBER | {"integer", "number"}
@@ -29,7 +29,10 @@ class Document:
         self._index(root)
 
     def resolve(self, holder: dict[str, Any], at: str) -> tuple[Schema, str]:
-        """What the `$ref` of an object of this document points to, and the pointer to that. Raises `SchemaFault`."""
+        """What the `$ref` of an object of this document points to, and the pointer to that.
+
+        Raises `SchemaFault`, of the kind `Unfollowable` for a reference to another document.
+        """
         reference = holder["$ref"]
         if not isinstance(reference, str):
             raise SchemaFault(f"{at}/$ref", "'$ref' must be a string")
@@ -40,8 +43,10 @@ class Document:
         start = self._ids.get(base)
         if start is None and (reference.startswith("#") or not base):
             start = (self._root, "")
-        if start is None or (fragment and not fragment.startswith("/")):
-            raise SchemaFault(f"{at}/$ref", f"'$ref' {reference[:200]!r} is not in this schema, and none is fetched")
+        if start is None:
+            raise Unfollowable(at, "$ref", f"{reference[:200]!r} is not in this schema, and none is fetched")
+        if fragment and not fragment.startswith("/"):
+            raise SchemaFault(f"{at}/$ref", f"'$ref' {reference[:200]!r} points to nothing")
         return self._walk(*start, fragment, f"{at}/$ref")
 
     def _walk(self, node: Schema, path: str, fragment: str, at: str) -> tuple[Schema, str]:
@@ -110,6 +115,8 @@ def keywords(schema: Schema, at: str) -> dict[str, Any]:
             if value < 0 or value != int(value):
                 raise SchemaFault(f"{at}/{name}", f"{name!r} must be a count, not {value}")
             keys[name] = int(value)
+    if keys.get("multipleOf", 1) <= 0:
+        raise SchemaFault(f"{at}/multipleOf", f"'multipleOf' must be above 0, not {keys['multipleOf']}")
     for names, kind, what in ((_LISTS, list, "a list of schemas"), (_MAPS, dict, "an object of schemas")):
         for name in names:
             if name in keys and not isinstance(keys[name], kind):

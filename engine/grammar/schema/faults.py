@@ -12,17 +12,23 @@ it only behind them are not given, which refuses some values that the schema acc
 
 
 class SchemaFault(Exception):
-    """A keyword at `pointer` (RFC 6901) that is malformed, or cannot be followed exactly."""
+    """A keyword at `pointer` (RFC 6901) that is malformed or, in the classes below, cannot be followed exactly."""
 
     def __init__(self, pointer: str, problem: str) -> None:
         super().__init__(f"at {pointer or 'the top'}: {problem}")
 
 
-class Unfollowable(SchemaFault):
-    """What is asked for is well-formed, but no grammar of ours says exactly that."""
+class Beyond(SchemaFault):
+    """What is asked for is well-formed, but takes more than is done here."""
 
-    def __init__(self, pointer: str, keyword: str, why: str) -> None:
-        super().__init__(f"{pointer}/{escape(keyword)}", f"{keyword!r} {why}")
+
+class Unfollowable(Beyond):
+    """A keyword of the schema `at` a pointer is well-formed, but no grammar of ours says exactly that."""
+
+    def __init__(self, at: str, keyword: str, why: str) -> None:
+        super().__init__(f"{at}/{escape(keyword)}", f"{keyword!r} {why}")
+        self.at = at
+        self.keyword = keyword
 
 
 class Budget:
@@ -33,16 +39,16 @@ class Budget:
         self._depth = 0
 
     def spend(self, steps: int = 1) -> None:
-        """Note some work. Raises `SchemaFault`."""
+        """Note some work. Raises `Beyond`."""
         self._steps -= steps
         if self._steps < 0:
-            raise SchemaFault("", f"it spells out into more than {MAX_STEPS} parts")
+            raise Beyond("", f"it spells out into more than {MAX_STEPS} parts")
 
     def __enter__(self) -> None:
         self._depth += 1
         self.spend()
         if self._depth > MAX_DEPTH:
-            raise SchemaFault("", f"it is nested deeper than {MAX_DEPTH}")
+            raise Beyond("", f"it is nested deeper than {MAX_DEPTH}")
 
     def __exit__(self, *_: object) -> None:
         self._depth -= 1

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.grammar.language.expression import LanguageError
-from engine.grammar.schema.strings import Strings
+from engine.grammar.schema.faults import Unfollowable
+from engine.grammar.schema.strings import Strings, overlapping
 from engine.grammar.schema.values import Schema
 
 MAX_PATTERNS = 8
@@ -50,3 +51,19 @@ def _of_name(side: dict[str, Any], name: str, strings: Strings) -> list[Schema]:
     parts = [side["properties"][name]] if name in side.get("properties", {}) else []
     parts += [part for pattern, part in side.get("patternProperties", {}).items() if strings.finds(pattern, name)]
     return parts or [side.get("additionalProperties", {})]
+
+
+def apart(patterns: dict[str, Schema], strings: Strings, all_of: Join, at: str) -> dict[str, Schema]:
+    """Patterns of which no name matches two; llguidance follows no others. Raises `Unfollowable`."""
+    if not overlapping(strings, patterns):
+        return patterns
+    try:
+        if len(patterns) > MAX_PATTERNS:
+            raise LanguageError("there are too many")
+        parts = list(patterns.values())
+        return {
+            pattern: all_of(*(parts[position] for position in positions))
+            for pattern, positions in strings.cells(list(patterns))
+        }
+    except LanguageError as error:
+        raise Unfollowable(at, "patternProperties", f"that overlap cannot be followed: {error}") from None

@@ -38,6 +38,8 @@ class Overlap:
         self._document = document
         self._strings = strings
         self._budget = budget
+        self._known: dict[tuple[int, int], tuple[Schema, list[Facts]]] = {}
+        """By the identity of a schema, which is kept with them, and by references left."""
 
     def types(self, schema: Schema) -> frozenset[str]:
         """Types outside of which nothing is accepted."""
@@ -110,9 +112,14 @@ class Overlap:
 
     def _cases(self, schema: Schema, references: int) -> list[Facts]:
         """Facts of which at least one holds of each accepted value; no facts for what accepts nothing."""
-        self._budget.spend()
         if isinstance(schema, bool):
             return [Facts()] if schema else []
+        if (id(schema), references) not in self._known:
+            self._known[id(schema), references] = schema, self._new_cases(schema, references)
+        return self._known[id(schema), references][1]
+
+    def _new_cases(self, schema: Schema, references: int) -> list[Facts]:
+        self._budget.spend()
         keys = keywords(schema, "")
         cases = [_plain(keys)]
         for group in self._groups(keys, references):

@@ -2,7 +2,7 @@
 
 `not` is pushed down to where a keyword has a complement that can be said (De Morgan); `oneOf` becomes `anyOf` where no
 value is accepted twice, else each choice without the others; conditions and dependencies become choices. What cannot
-be said exactly is refused by its keyword and JSON pointer, never approximated.
+be said exactly is refused by its keyword and JSON pointer, or left out where the schema is not strict (`Relaxing`).
 """
 
 from itertools import combinations
@@ -12,14 +12,16 @@ from engine.grammar.language.expression import LanguageError
 from engine.grammar.schema.algebra import Algebra, written
 from engine.grammar.schema.closing import Closing, implied_types
 from engine.grammar.schema.complement import Complement
+from engine.grammar.schema.counts import COUNTS, place_of, selections
 from engine.grammar.schema.document import Document, keywords
 from engine.grammar.schema.evaluate import Evaluator
-from engine.grammar.schema.faults import MAX_BRANCHES, MAX_PLACES, Budget, Unfollowable, escape
+from engine.grammar.schema.faults import MAX_PLACES, Budget, Unfollowable, escape
 from engine.grammar.schema.formats import NATIVE, PATTERNS, REFUSED
-from engine.grammar.schema.members import MAX_PATTERNS
+from engine.grammar.schema.members import apart
 from engine.grammar.schema.names import Names
 from engine.grammar.schema.overlap import Overlap
-from engine.grammar.schema.strings import Strings, overlapping
+from engine.grammar.schema.relaxing import Relaxing
+from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import ALL_TYPES, Schema
 
 _COPIED = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength",
@@ -27,7 +29,6 @@ _COPIED = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveM
 _BESIDE_REFERENCES = {*_COPIED, "properties", "patternProperties", "additionalProperties", "items", "prefixItems",
                       "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "dependencies", "dependentRequired",
                       "const", "propertyNames", "contains", "format", "unevaluatedProperties"}  # fmt: skip
-_COUNTS = frozenset({"minProperties", "maxProperties"})
 _IN_PLACE = frozenset({"type", "enum", "const", "$ref", "allOf", "anyOf", "oneOf", "not", "if"})
 _REFUSED = ("unevaluatedItems", "$dynamicRef", "$recursiveRef")
 _OBJECT: dict[str, Any] = {"type": frozenset({"object"})}
@@ -38,9 +39,13 @@ _NO_OBJECT: dict[str, Any] = {"type": ALL_TYPES - {"object"}}
 class Rewriter:
     """Rewrites one document."""
 
-    def __init__(self, root: Schema, *, closes: bool = True) -> None:
-        """With `closes` what the schema leaves open is narrowed, as generation needs it (see `Closing`)."""
+    def __init__(self, root: Schema, *, closes: bool = True, relaxing: Relaxing | None = None) -> None:
+        """With `closes` what the schema leaves open is narrowed, as generation needs it (see `Closing`).
+
+        `relaxing` says what is left out of the document, and is told of it; without one it is strict.
+        """
         self._closes = closes
+        self._relaxing = relaxing or Relaxing()
         self._budget = Budget()
         self._document = Document(root)
         self._strings = Strings()
@@ -60,7 +65,11 @@ class Rewriter:
         self._names = Names(self._strings, self._algebra)
         self._references: dict[tuple[str, bool], str] = {}
         self._types: dict[str, frozenset[str]] = {}
+        self._inlined: dict[str, Schema] = {}
+        self._denied: dict[tuple[str, frozenset[str]], Schema] = {}
         self._denying: list[str] = []
+        self._recursions = 0
+        """How often a complement needed itself."""
         self._pending: list[tuple[str, Schema, str, bool]] = []
 
     def result(self, part: Schema | None = None, at: str = "") -> Schema:
@@ -74,13 +83,14 @@ class Rewriter:
         definitions: dict[str, Schema] = {}
         while self._pending:
             name, schema, at, holds = self._pending.pop()
-            definitions[name] = self.say(schema, at) if holds else self.deny(schema, at)
+            definitions[name] = self.say(schema, at) if holds else self._deny_target(schema, at)
         if self._closes:
             root, definitions = Closing(definitions).document(root)
-        out = written(root)
+        known: dict[int, Schema] = {}
+        out = written(root, self._strings, known)
         if not definitions:
             return out
-        targets = {name: written(schema) for name, schema in definitions.items()}
+        targets = {name: written(schema, self._strings, known) for name, schema in definitions.items()}
         return {**(out if isinstance(out, dict) else {"allOf": [out]}), "$defs": targets}
 
     def say(self, schema: Schema, at: str) -> Schema:
@@ -88,18 +98,30 @@ class Rewriter:
         if isinstance(schema, bool):
             return schema
         with self._budget:
-            keys = keywords(schema, at)
-            for name in _REFUSED:
-                if name in keys:
-                    raise Unfollowable(at, name, "is not supported")
-            listed = self._listed(schema, keys, at)
-            if listed is not None:
-                return listed
-            parts = [self._plain(keys, at), *self._applied(schema, keys, at), *self._counted(keys, at)]
-            said = self._names.listed(self._algebra.all_of(*parts))
-            if isinstance(said, dict) and said.keys() & _COUNTS and (keys.keys() & _COUNTS or "anyOf" not in said):
-                return self._algebra.all_of(said, self._property_count(said, at))
-            return said
+            keys = keywords(self._relaxing.followed(schema, at) if isinstance(schema, dict) else schema, at)
+            while True:
+                try:
+                    return self._said(schema, keys, at)
+                except Unfollowable as fault:
+                    keys = self._relaxing.relaxed(keys, fault, at)
+
+    def _said(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> Schema:
+        for name in _REFUSED:
+            if name in keys:
+                raise Unfollowable(at, name, "is not supported")
+        listed = self._listed(schema, keys, at)
+        if listed is not None:
+            return listed
+        parts = [self._plain(keys, at), *self._applied(schema, keys, at), *self._counted(keys, at)]
+        said = self._names.listed(self._algebra.all_of(*parts))
+        if isinstance(said, dict) and said.keys() & COUNTS and (keys.keys() & COUNTS or "anyOf" not in said):
+            try:
+                return self._algebra.all_of(said, selections(said, self._algebra, at))
+            except Unfollowable as fault:
+                for name in sorted(COUNTS & said.keys()):  # which may have come from one of `allOf`
+                    self._relaxing.note(fault, at=place_of(schema, name, at), keyword=name)
+                return {name: value for name, value in said.items() if name not in COUNTS}
+        return said
 
     def _listed(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> Schema | None:
         """Where the schema, or one of `allOf`, lists values: those that all of it accepts. None if none does."""
@@ -119,7 +141,17 @@ class Rewriter:
         if isinstance(schema, bool):
             return not schema
         with self._budget:
-            return self._complement.of(schema, keywords(schema, at), at)
+            keys = keywords(schema, at)
+            self._relaxing.check_complement(schema, at)
+            return self._complement.of(schema, keys, at)
+
+    def _deny_target(self, schema: Schema, at: str) -> Schema:
+        """The complement of what a `$ref` of some complement points to."""
+        try:
+            return self.deny(schema, at)
+        except Unfollowable as fault:
+            self._relaxing.note(fault)
+            return True
 
     def refer(self, schema: dict[str, Any], at: str, *, holds: bool) -> Schema:
         """What an object's `$ref` points to, or its complement, as a reference of ours."""
@@ -133,8 +165,11 @@ class Rewriter:
 
     def _inline(self, schema: dict[str, Any], at: str) -> Schema:
         """What a `$ref` points to, in full: llguidance joins no recursive reference with keywords beside it."""
-        with self._budget:
-            return self._whole(*self._document.resolve(schema, at))
+        target, pointer = self._document.resolve(schema, at)
+        if pointer not in self._inlined:
+            with self._budget:
+                self._inlined[pointer] = self._whole(target, pointer)
+        return self._inlined[pointer]
 
     def _whole(self, schema: Schema, at: str) -> Schema:
         """The schema in other words, which are no reference."""
@@ -145,12 +180,20 @@ class Rewriter:
         """The complement of what a `$ref` points to: in full, unless it is part of itself."""
         target, pointer = self._document.resolve(schema, at)
         if pointer in self._denying:
+            self._recursions += 1
             return self.refer(schema, at, holds=False)
+        key = (pointer, self._complement.rival_names)
+        if key in self._denied:
+            return self._denied[key]
+        before = self._recursions
         self._denying.append(pointer)
         try:
-            return self.deny(target, pointer)
+            denied = self.deny(target, pointer)
         finally:
             self._denying.pop()
+        if self._recursions == before:  # or it would say something of the place it was needed at
+            self._denied[key] = denied
+        return denied
 
     def _types_behind(self, reference: str) -> frozenset[str]:
         return self._types[reference]
@@ -161,11 +204,11 @@ class Rewriter:
             if name in keys:
                 below = f"{at}/{name}"
                 said = {key: self.say(part, f"{below}/{escape(key)}") for key, part in keys[name].items()}
-                out[name] = said if name == "properties" else {self._strings.plain(key): said[key] for key in said}
+                out[name] = said if name == "properties" else {self._pattern(key, at, name): said[key] for key in said}
         if "pattern" in out:
-            out["pattern"] = self._strings.plain(out["pattern"])
+            out["pattern"] = self._pattern(out["pattern"], at, "pattern")
         if len(out.get("patternProperties", ())) > 1:
-            out["patternProperties"] = self._apart(out["patternProperties"], at)
+            out["patternProperties"] = apart(out["patternProperties"], self._strings, self._algebra.all_of, at)
         for name in ("additionalProperties", "items"):
             if name in keys:
                 out[name] = self.say(keys[name], f"{at}/{name}")
@@ -178,6 +221,18 @@ class Rewriter:
                 "additionalProperties", self.say(keys["unevaluatedProperties"], f"{at}/unevaluatedProperties")
             )
         return out
+
+    def _pattern(self, pattern: str, at: str, keyword: str) -> str:
+        """A pattern as it is followed. One that needs several stays one until it is written (`algebra.written`)."""
+        try:
+            parts = self._strings.all_of(pattern)
+            if len(parts) > 1 and keyword != "pattern":
+                parts = [self._strings.plain(pattern)]
+        except LanguageError as error:
+            raise Unfollowable(at, keyword, f"cannot be followed: {error}") from None
+        for part in parts:
+            self._relaxing.check_pattern(part, at, keyword)
+        return parts[0] if len(parts) == 1 else pattern
 
     def _applied(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> list[Schema]:
         """The keywords whose schemas are about the value itself."""
@@ -192,9 +247,11 @@ class Rewriter:
         if "oneOf" in keys:
             parts.append(self._one_of(keys["oneOf"], at))
         if "not" in keys:
-            parts.append(self.deny(keys["not"], f"{at}/not"))
+            with self._relaxing.around(at, "not"):
+                parts.append(self.deny(keys["not"], f"{at}/not"))
         if "if" in keys:
-            parts.append(self._condition(keys, at))
+            with self._relaxing.around(at, "if"):
+                parts.append(self._condition(keys, at))
         for name, part in keys.get("dependentSchemas", {}).items():
             parts.append(self._dependent(name, self.say(part, f"{at}/dependentSchemas/{escape(name)}")))
         if "format" in keys:
@@ -214,6 +271,8 @@ class Rewriter:
 
     def _one_of(self, choices: list[Schema], at: str) -> Schema:
         said = [self.say(part, f"{at}/oneOf/{number}") for number, part in enumerate(choices)]
+        if self._relaxing.leaves_out(at, "oneOf"):
+            return self._algebra.any_of(said)
         possible = [number for number, part in enumerate(said) if part is not False]
         alone: dict[int, list[int]] = {number: [] for number in possible}
         for one, two in combinations(possible, 2):
@@ -228,9 +287,12 @@ class Rewriter:
         found = []
         for number, rivals in alone.items():
             self._complement.rival_names = self._overlap.names(choices[number])
-            denied = [self.deny(choices[rival], f"{at}/oneOf/{rival}") for rival in rivals]
-            self._complement.rival_names = frozenset()
-            mine = self._whole(choices[number], f"{at}/oneOf/{number}") if rivals else said[number]
+            try:
+                with self._relaxing.around(at, "oneOf"):
+                    denied = [self.deny(choices[rival], f"{at}/oneOf/{rival}") for rival in rivals]
+                    mine = self._whole(choices[number], f"{at}/oneOf/{number}") if rivals else said[number]
+            finally:
+                self._complement.rival_names = frozenset()
             found.append(self._algebra.all_of(mine, *denied))
         return self._algebra.any_of(found)
 
@@ -255,43 +317,6 @@ class Rewriter:
         if name in NATIVE:
             return {"format": name}
         return {"pattern": PATTERNS[name]} if name in PATTERNS else {}
-
-    def _property_count(self, keys: dict[str, Any], at: str) -> Schema:
-        """Which of the named properties are there is spelled out, for then the others can be counted."""
-        properties, required = keys.get("properties", {}), set(keys.get("required", ()))
-        optional = [name for name, part in properties.items() if part is not False and name not in required]
-        if not optional:
-            return {}
-        low, high = keys.get("minProperties", 0), keys.get("maxProperties")
-        if (high is None and low <= len(required)) or "object" not in self._algebra.types(keys):
-            return {}
-        if high is None and low == 1:
-            some = [{**_OBJECT, "required": [name]} for name in optional]
-            none = {**_OBJECT, "properties": dict.fromkeys(optional, False)}
-            return self._algebra.any_of([_NO_OBJECT, *some, none])
-        if 2 ** len(optional) > MAX_BRANCHES:
-            keyword = "minProperties" if high is None else "maxProperties"
-            raise Unfollowable(at, keyword, f"beside {len(optional)} optional properties cannot be followed")
-        choices: list[Schema] = [_NO_OBJECT]
-        for present in (set(some) for size in range(len(optional) + 1) for some in combinations(optional, size)):
-            absent = {name: name in present for name in optional}
-            choices.append({**_OBJECT, "required": sorted(present), "properties": absent})
-        return self._algebra.any_of(choices)
-
-    def _apart(self, patterns: dict[str, Schema], at: str) -> dict[str, Schema]:
-        """Patterns of which no name matches two; llguidance follows no others."""
-        if not overlapping(self._strings, patterns):
-            return patterns
-        try:
-            if len(patterns) > MAX_PATTERNS:
-                raise LanguageError("there are too many")
-            parts = list(patterns.values())
-            return {
-                pattern: self._algebra.all_of(*(parts[position] for position in positions))
-                for pattern, positions in self._strings.cells(list(patterns))
-            }
-        except LanguageError as error:
-            raise Unfollowable(at, "patternProperties", f"that overlap cannot be followed: {error}") from None
 
     def _property_names(self, schema: Schema, at: str) -> Schema:
         names = self._algebra.all_of({"type": frozenset({"string"})}, self.say(schema, at))

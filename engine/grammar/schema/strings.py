@@ -4,9 +4,11 @@ import re
 from typing import Any
 
 from engine.grammar.language.ecma import translated
-from engine.grammar.language.expression import Automaton, LanguageError, Languages, Node
-from engine.grammar.language.patterns import Reader, write
+from engine.grammar.language.expression import LanguageError, Languages, Node
+from engine.grammar.language.items import looks_around
+from engine.grammar.language.patterns import Reader
 from engine.grammar.language.sets import ALL
+from engine.grammar.language.writing import write, written_parts
 from engine.grammar.schema.values import Schema
 
 _ESCAPES = re.compile(r"\\.|\[(?:[^\]\\]|\\.)*\]", re.DOTALL)
@@ -22,31 +24,44 @@ class Strings:
     def __init__(self) -> None:
         self._languages = Languages()
         self._reader = Reader(self._languages)
+        self._known: dict[str, list[str]] = {}
 
     def complement(self, pattern: str) -> str:
         """A pattern of all strings in which this one is not found."""
-        return write(self._automaton(self._languages.negation(self._reader.read(pattern))))
+        return self._write(self._languages.negation(self._reader.read(pattern)))
 
     def plain(self, pattern: str) -> str:
         """The pattern as llguidance takes it best.
 
-        It knows anchors only at the ends, and long counts in what is searched for cost it more than a step may.
+        It knows anchors only at the ends, no lookaround, and long counts in what is searched for cost it more than a
+        step may.
         """
         pattern = translated(pattern)
+        if looks_around(pattern):
+            return self._write(self._reader.read(pattern))
         bare = _ESCAPES.sub("x", pattern)
         inside = _ENDS_OF_CHOICES.sub("", bare)
         searched = not (bare.startswith("^") and bare.endswith("$"))
         if "^" not in inside and "$" not in inside and not (searched and _LONG_COUNT.search(bare)):
             return pattern
         try:
-            return write(self._automaton(self._reader.read(pattern)))
+            return self._write(self._reader.read(pattern))
         except LanguageError:
             return pattern
+
+    def all_of(self, pattern: str) -> list[str]:
+        """Patterns as llguidance takes them that together say what this one does; several where it looks around."""
+        if pattern not in self._known:
+            if looks_around(pattern):
+                self._known[pattern] = written_parts(self._languages, self._reader.read(pattern))
+            else:
+                self._known[pattern] = [self.plain(pattern)]
+        return self._known[pattern]
 
     def disjoint(self, one: str, two: str) -> bool:
         """Whether no string matches both; False where that is not known."""
         try:
-            return self._automaton(self._languages.both(self._reader.read(one), self._reader.read(two))).is_empty
+            return self._languages.is_empty(self._languages.both(self._reader.read(one), self._reader.read(two)))
         except LanguageError:
             return False
 
@@ -68,12 +83,12 @@ class Strings:
             for node, members in cells:
                 split += [(make.both(node, mine), [*members, position]), (make.both(node, others), members)]
             rest = make.both(mine, *(make.negation(node) for node, _ in cells))
-            cells = [cell for cell in [*split, (rest, [position])] if not self._automaton(cell[0]).is_empty]
-        return [(write(self._automaton(node)), members) for node, members in cells]
+            cells = [cell for cell in [*split, (rest, [position])] if not make.is_empty(cell[0])]
+        return [(self._write(node), members) for node, members in cells]
 
     def words(self, pattern: str, most: int) -> list[str] | None:
         """All strings in which the pattern is found, in order, None if there are more than `most`."""
-        return self._automaton(self._reader.read(pattern)).words(most)
+        return self._languages.words(self._reader.read(pattern), most)
 
     def of_schema(self, schema: dict[str, Any]) -> str | None:
         """A pattern of the strings that a rewritten schema of `type`, `pattern`, `enum` and lengths accepts."""
@@ -81,7 +96,7 @@ class Strings:
         if schema.keys() - {"type", "pattern", "enum", "minLength", "maxLength"}:
             return None
         if schema.keys() == {"type", "pattern"}:
-            return str(schema["pattern"])
+            return self.plain(schema["pattern"])
         parts = [self._reader.read(schema["pattern"])] if "pattern" in schema else []
         if "enum" in schema:
             parts.append(make.either(*(self._word(text) for text in schema["enum"])))
@@ -89,7 +104,7 @@ class Strings:
         if max(low, high or 0) > MAX_LENGTH:
             return None
         parts.append(make.repeat(make.chars(ALL), low, high))
-        return write(self._automaton(make.both(*parts)))
+        return self._write(make.both(*parts))
 
     def _word(self, text: str) -> Node:
         node = self._languages.empty
@@ -97,8 +112,10 @@ class Strings:
             node = self._languages.cat(self._languages.chars(((ord(char), ord(char)),)), node)
         return node
 
-    def _automaton(self, node: Node) -> Automaton:
-        return self._languages.automaton(node)
+    def _write(self, node: Node) -> str:
+        pattern = write(self._languages.automaton(node))
+        self._reader.learn(pattern, node)
+        return pattern
 
 
 def overlapping(strings: Strings, patterns: dict[str, Schema]) -> bool:

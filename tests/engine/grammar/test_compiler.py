@@ -13,6 +13,7 @@ from engine.constraint import Constraint
 from engine.errors import RequestError
 from engine.grammar import compiler
 from engine.grammar.compiler import DEADLINE_SECONDS, ENTRY_BYTES, WAIT_FACTOR, GrammarCache, GrammarCompiler, Result
+from engine.grammar.worker import Answer, Job
 from tests.clocks import PATIENCE
 
 VOCAB_SIZE = 49152
@@ -54,9 +55,10 @@ class Bench:
         )
         self._key = 0
 
-    def submit(self, source: str, kind: str = "regex") -> int:
+    def submit(self, source: str, kind: str = "regex", **fields: bool) -> int:
         self._key += 1
-        self.compiler.submit(self._key, Constraint(kind=kind, source=source, param="response_format.value"))  # type: ignore[arg-type]
+        constraint = Constraint(kind=kind, source=source, param="response_format.value", **fields)  # type: ignore[arg-type]
+        self.compiler.submit(self._key, constraint)
         return self._key
 
     def wait(self, *keys: int) -> list[Result]:
@@ -106,13 +108,14 @@ def test_results_come_by_key_and_are_independent(bench: Bench) -> None:
     vocabulary = bench.compiler.vocabulary
     assert vocabulary is not None
     for token_id in vocabulary.encode("123"):
-        a.accept(token_id)
-    assert a.is_finished and not b.can_end
+        a.grammar.accept(token_id)
+    assert a.grammar.is_finished and not b.grammar.can_end
 
 
 def test_a_schema(bench: Bench) -> None:
-    (grammar,) = bench.wait(bench.submit(json.dumps(SCHEMA), "json_schema"))
-    assert not isinstance(grammar, RequestError)
+    (result,) = bench.wait(bench.submit(json.dumps(SCHEMA), "json_schema"))
+    assert not isinstance(result, RequestError)
+    grammar = result.grammar
     vocabulary = bench.compiler.vocabulary
     assert vocabulary is not None
     for token_id in vocabulary.encode('{"a": 12}'):
@@ -157,7 +160,7 @@ def test_an_explosive_expression_ends_in_its_budget(
     monkeypatch.setattr(compiler, "cpu_seconds", watched)
     (result,) = hurried.wait(hurried.submit(source))
     assert all(seconds - spent[0] < DEADLINE for seconds in spent[:-1]), "it went on beyond its budget"
-    assert isinstance(result, RequestError) or result.forced_tokens() is not None
+    assert isinstance(result, RequestError) or result.grammar.forced_tokens() is not None
     (after,) = hurried.wait(hurried.submit("[0-9]{4}"))
     assert not isinstance(after, RequestError)
 
@@ -216,8 +219,9 @@ def test_a_cancelled_job_gives_nothing(bench: Bench) -> None:
 def test_outlines_core_compiles_in_the_same_process(smollm2_dir: Path) -> None:
     bench = Bench(smollm2_dir, backend="outlines_core", deadline=PATIENCE)
     try:
-        (grammar,) = bench.wait(bench.submit("[0-9]{3}"))
-        assert not isinstance(grammar, RequestError)
+        (result,) = bench.wait(bench.submit("[0-9]{3}"))
+        assert not isinstance(result, RequestError)
+        grammar = result.grammar
         vocabulary = bench.compiler.vocabulary
         assert vocabulary is not None
         for token_id in vocabulary.encode("123"):
@@ -243,6 +247,47 @@ def test_a_model_without_a_tokenizer_refuses_constraints(tmp_path: Path) -> None
         assert isinstance(result, RequestError) and "not available" in result.message
     finally:
         bench.compiler.close()
+
+
+UNIQUE = json.dumps({"properties": {"a": {"type": "array", "uniqueItems": True}}})
+
+
+def test_what_is_left_out_is_remembered_with_the_grammar(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    ask = bench.compiler._ask
+
+    def counted(constraint: Constraint) -> Answer:
+        asked.append(constraint.strict)
+        return ask(constraint)
+
+    monkeypatch.setattr(bench.compiler, "_ask", counted)
+    kinds = (False, True, False, True)
+    found = bench.wait(*(bench.submit(UNIQUE, "json_schema", strict=strict) for strict in kinds))
+    assert asked == [False, True], "equal ones are compiled once, strict ones apart"
+    for strict, result in zip(kinds, found, strict=True):
+        if strict:
+            assert isinstance(result, RequestError) and "uniqueItems" in result.message
+        else:
+            assert not isinstance(result, RequestError) and result.relaxed is not None
+            assert result.relaxed.pointers == ("/response_format/value/properties/a/uniqueItems",)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_is_late_is_followed_in_its_outermost_type(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, strict: bool
+) -> None:
+    exchange = bench.compiler._exchange
+
+    def late(job: Job) -> Answer | None:
+        return exchange(job) if job.rough else Answer(error="too late", is_late=True)
+
+    monkeypatch.setattr(bench.compiler, "_exchange", late)
+    (result,) = bench.wait(bench.submit('{"type": "object", "required": ["a"]}', "json_schema", strict=strict))
+    if strict:
+        assert isinstance(result, RequestError) and result.message == "too late"
+    else:
+        assert not isinstance(result, RequestError) and result.relaxed is not None
+        assert result.relaxed.pointers == ("/response_format/value",)
 
 
 def test_the_cache_is_bounded_in_bytes() -> None:

@@ -71,6 +71,8 @@ VALUES = st.recursive(
     max_leaves=4,
 )
 NAMES = st.sampled_from(["a", "b"])
+NAMINGS = [{"pattern": "^a"}, {"pattern": "^(?!a)"}, {"maxLength": 1}, {"not": {"const": "a"}}]
+PATTERNS = ["^a", "b$", "^[ab]+$", "^$", "^(?!a)", "(?<!b)$", r"a(?=b)|\bb"]
 TYPES = st.sampled_from(["null", "boolean", "integer", "number", "string", "array", "object"])
 
 
@@ -80,7 +82,7 @@ def _with(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         "required": st.lists(NAMES, unique=True, max_size=2),
         "additionalProperties": inner,
         "patternProperties": st.dictionaries(st.sampled_from(["^a", "b$", "a|c"]), inner, max_size=2),
-        "propertyNames": st.sampled_from([{"pattern": "^a"}, {"maxLength": 1}, {"not": {"const": "a"}}]),
+        "propertyNames": st.sampled_from(NAMINGS),
         "minProperties": st.integers(0, 2), "maxProperties": st.integers(0, 2),
         "items": inner, "prefixItems": st.lists(inner, min_size=1, max_size=2), "contains": inner,
         "minItems": st.integers(0, 2), "maxItems": st.integers(0, 3),
@@ -99,7 +101,7 @@ SCALARS = st.fixed_dictionaries(
         "type": TYPES | st.lists(TYPES, min_size=1, max_size=3, unique=True),
         "enum": st.lists(VALUES, min_size=1, max_size=3),
         "minimum": st.integers(0, 2), "exclusiveMaximum": st.integers(0, 2), "minLength": st.integers(0, 2),
-        "maxLength": st.integers(0, 2), "pattern": st.sampled_from(["^a", "b$", "^[ab]+$", "^$"]),
+        "maxLength": st.integers(0, 2), "pattern": st.sampled_from(PATTERNS),
     },
 ).map(lambda found: dict(list(found.items())[:2]))  # fmt: skip
 SCHEMAS = st.recursive(st.booleans() | SCALARS, _with, max_leaves=5)
@@ -133,6 +135,22 @@ def test_what_is_valid_is_accepted(schema: Any, value: Any) -> None:
         assert accepts(grammar, value), json.dumps(prepare_schema(schema, param="schema", closes=False))
 
 
+@pytest.mark.parametrize(
+    ("schema", "good"),
+    [
+        ({"oneOf": [{"not": {"required": ["a"]}}, {"properties": {"a": False}}]}, [1, "a", []]),
+        ({"properties": {"a": False}, "required": ["a"]}, [1, "a", [], None]),
+        ({"allOf": [{"properties": {"a": False}}, {"required": ["a"]}, {"enum": [{"a": 1}, 2]}]}, [2]),
+        ({"type": ["object", "string"], "properties": {"a": False}, "required": ["a"]}, ["a"]),
+    ],
+)
+def test_what_no_object_satisfies_other_values_may(schema: Any, good: list[Any]) -> None:
+    grammar = matcher(schema)
+    for value in [1, 2, "a", [], None, {}, {"a": 1}]:
+        assert accepts(grammar, value) == jsonschema.Draft202012Validator(schema).is_valid(value), value
+    assert all(accepts(grammar, value) for value in good)
+
+
 REFUSED = {
     "/properties/a/uniqueItems": {"properties": {"a": {"type": "array", "uniqueItems": True}}},
     "/not/multipleOf": {"not": {"multipleOf": 3}},
@@ -146,6 +164,7 @@ REFUSED = {
     "/properties/x/type": {"properties": {"x": {"type": "text"}}},
     "/minLength": {"minLength": -1},
     "/pattern": {"pattern": 3},
+    "/multipleOf": {"multipleOf": 0},
     "/$ref": {"$ref": "https://example.com/schema.json"},
     "/anyOf/1": {"anyOf": [{}, 3]},
     "/properties": {"properties": []},

@@ -33,7 +33,7 @@ class Walker:
 
     def __init__(self, directory: Path, size: int, eos: int) -> None:
         self.vocabulary = Vocabulary.load(directory, size=size, eos_token_ids=[eos])
-        self._tokenizer = make_tokenizer(self.vocabulary)
+        self.tokenizer = make_tokenizer(self.vocabulary)
         self._eos = eos
         closing = {token_id for token_id, text in enumerate(self.vocabulary.tokens) if text in CLOSERS}
         self._closers = closing - self.vocabulary.special_ids
@@ -45,7 +45,7 @@ class Walker:
         and then before more does.
         """
         constraint = Constraint(kind=kind, source=source)  # type: ignore[arg-type]
-        grammar = compile_grammar(self._tokenizer, grammar_text(constraint), constraint)
+        grammar = compile_grammar(self.tokenizer, grammar_text(constraint), constraint)
         generator = random.Random(seed)
         row = np.zeros(-(-self.vocabulary.size // 32), dtype=np.int32)
         taken: list[int] = []

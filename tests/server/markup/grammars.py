@@ -8,6 +8,7 @@ from engine.constraint import Constraint
 from engine.grammar.backend_llguidance import LlguidanceGrammar, compile_grammar, make_tokenizer
 from engine.grammar.grammar import GrammarError
 from engine.grammar.vocabulary import Vocabulary
+from engine.grammar.whole import lark_terminal, whole_parts
 
 SPECIAL_ID = 256
 EOS_ID = 257
@@ -24,6 +25,8 @@ def _tokenizer() -> llguidance.LLTokenizer:
 def compiled(constraint: Constraint) -> LlguidanceGrammar:
     """A state of the constraint's grammar over single bytes."""
     rules = [f"schema_{number}: %json {entry.schema}" for number, entry in enumerate(constraint.schemas)]
+    patterns = [(number, entry.pattern, entry.param) for number, entry in enumerate(constraint.patterns)]
+    rules += [f"PATTERN_{number}: {lark_terminal(whole_parts(regex, param))}" for number, regex, param in patterns]
     text = llguidance.LLMatcher.grammar_from_lark("\n".join([constraint.source, *rules]))
     return compile_grammar(_tokenizer(), text, constraint)
 

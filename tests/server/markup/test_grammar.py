@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.constraint import Constraint
 from server.markup.events import CallArguments, CallClosed, CallOpened
 from server.markup.formats import DEEPSEEK, FORMATS, HERMES, LLAMA3, CallFormat
-from server.markup.grammar import ToolSchema, calls_or, free_calls, in_slashes, required_calls
+from server.markup.grammar import ToolSchema, calls_or, free_calls, required_calls
 from server.markup.parser import CallParser
 from tests.server.markup.grammars import SPECIAL_BYTE, SPECIAL_ID, accepted, compiled, matches
 
@@ -157,11 +157,16 @@ def test_calls_or_a_constrained_text(form: CallFormat, kind: str) -> None:
     assert not matches(grammar, marked.replace(GOOD, BAD))
 
 
-def test_a_regular_expression_keeps_its_meaning_between_slashes() -> None:
-    for pattern in ("a/b", r"a\/b", "[/]x", "a\nb", "\\\nc", r"\\/d", r'"\{'):
-        written = compiled(Constraint(kind="lark", source=f"start: /{in_slashes(pattern)}/"))
-        text = {"a/b": "a/b", r"a\/b": "a/b", "[/]x": "/x", "a\nb": "a\nb", "\\\nc": "\nc", r"\\/d": "\\/d"}
-        assert matches(written, text.get(pattern, '"{'))
+@pytest.mark.parametrize(
+    ("pattern", "good", "bad"),
+    [("^(?!a)[a-z/]+$", "b/a", "ab"), (r"^(?=.*\d)(?=.*[a-z])\w{2,9}(?<!_)$", "a1", "a_"), ("a/b|^c$", "a/b", "a")],
+)
+def test_content_of_a_pattern(pattern: str, good: str, bad: str) -> None:
+    content = Constraint(kind="regex", source=pattern, param="response_format")
+    constraint = calls_or(content, HERMES, TOOLS, {}, parallel=True)
+    assert [entry.param for entry in constraint.patterns] == ["response_format"]
+    assert matches(compiled(constraint), good)
+    assert not matches(compiled(constraint), bad)
 
 
 def test_schemas_are_blamed_by_their_field() -> None:

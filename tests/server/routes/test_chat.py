@@ -427,6 +427,30 @@ def test_two_models_do_not_touch_each_other(monkeypatch: pytest.MonkeyPatch, tmp
         assert client.models.retrieve("org/one").id == "org/one"
 
 
+def test_what_was_left_out_of_a_schema_is_said_before_anything_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    monkeypatch.setattr("server.routes.answering.KEEP_ALIVE_SECONDS", 0.1)
+    gate = tmp_path / "gate"
+    relaxed = Script(
+        model_dir=script.model_dir, token_ids=script.token_ids, holds={5: 0}, gate=str(gate),
+        relaxed=["/tools/0/function/parameters/uniqueItems", "/tools/1/function/parameters/$defs/\u00e9/not"],
+    )  # fmt: skip
+    expected = "/tools/0/function/parameters/uniqueItems, /tools/1/function/parameters/$defs/%C3%A9/not"
+    with running_server(monkeypatch, tmp_path, relaxed) as server:
+        url, body = f"{server.url}/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 4}
+        for more in ({}, {"n": 2}, {"stream": True}):
+            assert patient.post(url, json=body | more).headers["x-headrace-relaxed"] == expected
+        with patient.stream("POST", url, json=body | {"stream": True, "seed": 5}) as answer:
+            assert answer.headers["x-headrace-relaxed"] == expected
+            pieces = answer.iter_text()
+            assert next(pieces) == ": keep-alive\n\n"
+            gate.touch()
+            assert "".join(pieces).endswith("data: [DONE]\n\n")
+        metrics = patient.get(f"{server.url}/metrics").text.splitlines()
+        assert "headrace_requests_relaxed_total 4" in metrics and "headrace_keywords_relaxed_total 8" in metrics
+
+
 def test_silence_is_filled_with_comments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script) -> None:
     monkeypatch.setattr("server.routes.answering.KEEP_ALIVE_SECONDS", 0.1)
     gate = tmp_path / "gate"
