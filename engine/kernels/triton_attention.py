@@ -30,7 +30,7 @@ each kind of them, while requests wait."""
 @triton.jit
 def _sequence_of(starts, tile, num_seqs, TOKENS: tl.constexpr):
     """The sequence that a tile of queries is of: the last whose tiles begin at or before it, or the first."""
-    low = 0
+    low = 1
     high = num_seqs
     while low < high:
         middle = (low + high) // 2
@@ -38,7 +38,7 @@ def _sequence_of(starts, tile, num_seqs, TOKENS: tl.constexpr):
             low = middle + 1
         else:
             high = middle
-    return tl.maximum(low - 1, 0)
+    return low - 1
 
 
 @triton.jit
@@ -95,8 +95,8 @@ def attend_kernel(
         start = tl.load(starts + sequence)
         query_len = tl.load(starts + sequence + 1) - start
         first = (tile - (start // TOKENS + sequence)) * TOKENS
-        # Tiles before the first sequence's are of tokens that another launch computes.
-        if (first < 0) | (first >= query_len):
+        # Below zero before a first sequence without queries: another launch computes those tokens.
+        if tl.abs(first) >= query_len:
             return
     context = tl.load(lens + sequence)
     row = tl.arange(0, ROWS)
@@ -188,9 +188,9 @@ def paged_attention(
 
     k_cache `[KV, slots, Dk]`, v_cache `[KV, slots, Dv]`, contiguous, in q's dtype or in e4m3; tables int32
     `[S, blocks]`; lens int32 `[S]`, contexts with this step's tokens; starts int32 `[S + 1]`, where each sequence's
-    queries begin in T: tokens before the first are left alone. A sequence without queries is passed over. `splits`
-    above 1 is for steps whose sequences have a query or few each. The result is written to `out`, contiguous, where one
-    is given.
+    queries begin in T. A sequence without queries is passed over; if the first has none, tokens before its beginning
+    are left alone. `splits` above 1 is for steps whose sequences have a query or few each. The result is written to
+    `out`, contiguous, where one is given.
     """
     num_heads, num_tokens, dim = q.shape
     num_kv_heads, v_dim = k_cache.shape[0], v_cache.shape[2]

@@ -342,8 +342,7 @@ def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[st
     """Name, check, arguments."""
     for family in (*FAMILIES, *VISION_FAMILIES):
         yield f"engine: {family}", engine, (family,), {"fusion": True}
-    for family in ("llama", "gemma2"):
-        yield f"engine: {family}, padded", engine, (family,), {"fusion": True, "graphs": True}
+    yield "engine: llama, padded", engine, ("llama",), {"fusion": True, "graphs": True}
     yield "engine: llama, not fused", engine, ("llama",), {"fusion": False}
     for fusion in (True, False) if HAS_FP8 else ():
         yield f"engine: FP8 cache, large keys, fused {fusion}", engine_of_large_keys, (), {"fusion": fusion}
