@@ -15,6 +15,8 @@ from engine.grammar.schema.values import Schema
 _ESCAPES = re.compile(r"\\.|\[(?:[^\]\\]|\\.)*\]", re.DOTALL)
 _ENDS_OF_CHOICES = re.compile(r"^\^|\$$")
 _LONG_COUNT = re.compile(r"\{(?:\d+,)?\d{2,}\}")
+MAX_LEAST = 10_000
+"""Longest length that texts are asked for whether some have it."""
 MAX_NAME_STATES = 40
 """Of the automaton of names that is looked through for places where they run out."""
 MAX_LENGTH = 64
@@ -99,7 +101,7 @@ class Strings:
             shortest = make.shortest(node)
             if shortest is None or (most is not None and shortest > most):
                 return True
-            if least <= shortest:
+            if least <= shortest or least > MAX_LEAST:
                 return False
             return make.is_empty(make.both(make.repeat(make.chars(ALL), least, most), node))
         except LanguageError:

@@ -188,7 +188,7 @@ class Nodes:
         try:
             found += [schema for pattern, schema in part.patterns.items() if self._strings.finds(pattern, name)]
         except LanguageError as error:
-            raise Unplaced(f"'patternProperties' cannot be followed: {error}") from None
+            raise Unplaced(f"a pattern of names cannot be followed: {error}") from None
         return found or [part.additional]
 
     def _free(self, parts: tuple[ObjectPart, ...], members: list[Member]) -> list[FreeMembers]:
@@ -206,7 +206,7 @@ class Nodes:
             if all(schema is not False for schema in others):
                 self._add(members, free, None, names, patterns, self._node(others))
         except LanguageError as error:
-            raise Unplaced(f"'patternProperties' cannot be followed: {error}") from None
+            raise Unplaced(f"a pattern of names cannot be followed: {error}") from None
         return free
 
     def _add(self, members: list[Member], free: list[FreeMembers], pattern: str | None, but: list[str],

@@ -7,6 +7,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from engine.grammar.language.ecma import NO_CHAR
 from engine.grammar.language.expression import LanguageError
 from engine.grammar.language.writing import in_slashes
 from engine.grammar.schema.faults import Unplaced
@@ -18,7 +19,8 @@ from engine.grammar.writing.texts import STRING, is_text, length_text, pattern_t
 
 MAX_PLAIN_DIGITS = 40
 """Listed numbers of more digits are written with an exponent."""
-MAX_LENGTH = 100_000
+MAX_LENGTH = 1_000_000_000
+"""Of a string whose characters are counted; a limit beyond it is none, for no answer reaches it."""
 _EXACT_IN_LIBRARY = 2**53
 _UNBOUNDED_IN_LIBRARY = 10**15
 _SHAPE = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?"
@@ -59,18 +61,18 @@ class Terminals:
         if texts.words is not None:
             words = [word for word in texts.words if is_text(word) and self._fits(word, texts)]
             return self.define(" | ".join(quoted(spelled(word)) for word in words)) if words else None
-        if texts.least > MAX_LENGTH or (texts.most or 0) > MAX_LENGTH:
+        if texts.least > MAX_LENGTH:
             raise Unplaced(f"a string of more than {MAX_LENGTH} characters cannot be asked for")
-        has_length = texts.least > 0 or texts.most is not None
-        is_joined = alone and len(texts.patterns) + has_length > 1 and texts.patterns
-        if is_joined and self._strings.is_empty(texts.patterns, texts.least, texts.most):
-            return None
         try:
             parts = [part for pattern in texts.patterns for part in self._pattern(pattern)]
         except LanguageError as error:
             raise Unplaced(f"a pattern cannot be followed: {error}") from None
-        if has_length:
-            parts.append(in_slashes(length_text(texts.least, texts.most)))
+        most = None if texts.most is None or texts.most > MAX_LENGTH else texts.most
+        if texts.least or most is not None:
+            parts.append(in_slashes(length_text(texts.least, most)))
+        may_lack = len(parts) > 1 or any(NO_CHAR in pattern for pattern in texts.patterns)
+        if alone and may_lack and self._strings.is_empty(texts.patterns, texts.least, most):
+            return None
         return self._all(parts or [in_slashes(STRING)])
 
     def names(self, pattern: str | None, but: Iterable[str], but_patterns: Iterable[str]) -> str:
