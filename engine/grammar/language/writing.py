@@ -11,9 +11,7 @@ from engine.grammar.language.sets import ranges
 MAX_WRITTEN_CHARS = 20_000
 MAX_SPELLED_CHARS = 2_000
 """Above that an automaton, in which what is alike stands once, is likely to be written shorter."""
-MAX_JOINED_STATES, MAX_ONE_STATES = 100, 30
-_COUNTS = re.compile(r"\{(?:\d+,)?\d{2,}\}")
-_COUNTS_AND_GOES_ON = re.compile(rf"{_COUNTS.pattern}(?!\)\$$)")
+MAX_ONE_STATES = 30
 _START, _END = -1, -2
 _TO_ESCAPE = re.compile(r"\\.|/|\n", re.DOTALL)
 MAX_PARTS = 12
@@ -21,11 +19,7 @@ MAX_PARTS = 12
 
 
 def written_parts(languages: Languages, node: Node) -> list[str]:
-    """Anchored patterns that only the texts of a language match all of. Raises `LanguageError`.
-
-    llguidance sees whether some text matches all of them, but does not look far: a part that counts before it goes on
-    is joined with the others where that is no work.
-    """
+    """Anchored patterns that only the texts of a language match all of. Raises `LanguageError`."""
     parts = _conjuncts(languages, node)
     if len(parts) > MAX_PARTS:
         parts = [node]
@@ -34,17 +28,7 @@ def written_parts(languages: Languages, node: Node) -> list[str]:
             text = write(languages.automaton(node, most=MAX_ONE_STATES))
             if len(text) <= MAX_SPELLED_CHARS:
                 return [text]
-    texts = {part: _written(languages, part) for part in parts}
-    together = [part for part in parts if not _COUNTS.search(texts[part])]
-    for part in [part for part in parts if together and _COUNTS_AND_GOES_ON.search(texts[part])]:
-        joined = languages.both(part, *together)
-        try:
-            text = write(languages.automaton(joined, most=MAX_JOINED_STATES))
-        except LanguageError:
-            continue
-        texts = {other: texts[other] for other in texts if other not in (part, *together)} | {joined: text}
-        together = [joined]
-    return sorted(set(texts.values()), key=len)
+    return sorted({_written(languages, part) for part in parts}, key=len)
 
 
 def _conjuncts(languages: Languages, node: Node) -> list[Node]:
