@@ -24,8 +24,7 @@ from engine.grammar.source import GrammarText, grammar_text, load_schema, schema
 
 MAX_SEARCH_SECONDS = 1.0
 """Of the process's own time: from then on no single keyword is looked for."""
-_UNSATISFIABLE = "accepts no value at all"
-_TOO_COMPLEX = "too complex"
+_UNSATISFIABLE = re.compile("accepts no value at all|allows no further token")
 _OF_PATTERNS = re.compile("regex|pattern")
 _OF_SIZE = re.compile("too large|too many|recursion limit|circular references")
 """What the library says of schemas that complements have made large; it says it of no single keyword."""
@@ -57,24 +56,24 @@ class Fitting:
             self._coarsen(Degree.TYPE)
 
     def grammar(self) -> GrammarText:
-        """A grammar that compiles. Raises `RequestError` and `GrammarError`."""
+        """A grammar that compiles. Raises `RequestError`."""
         while True:
             try:
-                return self._tried()
+                grammar = grammar_text(self._constraint, self._relaxings)
+                self._check(grammar, self._constraint)
             except UnplacedError as error:
                 self._mend(error)
-            except GrammarError as error:
-                if _TOO_COMPLEX not in str(error) or not self._coarsen():
-                    raise
+            else:
+                return grammar
 
-    def _tried(self) -> GrammarText:
-        grammar = grammar_text(self._constraint, self._relaxings)
+    def _check(self, grammar: GrammarText, constraint: Constraint) -> None:
+        """Raise `UnplacedError` for a grammar that the library refuses, or that cannot be afforded."""
         try:
-            compiled = compile_grammar(self._tokenizer, grammar.text, self._constraint)
+            self._probe(compile_grammar(self._tokenizer, grammar.text, constraint))
         except RequestError as error:
             raise UnplacedError(error.message, param=error.param) from None
-        self._probe(compiled)
-        return grammar
+        except GrammarError as error:
+            raise UnplacedError(f"{constraint.param}: {error}", param=constraint.param) from None
 
     def relaxed(self) -> Relaxed | None:
         """What was left out, None if nothing was."""
@@ -99,7 +98,7 @@ class Fitting:
             raise error
 
     def _relax(self, one: SchemaSource, relaxing: Relaxing, fault: RequestError) -> None:
-        if relaxing.strict or _UNSATISFIABLE in fault.message:
+        if relaxing.strict or _UNSATISFIABLE.search(fault.message):
             keyword = self._blamed(one, relaxing, fault)
             if keyword is None:
                 raise fault
@@ -124,8 +123,7 @@ class Fitting:
         alone = Constraint(kind="json_schema", source="", param=one.param)
         schema = load_schema(one.schema, one.param) if schema is None else schema
         try:
-            text = schema_text(schema, one.param, part=part, at=at, relaxing=relaxing.again())
-            compile_grammar(self._tokenizer, text.text, alone)
+            self._check(schema_text(schema, one.param, part=part, at=at, relaxing=relaxing.again()), alone)
         except RequestError as error:
             return error
         return None
