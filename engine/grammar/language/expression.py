@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from engine.grammar.language.automaton import Automaton
 from engine.grammar.language.sets import ALL, LAST, Ranges, holds
 
 MAX_STATES = 200
@@ -245,7 +246,7 @@ class Languages:
                 stack += self.unrolled(node)
                 yield node
 
-    def automaton(self, start: Node, most: int = MAX_STATES) -> "Automaton":
+    def automaton(self, start: Node, most: int = MAX_STATES) -> Automaton:
         """The automaton of an expression, of at most `most` states; moves that lead nowhere are left out.
 
         Raises `LanguageError`.
@@ -266,44 +267,3 @@ class Languages:
                 raise LanguageError(f"it has more than {most} states")
         accepting = {number for number, node in enumerate(order) if node.nullable}
         return Automaton(moves, accepting).trimmed()
-
-
-@dataclass(frozen=True, slots=True)
-class Automaton:
-    """A deterministic automaton that starts in state 0: for each state, the characters to each next state."""
-
-    moves: list[dict[int, list[tuple[int, int]]]]
-    accepting: set[int]
-
-    def trimmed(self) -> "Automaton":
-        """Without moves to states from which nothing is accepted."""
-        alive, grew = set(self.accepting), True
-        while grew:
-            more = {state for state, found in enumerate(self.moves) if state not in alive and alive & found.keys()}
-            alive |= more
-            grew = bool(more)
-        return Automaton(
-            [{to: chars for to, chars in found.items() if to in alive} for found in self.moves], self.accepting
-        )
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is accepted."""
-        return not self.accepting
-
-    @property
-    def is_endless(self) -> bool:
-        """Whether there are endlessly many texts from every state on; of one that is trimmed."""
-        ending: set[int] = set()
-        grew = True
-        while grew:
-            more = {state for state, found in enumerate(self.moves) if state not in ending and found.keys() <= ending}
-            ending |= more
-            grew = bool(more)
-        reached, stack = {0}, [0]
-        while stack:
-            for to in self.moves[stack.pop()]:
-                if to not in reached:
-                    reached.add(to)
-                    stack.append(to)
-        return not ending & reached

@@ -28,6 +28,8 @@ BLAMED: dict[str, Any] = {
     "/pattern": {"type": "string", "pattern": "(?<=a$)b"},
     "/multipleOf": {"type": "number", "multipleOf": 0.3, "minimum": 1},
     "/minLength": {"type": "string", "minLength": 5, "maxLength": 2},
+    "/properties/a/pattern": {"properties": {"a": {"type": "string", "pattern": "a^b"}}, "required": ["a"]},
+    "/allOf": {"type": "string", "allOf": [{"pattern": "^(?=.*a)(?=.*b)"}, {"maxLength": 1}]},
     "/patternProperties": {"patternProperties": {"(": {"type": "null"}}},
     "/items": {"type": "array", "items": False, "minItems": 1},
     "/properties/a~1b/items/pattern": {"properties": {"c": {"pattern": "x"}, "a/b": {"items": {"pattern": "("}}}},

@@ -288,3 +288,20 @@ def test_an_expression_keeps_its_meaning_between_slashes() -> None:
         source = f"start: {in_slashes(pattern)}"
         text = {"a/b": "a/b", r"a\/b": "a/b", "[/]x": "/x", "a\nb": "a\nb", "\\\nc": "\nc", r"\\/d": "\\/d"}
         assert accepts("lark", source, text.get(pattern, '"{'))
+
+
+@pytest.mark.parametrize("nowhere", ["a^b", "^(?!a)a", "(?!)", "^(?=.*a)[b-z]*$", "(?<=a)^b"])
+def test_a_member_that_no_text_satisfies_is_not_begun(nowhere: str) -> None:
+    lacks = {"type": "string", "pattern": nowhere}
+    source = json.dumps({"properties": {"a": lacks, "b": {"anyOf": [lacks, {"type": "null"}]}}})
+    assert accepts("json_schema", source, '{"b": null}')
+    for beginning in ('{"a', '{"b": "'):
+        data = list(beginning.encode())
+        assert accepting("json_schema", source).deep_copy().try_consume_tokens(data) < len(data)
+
+
+@pytest.mark.parametrize("most", [255, 65_535, 1_000_000, 10**10])
+def test_beside_any_length(most: int) -> None:
+    source = json.dumps({"type": "string", "pattern": "^(?!a)[a-z]+$", "maxLength": most})
+    assert accepts("json_schema", source, '"bab"')
+    assert not accepts("json_schema", source, '"ab"')
