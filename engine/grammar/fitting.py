@@ -140,7 +140,7 @@ class Fitting:
     def _pattern_fault(self, pattern: str) -> str | None:
         alone = SchemaSource(param="pattern", schema="")
         fault = self._fault(alone, Relaxing(), {"type": "string", "pattern": pattern})
-        return None if fault is None else fault.message
+        return None if fault is None else fault.message.removeprefix("pattern: ")
 
 
 def _pointer(param: str) -> str:

@@ -20,6 +20,10 @@ _SPACES = {op.CATEGORY_SPACE: SPACE, op.CATEGORY_NOT_SPACE: without(SPACE)}
 """All that is left of Python's categories in a translation: both, for any character, or neither."""
 _MAY_LOOK = re.compile(r"\(\?<?[=!]|\\[bB]")
 _MAY_ASSERT = re.compile(r"[$^]|\(\?<?[=!]|\\[bB]")
+_MALFORMED = re.compile(
+    "missing|unbalanced|untermin|nothing to repeat|min repeat|bad character range|unknown extension|unexpected end"
+    r"|bad escape \(end"
+)
 _EDGES = {op.AT_BEGINNING: False, op.AT_BEGINNING_STRING: False, op.AT_END: True, op.AT_END_STRING: True}
 _BOUNDARIES = {op.AT_BOUNDARY: True, op.AT_NON_BOUNDARY: False}
 
@@ -88,6 +92,19 @@ def parsed(pattern: str) -> Items:
         raise LanguageError("it is nested too deeply") from None
     except (re.error, OverflowError) as error:
         raise LanguageError(f"it is not a pattern that is known here: {str(error)[:100]}") from None
+
+
+def is_malformed(pattern: str) -> bool:
+    """Whether it is surely no regular expression at all."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            parser.parse(translated(pattern[:MAX_PATTERN_CHARS]))
+    except (re.error, OverflowError) as error:
+        return len(pattern) <= MAX_PATTERN_CHARS and bool(_MALFORMED.match(str(error)))
+    except RecursionError:
+        pass
+    return False
 
 
 def looks_around(pattern: str) -> bool:

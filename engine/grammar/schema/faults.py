@@ -19,6 +19,8 @@ class SchemaFault(Exception):
 
     def __init__(self, pointer: str, problem: str) -> None:
         super().__init__(f"at {pointer or 'the top'}: {problem}")
+        self.pointer = pointer
+        self.problem = problem
 
 
 class Beyond(SchemaFault):

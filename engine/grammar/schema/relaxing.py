@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any
 
-from engine.grammar.schema.faults import Unfollowable, escape
+from engine.grammar.language.items import is_malformed
+from engine.grammar.schema.faults import SchemaFault, Unfollowable, escape
 
 _GO_WITH = {
     "properties": ("additionalProperties", "unevaluatedProperties"),
@@ -128,13 +129,18 @@ class Relaxing:
                 raise Unfollowable(at, keyword, "is left out")
 
     def check_pattern(self, pattern: str, at: str, keyword: str) -> None:
-        """Raise `Unfollowable` for a pattern that cannot be followed, where each is tried."""
+        """Where each pattern is tried, raise `Unfollowable` for one that cannot be followed.
+
+        Raises `SchemaFault` for what is no pattern at all, which is refused though it may be left out.
+        """
         if self.degree < Degree.PATTERNS:
             return
         if pattern not in self._faults:
             self._faults[pattern] = self._pattern_fault(pattern)
-        if (why := self._faults[pattern]) is not None:
-            raise Unfollowable(at, keyword, f"cannot be followed: {why}")
+        if (why := self._faults[pattern]) is None:
+            return
+        fault = Unfollowable(at, keyword, f"cannot be followed: {why}")
+        raise SchemaFault(fault.pointer, fault.problem) if is_malformed(pattern) else fault
 
     @contextmanager
     def around(self, at: str, keyword: str) -> Iterator[None]:

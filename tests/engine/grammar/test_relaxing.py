@@ -91,6 +91,9 @@ def test_it_is_left_out_at_its_place(place: str) -> None:
 MALFORMED: dict[str, Any] = {
     "a type that does not exist": {"type": "text"},
     "a number for a pattern": {"items": {"pattern": 3}},
+    "no expression": {"properties": {"a": {"pattern": "("}}},
+    "no expression beside one": {"properties": {"a": WORDS, "b": {"type": "string", "pattern": "[z-a]"}}},
+    "no expression of names": {"patternProperties": {"*": {}}},
     "a list for properties": {"properties": []},
     "in what has no complement": {"not": {"multipleOf": "3"}},
     "a reference to nothing": {"$ref": "#/$defs/a"},
