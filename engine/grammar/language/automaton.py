@@ -10,6 +10,11 @@ class Automaton:
     moves: list[dict[int, list[tuple[int, int]]]]
     accepting: set[int]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no text is accepted; of one all of whose states can be reached."""
+        return not self.accepting
+
     def trimmed(self) -> "Automaton":
         """Without moves to states from which nothing is accepted."""
         alive, grew = set(self.accepting), True
