@@ -61,13 +61,10 @@ _step = _Step()
 
 
 @contextmanager
-def attention_step(
-    backend: AttentionBackend, caches: dict[int, LayerCache], batch: ForwardBatch | None
-) -> Iterator[None]:
-    """Make `backend` serve the attention layers of the forward that runs inside; without a batch it has its plan."""
+def attention_step(backend: AttentionBackend, caches: dict[int, LayerCache], batch: ForwardBatch) -> Iterator[None]:
+    """Make `backend` serve the attention layers of the forward of this batch that runs inside."""
     assert _step.backend is None and _step.probe is None, "attention steps do not nest"
-    if batch is not None:
-        backend.plan(batch)
+    backend.plan(batch)
     _step.backend, _step.caches = backend, caches
     try:
         yield

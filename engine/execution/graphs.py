@@ -33,21 +33,14 @@ def graphs_bytes(num_graphs: int, max_num_seqs: int, vocab_size: int, itemsize: 
 
 
 class DecodeGraphs:
-    """Runs decoding steps in buckets. `plan` prepares the attention of a batch, `forward` computes its logits."""
+    """Runs decoding steps in buckets. `forward` computes the logits of a batch."""
 
     def __init__(
-        self,
-        builder: BatchBuilder,
-        plan: Callable[[ForwardBatch], None],
-        forward: Forward,
-        *,
-        max_context: int,
-        device: torch.device,
-        recorder: Recorder,
+        self, builder: BatchBuilder, forward: Forward, recorder: Recorder, *, max_context: int, device: torch.device
     ) -> None:
         """The `builder` has room for `len(FIELDS)` numbers for each of its slots."""
         self._builder = builder
-        self._plan, self._forward = plan, forward
+        self._forward = forward
         self._device = device
         self._sizes = bucket_sizes(builder.num_slots)
         self._max_context = max_context
@@ -119,5 +112,4 @@ class DecodeGraphs:
             context_lens=context_lens or [self._max_context] * size,
             num_decodes=size,
         )
-        self._plan(batch)
         return self._forward(batch)

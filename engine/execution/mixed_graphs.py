@@ -5,7 +5,6 @@ that is what prompts beside decoding rows mostly are. A step is padded to the ne
 tokens too many are one row more, in the null block. Steps that are larger, or that score tokens, run as they are.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -34,25 +33,24 @@ def input_room(max_num_seqs: int) -> int:
 
 
 class MixedGraphs:
-    """Runs steps with prompts in buckets. `plan` and `forward` are those of `DecodeGraphs`."""
+    """Runs steps with prompts in buckets. `forward` computes the logits of a batch."""
 
     def __init__(
         self,
         builder: BatchBuilder,
-        plan: Callable[[ForwardBatch], None],
         forward: Forward,
+        recorder: Recorder,
         *,
         max_context: int,
         max_batched_tokens: int,
         reads_lengths: bool,
-        recorder: Recorder,
     ) -> None:
         """The `builder` has room for `input_room` numbers.
 
         With `reads_lengths` the attention finds the lengths of rows on the device, and the host does not tell it.
         """
         self._builder = builder
-        self._plan, self._forward = plan, forward
+        self._forward = forward
         self._max_context = max_context
         self._reads_lengths = reads_lengths
         self._recorder = recorder
@@ -161,5 +159,4 @@ class MixedGraphs:
             num_decodes=0,
             mixture=mixture,
         )
-        self._plan(batch)
         return self._forward(batch)

@@ -160,15 +160,12 @@ class ModelRunner:
         """Launch the forward pass of one step. On a CUDA device it still runs when this returns."""
         started = time.perf_counter()
         host = self.builder.pack(rows)
-        size = self.mixed_graphs.size_for(host) if self.mixed_graphs is not None else None
         if self.graphs is not None and host.only_decodes:
             logits = self.graphs.run(host)
-        elif self.mixed_graphs is not None and size is not None:
+        elif self.mixed_graphs is not None and (size := self.mixed_graphs.size_for(host)) is not None:
             logits = self.mixed_graphs.run(host, size)
         else:
-            batch = self.builder.upload(host)
-            self.backend.plan(batch)
-            logits = self._planned(batch)
+            logits = self._forward(self.builder.upload(host))
         return StepInFlight(self, rows, logits, started)
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSample:
@@ -192,8 +189,8 @@ class ModelRunner:
             for part in (cache.k, cache.v):
                 part.view(torch.uint8)[:, index] = 0
 
-    def _planned(self, batch: ForwardBatch) -> torch.Tensor:
-        with attention_step(self.backend, self.caches, None):
+    def _forward(self, batch: ForwardBatch) -> torch.Tensor:
+        with attention_step(self.backend, self.caches, batch):
             return self._logits(batch.input_ids, batch.positions, batch.logits_index)
 
     def _logits(self, input_ids: torch.Tensor, positions: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -221,13 +218,10 @@ class ModelRunner:
         if not self._records:
             return None, None
         recorder = Recorder(self.device, self.limits.max_num_seqs)
-        plan, forward = self.backend.plan, self._planned
-        decode = DecodeGraphs(
-            self.builder, plan, forward, max_context=self.context, device=self.device, recorder=recorder
-        )
+        decode = DecodeGraphs(self.builder, self._forward, recorder, max_context=self.context, device=self.device)
         mixed = MixedGraphs(
-            self.builder, plan, forward, max_context=self.context, max_batched_tokens=self.limits.max_batched_tokens,
-            reads_lengths=self.backend.capturable, recorder=recorder,
+            self.builder, self._forward, recorder, max_context=self.context,
+            max_batched_tokens=self.limits.max_batched_tokens, reads_lengths=self.backend.capturable,
         )  # fmt: skip
         return decode, mixed
 

@@ -27,7 +27,6 @@ class Recorder:
         """Of the newest recorded step: [num_rows, V]."""
         self.records = device.type == "cuda"
         """Whether steps can be recorded, as far as is known."""
-        self.num_recorded = 0
 
     def record(self, name: str, step: Callable[[], torch.Tensor]) -> torch.cuda.CUDAGraph | None:
         """Record a step that gives logits `[R, V]`, once it has run with all its kernels built.
@@ -53,7 +52,6 @@ class Recorder:
             self.records = False
             logger.warning("%s cannot be recorded; steps run eagerly", name, exc_info=True)
             return None
-        self.num_recorded += 1
         logger.info("recorded %s", name)
         return graph
 

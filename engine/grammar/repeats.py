@@ -124,8 +124,10 @@ class UnrepeatedGrammar:
             self._forbid(row, self._place)
             if self._is_narrow:
                 self._forbid_corners(row, self._place)
-            if not row.any():  # what was taken for a name is none
-                row[:] = before
+            if not row.any():
+                if self._opens is None:
+                    raise GrammarError("no name is left for another member")
+                row[:] = before  # what free text seemed to begin is no JSON: what was taken for a name is none
         return True
 
     def _forbid(self, row: np.ndarray, place: Place) -> None:

@@ -95,8 +95,7 @@ def attend_kernel(
         start = tl.load(starts + sequence)
         query_len = tl.load(starts + sequence + 1) - start
         first = (tile - (start // TOKENS + sequence)) * TOKENS
-        # Below zero before a first sequence without queries: another launch computes those tokens.
-        if tl.abs(first) >= query_len:
+        if tl.abs(first) >= query_len:  # below zero before a first sequence without queries
             return
     context = tl.load(lens + sequence)
     row = tl.arange(0, ROWS)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from engine.kernels.triton_linear import MOST_ROWS, shapes_for, small_product
+from engine.models.cuda_layer import CudaDecoderLayer
 from engine.models.fusion import Undo
 
 logger = logging.getLogger(__name__)
@@ -81,8 +82,6 @@ def use_small_products(model: Any, undo: Undo, timer: Timer | None = None) -> in
 
 def _places(model: Any) -> list[tuple[nn.Module, str]]:
     """Where plain linears stand that decoding steps go through: parents and names."""
-    from engine.models.cuda_layer import CudaDecoderLayer
-
     found: list[tuple[nn.Module, str]] = []
     for module in model.modules():
         if isinstance(module, CudaDecoderLayer):
