@@ -11,7 +11,7 @@ import pytest
 
 from bench.chat_stream import Endpoint, Reply
 from bench.gpu import __main__ as suite
-from bench.gpu.idle import idle_shares
+from bench.gpu.idle import LISTED, idle_shares, longest_of
 from bench.gpu.job import Job, Options, run_job
 from bench.gpu.limits import Costs
 from bench.gpu.report import rows_of
@@ -189,9 +189,33 @@ def test_a_job_that_fails_or_hangs_stops_no_other(tmp_path: Path, capsys: pytest
     assert suite.run(bad, 0.1) == {"error": {"error": "not done after 0 s"}}
     dead = Job("engine", "llama", ("decode",), Options(device="no-such-device"))
     assert suite.run(dead, PATIENCE)["error"]["error"].startswith("RuntimeError")
+    assert "there is no such architecture" in suite.run(bad, PATIENCE, tmp_path / "logs")["error"]["error"]
+    assert "there is no such architecture" in (tmp_path / "logs" / "no-such-model.log").read_text()
     found = suite.measure([bad, dead], 1.0)
     assert [parts["error"]["error"][:8] for parts in found.values()] == ["left out", "left out"]
     assert rows_of(found)[0] == ["no-such-model", "error", "left out: the 1 s of the suite are over", ""]
+
+
+def test_figures_are_written_when_they_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is cut short, as a borrowed machine may cut it, leaves those of the jobs before."""
+    report = tmp_path / "gpu.json"
+
+    def cut(job: Job, seconds: float, logs: Path | None) -> suite.Found:
+        if job.kind == "engine":
+            assert set(json.loads(report.read_text())["found"]) == {"device"}
+            raise KeyboardInterrupt
+        return {"ceilings": {"bytes_per_second": 1.0, "flops": 1.0, "fp8_flops": None}}
+
+    monkeypatch.setattr(suite, "run", cut)
+    with pytest.raises(KeyboardInterrupt):
+        suite.main(["--device", "cpu", "--models", "a", "--parts", "ceilings", "decode", "--json", str(report)])
+    assert json.loads(report.read_text())["found"]["device"]["ceilings"]["flops"] == 1.0
+
+
+def test_the_operations_that_take_most_are_told() -> None:
+    named = [("a", (0.0, 4.0)), ("b", (4.0, 5.0)), ("a", (5.0, 9.0)), ("b", (9.0, 10.0)), ("c", (10.0, 30.0))]
+    assert longest_of(named, 2) == {"c x0.5": 10.0, "a x1": 4.0, "b x1": 1.0}
+    assert len(longest_of([(str(at), (0.0, 1.0)) for at in range(99)], 1)) == LISTED
 
 
 def test_a_result_names_no_folder_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from engine.device.device import check_fp8
 from engine.errors import ConfigError, ModelLoadError
 from engine.kernels.reference import E4M3_MAX, quantize_rows, saturate
 from engine.messages import AddRequest
-from engine.models.fp8 import Fp8Linear, check_products, quantize_linears
+from engine.models.fp8 import Fp8Linear, check_products, quantize_linears, whole_rows
 from engine.models.fp8_checkpoint import read_layout
 from engine.models.fusion import MergedLinear
 from engine.models.loader import LoadedModel, load
@@ -378,3 +378,74 @@ def test_blocks_in_fp8_can_be_wiped(tiny_model_dir: TinyModelDir) -> None:
 def test_kv_cache_in_fp8_is_refused_where_it_is_not_done(attention: str, tiny_model_dir: TinyModelDir) -> None:
     with pytest.raises(ConfigError, match="kv_dtype: fp8 is not done by attention"):
         make_engine(tiny_model_dir("llama"), attention=attention, kv_dtype="fp8")
+
+
+def fake_scaled_mm(refuses_bias: bool, biases: list[bool]) -> Callable[..., torch.Tensor]:
+    """What `torch._scaled_mm` does on a GPU, in plain torch."""
+
+    def product(
+        rows: torch.Tensor, weight: torch.Tensor, *, scale_a: torch.Tensor, scale_b: torch.Tensor,
+        bias: torch.Tensor | None, out_dtype: torch.dtype, use_fast_accum: bool,
+    ) -> torch.Tensor:  # fmt: skip
+        biases.append(bias is not None)
+        if bias is not None and refuses_bias:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmulAlgoGetHeuristic`")
+        assert bias is None or bias.dtype == torch.bfloat16, "it adds no other bias"
+        found = (rows.float() @ weight.float() * scale_a * scale_b).to(out_dtype)
+        return found if bias is None else found + bias
+
+    return product
+
+
+@pytest.mark.parametrize("refuses_bias", [False, True])
+@pytest.mark.parametrize(("kind", "rows_kind"), [("bfloat16", "bfloat16"), ("float32", "bfloat16")])
+def test_a_bias_is_added_whether_or_not_the_product_adds_it(
+    refuses_bias: bool, kind: str, rows_kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cuBLAS adds none in fp32, nor to products of some shapes (bench/LOG.md, 2026-11-26)."""
+    triton_fp8 = pytest.importorskip("engine.kernels.triton_fp8", reason="needs triton")
+    monkeypatch.setattr(triton_fp8, "quantize_rows", quantize_rows)
+    biases: list[bool] = []
+    monkeypatch.setattr(torch, "_scaled_mm", fake_scaled_mm(refuses_bias, biases))
+    torch.manual_seed(1)
+    dtype, rows_dtype = getattr(torch, kind), getattr(torch, rows_kind)
+    linear = Fp8Linear.quantized(torch.randn(48, 32).to(dtype), torch.randn(48).to(dtype))
+    rows = torch.randn(3, 32).to(rows_dtype)
+    for _ in range(2):
+        torch.testing.assert_close(linear._product_on_cuda(rows), linear.plain_product(rows), rtol=0.02, atol=0.05)
+    adds = dtype == torch.bfloat16
+    expected = [False, False] if not adds else [True, False, False] if refuses_bias else [True, True]
+    assert biases == expected, "a bias that was refused once is not tried again"
+
+
+def test_another_failure_of_a_product_is_no_lack_of_a_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    triton_fp8 = pytest.importorskip("engine.kernels.triton_fp8", reason="needs triton")
+    monkeypatch.setattr(triton_fp8, "quantize_rows", quantize_rows)
+
+    def lost(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch, "_scaled_mm", lost)
+    linear = Fp8Linear.quantized(torch.randn(48, 32).bfloat16(), torch.randn(48).bfloat16())
+    with pytest.raises(RuntimeError, match="assert triggered"):
+        linear._product_on_cuda(torch.randn(3, 32).bfloat16())
+
+
+def test_a_model_is_held_against_itself_without_the_rounding_of_activations() -> None:
+    model = nn.Sequential(Fp8Linear.quantized(torch.randn(48, 32), torch.randn(48)))
+    linear, rows = model[0], torch.randn(5, 32)
+    exact = nn.functional.linear(rows, linear.weight.float() * linear.scale[:, None], linear.bias)
+    rounded = model(rows)
+    with whole_rows(model):
+        torch.testing.assert_close(model(rows), exact)
+    assert torch.equal(model(rows), rounded) and not torch.allclose(rounded, exact, rtol=1e-3)
+
+
+def test_rows_are_rounded_by_exact_quotients() -> None:
+    """A number over a tensor is not that: torch multiplies by the rounded reciprocal."""
+    torch.manual_seed(0)
+    rows = torch.randn(20000, 64).bfloat16()
+    largest = rows.double().abs().amax(-1, keepdim=True)
+    factor = (E4M3_MAX / largest).float()
+    wanted = (rows.float() * factor).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+    assert torch.equal(quantize_rows(rows)[0].view(torch.uint8), wanted.view(torch.uint8))
