@@ -49,7 +49,7 @@ def test_tokens(tiny_model_dir: TinyModelDir) -> None:
 
 def test_lack_of_memory(tiny_model_dir: TinyModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make_engine(tiny_model_dir("llama"), max_batched_tokens=128, context=400, num_blocks=200)
-    whole = ModelRunner._planned
+    whole = ModelRunner._forward
 
     def take_memory() -> Callable[[], None]:
         def forward(self: ModelRunner, batch: object) -> torch.Tensor:
@@ -57,7 +57,7 @@ def test_lack_of_memory(tiny_model_dir: TinyModelDir, monkeypatch: pytest.Monkey
                 raise torch.OutOfMemoryError("made up")
             return whole(self, batch)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(ModelRunner, "_planned", forward)
+        monkeypatch.setattr(ModelRunner, "_forward", forward)
         return monkeypatch.undo
 
     assert checks.the_engine_outlives_a_lack_of_memory(engine, take_memory, long=200) > 0
