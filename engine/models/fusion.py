@@ -174,14 +174,15 @@ def pack_linears(model: nn.Module, dtype: torch.dtype) -> int:
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return 0  # oneDNN has no such layout without AVX512
     found = [
-        (parent, name, child)
+        (parent, name)
         for parent in model.modules()
         for name, child in parent.named_children()
         if type(child) is nn.Linear and child.weight.dtype == dtype
     ]
-    for parent, name, child in found:
+    # No list of the linears themselves: each must be gone before the next is packed, or all are held twice.
+    for parent, name in found:
         is_head = name == "lm_head" and dtype == torch.bfloat16
-        setattr(parent, name, PackedHead(child) if is_head else PackedLinear(child))
+        setattr(parent, name, (PackedHead if is_head else PackedLinear)(getattr(parent, name)))
     return len(found)
 
 

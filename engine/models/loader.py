@@ -58,7 +58,13 @@ def load(config: EngineConfig, device: torch.device, attention_name: str, progre
 
     `attention_name` must be registered with transformers before. Raises `ModelLoadError` with a hint.
     """
-    resolved = resolve(config.source, config.revision, progress=progress)
+    converted_size = select_dtype(config.dtype, torch.bfloat16, device).itemsize
+    resolved = resolve(
+        config.source,
+        config.revision,
+        progress=progress,
+        check_size=lambda num_weights: _check_memory(num_weights * converted_size, device),
+    )
     progress("reading the configuration", None)
     hush_transformers()
     try:

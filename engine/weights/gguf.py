@@ -1,7 +1,7 @@
 """Converting a GGUF file, once, into a directory that transformers loads as it loads any other model.
 
     <cache>/converted/<digest>/  config.json  generation_config.json  tokenizer.json  tokenizer_config.json
-                                 model.safetensors (bf16)  complete
+                                 model.safetensors (bf16), or parts of it and their index  complete
 
 The digest covers this converter's version, the file's name and its content. A conversion is written beside its place
 and moved there whole under a lock, so it is either complete or not there, and two processes that convert the same file
@@ -11,11 +11,13 @@ wait for one another.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,12 +27,18 @@ from engine.weights.gguf_config import build_config, convert_tensor
 from engine.weights.gguf_file import MAGIC, GGUFFile
 from engine.weights.gguf_tokenizer import build_tokenizer, end_token_ids
 
+if TYPE_CHECKING:
+    import torch
+
 _CONVERTER_VERSION = 1
 _MARKER = "complete"
 # Reading all of a large file would take longer than loading it, so of those only parts are hashed, and their date.
 _HASHED_WHOLE_BYTES = 1 << 29
 _CHUNK_BYTES = 1 << 20
 _NUM_SAMPLES = 64
+_PART_BYTES = 1 << 30
+"""Unpacked weights are written once there are so many of them, so that a large file needs no large memory."""
+_BF16_BYTES = 2
 # Newer files carry their maker's sampling defaults.
 _SAMPLING_KEYS = {
     "general.sampling.temp": "temperature",
@@ -68,11 +76,16 @@ def is_converted(path: Path) -> bool:
     return (converted_dir(path) / _MARKER).exists()
 
 
+def num_weights(path: Path) -> int:
+    """How many numbers the tensors of a file hold. Raises `ModelLoadError`."""
+    return sum(math.prod(info.shape) for info in GGUFFile(path).tensors.values())
+
+
 def convert(path: Path, progress: Progress) -> Path:
     """Directory of the converted model; converts on the first call. Raises `ModelLoadError`.
 
-    Needs about the size of the bf16 weights in memory and on disk. Calls `progress` with the share of the tensors
-    that are unpacked.
+    Needs the size of the bf16 weights on disk, which is looked for first, and some 3 GiB of memory however large the
+    file is. Calls `progress` with the share of the tensors that are unpacked.
     """
     from filelock import FileLock
 
@@ -86,13 +99,22 @@ def convert(path: Path, progress: Progress) -> Path:
                 _convert_into(path, target, progress)
     except OSError as error:
         raise ModelLoadError(
-            f"cannot write the converted weights of {path.name}: {error.strerror or error}",
-            hint=f"Free some disk space or set HEADRACE_CACHE to another directory than {cache_dir()}.",
+            f"cannot write the converted weights of {path.name}: {error.strerror or error}", hint=_disk_hint()
         ) from error
     return target
 
 
+def _disk_hint() -> str:
+    return f"Free some disk space or set HEADRACE_CACHE to another directory than {cache_dir()}."
+
+
 def _convert_into(path: Path, target: Path, progress: Progress) -> None:
+    needed, free = num_weights(path) * _BF16_BYTES, shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise ModelLoadError(
+            f"the converted weights of {path.name} need {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free",
+            hint=_disk_hint(),
+        )
     work = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     try:
         progress(f"converting {path.name}", 0.0)
@@ -103,7 +125,7 @@ def _convert_into(path: Path, target: Path, progress: Progress) -> None:
         tokenizer, tokenizer_config = build_tokenizer(file)
         _write_json(work / "tokenizer.json", tokenizer)
         _write_json(work / "tokenizer_config.json", tokenizer_config)
-        _write_weights(file, config, work / "model.safetensors", progress)
+        _write_weights(file, config, work, progress)
         (work / _MARKER).touch()
         shutil.rmtree(target, ignore_errors=True)
         os.replace(work, target)
@@ -113,23 +135,48 @@ def _convert_into(path: Path, target: Path, progress: Progress) -> None:
             shutil.rmtree(work)
 
 
-def _write_weights(file: GGUFFile, config: dict[str, Any], path: Path, progress: Progress) -> None:
-    import torch
+def _write_weights(file: GGUFFile, config: dict[str, Any], directory: Path, progress: Progress) -> None:
+    """Unpack all tensors into `model.safetensors`, or into numbered parts with an index as the hub has them."""
     from safetensors.torch import save_file
 
-    tensors: dict[str, torch.Tensor] = {}
+    names: list[list[str]] = []
+    for part in _parts(file, config, progress):
+        save_file(part, directory / f"part-{len(names)}", metadata={"format": "pt"})
+        names.append(list(part))
+    if len(names) == 1:
+        (directory / "part-0").rename(directory / "model.safetensors")
+        return
+    weight_map: dict[str, str] = {}
+    for number, part_names in enumerate(names):
+        part_file = f"model-{number + 1:05}-of-{len(names):05}.safetensors"
+        (directory / f"part-{number}").rename(directory / part_file)
+        weight_map |= dict.fromkeys(part_names, part_file)
+    _write_json(directory / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+
+
+def _parts(file: GGUFFile, config: dict[str, Any], progress: Progress) -> Iterator[dict[str, "torch.Tensor"]]:
+    """The converted tensors in bf16, in portions of about `_PART_BYTES`."""
+    import torch
+
+    part: dict[str, torch.Tensor] = {}
+    size = 0
     try:
         for done, name in enumerate(file.tensors):
-            converted = convert_tensor(file, name, config)
-            if converted is not None:
-                tensors[converted[0]] = torch.from_numpy(np.require(converted[1], requirements="W")).to(torch.bfloat16)
+            if (converted := convert_tensor(file, name, config)) is not None:
+                tensor = torch.from_numpy(np.require(converted[1], requirements="W")).to(torch.bfloat16)
+                part[converted[0]] = tensor
+                size += tensor.nbytes
             progress(f"converting {file.path.name}", done / len(file.tensors))
+            if size >= _PART_BYTES:
+                yield part
+                part, size = {}, 0
     except (ValueError, NotImplementedError) as error:
         raise ModelLoadError(
             f"{file.path.name} holds tensors that cannot be unpacked: {error}",
             hint="The file may be incomplete, or quantised in a way that is not known.",
         ) from error
-    save_file(tensors, path, metadata={"format": "pt"})
+    if part:
+        yield part
 
 
 def _generation_config(file: GGUFFile, config: dict[str, Any]) -> dict[str, Any]:

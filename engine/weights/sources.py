@@ -12,6 +12,7 @@ Pickled weights are never read and never downloaded. Nothing here imports torch 
 
 import importlib.util
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,17 +47,24 @@ class SourceState:
     state: State
 
 
-def resolve(source: str, revision: str | None = None, *, progress: Progress = no_progress) -> ResolvedModel:
+def resolve(
+    source: str,
+    revision: str | None = None,
+    *,
+    progress: Progress = no_progress,
+    check_size: Callable[[int], None] = lambda num_weights: None,
+) -> ResolvedModel:
     """Make the weights of a source available in a local directory, downloading or converting them if need be.
 
-    Raises `ModelLoadError`, with a hint, for a source that is missing, unreadable, gated or unsafe.
+    `check_size` is called with the number of weights before any are converted, and may raise. Raises
+    `ModelLoadError`, with a hint, for a source that is missing, unreadable, gated or unsafe.
     """
     if source.startswith("random://"):
         return ResolvedModel(random_model_dir(source.removeprefix("random://")), "random")
     if source.startswith("package://"):
-        return _resolve_path(_package_file(source), source, progress)
-    if _is_path(source):
-        return _resolve_path(Path(source).expanduser(), source, progress)
+        return _resolve_path(_package_file(source), source, progress, check_size)
+    if is_path(source):
+        return _resolve_path(Path(source).expanduser(), source, progress, check_size)
     _check_hub_id(source)
     directory = hub.cached_snapshot(source, revision) or hub.download(source, revision, progress)
     check_directory(directory, source)
@@ -70,7 +78,7 @@ def describe(source: str, revision: str | None = None) -> SourceState:
     try:
         if source.startswith("package://"):
             return _describe_path(_package_file(source), source)
-        if _is_path(source):
+        if is_path(source):
             return _describe_path(Path(source).expanduser(), source)
         _check_hub_id(source)
     except ModelLoadError as error:
@@ -83,8 +91,11 @@ def describe(source: str, revision: str | None = None) -> SourceState:
     return SourceState("hub", f"{source} in the hub's local cache", weights_size(snapshot), "ready")
 
 
-def _is_path(source: str) -> bool:
-    return source.endswith(".gguf") or source.startswith((".", "/", "~")) or Path(source).is_dir()
+def is_path(source: str) -> bool:
+    """Whether a source is of this machine's files, be they there or not."""
+    if not source or source.endswith(".gguf") or source.startswith((".", "/", "~")):
+        return bool(source)
+    return Path(source).exists()
 
 
 def _check_hub_id(source: str) -> None:
@@ -112,7 +123,7 @@ def _package_file(source: str) -> Path:
     return path
 
 
-def _resolve_path(path: Path, source: str, progress: Progress) -> ResolvedModel:
+def _resolve_path(path: Path, source: str, progress: Progress, check_size: Callable[[int], None]) -> ResolvedModel:
     if not path.exists():
         raise ModelLoadError(f"{source} does not exist", hint="Check the path; ~ and relative paths are understood.")
     if path.is_dir():
@@ -120,7 +131,12 @@ def _resolve_path(path: Path, source: str, progress: Progress) -> ResolvedModel:
         return ResolvedModel(path.resolve(), "directory")
     try:
         if not gguf.is_gguf(path):
-            raise ModelLoadError(f"{source} is not a GGUF file", hint="Only GGUF is read as a single file.")
+            raise ModelLoadError(
+                f"{source} is not a GGUF file",
+                hint="Only GGUF is read as a single file; of other weights give the directory.",
+            )
+        if not gguf.is_converted(path):
+            check_size(gguf.num_weights(path))
         return ResolvedModel(gguf.convert(path, progress), "gguf")
     except OSError as error:
         raise ModelLoadError(f"{source} cannot be read: {error.strerror}") from error
@@ -133,5 +149,7 @@ def _describe_path(path: Path, source: str) -> SourceState:
         return SourceState("directory", source, weights_size(path), "ready")
     if not path.is_file():
         return SourceState("gguf", f"{source} does not exist", None, "missing")
+    if not gguf.is_gguf(path):
+        return SourceState("gguf", f"{source} is not a GGUF file", None, "missing")
     state: State = "ready" if gguf.is_converted(path) else "to convert"
     return SourceState("gguf", source, path.stat().st_size, state)

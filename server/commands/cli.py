@@ -11,11 +11,12 @@ from typing import get_args
 
 from engine import version
 from engine.config import Dtype, EngineConfig, KvDtype, Quantization
-from engine.errors import HeadraceError
+from engine.errors import ConfigError, HeadraceError
 from server.commands.banner import Console, ConsoleHandler
 from server.commands.models import add_models_parser
 from server.commands.serve import ServeSettings, run
-from server.config.settings import ModelSpec, default_models_file, load_models_file
+from server.config.settings import ModelSpec, find_models_file, load_models_file
+from server.config.unlisted import Chosen, choose
 from server.edge.limits import Limits
 
 KEY_VARIABLE = "HEADRACE_API_KEY"
@@ -54,7 +55,10 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     serve = commands.add_parser("serve", help="serve models over HTTP", description="Serve models over HTTP.")
     serve.set_defaults(handler=_serve)
-    serve.add_argument("names", nargs="*", metavar="NAME", help="models of models.yaml [those with load: startup]")
+    serve.add_argument(
+        "names", nargs="*", metavar="MODEL",
+        help="names of models.yaml, directories, .gguf files or hub ids [those with load: startup]",
+    )  # fmt: skip
     serve.add_argument("--models", metavar="FILE", type=Path, help="the file that names the models [models.yaml]")
     where = serve.add_argument_group("where to listen")
     where.add_argument("--host", default="127.0.0.1", help="address [%(default)s; 0.0.0.0 for all]")
@@ -90,8 +94,10 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
 def _serve(options: argparse.Namespace) -> int:
     console = Console()
     _set_up_logging(console, options.log_level)
-    file = load_models_file(options.models or default_models_file())
-    specs = tuple(dict.fromkeys(map(file.find, options.names))) or file.at_startup
+    chosen = _chosen(options)
+    for line in chosen.said:
+        console.line(line)
+    specs = chosen.specs
     settings = ServeSettings(
         models=tuple(_configured(spec, options) for spec in specs),
         aliases={alias: spec.name for spec in specs for alias in spec.aliases},
@@ -105,6 +111,15 @@ def _serve(options: argparse.Namespace) -> int:
         limits=Limits(max_requests=options.max_requests),
     )
     return run(settings, console)
+
+
+def _chosen(options: argparse.Namespace) -> Chosen:
+    """The models to serve. Who names directories or hub ids needs no models.yaml."""
+    path = options.models or find_models_file()
+    if path is None and not options.names:
+        raise ConfigError("there is no models.yaml here", hint="name one with --models FILE, or name a model")
+    file = None if path is None else load_models_file(path)
+    return Chosen(file.at_startup, ()) if file is not None and not options.names else choose(options.names, file)
 
 
 def _configured(spec: ModelSpec, options: argparse.Namespace) -> EngineConfig:

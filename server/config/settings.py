@@ -117,15 +117,24 @@ class ModelsFile:
         others = (spec for spec in self.models if spec.load == "startup" and spec is not default)
         return (default, *others)
 
+    def get(self, name: str) -> ModelSpec | None:
+        """The model of that name or alias."""
+        return self._by_name.get(name)
+
     def find(self, name: str) -> ModelSpec:
         """The model of that name or alias. Raises `ConfigError`, with the nearest name as its hint."""
-        spec = self._by_name.get(name)
-        if spec is None:
-            raise ConfigError(
-                f"models.yaml has no model {name!r}",
-                hint=_nearest(name, self._by_name) or f"it has {', '.join(model.name for model in self.models)}",
-            )
+        if (spec := self.get(name)) is None:
+            raise self.unknown(name)
         return spec
+
+    def nearest(self, name: str) -> str | None:
+        """`did you mean` the name or alias that looks most like this one; None if none does."""
+        return _nearest(name, self._by_name)
+
+    def unknown(self, name: str) -> ConfigError:
+        """An error to be raised: that there is no such model."""
+        known = f"it has {', '.join(model.name for model in self.models)}"
+        return ConfigError(f"models.yaml has no model {name!r}", hint=self.nearest(name) or known)
 
 
 _MODEL_FIELDS = {
@@ -160,13 +169,18 @@ _SAMPLING_FIELDS = {
 _FILE_FIELDS = {"default": Field("text", required=True), "models": Field("list", required=True)}
 
 
-def default_models_file() -> Path:
-    """models.yaml of the working directory, else the one that came with the source. Raises `ConfigError`."""
+def find_models_file() -> Path | None:
+    """models.yaml of the working directory, else the one that came with the source."""
     candidates = (Path("models.yaml"), Path(__file__).resolve().parents[2] / "models.yaml")
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise ConfigError("there is no models.yaml here", hint="name one with --models FILE")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def default_models_file() -> Path:
+    """`find_models_file`. Raises `ConfigError` where there is none."""
+    path = find_models_file()
+    if path is None:
+        raise ConfigError("there is no models.yaml here", hint="name one with --models FILE")
+    return path
 
 
 def load_models_file(path: Path) -> ModelsFile:

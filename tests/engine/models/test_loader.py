@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from engine.errors import ModelLoadError
 from engine.models import loader
 from engine.models.fusion import pack_linears
 from engine.models.loader import LoadedModel, load
+from tests.engine.weights.gguf_samples import write_model
 
 CPU = torch.device("cpu")
 TINY = "random://llama?hidden_size=64&intermediate_size=64&num_hidden_layers=2&vocab_size=300&num_attention_heads=4"
@@ -180,3 +182,28 @@ def test_bf16_is_not_packed_where_the_processor_has_no_layout_for_it(monkeypatch
     model = torch.nn.Sequential(torch.nn.Linear(8, 8, dtype=torch.bfloat16))
     assert pack_linears(model, torch.bfloat16) == 0 and type(model[0]) is torch.nn.Linear
     assert pack_linears(torch.nn.Sequential(torch.nn.Linear(8, 8)), torch.float32) == 1
+
+
+def test_packing_holds_no_weight_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(4)))
+    unpacked = [weakref.ref(linear.weight) for linear in model]
+    alive: list[int] = []
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+
+    def counted(weight: torch.Tensor, rows: int | None) -> torch.Tensor:
+        alive.append(sum(reference() is not None for reference in unpacked))
+        return torch.as_tensor(reorder(weight, rows))
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", counted)
+    assert pack_linears(model, torch.float32) == 4
+    assert alive == [4, 3, 2, 1]
+
+
+def test_what_a_gguf_file_will_take_is_counted_before_it_is_converted(
+    tiny_model_dir: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path / "tiny.gguf", tiny_model_dir("llama"))
+    monkeypatch.setattr(loader, "available_memory", lambda device: 1000)
+    with pytest.raises(ModelLoadError, match=r"0\.0 GiB are free"):
+        load_from(tmp_path / "tiny.gguf")
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from engine.cache import no_progress
 from engine.errors import ModelLoadError
+from engine.weights.checkpoint import check_directory, weight_files
 from engine.weights.gguf import convert, converted_dir, is_converted
 from engine.weights.gguf_config import _llama3_scaling
 from engine.weights.gguf_file import GGUFFile
@@ -73,6 +75,35 @@ def test_quantised_blocks_are_unpacked(tiny_model_dir: Callable[[str], Path], tm
     for name, values in original.items():
         error = (converted[name].float() - values).abs().max() / values.abs().max()
         assert error < 0.012, name  # half a step of 127, and bf16's rounding
+
+
+def test_a_large_file_is_unpacked_in_parts_and_loads_as_a_whole_one_does(
+    tiny_model_dir: Callable[[str], Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path / "whole.gguf", tiny_model_dir("llama"))
+    (tmp_path / "parts.gguf").write_bytes((tmp_path / "whole.gguf").read_bytes())
+    whole = convert(tmp_path / "whole.gguf", no_progress)
+    monkeypatch.setattr("engine.weights.gguf._PART_BYTES", 50_000)
+    parts = convert(tmp_path / "parts.gguf", no_progress)
+    names = sorted(path.name for path in parts.glob("*.safetensors"))
+    assert len(names) > 2 and names[-1] == f"model-{len(names):05}-of-{len(names):05}.safetensors"
+    check_directory(parts, "parts")
+    assert weight_files(parts) == [parts / name for name in names]
+    expected = AutoModelForCausalLM.from_pretrained(whole).state_dict()
+    got = AutoModelForCausalLM.from_pretrained(parts).state_dict()
+    assert expected.keys() == got.keys() and all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_a_disk_that_is_too_full_is_said_before_anything_is_unpacked(
+    tiny_model_dir: Callable[[str], Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path / "tiny.gguf", tiny_model_dir("llama"))
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("engine.weights.gguf.shutil.disk_usage", lambda path: full)
+    told: list[str] = []
+    with pytest.raises(ModelLoadError, match=r"of disk, 0\.0 GB are free"):
+        convert(tmp_path / "tiny.gguf", lambda stage, fraction: told.append(stage))
+    assert not told and not list(cache.rglob("*.safetensors"))
 
 
 def test_a_conversion_is_done_once_and_tells_of_its_progress(
