@@ -30,9 +30,19 @@ class Detokenizer:
         """
         self._tokenizer = tokenizer
         self._hidden = hidden_ids | (tokenizer.special_ids - shown_ids if skip_special_tokens else frozenset())
-        self._decode = _Utf8Decoder("replace").decode
+        self._decoder = _Utf8Decoder("replace")
+        self._decode = self._decoder.decode
         # A space that begins a whole text is the tokenizer's own; one that continues a text is the model's.
         self._leading_spaces = 0 if prompt_tail_ids else tokenizer.leading_spaces
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the bytes so far end with a whole character."""
+        return not self._decoder.getstate()[0]
+
+    def hides(self, token_id: int) -> bool:
+        """Whether a token is never shown."""
+        return token_id in self._hidden
 
     def push(self, ids: Iterable[int]) -> str:
         """The new text that is certain once these ids have come."""

@@ -20,7 +20,7 @@ class ShownPrompt:
         echo = plan.echo
         if echo is None:
             return None
-        detokenizer = Detokenizer(tokenizer, skip_special_tokens=echo.hides_special)
+        detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
         pieces: list[str] = []
         offsets: list[int] = []
         length = 0

@@ -19,7 +19,8 @@ OVERLOADED_RETRY_SECONDS = 2
 class Delta:
     """What came for one choice since the last look. `finish_reason` is set once, in a choice's last delta.
 
-    `token_ids` and the entries of `logprobs` go together one by one. `prompt_logprobs` come in pieces, before tokens.
+    The entries of `logprobs` go together with `token_ids` one by one, unless the plan has them spell the text.
+    `prompt_logprobs` come in pieces, before tokens.
     """
 
     index: int
@@ -30,7 +31,6 @@ class Delta:
     logprobs: list[dict[str, Any]] | None = None
     prompt_logprobs: list[dict[str, Any]] | None = None
     finish_reason: FinishReason | None = None
-    is_first: bool = False
 
 
 class Generation:
@@ -48,7 +48,7 @@ class Generation:
         self._num_scored = 0
         self._texts = [AnswerText.of_plan(plan, tokenizer) for _ in range(plan.n)]
         # Where it matters which token completed what, the text is read token by token.
-        self._tokenwise = bool(plan.stop) or plan.reading.reasoning != "none"
+        self._tokenwise = bool(plan.stop) or plan.reading.reasoning != "none" or plan.spells
         self._started = [False] * plan.n
         self._finished = [False] * plan.n
 
@@ -70,8 +70,8 @@ class Generation:
                 continue
             delta = deltas.get(output.index)
             if delta is None:
-                delta = deltas[output.index] = Delta(output.index, is_first=not self._started[output.index])
-                if delta.is_first:
+                delta = deltas[output.index] = Delta(output.index)
+                if not self._started[output.index]:
                     self._begin(output)
             self._extend(delta, output)
         return list(deltas.values())
@@ -88,28 +88,45 @@ class Generation:
         text = self._texts[output.index]
         ids = output.token_ids
         if self._tokenwise:
-            ids = self._read_tokenwise(delta, text, ids)
+            ids = self._read_tokenwise(delta, text, ids, output.logprobs)
         else:
             _add(delta, text.push(ids))
         self.completion_tokens += len(ids)
         delta.token_ids += ids
-        if output.logprobs is not None:
-            entries = logprob_entries(self._tokenizer, ids, output.logprobs[: len(ids)])
+        has_ended = output.finish_reason is not None or text.stopped is not None
+        if has_ended:
+            _add(delta, text.finish(cut=output.finish_reason == "length"))
+        entries = self._entries(text, ids, output.logprobs)
+        if entries is not None:
             delta.logprobs = entries if delta.logprobs is None else delta.logprobs + entries
-        if output.finish_reason is None and text.stopped is None:
+        if not has_ended:
             return
         self._finished[output.index] = True
-        _add(delta, text.finish())
         # What is held back at the end can complete a stop string only together with more text, so this is the answer.
         reason = "stop" if text.stopped is not None else cast(FinishReason, output.finish_reason)
         called = reason == "stop" and text.num_calls and not self.plan.names_call
         delta.finish_reason = "tool_calls" if called else reason
 
-    def _read_tokenwise(self, delta: Delta, text: AnswerText, ids: list[int]) -> list[int]:
+    def _entries(
+        self, text: AnswerText, ids: list[int], logprobs: list[TokenLogprobs] | None
+    ) -> list[dict[str, Any]] | None:
+        """What is to be said of tokens that were read, None where nothing is asked for."""
+        if self.plan.spells:
+            entries, text.spelled = text.spelled, []
+            return entries
+        return None if logprobs is None else logprob_entries(self._tokenizer, ids, logprobs[: len(ids)])
+
+    def _read_tokenwise(
+        self, delta: Delta, text: AnswerText, ids: list[int], logprobs: list[TokenLogprobs] | None
+    ) -> list[int]:
         """Read ids up to the one that completes a stop string; those that were read."""
         for number, token_id in enumerate(ids):
             was_reasoning = text.is_reasoning
-            _add(delta, text.push((token_id,)))
+            if self.plan.spells and logprobs is not None:
+                (entry,) = logprob_entries(self._tokenizer, (token_id,), (logprobs[number],))
+                _add(delta, text.push_scored(token_id, entry))
+            else:
+                _add(delta, text.push((token_id,)))
             self.reasoning_tokens += was_reasoning or text.is_reasoning
             if text.stopped is not None:
                 return ids[: number + 1]

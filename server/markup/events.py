@@ -1,13 +1,14 @@
 """What the text of an answer turns out to be, piece by piece."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class ContentText:
-    """Text of the answer proper."""
+    """Text of the answer proper; `at` is its place in the text that the parser was given."""
 
     text: str
+    at: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

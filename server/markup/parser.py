@@ -60,7 +60,9 @@ class CallParser:
         self._behind_fenced = False
         self._tail: Frame = ()
         self._held = ""
-        self._space: list[str] = []
+        self._base = 0
+        """Where the held text begins in all that was given."""
+        self._space: list[ContentText] = []
         self._wrote = False
         self._end = ObjectEnd()
         self._events: list[Event] = []
@@ -71,19 +73,27 @@ class CallParser:
         while goes_on:
             position, goes_on = _STEPS[self._state](self, data, position)
         self._held = data[position:]
+        self._base += position
         return self._take_events()
 
-    def finish(self) -> list[Event]:
+    @property
+    def in_arguments(self) -> bool:
+        """Whether what comes next belongs to the arguments of a call."""
+        return self._state is _State.ARGUMENTS
+
+    def finish(self, *, cut: bool = False) -> list[Event]:
         """The rest, once no more text will come. To be called once, last.
 
-        The head of a call whose name never came is neither content nor a call, and is left out.
+        The head of a call whose name never came is neither content nor a call, and is left out. So is, of an answer
+        that was `cut`, what could yet have become one.
         """
         held, self._held = self._held, ""
         if self._state is _State.TEXT:
             fence = match(FENCE_END, held, 0) if self._behind_fenced else Undecided.NO
-            self._write(held[fence.end :] if isinstance(fence, Match) else held)
-        if not self.num_calls and self._space:
-            self._events.append(ContentText("".join(self._space)))
+            start = fence.end if isinstance(fence, Match) else 0
+            self._write(held, start, start if cut else len(held))
+        if not self.num_calls:
+            self._events += _joined(self._space)
         return self._take_events()
 
     def _take_events(self) -> list[Event]:
@@ -119,22 +129,22 @@ class CallParser:
         while (candidate := self._candidate.search(data, position)) is not None:
             position = candidate.start()
             if data.startswith(self._form.marker, position):
-                self._write(data[start:position])
+                self._write(data, start, position)
                 self._state = _State.HEAD
                 return position + len(self._form.marker), True
             dropped = next((text for text in self._dropped if data.startswith(text, position)), None)
             if dropped is not None:
-                self._write(data[start:position])
+                self._write(data, start, position)
                 return position + len(dropped), True
             found = self._match_head(WHOLE_FENCED, data, position) if self._recover else Undecided.NO
             if isinstance(found, Match):
-                self._write(data[start:position])
+                self._write(data, start, position)
                 return self._open(found, BARE_TAIL, fenced=True), True
             if found is Undecided.MORE or candidate.end() == len(data):
-                self._write(data[start:position])
+                self._write(data, start, position)
                 return position, False
             position += 1
-        self._write(data[start:])
+        self._write(data, start, len(data))
         return len(data), False
 
     def _read_head(self, data: str, position: int) -> tuple[int, bool]:
@@ -143,7 +153,7 @@ class CallParser:
             return position, False
         if isinstance(found, Match):
             return self._open(found, self._form.tail), True
-        self._write(self._form.marker)
+        self._write(self._form.marker, 0, len(self._form.marker), at=position - len(self._form.marker))
         self._state = _State.TEXT
         return position, True
 
@@ -180,18 +190,35 @@ class CallParser:
         self._behind_fenced = fenced
         return found.end
 
-    def _write(self, text: str) -> None:
-        """Content, but for the white space at its end, which waits for what follows."""
+    def _write(self, data: str, start: int, end: int, *, at: int | None = None) -> None:
+        """Content, but for the white space at its end, which waits for what follows.
+
+        It stands in `data` where it stands in what is held and pushed, unless `at` says where.
+        """
+        text = data[start:end]
+        place = self._base + (start if at is None else at)
         solid = text.rstrip(SPACE)
         if solid:
-            shown = "".join(self._space) + solid
             if self.num_calls and not self._wrote:
-                shown = shown.lstrip(SPACE)
+                shown = solid.lstrip(SPACE)
+                self._events.append(ContentText(shown, place + len(solid) - len(shown)))
+            else:
+                self._events += _joined([*self._space, ContentText(solid, place)])
             self._wrote = True
-            self._events.append(ContentText(shown))
             self._space.clear()
         if len(solid) < len(text):
-            self._space.append(text[len(solid) :])
+            self._space.append(ContentText(text[len(solid) :], place + len(solid)))
+
+
+def _joined(pieces: list[ContentText]) -> list[ContentText]:
+    """The pieces, as one where there is no gap between them."""
+    runs: list[list[ContentText]] = []
+    for piece in pieces:
+        if runs and runs[-1][-1].at + len(runs[-1][-1].text) == piece.at:
+            runs[-1].append(piece)
+        else:
+            runs.append([piece])
+    return [ContentText("".join(piece.text for piece in run), run[0].at) for run in runs]
 
 
 def _candidates(marks: Collection[str], fences: bool) -> re.Pattern[str]:

@@ -85,9 +85,9 @@ class ReasoningParser:
             data = data[found.end :]
         return self._push_open(data)
 
-    def finish(self) -> tuple[str, str]:
-        """What was held back, once no more text will come."""
-        held, self._held = self._held, ""
+    def finish(self, *, cut: bool = False) -> tuple[str, str]:
+        """What was held back, once no more text will come; of an answer that was `cut`, half a mark is nothing."""
+        held, self._held = "" if cut else self._held, ""
         return (self._reasoning(held), "") if self._state is _State.OPEN else ("", held)
 
     def _push_open(self, data: str) -> tuple[str, str]:

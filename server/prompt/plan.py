@@ -29,8 +29,6 @@ class Echo:
     """As it came; None for a prompt of token ids, which is decoded."""
     added: list[bool]
     """Of each token of the prompt, whether the tokenizer added it to the text."""
-    hides_special: bool
-    """Special tokens are left out of what is decoded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +54,8 @@ class PromptPlan:
     """The field of the request that errors of the prompt blame."""
     echo: Echo | None = None
     reading: Reading = CONTENT_ONLY
+    spells: bool = False
+    """The answers' log-probabilities are those of the tokens that spell the content, else of every token."""
     names_call: bool = False
     """The request names the function to call, which OpenAI's table of finish reasons tells apart."""
 
@@ -93,7 +93,9 @@ def plan_chat(
     params = sampling_params(request, defaults, max_tokens=limit, logprobs=logprobs)
     params = dataclasses.replace(params, constraint=answer.constraint, reasoning_budget=answer.reasoning_budget)
     plan = make_plan(request, answer.prompt_token_ids, params, info, continues=bool(request.continue_final_message))
-    return dataclasses.replace(plan, reading=answer.reading, names_call=request.named_tool is not None)
+    return dataclasses.replace(
+        plan, reading=answer.reading, spells=plan.logprobs, names_call=request.named_tool is not None
+    )
 
 
 def conversation_ids(
@@ -153,7 +155,7 @@ def make_plan(
         continues=continues,
         stream=bool(request.stream),
         include_usage=bool(options and options.include_usage),
-        continuous_usage=bool(options and options.continuous_usage_stats),
+        continuous_usage=bool(options and options.continuous_usage_stats and options.include_usage is not False),
         system_fingerprint=system_fingerprint(info),
         priority=_or(request.priority, 0),
         prompt_param=prompt_param,

@@ -54,8 +54,5 @@ def _plan(
         logprobs=request.logprobs,
         prompt_logprobs=request.logprobs if request.echo else None,
     )
-    echo = None
-    if request.echo:
-        text = prompt if isinstance(prompt, str) else None
-        echo = Echo(text, added, hides_special=text is None and request.skip_special_tokens is not False)
+    echo = Echo(prompt if isinstance(prompt, str) else None, added) if request.echo else None
     return make_plan(request, ids, params, info, continues=True, prompt_param=param, echo=echo)

@@ -95,7 +95,8 @@ _SHARED = (
     FieldRow("stream", "Send tokens as server-sent events", "boolean"),
     FieldRow(
         "stream_options",
-        "`include_usage` adds a last chunk with the usage, `continuous_usage_stats` puts it in every chunk",
+        "`include_usage` adds a last chunk with the usage, `continuous_usage_stats` puts it in every chunk; an "
+        "`include_usage` of false sends none",
         "object; needs stream",
     ),
     FieldRow("user", "A label of the caller's own; changes nothing in the answer", "at most 512 characters"),

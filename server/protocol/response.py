@@ -1,7 +1,10 @@
 """The answers: a chat completion in one piece, and the chunks of a stream.
 
-The shapes satisfy Hugging Face's schemas (`system_fingerprint` is a string, every delta has a role) and OpenAI's
-types at once. A stream is a hot path, so what is constant in a chunk is encoded once for each request.
+The shapes are OpenAI's, and satisfy Hugging Face's schemas too (`system_fingerprint` is a string), but for what those
+ask of a stream: a role in every delta, and an id in every piece of a call. Clients lay the texts of deltas end to end,
+so what stands in each would come out as often as there were deltas.
+
+A stream is a hot path, so what is constant in a chunk is encoded once for each request.
 """
 
 import secrets
@@ -11,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
+
+from server.markup.events import CallArguments, CallOpened
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
@@ -134,8 +139,8 @@ class ChunkEncoder:
         self._tail = b'],"usage":null}' if include_usage else b"]}"
 
     def role(self, index: int, usage: dict[str, Any] | None = None) -> bytes:
-        """The first chunk of a choice: the role, and no text yet."""
-        return self.text(index, "", usage=usage)
+        """The first chunk of a choice that begins with text: the role, and no text yet."""
+        return self.text(index, "", usage=usage, opens=True)
 
     def text(
         self,
@@ -143,39 +148,41 @@ class ChunkEncoder:
         text: str,
         logprobs: Sequence[dict[str, Any]] | None = None,
         usage: dict[str, Any] | None = None,
+        *,
+        opens: bool = False,
     ) -> bytes:
-        """New text of a choice. `usage` is used with `continuous_usage` only."""
-        return self._chunk(index, b'"content":' + _encode(text), logprobs, usage)
+        """New text of a choice, whose first chunk `opens` it. `usage` is used with `continuous_usage` only."""
+        return self._chunk(index, b'"content":' + _encode(text), logprobs, usage, opens)
 
-    def reasoning(
-        self,
-        index: int,
-        text: str,
-        logprobs: Sequence[dict[str, Any]] | None = None,
-        usage: dict[str, Any] | None = None,
-    ) -> bytes:
+    def reasoning(self, index: int, text: str, usage: dict[str, Any] | None = None, *, opens: bool = False) -> bytes:
         """New reasoning of a choice, under both names that clients look for."""
         encoded = _encode(text)
-        fields = b'"content":"","reasoning":%b,"reasoning_content":%b' % (encoded, encoded)
-        return self._chunk(index, fields, logprobs, usage)
+        return self._chunk(index, b'"reasoning":%b,"reasoning_content":%b' % (encoded, encoded), None, usage, opens)
 
     def calls(
         self,
         index: int,
         pieces: Sequence[dict[str, Any]],
-        logprobs: Sequence[dict[str, Any]] | None = None,
         usage: dict[str, Any] | None = None,
+        *,
+        opens: bool = False,
     ) -> bytes:
-        """New pieces of a choice's tool calls; see `call_piece`."""
-        return self._chunk(index, b'"tool_calls":' + _encode(pieces), logprobs, usage)
+        """New pieces of a choice's tool calls; see `call_pieces`."""
+        return self._chunk(index, b'"tool_calls":' + _encode(pieces), None, usage, opens)
 
     def _chunk(
-        self, index: int, fields: bytes, logprobs: Sequence[dict[str, Any]] | None, usage: dict[str, Any] | None
+        self,
+        index: int,
+        fields: bytes,
+        logprobs: Sequence[dict[str, Any]] | None,
+        usage: dict[str, Any] | None,
+        opens: bool,
     ) -> bytes:
         return b"".join(
             (
                 self._head,
-                b'{"index":%d,"delta":{"role":"assistant",' % index,
+                b'{"index":%d,"delta":{' % index,
+                b'"role":"assistant",' if opens else b"",
                 fields,
                 b'},"logprobs":',
                 b"null" if logprobs is None else _encode(_logprobs(logprobs)),
@@ -184,12 +191,15 @@ class ChunkEncoder:
             )
         )
 
-    def finish(self, index: int, finish_reason: FinishReason, usage: dict[str, Any] | None = None) -> bytes:
-        """The last chunk of a choice."""
+    def finish(
+        self, index: int, finish_reason: FinishReason, usage: dict[str, Any] | None = None, *, called: bool = False
+    ) -> bytes:
+        """The last chunk of a choice. Its content is empty, for those who print it; after calls there is none."""
         return b"".join(
             (
                 self._head,
-                b'{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":' % index,
+                b'{"index":%d,"delta":%b,"logprobs":null,"finish_reason":'
+                % (index, b"{}" if called else b'{"content":""}'),
                 _encode(finish_reason),
                 b"}",
                 self._close(usage),
@@ -206,14 +216,20 @@ class ChunkEncoder:
         return self._tail
 
 
-def call_piece(index: int, call_id: str = "", name: str | None = None) -> dict[str, Any]:
-    """A piece of a streamed tool call, without arguments yet; id and name stand in the first alone.
+def call_pieces(events: Sequence[CallOpened | CallArguments]) -> list[dict[str, Any]]:
+    """One piece for each call that something came for: clients tell the pieces of a chunk apart by their index.
 
-    Hugging Face's schema wants an id in every piece, and OpenAI's clients lay the ids of all pieces end to end: an
-    empty one does for both.
+    The first of a call has its id, type and name, and no other: clients lay these end to end as well.
     """
-    function = {"arguments": ""} if name is None else {"name": name, "arguments": ""}
-    return {"index": index, "id": call_id, "type": "function", "function": function}
+    pieces: dict[int, dict[str, Any]] = {}
+    for event in events:
+        if isinstance(event, CallOpened):
+            function = {"name": event.name, "arguments": ""}
+            pieces[event.index] = {"index": event.index, "id": event.id, "type": "function", "function": function}
+        else:
+            piece = pieces.setdefault(event.index, {"index": event.index, "function": {"arguments": ""}})
+            piece["function"]["arguments"] += event.text
+    return list(pieces.values())
 
 
 def _logprobs(entries: Sequence[dict[str, Any]] | None) -> dict[str, Any] | None:

@@ -107,25 +107,25 @@ class ChatCompletionShape(Shape):
 
 
 class FunctionDeltaShape(Shape):
-    """The name of a called function, or more of its arguments."""
+    """The name of a called function, in its first piece, and more of its arguments."""
 
     name: str | None = None
     arguments: str
 
 
 class CallDeltaShape(Shape):
-    """New text of a tool call."""
+    """New text of a tool call; id and type are those of its first piece."""
 
     index: int
-    id: str
-    type: Literal["function"]
+    id: str | None = None
+    type: Literal["function"] | None = None
     function: FunctionDeltaShape
 
 
 class DeltaShape(Shape):
-    """New text of an assistant's turn."""
+    """New text of an assistant's turn; the first has the role."""
 
-    role: Literal["assistant"]
+    role: Literal["assistant"] | None = None
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from server.answer.generation import Delta
-from server.markup.events import CallArguments, CallOpened
+from server.markup.events import CallOpened
 from server.prompt.plan import PromptPlan, plan_chat
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.request import parse_chat_request
@@ -16,7 +16,7 @@ from server.protocol.response import (
     ChunkEncoder,
     FinishReason,
     FunctionCall,
-    call_piece,
+    call_pieces,
     chat_completion,
     encode_json,
     new_completion_id,
@@ -52,6 +52,10 @@ class ChatForm:
         self._model = model
         self._fingerprint = plan.system_fingerprint
         self._collected = [_Collected() for _ in range(plan.n)]
+        self._begun: set[int] = set()
+        """Choices of which a chunk has been made."""
+        self._called: set[int] = set()
+        """Choices with calls."""
         self._encoder = ChunkEncoder(
             completion_id=self._id,
             model=model,
@@ -77,37 +81,34 @@ class ChatForm:
         return encode_json(body)
 
     def chunks(self, delta: Delta, usage: dict[str, Any] | None) -> list[bytes]:
-        """The role first, then reasoning, text and calls, then the reason of the end."""
-        encoder, chunks, logprobs = self._encoder, [], delta.logprobs
-        if delta.is_first:
-            chunks.append(encoder.role(delta.index, usage))
+        """Reasoning, text and calls, then the reason of the end. What comes first of a choice has the role.
+
+        Before text the role comes in a chunk of its own, as OpenAI's: some clients read no text beside it.
+        """
+        encoder, index, chunks = self._encoder, delta.index, []
         if delta.reasoning:
-            chunks.append(encoder.reasoning(delta.index, delta.reasoning, logprobs, usage))
-            logprobs = None
-        if delta.text or (logprobs and not delta.calls):
-            chunks.append(encoder.text(delta.index, delta.text, logprobs, usage))
-            logprobs = None
+            chunks.append(encoder.reasoning(index, delta.reasoning, usage, opens=self._opens(index)))
+        has_text = bool(delta.text or delta.logprobs)
+        if (has_text or (delta.finish_reason and not delta.calls)) and self._opens(index):
+            chunks.append(encoder.role(index, usage))
+        if has_text:
+            chunks.append(encoder.text(index, delta.text, delta.logprobs, usage))
         if delta.calls:
-            chunks.append(encoder.calls(delta.index, call_pieces(delta.calls), logprobs, usage))
+            self._called.add(index)
+            chunks.append(encoder.calls(index, call_pieces(delta.calls), usage, opens=self._opens(index)))
         if delta.finish_reason is not None:
-            chunks.append(encoder.finish(delta.index, delta.finish_reason, usage))
+            chunks.append(encoder.finish(index, delta.finish_reason, usage, called=index in self._called))
         return chunks
+
+    def _opens(self, index: int) -> bool:
+        """Whether nothing has come of a choice yet; asked once, it has."""
+        opens = index not in self._begun
+        self._begun.add(index)
+        return opens
 
     def usage_chunk(self, usage: dict[str, Any]) -> bytes:
         """The last chunk of a stream that ends with its usage."""
         return self._encoder.usage(usage)
-
-
-def call_pieces(events: list[CallOpened | CallArguments]) -> list[dict[str, Any]]:
-    """One piece for each call that something came for: clients tell the pieces of a chunk apart by their index."""
-    pieces: dict[int, dict[str, Any]] = {}
-    for event in events:
-        if isinstance(event, CallOpened):
-            pieces[event.index] = call_piece(event.index, event.id, event.name)
-        else:
-            piece = pieces.setdefault(event.index, call_piece(event.index))
-            piece["function"]["arguments"] += event.text
-    return list(pieces.values())
 
 
 class _Collected:

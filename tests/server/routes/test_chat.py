@@ -116,7 +116,8 @@ def test_a_streamed_answer(client: openai.OpenAI, words: list[int]) -> None:
         )
     )
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == TEXT
-    assert all(chunk.choices[0].delta.role == "assistant" for chunk in chunks[:-1])
+    roles = [chunk.choices[0].delta.role for chunk in chunks[:-1]]
+    assert roles == ["assistant"] + [None] * (len(roles) - 1)
     assert [chunk.choices[0].finish_reason for chunk in chunks[:-1] if chunk.choices[0].finish_reason] == ["stop"]
     assert chunks[-1].choices == [] and chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == len(words) + 1
@@ -161,8 +162,9 @@ def test_stream_and_whole_agree_on_logprobs(client: openai.OpenAI, words: list[i
         if chunk.choices[0].logprobs is not None
         for entry in chunk.choices[0].logprobs.content or []
     ]
-    assert whole is not None and whole.content == streamed and len(streamed) >= len(words)
-    assert all(len(entry.top_logprobs) == 2 for entry in streamed[:-1])
+    assert whole is not None and whole.content == streamed and len(streamed) == len(words)
+    assert "".join(entry.token for entry in streamed) == TEXT
+    assert all(len(entry.top_logprobs) == 2 for entry in streamed)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -225,10 +225,34 @@ def test_control_tokens_in_raw_text_are_matched(server: RunningServer, smollm2_t
     assert chat.json()["token_strs"] is None
     echoed = post(server, prompt=template, echo=True, max_tokens=1).json()["choices"][0]["text"]
     assert echoed == template + "The"
-    from_ids = post(server, prompt=answer["tokens"], echo=True, max_tokens=1).json()["choices"][0]["text"]
-    assert from_ids == "user\nhi\n" + "The"
-    shown = post(server, prompt=answer["tokens"], echo=True, max_tokens=1, skip_special_tokens=False)
-    assert shown.json()["choices"][0]["text"] == template + "The"
+    for more in ({}, {"skip_special_tokens": False}, {"skip_special_tokens": True, "logprobs": 0}):
+        choice = post(server, prompt=answer["tokens"], echo=True, max_tokens=1, **more).json()["choices"][0]
+        assert choice["text"] == template + "The"
+        if found := choice["logprobs"]:
+            assert "".join(found["tokens"]) == choice["text"]
+            pairs = zip(found["tokens"], found["text_offset"], strict=True)
+            assert all(choice["text"].startswith(token, offset) for token, offset in pairs)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize(
+    ("options", "in_chunks", "at_the_end"),
+    [
+        ({"include_usage": False, "continuous_usage_stats": True}, False, False),
+        ({"include_usage": False}, False, False),
+        ({"include_usage": None, "continuous_usage_stats": True}, True, False),
+        ({"include_usage": True, "continuous_usage_stats": True}, True, True),
+        ({"include_usage": True}, False, True),
+    ],
+)
+def test_usage_comes_where_it_is_asked_for(
+    server: RunningServer, path: str, options: dict[str, Any], in_chunks: bool, at_the_end: bool
+) -> None:
+    prompt = {"prompt": "x"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "x"}]}
+    answer = post(server, path, **prompt, max_tokens=3, stream=True, stream_options=options)
+    *chunks, last = events_of(answer.text)
+    assert bool(last.get("usage")) == (in_chunks or at_the_end) and (last["choices"] == []) == at_the_end
+    assert all(bool(chunk.get("usage")) == in_chunks for chunk in chunks)
 
 
 def test_a_chat_costs_what_tokenize_says(server: RunningServer, client: openai.OpenAI) -> None:
