@@ -28,7 +28,7 @@ from server.protocol.json_values import MAX_DEPTH, MAX_KEYS_PER_OBJECT
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/api.md", "docs/models.md", "docs/deployment.md", "docs/security.md")
-STATUS = {"supported": "yes", "partly": "in part", "refused": "refused"}
+STATUS = {"supported": "yes", "hint": "a hint", "partly": "in part", "refused": "refused"}
 
 _REGION = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -75,6 +75,7 @@ def support_table() -> str:
     partly = "; ".join(f"`{row.name}` ({row.range})" for row in rows if row.status == "partly")
     kinds = (
         ("Works", names(row for row in rows if row.status == "supported")),
+        ("Taken as hints", names(row for row in rows if row.status == "hint")),
         ("Works in part", partly),
         ("Refused", names(row for row in rows if row.status == "refused")),
     )

@@ -19,6 +19,7 @@ class ServerContext:
     fleet: Fleet
     admission: Admission
     counters: ServerCounters = field(default_factory=ServerCounters)
+    ignore_unknown_fields: bool = False
 
     def model(self, name: str | None) -> EngineHandle:
         """The model of that name, ready or not; the first that this server was told to serve if none is named.

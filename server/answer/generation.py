@@ -105,7 +105,9 @@ class Generation:
         # What is held back at the end can complete a stop string only together with more text, so this is the answer.
         reason = "stop" if text.stopped is not None else cast(FinishReason, output.finish_reason)
         called = reason == "stop" and text.num_calls and not self.plan.names_call
-        delta.finish_reason = "tool_calls" if called else reason
+        if called:
+            reason = "function_call" if self.plan.calls_functions else "tool_calls"
+        delta.finish_reason = reason
 
     def _entries(
         self, text: AnswerText, ids: list[int], logprobs: list[TokenLogprobs] | None

@@ -15,6 +15,7 @@ from engine.errors import ConfigError, HeadraceError
 from server.commands.banner import Console, ConsoleHandler
 from server.commands.models import add_models_parser
 from server.commands.serve import ServeSettings, run
+from server.config.names import with_served_names
 from server.config.settings import ModelSpec, find_models_file, load_models_file
 from server.config.unlisted import Chosen, choose
 from server.edge.limits import Limits
@@ -70,6 +71,15 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         "--api-key", action="append", default=[], metavar="KEY",
         help=f"a key that clients must send; {KEY_VARIABLE} may hold some, separated by spaces",
     )  # fmt: skip
+    clients = serve.add_argument_group("clients that cannot be changed")
+    clients.add_argument(
+        "--served-name", action="append", default=[], metavar="NAME",
+        help="what the model is called, besides its own names; * stands for any text",
+    )  # fmt: skip
+    clients.add_argument(
+        "--unknown-fields", choices=("refuse", "ignore"), default="refuse",
+        help="what to do with fields that do not exist [%(default)s; x-headrace-unused names ignored ones]",
+    )  # fmt: skip
     how = serve.add_argument_group("how to run, instead of what models.yaml says")
     how.add_argument("--dtype", choices=get_args(Dtype), help="number format of weights and arithmetic")
     how.add_argument("--quantization", choices=get_args(Quantization), help="of the weights: as they are, none or FP8")
@@ -97,7 +107,7 @@ def _serve(options: argparse.Namespace) -> int:
     chosen = _chosen(options)
     for line in chosen.said:
         console.line(line)
-    specs = chosen.specs
+    specs = with_served_names(chosen.specs, options.served_name)
     settings = ServeSettings(
         models=tuple(_configured(spec, options) for spec in specs),
         aliases={alias: spec.name for spec in specs for alias in spec.aliases},
@@ -109,6 +119,7 @@ def _serve(options: argparse.Namespace) -> int:
         allowed_hosts=tuple(options.allowed_host),
         drain_seconds=options.drain,
         limits=Limits(max_requests=options.max_requests),
+        ignore_unknown_fields=options.unknown_fields == "ignore",
     )
     return run(settings, console)
 

@@ -42,6 +42,8 @@ class ServeSettings:
     drain_seconds: float = 5.0
     """What running requests get to finish once the server is told to end."""
     limits: Limits = field(default_factory=Limits)
+    ignore_unknown_fields: bool = False
+    """Fields of requests that do not exist are left out and named in a header, not refused."""
     policy: FleetPolicy = field(default_factory=FleetPolicy)
 
 
@@ -115,7 +117,7 @@ class HeadraceServer:
         from server.app import build_app
         from server.edge.http_protocol import HttpServer
 
-        context = ServerContext(self.fleet, self.admission)
+        context = ServerContext(self.fleet, self.admission, ignore_unknown_fields=self._settings.ignore_unknown_fields)
         server = HttpServer(build_app(context, keys=self._keys, hosts=allowed_hosts(self._settings)))
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         closed = asyncio.create_task(self._close.wait())

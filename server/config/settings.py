@@ -205,6 +205,10 @@ def load_models_file(path: Path) -> ModelsFile:
 
 def _model_spec(section: Section) -> ModelSpec:
     values = dict(section.values)
+    if "*" in values["name"]:
+        raise section.error(
+            "name", f"a name is one name, without '*', got {values['name']!r}", hint="put it in aliases"
+        )
     values.setdefault("source", values["name"])
     if "aliases" in values:
         values["aliases"] = tuple(values["aliases"])

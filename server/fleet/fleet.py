@@ -20,6 +20,7 @@ from engine.client import EngineClient
 from engine.config import EngineConfig
 from engine.errors import ConfigError, EngineDeadError, HeadraceError, ModelLoadError
 from engine.messages import EngineInfo, Loading
+from server.config.names import ModelNames
 from server.config.settings import SamplingDefaults, describe_defaults
 from server.fleet.engine_process import ENGINE_COMMAND, EngineProcess, describe_exit
 from server.markup.formats import ToolsSetting
@@ -256,7 +257,7 @@ class Fleet:
             )
             for config in configs
         }
-        self._aliases = dict(aliases or {})
+        self._names = ModelNames(aliases or {})
         self._directory: Path | None = None
 
     async def start(self) -> None:
@@ -275,7 +276,10 @@ class Fleet:
 
     def get(self, name: str) -> EngineHandle | None:
         """The model of that name or alias."""
-        return self.handles.get(self._aliases.get(name, name))
+        handle = self.handles.get(name)
+        if handle is None and (full := self._names.full(name)) is not None:
+            handle = self.handles.get(full)
+        return handle
 
     async def stop(self) -> None:
         """End all engine processes. Idempotent."""

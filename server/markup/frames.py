@@ -18,7 +18,7 @@ from enum import Enum, auto
 MAX_GAP = 4
 SPACE = " \n\t"
 MAX_NAME_CHARS = 64
-NAME_CHARS = r"[A-Za-z0-9_.\-]"
+NAME_CHARS = r"[A-Za-z0-9_.:/\-]"
 _NAME = re.compile(rf"{NAME_CHARS}{{0,{MAX_NAME_CHARS}}}")
 _GAP = re.compile(rf"[{SPACE}]{{0,{MAX_GAP}}}")
 GAP_REGEX = rf"[ \n\t]{{0,{MAX_GAP}}}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from server.answer.relaxed import RELAXED_HEADER
+from server.answer.relaxed import RELAXED_HEADER, UNUSED_HEADER
 from server.metrics import CONTENT_TYPE
 from server.protocol.completion_request import CompletionRequest
 from server.protocol.fields import FieldRow, completion_field_table, field_table
@@ -94,7 +94,8 @@ DETAILS: dict[str, Details] = {
         },
         answer_headers={
             RELAXED_HEADER.decode(): "Keywords that the answer is not held to, of schemas that are not strict: JSON "
-            "pointers into the request, separated by commas, and `+N more` where there are many"
+            "pointers into the request, separated by commas, and `+N more` where there are many",
+            UNUSED_HEADER.decode(): "What of the request was taken and not used, in the same form",
         },
         event=ChatCompletionChunkShape,
         event_example='data: {"id":"chatcmpl-5f2b", ...}\n\ndata: [DONE]\n\n',

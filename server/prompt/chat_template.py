@@ -29,6 +29,12 @@ from server.protocol.errors import MAX_ECHO_CHARS, bad_request
 _TICK, _CONCAT, _CHECKED = "_headrace_tick", "_headrace_concat", "_headrace_checked"
 
 
+class Verbatim(str):
+    """Text in the place of JSON, which `tojson` leaves as it is: arguments of a call that are no JSON."""
+
+    __slots__ = ()
+
+
 class TemplateRefusalError(jinja2.TemplateError):
     """A template called `raise_exception`; the message is its own."""
 
@@ -193,6 +199,8 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
+    if isinstance(value, Verbatim):
+        return str(value)
     text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
     if ensure_ascii and "\\ufd" in text:
         # The break characters of `control_tokens` must stay themselves, or they would show in the prompt.

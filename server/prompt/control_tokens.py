@@ -64,7 +64,7 @@ class ControlTokens:
         if not cuts:
             return text
         ends = sorted(cuts)
-        return mark.join(text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True))
+        return type(text)(mark.join(text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)))
 
     def _tail(self, text: str) -> int | None:
         """Where to put a mark at the end of `text`: before its trailing white space, which templates trim."""

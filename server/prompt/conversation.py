@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from server.markup.formats import FORMATS, HERMES, CallFormat, ToolForm, ToolsSetting
 from server.markup.tool_prompt import response_text
+from server.prompt.chat_template import Verbatim
 from server.prompt.control_tokens import unused_break
 from server.protocol.errors import ApiError, bad_request
 from server.protocol.json_values import check_json_value
@@ -27,8 +28,8 @@ class TemplateForm:
     """Without one, system text goes to the head of the next user turn, a blank line between."""
     developer_role: bool = False
     """Without one, `developer` is another name of `system`."""
-    names: bool = True
-    """A message's `name` is shown. A `tool` turn's name only repeats which call it answers."""
+    named_roles: frozenset[str] = frozenset()
+    """Roles of which it shows a message's `name`."""
     content_parts: bool = False
     """Content must be an array of parts."""
     tool_role: bool = True
@@ -41,6 +42,8 @@ class TemplateForm:
     """How it writes a call, if that is a form known here."""
     arguments_as_text: bool = False
     """A tool call's arguments must be JSON text, not an object."""
+    arguments_verbatim: bool = False
+    """It shows arguments that are no JSON as they are."""
     no_content: Absent = "absent"
     """How a tool call without content is written."""
 
@@ -55,32 +58,26 @@ class TemplateForm:
 def with_parsed_calls(messages: list[Message], form: TemplateForm) -> list[Message]:
     """The messages with the arguments of calls as the template wants them: what JSON had escaped is plain text then.
 
-    Raises `ApiError` 400 for arguments that are not JSON.
+    Models err, and what a model wrote is part of the conversation: arguments that are no JSON of an object stay text.
     """
     return [
-        {
-            **message,
-            "tool_calls": [
-                _fit_call(call, f"messages[{index}].tool_calls[{number}]", form)
-                for number, call in enumerate(message["tool_calls"])
-            ],
-        }
+        {**message, "tool_calls": [_fit_call(call, form) for call in message["tool_calls"]]}
         if message.get("tool_calls")
         else message
-        for index, message in enumerate(messages)
+        for message in messages
     ]
 
 
 def fit(messages: list[Message], form: TemplateForm, call_format: CallFormat = HERMES) -> list[Message]:
     """The messages as the template wants them; `call_format` is that of calls in text where it shows none.
 
-    The arguments of calls are as `with_parsed_calls` leaves them. Raises `ApiError` 400 for names it would not show.
+    The arguments of calls are as `with_parsed_calls` leaves them.
     """
     fitted: list[Message] = []
     pending: list[str] = []
     responds = False
-    for index, message in enumerate(messages):
-        turn = _fit_turn(message, index, form, call_format)
+    for message in messages:
+        turn = _fit_turn(message, form, call_format)
         if turn["role"] == "tool" and not (form.tool_role and form.tool_calls):
             text = response_text(turn.get("content", ""))
             if responds:
@@ -101,10 +98,8 @@ def fit(messages: list[Message], form: TemplateForm, call_format: CallFormat = H
     return [with_parts(turn) for turn in fitted] if form.content_parts else fitted
 
 
-def _fit_turn(message: Message, index: int, form: TemplateForm, call_format: CallFormat) -> Message:
+def _fit_turn(message: Message, form: TemplateForm, call_format: CallFormat) -> Message:
     turn = {key: value for key, value in message.items() if value is not None}
-    if "name" in turn and turn["role"] != "tool" and not form.names:
-        raise bad_request("This model's chat template shows no names of speakers", param=f"messages[{index}].name")
     if turn["role"] == "developer" and not form.developer_role:
         turn["role"] = "system"
     if "content" in turn:
@@ -116,17 +111,16 @@ def _fit_turn(message: Message, index: int, form: TemplateForm, call_format: Cal
     if not turn.get("tool_calls"):
         turn.pop("tool_calls", None)
         return turn
-    if not form.tool_calls:
+    is_verbatim = any(isinstance(call["function"]["arguments"], Verbatim) for call in turn["tool_calls"])
+    if not form.tool_calls or (is_verbatim and not form.arguments_verbatim):
         calls = turn.pop("tool_calls")
         return turn | {"content": _with_written_calls(turn.get("content", ""), calls, call_format)}
     return without_content(turn, form.no_content)
 
 
 def _with_written_calls(content: str, calls: list[dict[str, Any]], call_format: CallFormat) -> str:
-    written = [
-        call_format.write(call["function"]["name"], json.dumps(call["function"]["arguments"], ensure_ascii=False))
-        for call in calls
-    ]
+    functions = [call["function"] for call in calls]
+    written = [call_format.write(function["name"], _json_text(function["arguments"])) for function in functions]
     return "\n".join([content, *written] if content else written)
 
 
@@ -139,23 +133,28 @@ def with_system_text(messages: list[Message], text: str, *, in_front: bool) -> l
     return [messages[0] | {"content": "\n\n".join(parts)}, *messages[1:]]
 
 
-def _fit_call(call: dict[str, Any], param: str, form: TemplateForm) -> dict[str, Any]:
+def _json_text(arguments: Any) -> str:
+    return str(arguments) if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def _fit_call(call: dict[str, Any], form: TemplateForm) -> dict[str, Any]:
     function = {key: value for key, value in call["function"].items() if value is not None}
     arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        try:
-            parsed = json.loads(arguments) if arguments.strip() else {}
-        except (ValueError, RecursionError):
-            parsed = None
-        if not isinstance(parsed, dict):
-            raise bad_request(f"{param}.function.arguments must be JSON of an object", param=param)
-        check_json_value(parsed, f"{param}.function.arguments")
-        function["arguments"] = arguments if form.arguments_as_text else parsed
-    elif form.arguments_as_text:
-        function["arguments"] = json.dumps(arguments, ensure_ascii=False)
+    if form.arguments_as_text:
+        function["arguments"] = _json_text(arguments)
     else:
-        function["arguments"] = arguments
+        function["arguments"] = _parsed(arguments) if isinstance(arguments, str) else arguments
     return {"id": call["id"], "type": call.get("type") or "function", "function": function}
+
+
+def _parsed(arguments: str) -> dict[str, Any] | Verbatim:
+    """The object that the text is, or the text."""
+    try:
+        parsed = json.loads(arguments) if arguments.strip() else {}
+        check_json_value(parsed, "arguments")
+    except (ValueError, RecursionError, ApiError):
+        return Verbatim(arguments)
+    return parsed if isinstance(parsed, dict) else Verbatim(arguments)
 
 
 def without_content(turn: Message, style: Absent) -> Message:

@@ -13,12 +13,17 @@ from server.config.settings import SamplingDefaults
 from server.markup.reading import CONTENT_ONLY, Reading
 from server.prompt.plan_tools import plan_answer, template_variables
 from server.prompt.tokenizer import ChatTokenizer
+from server.prompt.unused import unused_fields
 from server.protocol.errors import context_length_exceeded, from_request_error
+from server.protocol.function_turns import plain_messages
 from server.protocol.generation_request import GenerationRequest
 from server.protocol.prompts import Conversation
 from server.protocol.request import ChatCompletionRequest
 
 T = TypeVar("T")
+
+SMALLEST_NUCLEUS = 1e-9
+"""A `top_p` of 0, which the likeliest token alone fulfils as well as this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,10 @@ class PromptPlan:
     """The answers' log-probabilities are those of the tokens that spell the content, else of every token."""
     names_call: bool = False
     """The request names the function to call, which OpenAI's table of finish reasons tells apart."""
+    calls_functions: bool = False
+    """A call is answered in OpenAI's older form."""
+    unused: tuple[str, ...] = ()
+    """JSON pointers of what the model makes no use of."""
 
     @property
     def logprobs(self) -> bool:
@@ -77,7 +86,7 @@ def plan_chat(
         request,
         tokenizer,
         tools=[tool.plain() for _, tool in request.usable_tools],
-        tool_prompt=request.tool_prompt if request.usable_tools else None,
+        tool_prompt=request.tool_prompt or None if request.usable_tools else None,
         variables=template_variables(request, tokenizer),
         context=usable_context(info),
     )
@@ -94,7 +103,12 @@ def plan_chat(
     params = dataclasses.replace(params, constraint=answer.constraint, reasoning_budget=answer.reasoning_budget)
     plan = make_plan(request, answer.prompt_token_ids, params, info, continues=bool(request.continue_final_message))
     return dataclasses.replace(
-        plan, reading=answer.reading, spells=plan.logprobs, names_call=request.named_tool is not None
+        plan,
+        reading=answer.reading,
+        spells=plan.logprobs,
+        names_call=request.chosen.is_named,
+        calls_functions=request.calls_functions,
+        unused=unused_fields(request, tokenizer, tools=bool(request.usable_tools)),
     )
 
 
@@ -114,7 +128,7 @@ def conversation_ids(
     """
     continues = bool(request.continue_final_message)
     return tokenizer.encode_prompt(
-        [message.plain() for message in request.messages],
+        plain_messages(request.messages),
         add_generation_prompt=_or(request.add_generation_prompt, not continues),
         continue_final_message=continues,
         tools=tools or None,
@@ -211,8 +225,8 @@ def sampling_params(
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=_or(request.temperature, defaults.temperature),
-        top_p=_or(request.top_p, defaults.top_p),
-        top_k=_or(request.top_k, defaults.top_k),
+        top_p=max(SMALLEST_NUCLEUS, _or(request.top_p, defaults.top_p)),
+        top_k=max(0, _or(request.top_k, defaults.top_k)),
         min_p=_or(request.min_p, defaults.min_p),
         frequency_penalty=_or(request.frequency_penalty, 0.0),
         presence_penalty=_or(request.presence_penalty, 0.0),

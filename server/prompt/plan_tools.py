@@ -20,9 +20,11 @@ from server.protocol.errors import bad_request, unsupported
 from server.protocol.exact_numbers import schema_text
 from server.protocol.messages import ChatMessage
 from server.protocol.request import ChatCompletionRequest
+from server.protocol.tools import Tool
 
 THINKING_VARIABLE = "enable_thinking"
 """By this variable some templates turn reasoning on and off."""
+EFFORT_VARIABLE = "reasoning_effort"
 TAIL_TOKENS = 16
 """Enough of a prompt's end to see whether it opens or closes reasoning."""
 
@@ -40,15 +42,17 @@ class AnswerPlan:
 def template_variables(request: ChatCompletionRequest, tokenizer: ChatTokenizer) -> dict[str, object]:
     """`chat_template_kwargs`, and the template's own switch for reasoning where the request limits it.
 
-    Raises `ApiError` 400 for limits on the reasoning of a model that does not reason.
+    Raises `ApiError` 400 for `max_reasoning_tokens` on a model that does not reason. An effort is a hint, and goes to
+    the templates that read it.
     """
     given = dict(request.chat_template_kwargs or {})
     budget = max_reasoning_tokens(request)
     if budget is None:
         return given
-    if not tokenizer.reasons and budget > 0:
-        param = "max_reasoning_tokens" if request.reasoning_effort is None else "reasoning_effort"
-        raise unsupported(param, f"{param} limits reasoning, and this model has none")
+    if not tokenizer.reasons and request.max_reasoning_tokens:
+        raise unsupported("max_reasoning_tokens", "max_reasoning_tokens limits reasoning, and this model has none")
+    if request.reasoning_effort is not None and EFFORT_VARIABLE in tokenizer.variables:
+        given.setdefault(EFFORT_VARIABLE, request.reasoning_effort)
     if THINKING_VARIABLE in tokenizer.variables:
         given.setdefault(THINKING_VARIABLE, budget > 0)
     return given
@@ -66,7 +70,7 @@ def plan_answer(request: ChatCompletionRequest, prompt: list[int], tokenizer: Ch
     content = request.constraint()
     constraint = _tool_constraint(request, tokenizer, content) if request.usable_tools else content
     # Free text may begin with reasoning, and so may text with calls in it; a constraint leaves no room for it.
-    is_free = content is None and request.tool_choice in (None, "auto", "none")
+    is_free = content is None and request.chosen.mode != "required"
     if constraint is not None:
         prompt = _with_reasoning_open(request, prompt, tokenizer)
     reading, prompt, budget = _plan_reasoning(request, prompt, tokenizer, is_free=is_free, exact=content is not None)
@@ -83,15 +87,17 @@ def plan_answer(request: ChatCompletionRequest, prompt: list[int], tokenizer: Ch
             reading,
             exact=content is not None,
             calls=form,
-            tool_names=tuple(tool.function.name for _, tool in request.usable_tools),
-            recover=content is None or not _is_auto(request),
+            tool_names=tuple(tool.function.name for _, tool in _callable_tools(request)),
+            recover=content is None or request.chosen.mode != "auto",
             shown_ids=frozenset(tokenizer.special_marks(marks).values()),
         ),
     )
 
 
-def _is_auto(request: ChatCompletionRequest) -> bool:
-    return request.tool_choice in (None, "auto")
+def _callable_tools(request: ChatCompletionRequest) -> list[tuple[int, Tool]]:
+    """Those tools the model is told of that it may call."""
+    names = request.chosen.names
+    return [(index, tool) for index, tool in request.usable_tools if names is None or tool.function.name in names]
 
 
 def _tool_constraint(
@@ -103,16 +109,14 @@ def _tool_constraint(
         ToolSchema(
             tool.function.name,
             schema_text(tool.schema_),
-            f"tools[{index}].function.{tool.schema_field}",
+            f"{request.function_path(index)}.{tool.schema_field}",
             strict=tool.function.strict is True,
         )
-        for index, tool in request.usable_tools
-        if request.named_tool in (None, tool.function.name)
+        for index, tool in _callable_tools(request)
     ]
-    parallel = (
-        request.parallel_tool_calls is not False and tokenizer.tool_form.many_calls and request.named_tool is None
-    )
-    if not _is_auto(request):
+    one_call = request.parallel_tool_calls is False or request.calls_functions or request.chosen.is_named
+    parallel = tokenizer.tool_form.many_calls and not one_call
+    if request.chosen.mode == "required":
         return required_calls(form, tools, special, parallel=parallel)
     if content is not None:
         return calls_or(content, form, tools, special, parallel=parallel)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from server.markup.formats import detect
+from server.prompt.chat_template import Verbatim
 from server.prompt.conversation import Absent, Message, TemplateForm, with_parts, without_content
 from server.protocol.errors import ApiError, bad_request
 
@@ -36,7 +37,7 @@ def probe(render: Render, source: str) -> TemplateForm:
     return TemplateForm(
         system_role=shown([{"role": "system", "content": "probe-rule"}, question], "probe-rule"),
         developer_role="developer" in source,
-        names=shown([{**question, "name": "probe_name"}], "probe_name"),
+        named_roles=frozenset(role for role in ("system", "user", "assistant") if shown(_named(role), "probe_name")),
         content_parts=content_parts,
         tool_role=shown([question, {"role": "tool", "content": "probe-answer"}], "probe-answer"),
         tools=_PROBE_PARAMETER in written([question], [_PROBE_TOOL]),
@@ -44,6 +45,7 @@ def probe(render: Render, source: str) -> TemplateForm:
         many_calls=call_style is None or shown(two, "probe_value_1"),
         call_format=detect(written(one), "probe_name") if call_style is not None else None,
         arguments_as_text=arguments_as_text,
+        arguments_verbatim=call_style is not None and shown(_verbatim(one), _BROKEN),
         no_content=no_content,
     )
 
@@ -70,6 +72,23 @@ def _probe_turns(question: Message, num_calls: int, as_text: bool, style: Absent
         calls.append({"id": "a", "type": "function", "function": function})
     answer: Message = {"role": "tool", "tool_call_id": "a", "name": "probe_name", "content": "probe-answer"}
     return [question, without_content({"role": "assistant", "tool_calls": calls}, style), answer]
+
+
+def _named(role: str) -> list[Message]:
+    """A conversation in which the turn of this role has a name."""
+    named: Message = {"role": role, "content": "probe-text", "name": "probe_name"}
+    question: Message = {"role": "user", "content": "probe-question"}
+    return {"system": [named, question], "user": [named], "assistant": [question, named]}[role]
+
+
+_BROKEN = '{"probe_key": <'
+
+
+def _verbatim(turns: list[Message]) -> list[Message]:
+    """The turns with arguments that are no JSON."""
+    question, called, *rest = turns
+    calls = [call | {"function": call["function"] | {"arguments": Verbatim(_BROKEN)}} for call in called["tool_calls"]]
+    return [question, called | {"tool_calls": calls}, *rest]
 
 
 _PROBE_PARAMETER = "probe_parameter"

@@ -34,6 +34,8 @@ from server.prompt.template_probe import probe
 from server.prompt.token_bounds import TokenBounds
 from server.protocol.errors import ApiError, bad_request, shorten
 
+THINKING_SWITCHES = frozenset({"enable_thinking", "thinking"})
+"""By these variables templates turn reasoning on and off. Where there is none to turn off they are taken as well."""
 _RESERVED_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
 
 
@@ -105,6 +107,11 @@ class ChatTokenizer:
     def variables(self) -> frozenset[str]:
         """Variables that the chat template reads."""
         return frozenset().union(*(template.variables for template in self._templates.values()))
+
+    def named_roles(self, *, tools: bool) -> frozenset[str]:
+        """Roles of which the chat template shows a message's `name`."""
+        form = self._forms.get("tool_use" if tools and "tool_use" in self._forms else "default")
+        return frozenset() if form is None else form.named_roles
 
     def special_marks(self, marks: Iterable[str]) -> dict[str, int]:
         """Those of the texts that are special tokens, which `skip_special_tokens` would leave out, with their ids."""
@@ -241,7 +248,7 @@ class ChatTokenizer:
         template = self._templates.get(name)
         if template is None:
             raise bad_request("This model has no chat template, so it cannot hold a conversation", param="messages")
-        self._check_variables(template, kwargs)
+        kwargs = self._read_variables(template, kwargs)
         messages = with_parsed_calls(messages, self._forms[name])
         outside = [messages, tools, tool_prompt, dict(kwargs)]
         self._check_normalized(outside)
@@ -271,13 +278,15 @@ class ChatTokenizer:
         broken: Message = control.broken(message, mark)
         return broken
 
-    def _check_variables(self, template: ChatTemplate, kwargs: Mapping[str, Any]) -> None:
-        for name in kwargs:
+    def _read_variables(self, template: ChatTemplate, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Those that the template reads. Raises `ApiError` 400 for others, but for switches of reasoning."""
+        for name in kwargs.keys() - THINKING_SWITCHES:
             if name in _RESERVED_VARIABLES or name in self.special_tokens or name not in template.variables:
                 raise bad_request(
                     f"chat_template_kwargs: this model's chat template has no variable {shorten(name)} to set",
                     param="chat_template_kwargs",
                 )
+        return {name: value for name, value in kwargs.items() if name in template.variables}
 
     def _check_normalized(self, outside: list[Any]) -> None:
         if self._normalized_control is None:

@@ -2,14 +2,15 @@
 
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from engine.sampling_params import MAX_LOGPROBS
-from server.protocol.errors import bad_request, from_validation_error, unsupported
-from server.protocol.generation_request import MAX_INT, GenerationRequest, check_stream_options
+from server.protocol.errors import bad_request, unsupported
+from server.protocol.generation_request import MAX_INT, GenerationRequest
 from server.protocol.json_values import check_object_keys
 from server.protocol.messages import Integer
 from server.protocol.prompts import MAX_PROMPTS, RawPrompts
+from server.protocol.unknown_fields import parse_body
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's; a raw prompt has no turn that would end by itself."""
@@ -27,20 +28,21 @@ class CompletionRequest(GenerationRequest, RawPrompts):
 
 def parse_completion_request(raw: bytes) -> CompletionRequest:
     """Read a request body. Raises `ApiError` 400 for what is malformed, out of bounds, or not done by this server."""
+    return read_completion_request(raw)[0]
+
+
+def read_completion_request(raw: bytes, *, ignore_unknown: bool = False) -> tuple[CompletionRequest, tuple[str, ...]]:
+    """As `parse_completion_request`, and JSON pointers of the unknown fields that were ignored."""
     check_object_keys(raw)
-    try:
-        request = CompletionRequest.model_validate_json(raw)
-    except ValidationError as error:
-        raise from_validation_error(error) from None
+    request, ignored = parse_body(CompletionRequest, raw, ignore_unknown=ignore_unknown)
     _check_together(request)
     if request.suffix:
         raise unsupported("suffix", "suffix is not supported: text is only continued, never filled in")
-    return request
+    return request, ignored
 
 
 def _check_together(request: CompletionRequest) -> None:
     """Fields that are right one by one and wrong together."""
-    check_stream_options(request)
     n, num_prompts = request.n or 1, len(request.prompts)
     if n * num_prompts > MAX_PROMPTS:
         raise bad_request(

@@ -22,34 +22,99 @@ class JsonSchemaFormat(StrictModel):
     """OpenAI's wrapping of a JSON Schema. Unless `strict` is true it is followed as far as possible; without a schema,
     any object will do."""
 
-    name: Name
+    name: Name | None = None
     description: str | None = None
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
     strict: bool | None = None
 
 
+_WRAPPING = {"name", "description", "schema", "strict"}
+
+
 class ResponseFormat(StrictModel):
     """All spellings: `json` and `regex` with a `value`, `text`, `json_object`, and `json_schema`.
 
-    A `json_object` with a `value` is what huggingface_hub's client makes of a `json_schema`.
+    A schema may stand in `json_schema`, as OpenAI has it, in `value`, wrapped or not, as Text Generation Inference and
+    huggingface_hub's client have it, or in `schema`, as llama.cpp has it.
     """
 
     type: Literal["text", "json_object", "json_schema", "json", "regex"]
     value: Any = None
     json_schema: JsonSchemaFormat | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
 
     @model_validator(mode="after")
     def _has_what_type_says(self) -> "ResponseFormat":
-        if self.type != "json_object" and (self.value is None) == (self.type in ("json", "regex")):
-            raise ValueError(f"of type '{self.type}' {'must have a' if self.value is None else 'has no'} 'value'")
-        if (self.json_schema is None) == (self.type == "json_schema"):
-            verb = "must have a" if self.json_schema is None else "has no"
-            raise ValueError(f"of type '{self.type}' {verb} 'json_schema'")
+        given = [name for name in ("value", "json_schema", "schema") if self._given(name) is not None]
+        allowed, needed = _PLACES[self.type]
+        for name in given:
+            if name not in allowed:
+                raise ValueError(f"of type '{self.type}' has no '{name}'")
+        if needed and not given:
+            raise ValueError(f"of type '{self.type}' must have a '{allowed[0]}'")
+        if len(given) > 1:
+            raise ValueError(f"must have '{given[0]}' or '{given[1]}', not both")
         if self.type == "regex" and not isinstance(self.value, str):
             raise ValueError("of type 'regex' must have a string as its 'value'")
-        if self.type in ("json", "json_object") and not isinstance(self.value, str | dict | None):
+        if not isinstance(self.value, str | dict | None):
             raise ValueError(f"of type '{self.type}' must have a JSON Schema, or its text, as its 'value'")
         return self
+
+    def _given(self, name: str) -> Any:
+        return self.schema_ if name == "schema" else getattr(self, name)
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Where the schema stands, as keys from here on; empty where there is none."""
+        if self.json_schema is not None:
+            return () if self.json_schema.schema_ is None else ("json_schema", "schema")
+        if self.schema_ is not None:
+            return ("schema",)
+        if self.value is None or self.type == "regex":
+            return ()
+        return ("value", "schema") if self._is_wrapped else ("value",)
+
+    @property
+    def schema_given(self) -> Any:
+        """The schema, or its text; None where there is none."""
+        match self.place:
+            case ():
+                return None
+            case ("json_schema", "schema"):
+                assert self.json_schema is not None
+                return self.json_schema.schema_
+            case ("schema",):
+                return self.schema_
+            case ("value", "schema"):
+                return self.value["schema"]
+        return self.value
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether what cannot be followed of the schema is refused."""
+        if self.type != "json_schema":
+            return self.schema_ is None
+        if self.json_schema is not None:
+            return self.json_schema.strict is True
+        return self._is_wrapped and self.value.get("strict") is True
+
+    @property
+    def _is_wrapped(self) -> bool:
+        """Whether `value` holds OpenAI's object around the schema. A schema that has a keyword `schema` has others."""
+        value = self.value
+        if self.type != "json_schema" or not isinstance(value, dict) or not value.keys() <= _WRAPPING:
+            return False
+        return isinstance(value.get("schema"), dict)
+
+
+_PLACES: dict[str, tuple[tuple[str, ...], bool]] = {
+    "text": ((), False),
+    "regex": (("value",), True),
+    "json": (("value", "schema"), True),
+    "json_object": (("value", "schema"), False),
+    "json_schema": (("json_schema", "value", "schema"), True),
+}
+"""By type: where the schema or the expression may stand, and whether there must be one."""
 
 
 class ConstraintFields(StrictModel):
@@ -81,27 +146,22 @@ def _of_format(asked: ResponseFormat) -> Constraint | None:
             return None
         case "regex":
             return Constraint(kind="regex", source=asked.value, param="response_format.value")
-        case "json_object" if asked.value is None:
-            return Constraint(kind="json_schema", source=ANY_OBJECT, param="response_format")
-        case "json" | "json_object":
-            source = asked.value if isinstance(asked.value, str) else schema_text(asked.value)
-            return Constraint(kind="json_schema", source=source, param="response_format.value")
-    assert asked.json_schema is not None
-    schema = asked.json_schema.schema_
-    source = ANY_OBJECT if schema is None else schema_text(schema)
-    strict = asked.json_schema.strict is True
-    return Constraint(kind="json_schema", source=source, param="response_format.json_schema.schema", strict=strict)
+    schema, param = asked.schema_given, ".".join(("response_format", *asked.place))
+    if asked.type == "json_schema" and not asked.place:
+        param = "response_format.json_schema.schema"
+    source = ANY_OBJECT if schema is None else schema if isinstance(schema, str) else schema_text(schema)
+    return Constraint(kind="json_schema", source=source, param=param, strict=asked.is_strict)
 
 
 def restore_numbers(request: ConstraintFields, body: dict[str, Any]) -> None:
     """Let the schema of a request have the numbers of its body, which are exact."""
-    asked, given = request.response_format, body.get("response_format")
-    if asked is None or given is None:
+    asked = request.response_format
+    if asked is None or not isinstance(schema := asked.schema_given, dict):
         return
-    if asked.json_schema is not None and asked.json_schema.schema_ is not None:
-        asked.json_schema.schema_.update(given["json_schema"]["schema"])
-    if isinstance(asked.value, dict):
-        asked.value.update(given["value"])
+    given = body["response_format"]
+    for key in asked.place:
+        given = given[key]
+    schema.update(given)
 
 
 def check_constraints(request: ConstraintFields) -> None:
@@ -112,13 +172,12 @@ def check_constraints(request: ConstraintFields) -> None:
     names = [name for name, value in given if value]
     if len(names) > 1:
         raise bad_request(f"{names[0]} and {names[1]} both constrain the answer; give one of them", param=names[1])
-    if asked is not None and asked.json_schema is not None:
-        check_json_value(asked.json_schema.schema_, "response_format.json_schema.schema", largest=MAX_SCHEMA_INTEGER)
-    if asked is not None and asked.type in ("json", "json_object") and asked.value is not None:
-        check_json_value(_parsed(asked.value), "response_format.value", largest=MAX_SCHEMA_INTEGER)
+    if asked is not None and asked.place:
+        param = ".".join(("response_format", *asked.place))
+        check_json_value(_parsed(asked.schema_given, param), param, largest=MAX_SCHEMA_INTEGER)
 
 
-def _parsed(value: str | dict[str, Any]) -> Any:
+def _parsed(value: str | dict[str, Any], param: str) -> Any:
     if isinstance(value, dict):
         return value
     try:
@@ -126,8 +185,5 @@ def _parsed(value: str | dict[str, Any]) -> Any:
     except (ValueError, RecursionError):
         schema = None
     if not isinstance(schema, dict | bool):
-        raise bad_request(
-            "response_format.value must be a JSON Schema, or its text, and is text of another kind",
-            param="response_format.value",
-        )
+        raise bad_request(f"{param} must be a JSON Schema, or its text, and is text of another kind", param=param)
     return schema

@@ -101,11 +101,16 @@ def field_path(location: tuple[int | str, ...]) -> str | None:
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif not (part.startswith("<") and part.endswith(">") and part in _BRANCHES):
+        elif not is_branch(part):
             path += f".{part}" if path else part
     if not path:
         return None
     return path if len(path) <= MAX_ECHO_CHARS else path[: MAX_ECHO_CHARS - 3] + "..."
+
+
+def is_branch(part: int | str) -> bool:
+    """Whether a part of pydantic's location names the branch of a union, and no place in the request."""
+    return part in _BRANCHES
 
 
 def shorten(value: object) -> str:

@@ -7,11 +7,12 @@ from engine.scheduling.admission import MAX_PRIORITY
 from server.protocol.completion_request import DEFAULT_MAX_TOKENS
 from server.protocol.constraints import MAX_CHOICES, MAX_GRAMMAR_CHARS
 from server.protocol.generation_request import MAX_N, MAX_STOP_CHARS, MAX_STOP_STRINGS
+from server.protocol.hints import MAX_LABEL_CHARS
 from server.protocol.messages import MAX_PARTS
 from server.protocol.prompts import MAX_MESSAGES, MAX_PROMPTS
 from server.protocol.tools import MAX_TOOLS
 
-Status = Literal["supported", "partly", "refused"]
+Status = Literal["supported", "hint", "partly", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class FieldRow:
     """One field: what it means, what it may hold, and whether this server does it.
 
     `refused`: every use that asks for something is a 400 that names the field. `partly`: some uses are, as `range`
-    says.
+    says. `hint`: taken, and no answer depends on it.
     """
 
     name: str
@@ -30,7 +31,7 @@ class FieldRow:
 
 def field_table() -> list[FieldRow]:
     """A row for each field of `ChatCompletionRequest`, in its order."""
-    return [*_CONVERSATION, *_SHARED, *_TOOLS, *_CONSTRAINTS, *_REFUSED, *_CHAT]
+    return [*_CONVERSATION, *_SHARED, *_TOOLS, *_CONSTRAINTS, *_REFUSED, *_HINTS, *_CHAT]
 
 
 def completion_field_table() -> list[FieldRow]:
@@ -43,7 +44,8 @@ _CONVERSATION = (
     FieldRow(
         "messages",
         "The conversation. Text parts are joined by line breaks. `name`, `tool_calls`, `tool` turns and reasoning go "
-        "to the model's chat template; a turn that the template cannot show is refused",
+        "to the model's chat template; a turn that the template cannot show is refused. What clients send back beside "
+        "them in an assistant's turn, and `cache_control`, are taken",
         f"1 to {MAX_MESSAGES} messages of at most {MAX_PARTS} parts; image_url parts are refused",
         "partly",
     ),
@@ -52,7 +54,7 @@ _CONVERSATION = (
     FieldRow(
         "chat_template_kwargs",
         "Variables for the model's chat template",
-        "object; a variable the template does not read is refused",
+        "object; a variable the template does not read is refused, but for `enable_thinking` and `thinking`",
     ),
 )
 _RAW_PROMPTS = (
@@ -77,7 +79,11 @@ _SHARED = (
     FieldRow("model", "The model to use", "a name from /v1/models"),
     FieldRow("max_tokens", "Most tokens to generate; all that the context leaves when absent", "1 to the context"),
     FieldRow("temperature", "Flattens or sharpens the distribution; 0 is greedy. Default 1", "0 to 2"),
-    FieldRow("top_p", "Sample only from the likeliest tokens that together reach this probability", "above 0, to 1"),
+    FieldRow(
+        "top_p",
+        "Sample only from the likeliest tokens that together reach this probability",
+        "0 to 1; 0 leaves the likeliest alone",
+    ),
     FieldRow("frequency_penalty", "Lowers tokens by how often they were generated", "-2 to 2"),
     FieldRow("presence_penalty", "Lowers tokens that were generated at all", "-2 to 2"),
     FieldRow(
@@ -90,17 +96,17 @@ _SHARED = (
     FieldRow(
         "stop",
         "Generation ends before the first of these",
-        f"a string or up to {MAX_STOP_STRINGS}, each of 1 to {MAX_STOP_CHARS} characters",
+        f"a string or up to {MAX_STOP_STRINGS}, each of 1 to {MAX_STOP_CHARS} characters; an empty string is none",
     ),
     FieldRow("stream", "Send tokens as server-sent events", "boolean"),
     FieldRow(
         "stream_options",
         "`include_usage` adds a last chunk with the usage, `continuous_usage_stats` puts it in every chunk; an "
         "`include_usage` of false sends none",
-        "object; needs stream",
+        "object; without stream it asks for nothing",
     ),
-    FieldRow("user", "A label of the caller's own; changes nothing in the answer", "at most 512 characters"),
-    FieldRow("top_k", "Sample only from so many likeliest tokens; 0 keeps all", "0 or more"),
+    FieldRow("user", "A label of the caller's own", "at most 512 characters", "hint"),
+    FieldRow("top_k", "Sample only from so many likeliest tokens; 0 and -1 keep all", "-1 or more"),
     FieldRow("min_p", "Sample only from tokens at least so likely, relative to the likeliest", "0 to 1"),
     FieldRow("repetition_penalty", "Divides the logits of tokens in prompt and answer; 1 is none", "above 0, to 10"),
     FieldRow(
@@ -123,7 +129,7 @@ _TOOLS = (
         "tools",
         "Functions the model may call. Arguments are held to the function's schema, `parameters` or `arguments`, "
         "to the letter where `strict` is true, else as far as possible",
-        f"at most {MAX_TOOLS}, with names of 1 to 64 letters, digits, underscores, dots and dashes",
+        f"at most {MAX_TOOLS}, with names of 1 to 64 letters, digits, and of `. : / - _`",
     ),
     FieldRow(
         "tool_prompt",
@@ -134,12 +140,23 @@ _TOOLS = (
     FieldRow(
         "tool_choice",
         "Whether tools are called. With `none` the model is not told of them",
-        "`auto` (the default), `none`, `required`, or an object that names a function",
+        "`auto` (the default), `none`, `required` or `any`, the name of a function, or an object that names one, or "
+        "with `allowed_tools` several",
     ),
     FieldRow(
         "parallel_tool_calls",
         "Several calls in one turn. Default true, where the model's template can show them",
-        "boolean; needs tools",
+        "boolean; without tools it asks for nothing",
+    ),
+    FieldRow(
+        "functions",
+        "OpenAI's older form of tools; a call is answered as `function_call`, one at most",
+        f"at most {MAX_TOOLS}; excludes tools",
+    ),
+    FieldRow(
+        "function_call",
+        "OpenAI's older form of tool_choice",
+        "`auto`, `none`, or an object that names a function",
     ),
 )
 _CONSTRAINTS = (
@@ -147,7 +164,7 @@ _CONSTRAINTS = (
         "response_format",
         "Holds the content to a JSON Schema (`json_schema`, `json`), to any JSON object (`json_object`), or to a "
         "regular expression (`regex`)",
-        "`text`, `json_object`, `json_schema`, `json` or `regex`",
+        "`text`, `json_object`, `json_schema`, `json` or `regex`; a schema is in `json_schema`, `value` or `schema`",
     ),
     FieldRow(
         "grammar",
@@ -163,22 +180,41 @@ _CONSTRAINTS = (
 _REFUSED = (
     FieldRow("store", "Keep the completion for later", "false; true is refused", "partly"),
     FieldRow("service_tier", "Processing tier", "`auto` or `default`; anything else is refused", "partly"),
+    FieldRow("modalities", "What answers are made of", '`["text"]`; anything else is refused', "partly"),
+    FieldRow("audio", "A voice", "null; anything else is refused", "refused"),
+    FieldRow("verbosity", "How much the model says", "`medium`; anything else is refused", "partly"),
+    FieldRow("web_search_options", "Searching", "null; anything else is refused", "refused"),
+    FieldRow("moderation", "Judging of content", "null; anything else is refused", "refused"),
+    FieldRow("best_of", "Choices to compute", "n; anything else is refused", "partly"),
+)
+_HINTS = (
+    FieldRow(
+        "prompt_cache_key",
+        "Which requests share cached prompts: those with other keys do not",
+        f"at most {MAX_LABEL_CHARS} characters",
+        "hint",
+    ),
+    FieldRow("prompt_cache_retention", "How long prompts are cached", "text", "hint"),
+    FieldRow("prompt_cache_options", "How prompts are cached; here every prefix is", "object", "hint"),
+    FieldRow("safety_identifier", "A label of the caller's own", f"at most {MAX_LABEL_CHARS} characters", "hint"),
+    FieldRow("prediction", "A text that the answer will mostly repeat", "object", "hint"),
+    FieldRow("cache_control", "How prompts are cached, also in messages, parts and tools", "object", "hint"),
+    FieldRow("metadata", "Labels of the caller's own", "at most 16 short strings", "hint"),
 )
 _CHAT = (
     FieldRow("max_completion_tokens", "OpenAI's newer name of max_tokens", "1 to the context"),
     FieldRow("logprobs", "Return the log-probability of each generated token, before any sampling option", "boolean"),
-    FieldRow("top_logprobs", "Return so many likeliest alternatives too; needs logprobs", "0 to 20"),
+    FieldRow("top_logprobs", "Return so many likeliest alternatives too", "0 to 20; more than 0 needs logprobs"),
     FieldRow(
         "reasoning_effort",
         "Limits the reasoning of a model that reasons: to 0, 256, 1024, 4096, 16384 or 32768 tokens",
-        "`none`, `minimal`, `low`, `medium`, `high` or `xhigh`; on a model that does not reason, `none` alone",
+        "`none`, `minimal`, `low`, `medium`, `high` or `xhigh`; to a model that does not reason it is a hint",
     ),
     FieldRow(
         "max_reasoning_tokens",
         "Limits the reasoning to so many tokens; then it is ended and the answer begins",
         "0 or more; 0 alone on a model that does not reason; excludes reasoning_effort",
     ),
-    FieldRow("metadata", "Labels of the caller's own; changes nothing in the answer", "at most 16 short strings"),
 )
 _COMPLETION = (
     FieldRow(

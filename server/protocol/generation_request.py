@@ -6,7 +6,7 @@ from pydantic import Discriminator, Field, Tag, WithJsonSchema, field_validator
 
 from engine.sampling_params import MAX_LOGIT_BIAS, MAX_SEED, MAX_STOP_TOKEN_IDS
 from engine.scheduling.admission import MAX_PRIORITY
-from server.protocol.errors import BRANCH_LIST, BRANCH_TEXT, WRONG_BRANCH, bad_request
+from server.protocol.errors import BRANCH_LIST, BRANCH_TEXT, WRONG_BRANCH
 from server.protocol.messages import Integer, StrictModel, text_or_list
 
 MAX_N = 16
@@ -19,6 +19,7 @@ TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
 StopTokenId = Annotated[Integer, Field(ge=0, le=MAX_INT)]
 ModelName = Annotated[str, Field(min_length=1, max_length=512)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+WholeStop = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
 LogitBias = Annotated[
     dict[str, Annotated[float, Field(ge=-100, le=100)]],
     Field(max_length=MAX_LOGIT_BIAS),
@@ -33,7 +34,7 @@ LogitBias = Annotated[
 ]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stop = Annotated[
-    Annotated[StopString, Tag(BRANCH_TEXT)]
+    Annotated[WholeStop, Tag(BRANCH_TEXT)]
     | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS), Tag(BRANCH_LIST)],
     Discriminator(
         text_or_list, custom_error_type=WRONG_BRANCH, custom_error_message="must be a string or an array of strings"
@@ -46,6 +47,8 @@ class StreamOptions(StrictModel):
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
+    """OpenAI's padding against those who measure encrypted streams; there is none here."""
 
 
 class GenerationRequest(StrictModel):
@@ -54,7 +57,7 @@ class GenerationRequest(StrictModel):
     model: ModelName | None = None
     max_tokens: TokenCount | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: LogitBias | None = None
@@ -64,7 +67,7 @@ class GenerationRequest(StrictModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
-    top_k: Annotated[Integer, Field(ge=0, le=MAX_INT)] | None = None
+    top_k: Annotated[Integer, Field(ge=-1, le=MAX_INT)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     min_tokens: Annotated[Integer, Field(ge=0, le=MAX_INT)] | None = None
@@ -92,11 +95,5 @@ class GenerationRequest(StrictModel):
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        """`stop` in its plural form, without repetitions."""
-        return tuple(dict.fromkeys([self.stop] if isinstance(self.stop, str) else self.stop or []))
-
-
-def check_stream_options(request: GenerationRequest) -> None:
-    """Raise `ApiError` 400 for options of a stream that is none."""
-    if request.stream_options is not None and not request.stream:
-        raise bad_request("stream_options needs stream to be true", param="stream_options")
+        """`stop` in its plural form, without repetitions; an empty text is no stop string."""
+        return tuple(dict.fromkeys([self.stop] if isinstance(self.stop, str) else self.stop or [])) if self.stop else ()

@@ -5,24 +5,26 @@ Everything a field can hold is bounded here, before anything is done with it. `p
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from engine.sampling_params import MAX_LOGPROBS
 from server.protocol import constraints, tools
 from server.protocol.constraints import ConstraintFields, check_constraints
-from server.protocol.errors import bad_request, from_validation_error
+from server.protocol.errors import bad_request
 from server.protocol.exact_numbers import exact_body
-from server.protocol.generation_request import MAX_INT, GenerationRequest, TokenCount, check_stream_options
+from server.protocol.generation_request import MAX_INT, GenerationRequest, TokenCount
+from server.protocol.hints import HintFields
 from server.protocol.json_values import check_object_keys
 from server.protocol.messages import Integer
 from server.protocol.prompts import Conversation, check_conversation
 from server.protocol.refusals import RefusedFields, refuse_unsupported
 from server.protocol.tools import ToolFields, check_tools
+from server.protocol.unknown_fields import parse_body
 
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
-class ChatCompletionRequest(RefusedFields, ConstraintFields, ToolFields, GenerationRequest, Conversation):
+class ChatCompletionRequest(HintFields, RefusedFields, ConstraintFields, ToolFields, GenerationRequest, Conversation):
     """A chat request as it came."""
 
     max_completion_tokens: TokenCount | None = None
@@ -30,12 +32,6 @@ class ChatCompletionRequest(RefusedFields, ConstraintFields, ToolFields, Generat
     top_logprobs: Annotated[Integer, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     reasoning_effort: ReasoningEffort | None = None
     max_reasoning_tokens: Annotated[Integer, Field(ge=0, le=MAX_INT)] | None = None
-    metadata: (
-        Annotated[
-            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
-        ]
-        | None
-    ) = None
 
     @property
     def token_limit(self) -> int | None:
@@ -45,24 +41,25 @@ class ChatCompletionRequest(RefusedFields, ConstraintFields, ToolFields, Generat
 
 def parse_chat_request(raw: bytes) -> ChatCompletionRequest:
     """Read a request body. Raises `ApiError` 400 for what is malformed, out of bounds, or not done by this server."""
+    return read_chat_request(raw)[0]
+
+
+def read_chat_request(raw: bytes, *, ignore_unknown: bool = False) -> tuple[ChatCompletionRequest, tuple[str, ...]]:
+    """As `parse_chat_request`, and JSON pointers of the unknown fields that were ignored."""
     check_object_keys(raw)
-    try:
-        request = ChatCompletionRequest.model_validate_json(raw)
-    except ValidationError as error:
-        raise from_validation_error(error) from None
+    request, ignored = parse_body(ChatCompletionRequest, raw, ignore_unknown=ignore_unknown)
     if (body := exact_body(raw)) is not None:
         constraints.restore_numbers(request, body)
         tools.restore_numbers(request, body)
     _check_together(request)
     refuse_unsupported(request)
-    return request
+    return request, ignored
 
 
 def _check_together(request: ChatCompletionRequest) -> None:
     """Fields that are right one by one and wrong together."""
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise bad_request("top_logprobs needs logprobs to be true", param="top_logprobs")
-    check_stream_options(request)
     check_conversation(request)
     check_tools(request)
     check_constraints(request)

@@ -17,7 +17,7 @@ import msgspec
 
 from server.markup.events import CallArguments, CallOpened
 
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+FinishReason = Literal["stop", "length", "tool_calls", "function_call", "content_filter"]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -62,6 +62,8 @@ class Choice:
     finish_reason: FinishReason
     reasoning: str = ""
     tool_calls: Sequence[FunctionCall] = ()
+    calls_functions: bool = False
+    """The call stands in OpenAI's older form, `function_call`."""
     logprobs: Sequence[dict[str, Any]] | None = None
 
     def message(self) -> dict[str, Any]:
@@ -70,7 +72,10 @@ class Choice:
         message = {"role": "assistant", "content": content, "refusal": None}
         if self.reasoning:
             message |= {"reasoning": self.reasoning, "reasoning_content": self.reasoning}
-        return message | ({"tool_calls": [call.plain() for call in self.tool_calls]} if self.tool_calls else {})
+        if not self.tool_calls:
+            return message
+        calls = [call.plain() for call in self.tool_calls]
+        return message | ({"function_call": calls[0]["function"]} if self.calls_functions else {"tool_calls": calls})
 
 
 def chat_completion(
@@ -166,9 +171,13 @@ class ChunkEncoder:
         usage: dict[str, Any] | None = None,
         *,
         opens: bool = False,
+        as_function: bool = False,
     ) -> bytes:
-        """New pieces of a choice's tool calls; see `call_pieces`."""
-        return self._chunk(index, b'"tool_calls":' + _encode(pieces), None, usage, opens)
+        """New pieces of a choice's tool calls; see `call_pieces`. `as_function`: of its one call, in the older form."""
+        encoded = (
+            b'"function_call":' + _encode(pieces[0]["function"]) if as_function else b'"tool_calls":' + _encode(pieces)
+        )
+        return self._chunk(index, encoded, None, usage, opens)
 
     def _chunk(
         self,

@@ -83,6 +83,7 @@ class MessageShape(Shape):
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[CallShape] | None = None
+    function_call: CalledFunctionShape | None = None
 
 
 class ChoiceShape(Shape):
@@ -130,6 +131,7 @@ class DeltaShape(Shape):
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[CallDeltaShape] | None = None
+    function_call: FunctionDeltaShape | None = None
 
 
 class ChunkChoiceShape(Shape):

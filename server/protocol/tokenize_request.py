@@ -3,14 +3,12 @@
 import json
 from typing import TypeVar
 
-from pydantic import ValidationError
-
-from server.protocol.errors import from_validation_error
 from server.protocol.generation_request import ModelName, TokenId
 from server.protocol.json_values import check_object_keys
 from server.protocol.messages import StrictModel
 from server.protocol.prompts import Conversation, check_conversation
 from server.protocol.tools import DescribedTools, check_described_tools
+from server.protocol.unknown_fields import parse_body
 
 M = TypeVar("M", bound=StrictModel)
 
@@ -60,7 +58,4 @@ def parse_detokenize_request(raw: bytes) -> DetokenizeRequest:
 
 
 def _validated(model: type[M], raw: bytes) -> M:
-    try:
-        return model.model_validate_json(raw)
-    except ValidationError as error:
-        raise from_validation_error(error) from None
+    return parse_body(model, raw)[0]

@@ -1,18 +1,22 @@
 """The tools of a chat request, and which of them are to be called."""
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from engine.grammar.schema.nulls import without_nulls
-from server.protocol.errors import BRANCH_NAME, BRANCH_OBJECT, WRONG_BRANCH, bad_request, shorten
+from server.protocol.errors import bad_request, shorten
 from server.protocol.json_values import MAX_SCHEMA_INTEGER, check_json_value
-from server.protocol.messages import Name, StrictModel
+from server.protocol.messages import CacheHint, Name, StrictModel
+from server.protocol.tool_choice import Choice, FunctionChoice, ToolChoice, choice_of
 
 MAX_TOOLS = 512
 MAX_TOOL_PROMPT_CHARS = 100_000
-_TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
+
+T = TypeVar("T")
 
 
 class FunctionDefinition(StrictModel):
@@ -23,12 +27,13 @@ class FunctionDefinition(StrictModel):
     parameters: dict[str, Any] | None = None
     arguments: dict[str, Any] | None = None
     strict: bool | None = None
+    cache_control: CacheHint = None
 
     @field_validator("name")
     @classmethod
     def _name_is_plain(cls, value: str) -> str:
         if not _TOOL_NAME.fullmatch(value):
-            raise ValueError(f"must be 1 to 64 letters, digits, underscores, dots and dashes, got {shorten(value)}")
+            raise ValueError(f"must be 1 to 64 letters, digits, and of _ . - : /, got {shorten(value)}")
         return value
 
     @model_validator(mode="after")
@@ -41,8 +46,9 @@ class FunctionDefinition(StrictModel):
 class Tool(StrictModel):
     """A tool the model may call; only functions exist."""
 
-    type: Literal["function"] = "function"
+    type: Literal["function"] | None = "function"
     function: FunctionDefinition
+    cache_control: CacheHint = None
 
     @property
     def schema_field(self) -> str:
@@ -72,79 +78,87 @@ class Tool(StrictModel):
         return {"type": "function", "function": function | {"parameters": self.schema_}}
 
 
-class FunctionName(StrictModel):
-    """The function a tool choice names."""
-
-    name: Name
-
-
-class NamedToolChoice(StrictModel):
-    """Call exactly this function."""
-
-    type: Literal["function"] = "function"
-    function: FunctionName
-
-
-def _name_or_object(value: Any) -> str | None:
-    if isinstance(value, str):
-        return BRANCH_NAME
-    return BRANCH_OBJECT if isinstance(value, dict | NamedToolChoice) else None
-
-
-ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag(BRANCH_NAME)] | Annotated[NamedToolChoice, Tag(BRANCH_OBJECT)],
-    Discriminator(
-        _name_or_object,
-        custom_error_type=WRONG_BRANCH,
-        custom_error_message="must be 'none', 'auto', 'required' or an object that names a function",
-    ),
-]
-
-
 class DescribedTools(StrictModel):
     """The tools that a prompt tells the model of."""
 
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_prompt: Annotated[str, Field(min_length=1, max_length=MAX_TOOL_PROMPT_CHARS)] | None = None
+    tool_prompt: Annotated[str, Field(max_length=MAX_TOOL_PROMPT_CHARS)] | None = None
+
+    @property
+    def declared_tools(self) -> list[Tool]:
+        """The tools of the request."""
+        return list(self.tools or ())
+
+    def function_path(self, index: int) -> str:
+        """Where in the request a declared function stands."""
+        return f"tools[{index}].function"
 
 
 class ToolFields(DescribedTools):
-    """The fields about tools."""
+    """The fields about tools; `functions` and `function_call` are OpenAI's older names of tools and their choice."""
 
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    functions: Annotated[list[FunctionDefinition], Field(max_length=MAX_TOOLS)] | None = None
+    function_call: FunctionChoice | None = None
 
     @property
-    def named_tool(self) -> str | None:
-        """The function that must be called."""
-        return self.tool_choice.function.name if isinstance(self.tool_choice, NamedToolChoice) else None
+    def declared_tools(self) -> list[Tool]:
+        """The tools, be they called so or functions."""
+        return list(self.tools or ()) or [Tool(function=function) for function in self.functions or ()]
+
+    @property
+    def calls_functions(self) -> bool:
+        """Whether calls are wanted in the older form, of one function at most."""
+        return bool(self.functions) and not self.tools
+
+    @property
+    def chosen(self) -> Choice:
+        """Which of the tools are called."""
+        given = self.function_call if self.calls_functions else self.tool_choice
+        return choice_of(given)
+
+    @property
+    def choice_param(self) -> str:
+        """The field that chooses among the tools."""
+        return "function_call" if self.calls_functions else "tool_choice"
 
     @property
     def usable_tools(self) -> list[tuple[int, Tool]]:
         """The tools that the model is told of, with their places in the request."""
-        return [] if self.tool_choice == "none" else list(enumerate(self.tools or ()))
+        return [] if self.chosen.mode == "none" else list(enumerate(self.declared_tools))
+
+    def function_path(self, index: int) -> str:
+        """Where in the request a declared function stands."""
+        return f"functions[{index}]" if self.calls_functions else super().function_path(index)
 
 
 def restore_numbers(request: DescribedTools, body: dict[str, Any]) -> None:
     """Let the schemas of a request's tools have the numbers of its body, which are exact."""
-    for tool, given in zip(request.tools or (), body.get("tools") or (), strict=True):
+    pairs = [(tool.function, given["function"]) for tool, given in _paired(request.tools, body.get("tools"))]
+    if isinstance(request, ToolFields):
+        pairs += _paired(request.functions, body.get("functions"))
+    for function, given in pairs:
         for name in ("parameters", "arguments"):
-            schema = getattr(tool.function, name)
+            schema = getattr(function, name)
             if schema is not None:
-                schema.update(given["function"][name])
+                schema.update(given[name])
+
+
+def _paired(declared: Sequence[T] | None, given: list[Any] | None) -> list[tuple[T, Any]]:
+    return list(zip(declared or (), given or (), strict=True))
 
 
 def check_described_tools(request: DescribedTools) -> set[str]:
     """The tools' names. Raises `ApiError` 400 for tools of one name, and for schemas that are not of an object."""
     names: set[str] = set()
-    for index, tool in enumerate(request.tools or ()):
-        name = tool.function.name
+    for index, tool in enumerate(request.declared_tools):
+        name, path = tool.function.name, request.function_path(index)
         if name in names:
-            param = f"tools[{index}].function.name"
-            raise bad_request(f"{param} is {shorten(name)}, as that of a tool before it", param=param)
+            raise bad_request(f"{path}.name is {shorten(name)}, as that of a tool before it", param=f"{path}.name")
         names.add(name)
-        _check_schema(tool, f"tools[{index}].function.{tool.schema_field}")
-    if not names and request.tool_prompt is not None:
+        _check_schema(tool, f"{path}.{tool.schema_field}")
+    if not names and request.tool_prompt:
         raise bad_request("tool_prompt needs tools", param="tool_prompt")
     return names
 
@@ -152,13 +166,19 @@ def check_described_tools(request: DescribedTools) -> set[str]:
 def check_tools(request: ToolFields) -> None:
     """Raise `ApiError` 400 for wrong tools, and for choices among tools that are not there."""
     names = check_described_tools(request)
-    if not names:
-        _check_without_tools(request)
-    elif request.named_tool is not None and request.named_tool not in names:
-        raise bad_request(
-            f"tool_choice names the function {shorten(request.named_tool)}, which is not among the tools",
-            param="tool_choice",
-        )
+    if request.tools and request.functions:
+        raise bad_request("functions is the older name of tools; give one of them", param="functions")
+    for param in ("tool_choice", "function_call"):
+        _check_choice(param, choice_of(getattr(request, param)), names if request.choice_param == param else set())
+
+
+def _check_choice(param: str, choice: Choice, names: set[str]) -> None:
+    """Raise `ApiError` 400 for what there is not to be chosen; a choice that asks for nothing needs no tools."""
+    if not names and (choice.mode == "required" or choice.names is not None):
+        raise bad_request(f"{param} asks for a tool call, and there are no tools", param=param)
+    unknown = next((name for name in choice.names or () if name not in names), None)
+    if unknown is not None:
+        raise bad_request(f"{param} names the function {shorten(unknown)}, which is not among the tools", param=param)
 
 
 def _check_schema(tool: Tool, param: str) -> None:
@@ -169,10 +189,3 @@ def _check_schema(tool: Tool, param: str) -> None:
             f"{param}.type must be 'object', for arguments are an object, got {shorten(schema['type'])}",
             param=f"{param}.type",
         )
-
-
-def _check_without_tools(request: ToolFields) -> None:
-    if request.tool_choice not in (None, "none", "auto"):
-        raise bad_request("tool_choice asks for a tool call, and there are no tools", param="tool_choice")
-    if request.parallel_tool_calls is not None:
-        raise bad_request("parallel_tool_calls needs tools", param="parallel_tool_calls")

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from engine.errors import EngineDeadError, EngineStoppedError, RequestError
 from engine.messages import EngineInfo
 from server.answer.generation import Delta, Generation
-from server.answer.relaxed import RELAXED_HEADER, relaxed_header
+from server.answer.relaxed import RELAXED_HEADER, UNUSED_HEADER, pointers_header, relaxed_header
 from server.answer.streams import Batch, PromptStreams
 from server.config.settings import SamplingDefaults
 from server.context import ServerContext, not_ready
@@ -30,6 +30,7 @@ from server.fleet.fleet import EngineHandle
 from server.prompt.plan import PromptPlan
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError, from_request_error, overloaded
+from server.protocol.hints import cache_salt
 from server.protocol.response import encode_json, usage
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,10 @@ class Job:
     plan: Callable[[ChatTokenizer, EngineInfo, SamplingDefaults], list[PromptPlan]]
     form: Callable[[str, list[PromptPlan], ChatTokenizer], AnswerForm]
     """From the model's full name, the plans and the tokenizer."""
+    cache_key: str | None = None
+    """Prompts are cached for requests of the same key alone."""
+    unused: tuple[str, ...] = ()
+    """JSON pointers of what was ignored of the request."""
 
 
 async def run_text_work(num_bytes: int, function: Callable[[], T]) -> T:
@@ -75,8 +80,11 @@ async def run_text_work(num_bytes: int, function: Callable[[], T]) -> T:
     return function() if num_bytes <= INLINE_BYTES else await asyncio.to_thread(function)
 
 
-async def answer_request(request: Request, job_of: Callable[[bytes], Job]) -> Response:
-    """Read and check a request; the response object does the rest. `job_of` parses the body. Raises `ApiError`."""
+async def answer_request(request: Request, job_of: Callable[[bytes, bool], Job]) -> Response:
+    """Read and check a request; the response object does the rest. Raises `ApiError`.
+
+    `job_of` parses the body, and is told whether to ignore fields that do not exist.
+    """
     context: ServerContext = request.app.state.context
     began = time.monotonic()
     context.admission.check()
@@ -85,7 +93,7 @@ async def answer_request(request: Request, job_of: Callable[[bytes], Job]) -> Re
     except ClientGone:
         context.counters.disconnected += 1
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    job = await run_text_work(len(raw), lambda: job_of(raw))
+    job = await run_text_work(len(raw), lambda: job_of(raw, context.ignore_unknown_fields))
     return Answer(context, context.model(job.model), job, len(raw), salt=request.state.salt, began=began)
 
 
@@ -117,9 +125,10 @@ class Answer(Response):
             assert tokenizer is not None and info is not None, "a ready model has both"
             plans, form = await run_text_work(self._num_bytes, lambda: self._prepare(tokenizer, info, defaults))
             self._generations = [Generation(plan, tokenizer) for plan in plans]
+            salt = cache_salt(self._salt, self._job.cache_key)
             streams = PromptStreams(
                 [
-                    client.submit(plan.prompt_token_ids, plan.params, n=plan.n, salt=self._salt, priority=plan.priority)
+                    client.submit(plan.prompt_token_ids, plan.params, n=plan.n, salt=salt, priority=plan.priority)
                     for plan in plans
                 ]
             )
@@ -157,7 +166,7 @@ class Answer(Response):
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),
-            *self._relaxed(streams),
+            *self._notes(streams),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
@@ -172,7 +181,7 @@ class Answer(Response):
                     async for batch in batches:
                         events = self._events(form, self._take(streams, batch))
                         if not writer.started and (events or streams.accepted):
-                            await writer.start(self._relaxed(streams))
+                            await writer.start(self._notes(streams))
                         if events:
                             await writer.write(events)
                         elif writer.started and not batch:
@@ -204,14 +213,16 @@ class Answer(Response):
             self._context.counters.first_token.observe(time.monotonic() - self._began)
         return taken
 
-    def _relaxed(self, streams: PromptStreams) -> list[tuple[bytes, bytes]]:
-        """The header that says what was left out of schemas; asked for once in an answer, since it is counted."""
+    def _notes(self, streams: PromptStreams) -> list[tuple[bytes, bytes]]:
+        """What was not used, and what was left out of schemas; asked for once in an answer, since that is counted."""
+        unused = (*self._job.unused, *self._generations[0].plan.unused)
+        headers = [(UNUSED_HEADER, pointers_header(unused, len(unused)))] if unused else []
         relaxed = streams.relaxed
-        if relaxed is None:
-            return []
-        self._context.counters.relaxed_requests += 1
-        self._context.counters.relaxed_keywords += relaxed.count
-        return [(RELAXED_HEADER, relaxed_header(relaxed))]
+        if relaxed is not None:
+            self._context.counters.relaxed_requests += 1
+            self._context.counters.relaxed_keywords += relaxed.count
+            headers.append((RELAXED_HEADER, relaxed_header(relaxed)))
+        return headers
 
     def _usage(self) -> dict[str, Any]:
         """Counts so far: every prompt once, all answers together."""

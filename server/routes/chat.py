@@ -10,7 +10,7 @@ from server.answer.generation import Delta
 from server.markup.events import CallOpened
 from server.prompt.plan import PromptPlan, plan_chat
 from server.prompt.tokenizer import ChatTokenizer
-from server.protocol.request import parse_chat_request
+from server.protocol.request import read_chat_request
 from server.protocol.response import (
     Choice,
     ChunkEncoder,
@@ -32,13 +32,15 @@ async def create_chat_completion(request: Request) -> Response:
     return await answer_request(request, _job)
 
 
-def _job(raw: bytes) -> Job:
-    chat = parse_chat_request(raw)
+def _job(raw: bytes, ignore_unknown: bool) -> Job:
+    chat, ignored = read_chat_request(raw, ignore_unknown=ignore_unknown)
     return Job(
         model=chat.model,
         num_choices=chat.n or 1,
         plan=lambda tokenizer, info, defaults: [plan_chat(chat, tokenizer, info, defaults)],
         form=ChatForm,
+        cache_key=chat.prompt_cache_key,
+        unused=ignored,
     )
 
 
@@ -51,7 +53,8 @@ class ChatForm:
         self._id = new_completion_id()
         self._model = model
         self._fingerprint = plan.system_fingerprint
-        self._collected = [_Collected() for _ in range(plan.n)]
+        self._calls_functions = plan.calls_functions
+        self._collected = [_Collected(calls_functions=plan.calls_functions) for _ in range(plan.n)]
         self._begun: set[int] = set()
         """Choices of which a chunk has been made."""
         self._called: set[int] = set()
@@ -95,7 +98,9 @@ class ChatForm:
             chunks.append(encoder.text(index, delta.text, delta.logprobs, usage))
         if delta.calls:
             self._called.add(index)
-            chunks.append(encoder.calls(index, call_pieces(delta.calls), usage, opens=self._opens(index)))
+            pieces = call_pieces(delta.calls)
+            as_function = self._calls_functions
+            chunks.append(encoder.calls(index, pieces, usage, opens=self._opens(index), as_function=as_function))
         if delta.finish_reason is not None:
             chunks.append(encoder.finish(index, delta.finish_reason, usage, called=index in self._called))
         return chunks
@@ -114,7 +119,8 @@ class ChatForm:
 class _Collected:
     """A choice in the making."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, calls_functions: bool) -> None:
+        self._calls_functions = calls_functions
         self._texts: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[tuple[CallOpened, list[str]]] = []
@@ -141,5 +147,6 @@ class _Collected:
             finish_reason=self._finish_reason,
             reasoning="".join(self._reasoning),
             tool_calls=[FunctionCall(call.id, call.name, "".join(pieces)) for call, pieces in self._calls],
+            calls_functions=self._calls_functions,
             logprobs=self._logprobs,
         )

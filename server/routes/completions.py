@@ -12,7 +12,7 @@ from server.answer.generation import Delta
 from server.prompt.plan import PromptPlan
 from server.prompt.plan_completion import plan_completion
 from server.prompt.tokenizer import ChatTokenizer
-from server.protocol.completion_request import parse_completion_request
+from server.protocol.completion_request import read_completion_request
 from server.protocol.completion_response import TextCompletionEncoder, TextLogprobs, legacy_token, text_choice
 from server.protocol.response import FinishReason
 from server.routes.answering import Job, answer_request
@@ -26,13 +26,14 @@ async def create_completion(request: Request) -> Response:
     return await answer_request(request, _job)
 
 
-def _job(raw: bytes) -> Job:
-    request = parse_completion_request(raw)
+def _job(raw: bytes, ignore_unknown: bool) -> Job:
+    request, ignored = read_completion_request(raw, ignore_unknown=ignore_unknown)
     return Job(
         model=request.model,
         num_choices=(request.n or 1) * len(request.prompts),
         plan=lambda tokenizer, info, defaults: plan_completion(request, tokenizer, info, defaults),
         form=CompletionForm,
+        unused=ignored,
     )
 
 

@@ -137,7 +137,7 @@ def test_the_context_is_never_overrun_nor_the_prompt_cut(smollm2_tokenizer: Chat
         ({"logit_bias": {"49152": 1}}, "logit_bias"),
         ({"stop_token_ids": [49152]}, "stop_token_ids"),
         ({"min_tokens": 6, "max_tokens": 5}, "min_tokens"),
-        ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"enable_tools": True}}, "chat_template_kwargs"),
     ],
 )
 def test_what_only_the_model_can_tell_is_refused_by_name(

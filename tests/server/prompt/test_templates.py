@@ -96,6 +96,10 @@ def places(text: str) -> dict[str, tuple[list[dict[str, Any]], list[dict[str, An
             ],
             None,
         ),
+        "arguments that are no JSON": (
+            [question, {**calling, "tool_calls": [call | {"function": {"name": "f", "arguments": f"{{{text}"}}]}],
+            None,
+        ),
         "reasoning": ([question, {"role": "assistant", "content": "y", "reasoning": text}, question], None),
         "developer": ([{"role": "developer", "content": text}, question], None),
         "tools": ([question], [tool]),

@@ -155,9 +155,35 @@ def test_tool_turns(shared_tokenizer: Load) -> None:
         rendered = tokenizer.render(turns)
         assert '{"x": "é"}' in rendered and "42" in rendered
         assert rendered == tokenizer.render(as_object)
-    broken = [turns[0], {"role": "assistant", "tool_calls": [{**call, "function": {"name": "f", "arguments": "{"}}]}]
-    with pytest.raises(ApiError, match=r"arguments must be JSON"):
-        shared_tokenizer("qwen2_5").render(broken)
+
+
+@needs_shared
+@pytest.mark.parametrize("arguments", ['{"x": "é', "[1]", "x=1", '{"x": NaN}', '{"x": ' * 70 + "1" + "}" * 70])
+@pytest.mark.parametrize(
+    "name", ["qwen2_5", "llama3_1/meta-llama-Llama-3.1-8B-Instruct", "deepseek_v3", "gemma2/google-gemma-2-2b-it"]
+)
+def test_arguments_that_are_no_json_are_shown_as_they_were(name: str, arguments: str, shared_tokenizer: Load) -> None:
+    tokenizer = shared_tokenizer(name)
+    call = {"id": "a", "type": "function", "function": {"name": "lookup", "arguments": arguments}}
+    turns = [user("q"), {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "42"}]
+    rendered = tokenizer.render(turns)
+    assert arguments in rendered and "lookup" in rendered and "42" in rendered
+
+
+def test_a_template_that_takes_arguments_apart_gets_broken_ones_as_text() -> None:
+    """Its own form of a call has no place for them."""
+    tokenizer = sentencepiece(
+        "{% for m in messages %}[{{ m.role }}]{{ m.content or '' }}{% for call in m.tool_calls or [] %}"
+        "<{{ call.function.name }}{% for key, value in call.function.arguments.items() %} {{ key }}={{ value }}"
+        "{% endfor %}>{% endfor %}{% endfor %}"
+    )
+
+    def shown(arguments: str) -> str:
+        call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        return tokenizer.render([user("q"), {"role": "assistant", "tool_calls": [call]}])
+
+    assert shown('{"x": 1}').endswith("<f x=1>")
+    assert '"arguments": {"x": 1' in shown('{"x": 1')
 
 
 @needs_shared
@@ -229,16 +255,14 @@ def test_user_text_never_becomes_a_control_token(name: str, shared_tokenizer: Lo
     assert evil in tokenizer.decode(ids, skip_special_tokens=False), "the model still reads what was sent"
 
 
-def test_a_name_is_shown_without_its_control_tokens_or_refused() -> None:
+def test_a_name_is_shown_without_its_control_tokens_where_names_are_shown() -> None:
     turn = {"role": "user", "name": "a</s>b", "content": "x"}
     shows = sentencepiece("{% for m in messages %}{{ m.name | default('') }}: {{ m.content }}{% endfor %}")
     ids = shows.encode_prompt([turn])
     assert 2 not in ids and "a</s>b" in shows.decode(ids, skip_special_tokens=False)
     hides = sentencepiece("{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}")
-    with pytest.raises(ApiError) as caught:
-        hides.encode_prompt([user("y"), turn])
-    assert caught.value.status == 400 and caught.value.param == "messages[1].name"
-    assert hides.encode_prompt([user("x")]) == hides.encode_prompt([{**user("x"), "name": None}])
+    assert (shows.named_roles(tools=False), hides.named_roles(tools=False)) == ({"system", "user", "assistant"}, set())
+    assert hides.encode_prompt([user("x")]) == hides.encode_prompt([turn])
 
 
 @needs_shared

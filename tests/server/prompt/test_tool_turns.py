@@ -217,7 +217,6 @@ def test_no_reasoning_at_all(reasoners: dict[str, ChatTokenizer]) -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "param"),
     [
-        ("none", {"reasoning_effort": "low"}, "reasoning_effort"),
         ("none", {"max_reasoning_tokens": 5}, "max_reasoning_tokens"),
         (
             "switch",

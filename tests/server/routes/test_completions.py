@@ -95,7 +95,6 @@ def test_the_field_table_covers_exactly_the_fields() -> None:
         ({"best_of": 2}, "best_of", "unsupported_parameter"),
         ({"best_of": 1, "n": 2}, "best_of", "invalid_value"),
         ({"suffix": "x"}, "suffix", "unsupported_parameter"),
-        ({"stream_options": {}}, "stream_options", "invalid_value"),
         ({"messages": []}, "messages", "unknown_parameter"),
         ({"top_logprobs": 1}, "top_logprobs", "unknown_parameter"),
         ({"priority": 1001}, "priority", "invalid_value"),
