@@ -8,10 +8,11 @@ model may also write a call as bare JSON at the beginning, or in a fence, as Qwe
 That is a call if it names a declared tool; any other JSON is text.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from server.markup.frames import GAP, NAME, Frame, OneOf
+from server.markup.frames import GAP, Frame, OneOf
 
 FormatName = Literal["hermes", "llama3", "deepseek"]
 ToolsSetting = Literal["hermes", "llama3", "deepseek", "generic"]
@@ -37,6 +38,8 @@ class CallFormat:
     """Behind the arguments."""
     pattern: tuple[str, str, str]
     """A call as models are shown it: text before the name, between name and arguments, and behind them."""
+    may_double: bool = False
+    """The braces around a call may be doubled, as they are in the template's own words; see `doubling`."""
 
     def write(self, name: str, arguments: str) -> str:
         """One call, as the model itself would write it. `arguments` is JSON text."""
@@ -47,6 +50,33 @@ class CallFormat:
     def marks(self) -> tuple[str, ...]:
         """Texts that may be single tokens and must be seen by the parser."""
         return tuple(filter(None, (self.marker, self.begin, self.end)))
+
+    @property
+    def bare_head(self) -> Frame:
+        """What stands before the name of a call in JSON without its marker."""
+        return _doubled(BARE_HEAD) if self.may_double else BARE_HEAD
+
+    @property
+    def bare_tail(self) -> Frame:
+        """What stands behind the arguments of such a call."""
+        return _doubled(BARE_TAIL) if self.may_double else BARE_TAIL
+
+    @property
+    def fenced_head(self) -> Frame:
+        """What stands before the name of such a call in a fence."""
+        return (FENCE_MARK, OneOf(("json", "")), *self.bare_head)
+
+    def doubling(self) -> "CallFormat":
+        """The form as models slip into it whose template describes a call as `{{"name": ...}}`.
+
+        So did Qwen2.5-Coder's, written for a language in which that stands for single braces; conversions to GGUF
+        still carry it.
+        """
+        return replace(self, head=_doubled(self.head), tail=_doubled(self.tail), may_double=True)
+
+
+def _doubled(frame: Frame) -> Frame:
+    return tuple(OneOf((2 * piece, piece)) if piece in ("{", "}") else piece for piece in frame)
 
 
 _JSON_HEAD: Frame = (GAP, "{", GAP, '"name"', GAP, ":", GAP, '"')
@@ -94,9 +124,6 @@ FENCE_MARK = "```"
 BARE_NECK = _json_neck("arguments", "parameters")
 BARE_TAIL: Frame = (GAP, "}")
 FENCE_END: Frame = (GAP, FENCE_MARK)
-WHOLE_BARE: Frame = (*BARE_HEAD, NAME, *BARE_NECK)
-FENCED_HEAD: Frame = (FENCE_MARK, OneOf(("json", "")), *BARE_HEAD)
-WHOLE_FENCED: Frame = (*FENCED_HEAD, NAME, *BARE_NECK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +148,11 @@ def detect(written: str, name: str) -> CallFormat | None:
         return HERMES
     bare = before.rstrip().endswith('"name": "') and after.startswith('", "parameters": ')
     return LLAMA3 if bare else None
+
+
+def shows_double_braces(described: str) -> bool:
+    """Whether a rendered prompt with tools describes a call in doubled braces."""
+    return _DOUBLE.search(described) is not None
+
+
+_DOUBLE = re.compile(r'\{\{\s{0,4}"name"\s{0,4}:')

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.constraint import Constraint, PatternSource, SchemaSource
-from server.markup.formats import BARE_HEAD, BARE_NECK, BARE_TAIL, FENCED_HEAD, CallFormat
+from server.markup.formats import BARE_NECK, CallFormat
 from server.markup.frames import GAP_REGEX, escape, regex
 
 ANY = r"[\s\S]*"
@@ -125,8 +125,8 @@ class _Builder:
         form = self._form
         self._add_native(form)
         names = "|".join(escape(tool.name) for tool in self._tools)
-        heads = f"{regex(BARE_HEAD)}|{ANY}{regex(FENCED_HEAD)}"
-        fence = f"{ANY}{regex(FENCED_HEAD)}"
+        heads = f"{regex(form.bare_head)}|{ANY}{regex(form.fenced_head)}"
+        fence = f"{ANY}{regex(form.fenced_head)}"
         called = f"({names}){regex(BARE_NECK)}{ANY}"
         tag = f"{ANY}{escape(form.marker)}"
         self.add("segment", "tag native | json doubtful")
@@ -151,7 +151,7 @@ class _Builder:
             self.add("tag_x[lazy]", "TAG_X")
             self.add("TAG_X", f"/{tag}/ & ~/{called}/")
         self._add_calls("named", regex(BARE_NECK))
-        self._rules[-1] += f" /{regex(BARE_TAIL)}/"
+        self._rules[-1] += f" /{regex(form.bare_tail)}/"
 
     def _add_native(self, form: CallFormat) -> None:
         """What follows a marker."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from enum import Enum, auto
 
 from server.markup.events import CallArguments, CallClosed, CallOpened, ContentText, Event
-from server.markup.formats import BARE_TAIL, FENCE_END, FENCE_MARK, WHOLE_BARE, WHOLE_FENCED, CallFormat
+from server.markup.formats import BARE_NECK, FENCE_END, FENCE_MARK, CallFormat
 from server.markup.frames import MAX_GAP, NAME, SPACE, Frame, Match, Undecided, match
 from server.markup.json_text import ObjectEnd
 
@@ -53,6 +53,8 @@ class CallParser:
         self._new_id = new_id
         self._recover = recover
         self._head: Frame = (*form.head, NAME, *form.neck)
+        self._whole_bare: Frame = (*form.bare_head, NAME, *BARE_NECK)
+        self._whole_fenced: Frame = (*form.fenced_head, NAME, *BARE_NECK)
         self._dropped = tuple(filter(None, (form.begin, form.end)))
         self._candidate = _candidates(form.marks, recover)
         self._state = _State.TEXT
@@ -104,19 +106,19 @@ class CallParser:
 
     def _read_text(self, data: str, position: int) -> tuple[int, bool]:
         if self._at_start:
-            found = self._match_head(WHOLE_BARE, data, position)
+            found = self._match_head(self._whole_bare, data, position)
             if found is Undecided.MORE:
                 return position, False
             self._at_start = False
             if isinstance(found, Match):
-                return self._open(found, BARE_TAIL), True
+                return self._open(found, self._form.bare_tail), True
         if self._behind_fenced:
             found = match(FENCE_END, data, position)
             if found is Undecided.MORE:
                 return position, False
             if isinstance(found, Match):
                 # What closes one fence may, for all the grammar knows, open the next.
-                again = self._match_head(WHOLE_FENCED, data, found.end - len(FENCE_MARK))
+                again = self._match_head(self._whole_fenced, data, found.end - len(FENCE_MARK))
                 if again is Undecided.MORE:
                     return position, False
                 position = found.end if again is Undecided.NO else found.end - len(FENCE_MARK)
@@ -136,10 +138,10 @@ class CallParser:
             if dropped is not None:
                 self._write(data, start, position)
                 return position + len(dropped), True
-            found = self._match_head(WHOLE_FENCED, data, position) if self._recover else Undecided.NO
+            found = self._match_head(self._whole_fenced, data, position) if self._recover else Undecided.NO
             if isinstance(found, Match):
                 self._write(data, start, position)
-                return self._open(found, BARE_TAIL, fenced=True), True
+                return self._open(found, self._form.bare_tail, fenced=True), True
             if found is Undecided.MORE or candidate.end() == len(data):
                 self._write(data, start, position)
                 return position, False

@@ -44,6 +44,8 @@ class TemplateForm:
     """A tool call's arguments must be JSON text, not an object."""
     arguments_verbatim: bool = False
     """It shows arguments that are no JSON as they are."""
+    doubles_braces: bool = False
+    """It describes a call in doubled braces, into which the model may slip."""
     no_content: Absent = "absent"
     """How a tool call without content is written."""
 
@@ -52,6 +54,7 @@ class TemplateForm:
         chosen = self.call_format if setting is None else FORMATS.get(setting)
         if chosen is None:
             return ToolForm(HERMES, by_template=False, many_calls=self.many_calls)
+        chosen = chosen.doubling() if self.doubles_braces else chosen
         return ToolForm(chosen, by_template=self.tools, many_calls=self.many_calls)
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from server.markup.formats import detect
+from server.markup.formats import detect, shows_double_braces
 from server.prompt.chat_template import Verbatim
 from server.prompt.conversation import Absent, Message, TemplateForm, with_parts, without_content
 from server.protocol.errors import ApiError, bad_request
@@ -33,6 +33,7 @@ def probe(render: Render, source: str) -> TemplateForm:
 
     call_style = _probe_tool_call(shown, question)
     arguments_as_text, no_content = call_style or (False, "absent")
+    described = written([question], [_PROBE_TOOL])
     one, two = (_probe_turns(question, count, arguments_as_text, no_content) for count in (1, 2))
     return TemplateForm(
         system_role=shown([{"role": "system", "content": "probe-rule"}, question], "probe-rule"),
@@ -40,12 +41,13 @@ def probe(render: Render, source: str) -> TemplateForm:
         named_roles=frozenset(role for role in ("system", "user", "assistant") if shown(_named(role), "probe_name")),
         content_parts=content_parts,
         tool_role=shown([question, {"role": "tool", "content": "probe-answer"}], "probe-answer"),
-        tools=_PROBE_PARAMETER in written([question], [_PROBE_TOOL]),
+        tools=_PROBE_PARAMETER in described,
         tool_calls=call_style is not None,
         many_calls=call_style is None or shown(two, "probe_value_1"),
         call_format=detect(written(one), "probe_name") if call_style is not None else None,
         arguments_as_text=arguments_as_text,
         arguments_verbatim=call_style is not None and shown(_verbatim(one), _BROKEN),
+        doubles_braces=shows_double_braces(described),
         no_content=no_content,
     )
 

@@ -26,12 +26,14 @@ SCHEMAS: dict[str, Any] = {
     "get_more": {"type": "object"},
 }
 TOOLS = [ToolSchema(name, json.dumps(schema), f"tools[{i}]") for i, (name, schema) in enumerate(SCHEMAS.items())]
-ALL = list(FORMATS.values())
+DOUBLED = HERMES.doubling()
+ALL = [*FORMATS.values(), DOUBLED]
 GOOD, BAD = '{"n": 1}', '{"n": "x"}'
-FREE = {form.name: compiled(free_calls(form, TOOLS, {}, parallel=True)) for form in ALL}
-FREE_SPECIAL = {form.name: compiled(free_calls(form, TOOLS, {form.marker: SPECIAL_ID}, parallel=True)) for form in ALL}
-REQUIRED = {form.name: compiled(required_calls(form, TOOLS, {}, parallel=True)) for form in ALL}
+FREE = {form: compiled(free_calls(form, TOOLS, {}, parallel=True)) for form in ALL}
+FREE_SPECIAL = {form: compiled(free_calls(form, TOOLS, {form.marker: SPECIAL_ID}, parallel=True)) for form in ALL}
+REQUIRED = {form: compiled(required_calls(form, TOOLS, {}, parallel=True)) for form in ALL}
 FRAGMENTS = [
+    '{{"name": "', "}}",
     "<tool_call>", "</tool_call>", '{"name": "', "get", "get_more", "other", '", "arguments": ', '", "parameters": ',
     GOOD, BAD, "{}", "}", "\n", " ", "    ", "```json\n", "```", "<", "text", "<|python_tag|>", *DEEPSEEK.marks,
     "function<｜tool▁sep｜>", "\n```json\n", "\n```", "<｜tool▁call▁end｜>", "é", SPECIAL_BYTE,  # noqa: RUF001
@@ -66,7 +68,7 @@ texts = st.lists(st.sampled_from(FRAGMENTS), max_size=20).map("".join)
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from(ALL), texts, st.booleans())
 def test_every_call_the_parser_finds_is_valid(form: CallFormat, text: str, special: bool) -> None:
-    grammar = (FREE_SPECIAL if special else FREE)[form.name]
+    grammar = (FREE_SPECIAL if special else FREE)[form]
     allowed = accepted(grammar, text)
     if special:
         allowed = allowed.replace(SPECIAL_BYTE, form.marker)
@@ -76,19 +78,19 @@ def test_every_call_the_parser_finds_is_valid(form: CallFormat, text: str, speci
 @pytest.mark.parametrize("form", ALL, ids=lambda form: form.name)
 def test_calls_end_to_end(form: CallFormat) -> None:
     good, bad = form.write("get", GOOD), form.write("get", BAD)
-    for grammar in (FREE[form.name], REQUIRED[form.name]):
+    for grammar in (FREE[form], REQUIRED[form]):
         assert matches(grammar, good) and calls_of(form, good) == [("get", GOOD)]
         assert not matches(grammar, bad)
         assert not matches(grammar, form.write("get", "{}"))
         assert matches(grammar, form.write("get_more", '{"x": [{"y": "}"}]}'))
-    assert not matches(REQUIRED[form.name], "Sure. " + good)
-    assert not matches(REQUIRED[form.name], "")
-    assert not matches(REQUIRED[form.name], form.write("nobody", GOOD))
+    assert not matches(REQUIRED[form], "Sure. " + good)
+    assert not matches(REQUIRED[form], "")
+    assert not matches(REQUIRED[form], form.write("nobody", GOOD))
 
 
 @pytest.mark.parametrize("form", ALL, ids=lambda form: form.name)
 def test_text_is_free_outside_of_calls(form: CallFormat) -> None:
-    grammar = FREE[form.name]
+    grammar = FREE[form]
     marked = form.marker + form.write("get", GOOD) if form is LLAMA3 else form.write("get", GOOD)
     for text in ("", "Hello.", " \n\n {} [1] ```py\nx < 3\n```", '{"name": "Bob", "arguments": 3}', '{"name": "get"}'):
         assert matches(grammar, text)
@@ -111,11 +113,11 @@ def test_one_call_where_calls_are_not_parallel(form: CallFormat) -> None:
         assert not matches(one, f"{good}\n{good}") and not matches(one, f"{good} bye")
     assert matches(compiled(free_calls(form, TOOLS, {}, parallel=False)), "no call")
     body = good.removeprefix(form.begin).removesuffix(form.end)
-    assert matches(REQUIRED[form.name], f"{form.begin}{body}\n{body}{form.end}")
+    assert matches(REQUIRED[form], f"{form.begin}{body}\n{body}{form.end}")
 
 
 def test_a_special_marker_opens_calls_and_its_spelling_does_not_occur() -> None:
-    grammar = FREE_SPECIAL["llama3"]
+    grammar = FREE_SPECIAL[LLAMA3]
     call = LLAMA3.write("get", GOOD)
     assert matches(grammar, f"Hm.{SPECIAL_BYTE}{call}") and matches(grammar, call)
     assert not matches(grammar, f"Hm.{SPECIAL_BYTE}{LLAMA3.write('get', BAD)}")
@@ -124,13 +126,13 @@ def test_a_special_marker_opens_calls_and_its_spelling_does_not_occur() -> None:
 
 @pytest.mark.parametrize("form", ALL, ids=lambda form: form.name)
 def test_white_space_is_bounded(form: CallFormat) -> None:
-    assert len(accepted(REQUIRED[form.name], " " * 100)) <= 8
+    assert len(accepted(REQUIRED[form], " " * 100)) <= 8
     opened = form.marker + "\n" * 50
-    assert len(accepted(FREE[form.name], opened)) <= len(form.marker) + 8
+    assert len(accepted(FREE[form], opened)) <= len(form.marker) + 8
     body = form.write("get", GOOD).removeprefix(form.begin).removesuffix(form.end)
     for gap in range(10):
         text = form.begin + " " * gap + body + form.end
-        if matches(REQUIRED[form.name], text):
+        if matches(REQUIRED[form], text):
             assert calls_of(form, text) == [("get", GOOD)]
 
 
@@ -174,7 +176,7 @@ def test_content_of_a_pattern(pattern: str, good: str, bad: str) -> None:
 @pytest.mark.parametrize("grammars", [FREE, REQUIRED], ids=["free", "required"])
 def test_arguments_of_any_names_have_none_twice(grammars: dict[str, Any], form: CallFormat) -> None:
     """Whatever quotes and braces stand in free text before."""
-    grammar = grammars[form.name]
+    grammar = grammars[form]
     begun = form.write("get_more", '{"a": 1, "').partition('{"a": 1, "')
     before = f'As "{{"a": 1, "a": 2 shows {form.marker if form is LLAMA3 else ""}' if grammars is FREE else ""
     text = before + begun[0] + begun[1]
@@ -194,3 +196,22 @@ def test_schemas_are_blamed_by_their_field() -> None:
     constraint = free_calls(HERMES, TOOLS, {}, parallel=True)
     assert [entry.param for entry in constraint.schemas] == ["tools[0]", "tools[1]"]
     assert constraint.param == "tools"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>\n{{"name": "get", "arguments": {"n": 1}}}\n</tool_call>',
+        '<tool_call>\n{"name": "get", "arguments": {"n": 1}}\n</tool_call>',
+        '{{"name": "get", "arguments": {"n": 1}}}',
+        '{"name": "get", "arguments": {"n": 1}}',
+        '```json\n{{"name": "get", "arguments": {"n": 1}}}\n```',
+    ],
+)
+def test_braces_that_a_template_doubles_may_be_doubled(text: str) -> None:
+    assert calls_of(DOUBLED, text) == [("get", GOOD)]
+    assert matches(FREE[DOUBLED], text)
+    wrong = text.replace(GOOD, BAD)
+    assert not matches(FREE[DOUBLED], wrong) and len(accepted(FREE[DOUBLED], wrong)) < len(wrong) - 3
+    assert matches(REQUIRED[DOUBLED], text) == text.startswith("<tool_call>")
+    assert bool(calls_of(HERMES, text)) == ("{{" not in text), "elsewhere they are text"

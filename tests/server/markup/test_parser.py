@@ -15,7 +15,7 @@ from tests.clocks import assert_linear
 
 NAMES = ("get", "get_weather", "a.b-c")
 FRAGMENTS = [
-    "<tool_call>", "</tool_call>", '{"name": "', "get", "get_weather", "other", '", "arguments": ',
+    "<tool_call>", "</tool_call>", '{"name": "', '{{"name": "', "get", "get_weather", "other", '", "arguments": ',
     '", "parameters": ', '{"x": "}\\"{"}', "{}", "}", "\n", " ", "```json\n", "```", "<", "text", "{", '"', "\\",
     "<|python_tag|>", *DEEPSEEK.marks, "function<｜tool▁sep｜>", "\n```json\n", "\n```",  # noqa: RUF001
     "<｜tool▁call▁end｜>", "é",  # noqa: RUF001
@@ -55,10 +55,11 @@ def parse_whole(form: CallFormat, text: str, **options: bool) -> tuple[str, Call
 
 
 texts = st.lists(st.sampled_from(FRAGMENTS), max_size=24).map("".join)
+ALL = [*FORMATS.values(), HERMES.doubling()]
 
 
 @settings(deadline=None)
-@given(st.sampled_from(list(FORMATS.values())), texts, st.data(), st.booleans(), st.booleans())
+@given(st.sampled_from(ALL), texts, st.data(), st.booleans(), st.booleans())
 def test_any_chunking_gives_the_same(
     form: CallFormat, text: str, data: st.DataObject, at_start: bool, recover: bool
 ) -> None:
@@ -82,7 +83,7 @@ json_objects = st.dictionaries(
 
 @settings(deadline=None)
 @given(
-    st.sampled_from(list(FORMATS.values())),
+    st.sampled_from(ALL),
     st.lists(st.tuples(st.sampled_from(NAMES), json_objects), min_size=1, max_size=3),
     st.booleans(),
 )

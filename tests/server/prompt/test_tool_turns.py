@@ -8,7 +8,7 @@ import pytest
 
 from engine.constraint import ReasoningBudget
 from server.config.settings import SamplingDefaults
-from server.markup.formats import FORMATS, HERMES
+from server.markup.formats import FORMATS, HERMES, CallFormat
 from server.markup.parser import CallParser
 from server.markup.tool_prompt import DEFAULT_TOOL_PROMPT
 from server.prompt.conversation import TemplateForm
@@ -90,6 +90,24 @@ def test_prompts_with_tools_equal_those_of_transformers(pair: str, shared_tokeni
         for tools in (None, [TOOL]):
             text = theirs.apply_chat_template(as_theirs, tools=tools, tokenize=False, add_generation_prompt=True)
             assert ours.render(talk, tools=tools) == text
+
+
+@needs_shared
+def test_a_template_that_describes_calls_in_double_braces_may_be_followed() -> None:
+    """As Qwen2.5-Coder's does in some conversions."""
+    tokenizer, files = shared_tokenizer_files("qwen2_5")
+    template = (SHARED / "chat-templates" / "Qwen-Qwen2.5-7B-Instruct.jinja").read_text()
+    words = '{\\"name\\": <function-name>, \\"arguments\\": <args-json-object>}'
+    assert template.count(words) == 1
+    slipped = template.replace(words, f"{{{words}}}")
+
+    def form(source: str, **options: Any) -> CallFormat:
+        chat_files = ChatFiles(special_tokens=files.special_tokens, templates={"default": source})
+        return ChatTokenizer(tokenizer, chat_files, **options).tool_form.calls
+
+    assert form(template) == form(template, tools="hermes") == HERMES
+    assert form(slipped) == form(slipped, tools="hermes") == HERMES.doubling() != HERMES
+    assert form(slipped).write("f", "{}") == HERMES.write("f", "{}"), "earlier calls are shown as they ought to be"
 
 
 @needs_shared
