@@ -22,8 +22,10 @@ from bench.record import circumstances, percentile, table, write_json
 from engine.constraint import Constraint
 from engine.errors import RequestError
 from engine.grammar.backend_llguidance import LlguidanceGrammar, compile_grammar, make_tokenizer
-from engine.grammar.grammar import GrammarError
+from engine.grammar.grammar import Grammar, GrammarError
+from engine.grammar.repeats import unrepeated
 from engine.grammar.source import load_schema, schema_text
+from engine.grammar.token_index import TokenIndex
 from engine.grammar.vocabulary import Vocabulary
 
 KEYWORDS = [
@@ -67,6 +69,9 @@ class Bench:
         self.vocabulary = Vocabulary.load(directory, size=size + 512, eos_token_ids=[size])
         self._tokenizer = make_tokenizer(self.vocabulary)
         self._bytes = llguidance.LLTokenizer("byte")
+        self._index = TokenIndex(self.vocabulary)
+        self._byte_index = TokenIndex(Vocabulary([bytes([n]) for n in range(256)], special_ids=[], eos_token_ids=[]))
+        self._byte_tokenizer = make_tokenizer(self._byte_index.vocabulary)
         self._row = np.zeros(-(-self.vocabulary.size // 32), dtype=np.int32)
         self.compile_ms: list[float] = []
         self.refuse_ms: list[float] = []
@@ -78,8 +83,10 @@ class Bench:
         constraint = Constraint(kind="json_schema", source=json.dumps(case["schema"]), param="schema")
         began = time.perf_counter()
         try:
-            text = schema_text(load_schema(constraint.source, constraint.param), constraint.param, closes=False).text
-            grammar = compile_grammar(self._tokenizer, text, constraint)
+            made_of = schema_text(load_schema(constraint.source, constraint.param), constraint.param, closes=False)
+            text = made_of.text
+            inner = compile_grammar(self._tokenizer, text, constraint)
+            grammar = unrepeated(inner, made_of.names, made_of.items, self._index, "")
             made = time.perf_counter()
             grammar.fill_bitmask(self._row)
         except (RequestError, GrammarError) as error:
@@ -89,7 +96,10 @@ class Bench:
         self.first_mask_ms.append((time.perf_counter() - made) * 1e3)
         plain = llguidance.LLMatcher(self._bytes, text, log_level=0)
         instances = [(test["valid"], json.dumps(test["data"], ensure_ascii=False)) for test in case["tests"]]
-        wrong = [(valid, instance) for valid, instance in instances if _accepts(plain, instance.encode()) != valid]
+        by_bytes = compile_grammar(self._byte_tokenizer, text, constraint)
+        followed = unrepeated(by_bytes, made_of.names, made_of.items, self._byte_index, "")
+        taken = [_accepts(plain, text.encode()) and _follows(followed, text.encode()) for _, text in instances]
+        wrong = [instance for instance, is_taken in zip(instances, taken, strict=True) if instance[0] != is_taken]
         if wrong:
             valid, instance = min(wrong)  # an invalid one that is accepted is worse
             if not valid:
@@ -103,7 +113,7 @@ class Bench:
                 return "refused", f"while it is followed: {error}"
         return "followed", ""
 
-    def _masks(self, grammar: LlguidanceGrammar, instance: str) -> None:
+    def _masks(self, grammar: Grammar, instance: str) -> None:
         matcher = grammar.copy()
         for token_id in self.vocabulary.encode(instance):
             began = time.perf_counter()
@@ -117,6 +127,19 @@ class Bench:
 def _accepts(matcher: llguidance.LLMatcher, text: bytes) -> bool:
     copy = matcher.deep_copy()
     return bool(copy.try_consume_tokens(list(text)) == len(text) and copy.is_accepting())
+
+
+def _follows(grammar: Grammar, text: bytes) -> bool:
+    """Whether nothing is there twice that must not be, of a text that the grammar's library accepts."""
+    if isinstance(grammar, LlguidanceGrammar):
+        return True
+    copy = grammar.copy()
+    try:
+        for byte in text:
+            copy.accept(byte)
+    except GrammarError:
+        return False
+    return True
 
 
 def _behind(matcher: llguidance.LLMatcher, value: Any) -> llguidance.LLMatcher | None:

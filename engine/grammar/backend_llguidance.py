@@ -67,6 +67,10 @@ class LlguidanceGrammar:
         if not self._matcher.consume_token(token_id):
             raise GrammarError(self._why())
 
+    def allows(self, token_ids: list[int]) -> bool:
+        """Whether these tokens may come, one after the other."""
+        return bool(self._matcher.validate_tokens(token_ids) == len(token_ids))
+
     @property
     def can_end(self) -> bool:
         """See `Grammar`."""

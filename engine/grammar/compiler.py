@@ -28,7 +28,8 @@ from engine.grammar.backend_llguidance import compile_grammar, make_tokenizer
 from engine.grammar.backend_outlines import load_index
 from engine.grammar.grammar import Compiled, Grammar
 from engine.grammar.reasoning import EndMark, ReasoningGrammar
-from engine.grammar.repeats import TokenIndex, unrepeated
+from engine.grammar.repeats import unrepeated
+from engine.grammar.token_index import TokenIndex
 from engine.grammar.vocabulary import Vocabulary
 from engine.grammar.worker import Answer, Job, Setup, read_frame, write_message
 
@@ -203,10 +204,10 @@ class GrammarCompiler:
         elif answer.index:
             result, size = Compiled(load_index(answer.index, self.vocabulary.eos_token_ids)), len(answer.index)
         else:
-            if self._index is None and answer.names != "listed":
+            if self._index is None and (answer.names != "listed" or answer.items != "any"):
                 self._index = TokenIndex(self.vocabulary)
             inner = compile_grammar(self._tokenizer, answer.grammar, constraint)
-            grammar = unrepeated(inner, answer.names, self._index, constraint.opens)
+            grammar = unrepeated(inner, answer.names, answer.items, self._index, constraint.opens)
             result = Compiled(grammar, answer.relaxed)
             size = len(answer.grammar)
         self._cache.put(digest, result, ENTRY_BYTES + TEXT_FACTOR * size)

@@ -16,7 +16,7 @@ from engine.grammar.schema.nulls import without_nulls
 from engine.grammar.schema.prepare import prepare_schema
 from engine.grammar.schema.relaxing import Relaxing
 from engine.grammar.whole import lark_terminal, whole_parts
-from engine.grammar.writing.nodes import NamesTaken
+from engine.grammar.writing.nodes import ItemsTaken, NamesTaken
 
 MAX_SOURCE_CHARS = 2_000_000
 MAX_EXPONENT = 400
@@ -31,6 +31,8 @@ class GrammarText:
     text: str
     names: NamesTaken = "listed"
     """Unless objects' names are listed, `repeats` has to see that none comes twice."""
+    items: ItemsTaken = "any"
+    """Unless arrays' items are any, it has to see that they differ where they must."""
 
 
 def schemas_of(constraint: Constraint) -> tuple[SchemaSource, ...]:
@@ -66,7 +68,7 @@ def schema_text(
 ) -> GrammarText:
     """The grammar of a JSON schema, or of the part of it at a pointer. Raises `RequestError`."""
     written = prepare_schema(schema, param=param, part=part, at=at, closes=closes, relaxing=relaxing)
-    return GrammarText(llguidance.LLMatcher.grammar_from_lark(written.text), written.names)
+    return GrammarText(llguidance.LLMatcher.grammar_from_lark(written.text), written.names, written.items)
 
 
 def load_schema(text: str, param: str) -> Any:
@@ -102,11 +104,17 @@ def _with_schemas(constraint: Constraint, relaxings: Sequence[Relaxing]) -> Gram
         )
     rules = [lark_translated(constraint.source)]
     names: set[NamesTaken] = set()
+    items: set[ItemsTaken] = set()
     for number, (entry, relaxing) in enumerate(zip(constraint.schemas, relaxings, strict=True)):
         schema = prepare_schema(load_schema(entry.schema, entry.param), param=entry.param, relaxing=relaxing)
         names.add(schema.names)
+        items.add(schema.items)
         rules.append(f"schema_{number}: %lark {{\n{schema.text}}}")
     for number, pattern in enumerate(constraint.patterns):
         rules.append(f"PATTERN_{number}: {lark_terminal(whole_parts(pattern.pattern, pattern.param))}")
     text = llguidance.LLMatcher.grammar_from_lark("\n".join(rules) + "\n")
-    return GrammarText(text, "few" if "few" in names else "endless" if "endless" in names else "listed")
+    return GrammarText(
+        text,
+        "few" if "few" in names else "endless" if "endless" in names else "listed",
+        "few" if "few" in items else "distinct" if "distinct" in items else "any",
+    )

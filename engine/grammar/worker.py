@@ -25,7 +25,7 @@ from engine.grammar.fitting import Fitting
 from engine.grammar.grammar import GrammarError
 from engine.grammar.source import load_schema
 from engine.grammar.vocabulary import Vocabulary
-from engine.grammar.writing.nodes import NamesTaken
+from engine.grammar.writing.nodes import ItemsTaken, NamesTaken
 from engine.lifetime import die_with_parent
 
 MAX_ADDRESS_BYTES = 4 * 1024**3
@@ -63,6 +63,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     index: bytes = b""
     names: NamesTaken = "listed"
     """What objects' names are, if `grammar` is set."""
+    items: ItemsTaken = "any"
+    """Whether arrays' items have to differ, if `grammar` is set."""
     relaxed: Relaxed | None = None
     error: str | None = None
     error_param: str | None = None
@@ -122,7 +124,7 @@ class Compilers:
         assert self._tokenizer is not None
         fitting = Fitting(self._tokenizer, constraint, self._probe, rough=rough)
         grammar = fitting.grammar()
-        return Answer(grammar=grammar.text, names=grammar.names, relaxed=fitting.relaxed())
+        return Answer(grammar=grammar.text, names=grammar.names, items=grammar.items, relaxed=fitting.relaxed())
 
     def _probe(self, compiled: LlguidanceGrammar) -> None:
         """Follow a grammar for some tokens, each the longest allowed. Raises `GrammarError` where that takes long."""

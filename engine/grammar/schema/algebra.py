@@ -13,7 +13,7 @@ from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema, identity, ty
 
 _KEYWORDS_OF = {
     "string": ("minLength", "maxLength", "pattern", "format"),
-    "array": ("minItems", "maxItems", "prefixItems", "items"),
+    "array": ("minItems", "maxItems", "prefixItems", "items", "uniqueItems"),
     "object": ("properties", "patternProperties", "additionalProperties", "required", "minProperties", "maxProperties"),
 }
 _NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")

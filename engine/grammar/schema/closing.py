@@ -17,7 +17,7 @@ from engine.grammar.schema.values import NUMBER, Schema
 
 _SPEAKS_OF = {
     "object": ("properties", "patternProperties", "additionalProperties", "required", "minProperties", "maxProperties"),
-    "array": ("items", "prefixItems", "minItems", "maxItems"),
+    "array": ("items", "prefixItems", "minItems", "maxItems", "uniqueItems"),
     "string": ("minLength", "maxLength", "pattern", "format"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }

@@ -250,8 +250,8 @@ class Rewriter:
             parts.append(self._property_names(keys["propertyNames"], f"{at}/propertyNames"))
         if "contains" in keys:
             parts.append(self._contains(keys, at))
-        if keys.get("uniqueItems") is True and keys.get("maxItems", 2) > 1:
-            raise Unfollowable(at, "uniqueItems", "of more than one item cannot be followed")
+        if keys.get("uniqueItems") is True:
+            parts.append({"uniqueItems": True})
         return parts
 
     def _one_of(self, choices: list[Schema], at: str) -> Schema:

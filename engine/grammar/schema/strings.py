@@ -128,6 +128,15 @@ class Strings:
             self._words[key] = self._languages.words(node, most)
         return self._words[key]
 
+    def listed(self, patterns: Iterable[str], least: int, most: int | None, limit: int) -> list[str] | None:
+        """All strings of such a length in which the patterns are found; None if there are more than `limit`.
+
+        Raises `LanguageError`.
+        """
+        make = self._languages
+        parts = [*map(self._reader.read, patterns), make.repeat(make.chars(ALL), least, most)]
+        return make.words(make.both(*parts), limit)
+
     def _between(self, found: Iterable[str], not_found: Iterable[str]) -> Node:
         make = self._languages
         return make.both(

@@ -60,6 +60,7 @@ class ArrayPart:
     items: Schema = True
     least: int = 0
     most: int | None = None
+    differs: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -209,8 +210,8 @@ def _plain(schema: dict[str, Any]) -> Kinds:
         kinds["number"] = [_numbers(schema, types)]
     if "array" in types:
         part = ArrayPart(tuple(schema.get("prefixItems", ())), schema.get("items", True), schema.get("minItems", 0),
-                         schema.get("maxItems"))  # fmt: skip
-        says = schema.keys() & {"prefixItems", "items", "minItems", "maxItems"}
+                         schema.get("maxItems"), schema.get("uniqueItems", False))  # fmt: skip
+        says = schema.keys() & {"prefixItems", "items", "minItems", "maxItems", "uniqueItems"}
         kinds["array"] = [(part,) if says else ()]
     if "object" in types:
         members = ObjectPart(

@@ -9,7 +9,7 @@ from engine.grammar.schema.faults import Budget, Unplaced
 from engine.grammar.schema.names import MAX_WORDS
 from engine.grammar.schema.strings import Strings, overlapping
 from engine.grammar.schema.values import Schema
-from engine.grammar.writing.kinds import ArrayPart, ObjectPart, Reader
+from engine.grammar.writing.kinds import ArrayPart, Numbers, ObjectPart, Reader, Texts
 from engine.grammar.writing.terminals import Terminals
 from engine.grammar.writing.texts import is_text
 
@@ -17,6 +17,8 @@ MAX_ASKED = 8
 """Sets of strings at one place, up to which each is asked whether it is empty; of more, one will not be."""
 NamesTaken = Literal["listed", "endless", "few"]
 """Which names objects take: those listed; of some kind, of which there are always more; of kinds that may run out."""
+ItemsTaken = Literal["any", "distinct", "few"]
+"""Whether there are arrays whose items have to differ: none; some; some within which strings may run out."""
 
 
 @dataclass(eq=False, slots=True)
@@ -27,6 +29,10 @@ class Node:
     terminals: list[str] = field(default_factory=list)
     arrays: list["ArrayShape"] = field(default_factory=list)
     objects: list["ObjectShape"] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    """null, true and false, as far as they may stand there."""
+    texts: list[Texts] = field(default_factory=list)
+    numbers: list[Numbers] = field(default_factory=list)
     ends: bool = False
     """Whether there is a finite text for it, as far as that is known."""
 
@@ -47,12 +53,16 @@ class ArrayShape:
     items: Node
     least: int
     most: int | None
+    differs: bool = False
+    """No item may be equal to another."""
+    distinct: int | None = None
+    """Of items that differ, how many there may be."""
 
     def longest(self) -> int | None:
         """How many items there may be, for each of which there is a finite text."""
         limits = [at for at, node in enumerate(self.prefix) if not node.ends]
         limits += [] if self.items.ends else [len(self.prefix)]
-        limits += [] if self.most is None else [self.most]
+        limits += [limit for limit in (self.most, self.distinct) if limit is not None]
         return min(limits, default=None)
 
     def ends(self) -> bool:
@@ -76,6 +86,8 @@ class FreeMembers:
 
     terminal: str
     node: Node
+    is_endless: bool
+    """Whether there are more of these names, whatever they begin with."""
 
 
 @dataclass(slots=True)
@@ -118,16 +130,22 @@ class Nodes:
         while self._waiting:
             self._budget.spend()
             self._fill(*self._waiting.pop())
+        self.settle()
+        return node
+
+    def settle(self) -> None:
+        """Find the places for which there is a finite text, and leave out what has none."""
+        for node in self.all:
+            node.ends = False
         grew = True
         while grew:
             grew = False
-            for other in self.all:
-                if not other.ends and other.has_end():
-                    other.ends = grew = True
-        for other in self.all:
-            other.arrays = [shape for shape in other.arrays if shape.ends()]
-            other.objects = [shape for shape in other.objects if shape.ends()]
-        return node
+            for node in self.all:
+                if not node.ends and node.has_end():
+                    node.ends = grew = True
+        for node in self.all:
+            node.arrays = [shape for shape in node.arrays if shape.ends()]
+            node.objects = [shape for shape in node.objects if shape.ends()]
 
     def _node(self, schemas: Iterable[Schema]) -> Node:
         """The place where all of the schemas hold."""
@@ -147,12 +165,12 @@ class Nodes:
 
     def _fill(self, node: Node, schemas: list[Schema]) -> None:
         kinds = self._reader.joined(schemas)
-        words = [word for word in ("null", "true", "false") if word in kinds]
-        if words:
-            node.terminals.append(self._terminals.define(" | ".join(f'"{word}"' for word in words)))
-        strings = kinds.get("string", [])
-        found = [self._terminals.texts(texts, alone=len(strings) <= MAX_ASKED) for texts in strings]
-        found += [self._terminals.numbers(numbers) for numbers in kinds.get("number", ())]
+        node.words = [word for word in ("null", "true", "false") if word in kinds]
+        if node.words:
+            node.terminals.append(self._terminals.define(" | ".join(f'"{word}"' for word in node.words)))
+        node.texts, node.numbers = kinds.get("string", []), kinds.get("number", [])
+        found = [self._terminals.texts(texts, alone=len(node.texts) <= MAX_ASKED) for texts in node.texts]
+        found += [self._terminals.numbers(numbers) for numbers in node.numbers]
         node.terminals += [terminal for terminal in dict.fromkeys(found) if terminal is not None]
         node.arrays = [self._array(parts) for parts in kinds.get("array", ())]
         node.objects = [self._object(parts) for parts in kinds.get("object", ())]
@@ -167,7 +185,8 @@ class Nodes:
             for at in range(size)
         ]
         least = max((part.least for part in parts), default=0)
-        return ArrayShape(prefix, self._node([part.items for part in parts]), least, most)
+        differs = any(part.differs for part in parts) and (most is None or most > 1)
+        return ArrayShape(prefix, self._node([part.items for part in parts]), least, most, differs)
 
     def _object(self, parts: tuple[ObjectPart, ...]) -> ObjectShape:
         required = {name: None for part in parts for name in part.required}
@@ -224,7 +243,7 @@ class Nodes:
                 return
         is_endless = not (found or not_found) or self._strings.is_endless(found, not_found)
         self.names = "few" if self.names == "few" or not is_endless else "endless"
-        free.append(FreeMembers(self._terminals.names(pattern, but, not_found), node))
+        free.append(FreeMembers(self._terminals.names(pattern, but, not_found), node, is_endless))
 
     def _cells(self, patterns: list[str]) -> list[tuple[str, list[str]]]:
         if len(patterns) > 1 and overlapping(self._strings, dict.fromkeys(patterns)):

@@ -59,7 +59,7 @@ class Terminals:
         if texts.most is not None and texts.least > texts.most:
             return None
         if texts.words is not None:
-            words = [word for word in texts.words if is_text(word) and self._fits(word, texts)]
+            words = self.words(texts)
             return self.define(" | ".join(quoted(spelled(word)) for word in words)) if words else None
         if texts.least > MAX_LENGTH:
             raise Unplaced(f"a string of more than {MAX_LENGTH} characters cannot be asked for")
@@ -74,6 +74,12 @@ class Terminals:
         if alone and may_lack and self._strings.is_empty(texts.patterns, texts.least, most):
             return None
         return self._all(parts or [in_slashes(STRING)])
+
+    def words(self, texts: Texts) -> list[str] | None:
+        """Those strings, if they are listed. Raises `Unplaced`."""
+        if texts.words is None:
+            return None
+        return [word for word in texts.words if is_text(word) and self._fits(word, texts)]
 
     def names(self, pattern: str | None, but: Iterable[str], but_patterns: Iterable[str]) -> str:
         """A terminal of the strings in which a pattern is found (None: all) and none of the others is."""
@@ -100,7 +106,7 @@ class Terminals:
     def numbers(self, numbers: Numbers) -> str | None:
         """A terminal of these numbers, or a rule's body; None if there are none. Raises `Unplaced`."""
         if numbers.values is not None:
-            listed = [value for value in numbers.values if _is_one(Fraction(value), numbers)]
+            listed = [value for value in numbers.values if is_one(Fraction(value), numbers)]
             return self.define(in_slashes("|".join(map(_spellings, listed)))) if listed else None
         if not numbers.types or numbers.bounds.is_empty:
             return None
@@ -111,7 +117,7 @@ class Terminals:
             if (
                 numbers.bounds.low is not None
                 and numbers.bounds.low == numbers.bounds.high
-                and not _is_one(numbers.bounds.low, numbers)
+                and not is_one(numbers.bounds.low, numbers)
             ):
                 return None
             parts.append(_NO_INTEGER)
@@ -143,7 +149,8 @@ def _library_multiples(step: Fraction, bounds: Bounds) -> str:
     return f'%json {{"type": "integer", "multipleOf": {int(step)}, "minimum": {low}, "maximum": {high}, %s}}'
 
 
-def _is_one(value: Fraction, numbers: Numbers) -> bool:
+def is_one(value: Fraction, numbers: Numbers) -> bool:
+    """Whether a number is among some, but for those that are listed."""
     kind = "integer" if value.denominator == 1 else "fraction"
     return (kind in numbers.types and numbers.bounds.holds(value)
             and all((value / step).denominator == 1 for step in numbers.multiples))  # fmt: skip

@@ -42,8 +42,12 @@ ENDLESS = {"multipleOf": 3}
 """What has no complement."""
 PLACES: dict[str, tuple[Any, list[str]]] = {
     "nothing": ({"type": "object", "properties": {"a": {"pattern": "^a$"}}}, []),
-    "uniqueItems": ({"properties": {"a": {"type": "array", "uniqueItems": True}}}, ["/properties/a/uniqueItems"]),
-    "uniqueItems of one": ({"type": "array", "uniqueItems": True, "maxItems": 1}, []),
+    "uniqueItems": ({"properties": {"a": {"type": "array", "uniqueItems": True}}}, []),
+    "uniqueItems of too few": (
+        {"uniqueItems": True, "items": {"properties": {"a": {"type": "null"}}}, "minItems": 3},
+        ["/uniqueItems"],
+    ),
+    "not uniqueItems": ({"items": {"not": {"uniqueItems": True}}}, ["/items/not"]),
     "pattern": ({"items": WORDS}, ["/items/pattern"]),
     "patterns": ({"prefixItems": [WORDS, {"pattern": r"(a)\1"}]}, ["/prefixItems/0/pattern", "/prefixItems/1/pattern"]),
     "format": ({"items": {"format": "regex"}}, ["/items/format"]),
@@ -67,7 +71,7 @@ PLACES: dict[str, tuple[Any, list[str]]] = {
     ),
     "not": ({"items": {"type": "number", "not": ENDLESS}}, ["/items/not"]),
     "deep in not": ({"not": {"properties": {"a": {"allOf": [ENDLESS]}}, "required": ["a"]}}, ["/not"]),
-    "not of not": ({"not": {"not": {"type": "array", "uniqueItems": True}}}, ["/not/not/uniqueItems"]),
+    "not of not": ({"not": {"not": {"type": "array", "unevaluatedItems": False}}}, ["/not/not/unevaluatedItems"]),
     "not of a definition": ({"not": {"$ref": "#/$defs/n"}, "$defs": {"n": ENDLESS}}, ["/not"]),
     "if": ({"if": ENDLESS, "then": {"minimum": 3}, "else": {"maximum": 3}}, ["/if"]),
     "then": ({"if": {"type": "string"}, "then": WORDS}, ["/then/pattern"]),
@@ -76,7 +80,10 @@ PLACES: dict[str, tuple[Any, list[str]]] = {
         {"oneOf": [{"type": "integer", **ENDLESS}, {"minimum": 1, "not": ENDLESS}]},
         ["/oneOf/1/not", "/oneOf"],
     ),
-    "apart": ({"oneOf": [{"type": "null"}, {"type": "array", "uniqueItems": True}]}, ["/oneOf/1/uniqueItems"]),
+    "apart": (
+        {"oneOf": [{"type": "null"}, {"type": "array", "unevaluatedItems": False}]},
+        ["/oneOf/1/unevaluatedItems"],
+    ),
 }  # fmt: skip
 
 
@@ -236,8 +243,8 @@ def test_each_schema_beside_others_is_strict_or_not() -> None:
 
 
 def test_of_very_many_the_first_are_named_and_all_counted() -> None:
-    unique = {"type": "array", "uniqueItems": True}
-    found = answer({"properties": {f"p{number}": unique for number in range(3 * MAX_POINTERS)}})
+    some = {"type": "array", "unevaluatedItems": False}
+    found = answer({"properties": {f"p{number}": some for number in range(3 * MAX_POINTERS)}})
     assert found.relaxed is not None and found.relaxed.count == 3 * MAX_POINTERS
     assert len(found.relaxed.pointers) == MAX_POINTERS
     assert Relaxed.of(["/a", "/" + "p" * MAX_POINTER_CHARS, "/b"]) == Relaxed(3, ("/a",))

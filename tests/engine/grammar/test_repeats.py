@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from engine.constraint import Constraint, SchemaSource
 from engine.grammar.backend_llguidance import compile_grammar, make_tokenizer
 from engine.grammar.grammar import Grammar
-from engine.grammar.json_place import Place
-from engine.grammar.repeats import TokenIndex, UnrepeatedGrammar, unrepeated
+from engine.grammar.json_place import Place, Repeated
+from engine.grammar.repeats import UnrepeatedGrammar, unrepeated
 from engine.grammar.source import grammar_text
+from engine.grammar.token_index import TokenIndex
 from engine.grammar.vocabulary import Vocabulary
 from tests.engine.grammar.walks import Walker
 
@@ -33,7 +34,7 @@ def compiled(source: Any, **fields: Any) -> Grammar:
     constraint = Constraint(kind=kind, source=text, **fields)  # type: ignore[arg-type]
     grammar = grammar_text(constraint)
     inner = compile_grammar(TOKENIZER, grammar.text, constraint)
-    return unrepeated(inner, grammar.names, INDEX, constraint.opens)
+    return unrepeated(inner, grammar.names, grammar.items, INDEX, constraint.opens)
 
 
 def allowed(grammar: Grammar) -> set[bytes]:
@@ -133,8 +134,8 @@ def test_names_that_may_run_out(smollm2_dir: Path, case: str) -> None:
 def test_places_do_not_depend_on_how_a_text_is_cut(value: Any, seed: int) -> None:
     text = json.dumps([value], ensure_ascii=False).encode("utf-8", "replace")
     cut = random.Random(seed)
-    place: Place | None = Place()
-    while text and place is not None:
+    place: Place | Repeated = Place()
+    while text and isinstance(place, Place):
         size = cut.randint(1, 5)
         place, text = place.read(text[:size]), text[size:]
     assert place == Place()

@@ -6,13 +6,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import llguidance
 import numpy as np
 
 from engine.constraint import Constraint
 from engine.grammar.backend_llguidance import compile_grammar, make_tokenizer
-from engine.grammar.repeats import TokenIndex, unrepeated
+from engine.grammar.grammar import GrammarError
+from engine.grammar.repeats import unrepeated
 from engine.grammar.source import grammar_text
+from engine.grammar.token_index import TokenIndex
 from engine.grammar.vocabulary import Vocabulary
+from engine.grammar.writing.document import WrittenSchema
 
 CLOSERS = (b'"', b"}", b"]", b'"}', b'"]', b'",', b'":')
 HURRY = 0.5
@@ -36,6 +40,24 @@ def exactly(text: str | bytes) -> Any:
     return json.loads(text, object_pairs_hook=no_member_twice, parse_float=exact_number)
 
 
+BYTES = Vocabulary([bytes([byte]) for byte in range(256)] + [b""], special_ids=[256], eos_token_ids=[256])
+BYTE_INDEX = TokenIndex(BYTES)
+
+
+def repeats_nothing(written: WrittenSchema, value: Any) -> bool:
+    """Whether a value that a schema's grammar accepts has neither a name twice nor an item that has to differ."""
+    constraint = Constraint(kind="json_schema", source="")
+    text = llguidance.LLMatcher.grammar_from_lark(written.text)
+    inner = compile_grammar(make_tokenizer(BYTES), text, constraint)
+    grammar = unrepeated(inner, written.names, written.items, BYTE_INDEX, "")
+    try:
+        for byte in json.dumps(value, ensure_ascii=False).encode():
+            grammar.accept(byte)
+    except GrammarError:
+        return False
+    return grammar.can_end
+
+
 class Walker:
     """Walks over one vocabulary."""
 
@@ -56,7 +78,7 @@ class Walker:
         constraint = Constraint(kind=kind, source=source)  # type: ignore[arg-type]
         text = grammar_text(constraint)
         inner = compile_grammar(self.tokenizer, text.text, constraint)
-        grammar = unrepeated(inner, text.names, self._index, constraint.opens)
+        grammar = unrepeated(inner, text.names, text.items, self._index, constraint.opens)
         generator = random.Random(seed)
         row = np.zeros(-(-self.vocabulary.size // 32), dtype=np.int32)
         taken: list[int] = []

@@ -436,9 +436,9 @@ def test_what_was_left_out_of_a_schema_is_said_before_anything_else(
     gate = tmp_path / "gate"
     relaxed = Script(
         model_dir=script.model_dir, token_ids=script.token_ids, holds={5: 0}, gate=str(gate),
-        relaxed=["/tools/0/function/parameters/uniqueItems", "/tools/1/function/parameters/$defs/\u00e9/not"],
+        relaxed=["/tools/0/function/parameters/unevaluatedItems", "/tools/1/function/parameters/$defs/\u00e9/not"],
     )  # fmt: skip
-    expected = "/tools/0/function/parameters/uniqueItems, /tools/1/function/parameters/$defs/%C3%A9/not"
+    expected = "/tools/0/function/parameters/unevaluatedItems, /tools/1/function/parameters/$defs/%C3%A9/not"
     with running_server(monkeypatch, tmp_path, relaxed) as server:
         url, body = f"{server.url}/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 4}
         for more in ({}, {"n": 2}, {"stream": True}):

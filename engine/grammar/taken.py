@@ -1,0 +1,81 @@
+"""Takes out of a bitmask what would complete a name, or an item that has to differ, that is there already.
+
+A grammar knows which of its arrays have items that differ, but cannot say that they do: at the beginning and behind
+each item of these it allows a mark (`DIFFERS`), which is asked for and never written.
+"""
+
+import numpy as np
+
+from engine.grammar.backend_llguidance import LlguidanceGrammar
+from engine.grammar.json_place import BARE, ESCAPED_NAME, ESCAPED_STRING, KEY, NAME, STRING, Place, Repeated, bare_value
+from engine.grammar.token_index import TokenIndex, allowed, clear
+from engine.grammar.writing.document import DIFFERS
+
+
+class Taken:
+    """What is there already in texts of one vocabulary. Each question is about a grammar that stands at a place."""
+
+    def __init__(self, index: TokenIndex) -> None:
+        self._index = index
+        self._tokens = index.vocabulary.tokens
+        self._mark = index.ids.get(DIFFERS.encode(), [-1])[0]
+
+    def behind(self, grammar: LlguidanceGrammar, place: Place, text: bytes, before: bytes = b"") -> Place | None:
+        """The place behind a text, None if it completes what must not come twice.
+
+        `before` is what has been read and the grammar does not know yet.
+        """
+        after, begin = place.read(text), 0
+        while isinstance(after, Repeated):
+            begin += after.end
+            if after.place is None or self.must_differ(grammar, before + text[:begin]):
+                return None
+            after = after.place.read(text[begin:])
+        return after
+
+    def must_differ(self, grammar: LlguidanceGrammar, text: bytes) -> bool:
+        """Whether behind a text, which begins an array or ends an item, that array's items have to differ."""
+        ids = self._index.spelled(text)
+        return ids is None or grammar.allows([*ids, self._mark])
+
+    def forbid_marks(self, row: np.ndarray) -> None:
+        """Take the marks out."""
+        for token_id in allowed(row, self._index.kinds["marks"]):
+            clear(row, token_id)
+
+    def forbid(self, grammar: LlguidanceGrammar, row: np.ndarray, place: Place) -> None:
+        """Take the tokens out that would complete what is there already."""
+        if place.mode in (NAME, ESCAPED_NAME):
+            for name in place.names:
+                if name.startswith(place.partial):
+                    self._index.forbid(row, name[len(place.partial) :])
+        elif place.frame is not None and place.frame.known:
+            self._forbid_items(grammar, row, place)
+        for kind in _wholes(place):
+            for token_id in allowed(row, self._index.kinds[kind]):
+                if self.behind(grammar, place, self._tokens[token_id]) is None:
+                    clear(row, token_id)
+
+    def _forbid_items(self, grammar: LlguidanceGrammar, row: np.ndarray, place: Place) -> None:
+        assert place.frame is not None
+        if place.mode == BARE:
+            if bare_value(place.partial) in place.frame.known and self.must_differ(grammar, b""):
+                self._index.forbid_delimiters(row)
+        elif place.mode in (STRING, ESCAPED_STRING):
+            for item in place.frame.known:
+                if isinstance(item, bytes) and item.endswith(b'"') and item.startswith(place.partial):
+                    rest = item[len(place.partial) :]
+                    if self._index.ending(rest) and self.must_differ(grammar, rest):
+                        self._index.forbid(row, rest)
+
+
+def _wholes(place: Place) -> list[str]:
+    """Kinds of tokens that may complete a name, or an item, that they begin themselves or that holds others."""
+    kinds = ["two quotes" if place.mode == KEY else "comma and two quotes"]
+    if place.may_differ:
+        frame = place.frame
+        while frame is not None and not frame.known:
+            frame = frame.around
+        in_text = place.mode in (NAME, ESCAPED_NAME, STRING, ESCAPED_STRING)
+        kinds.append("repeating" if frame is None else "items behind a text" if in_text else "items")
+    return kinds
