@@ -1,5 +1,10 @@
 """Regular expressions match whole texts here, so anchors at the ends of alternatives say nothing more."""
 
+import re
+
+_MARKS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*(?:\]|\\?\Z)|[()|]", re.DOTALL)
+"""Escapes, classes, in which a bracket that comes first is one of the characters, and what parts an expression."""
+
 
 def without_anchors(regex: str) -> str:
     """The expression without `^` at the start and `$` at the end of its outermost alternatives."""
@@ -14,24 +19,14 @@ def _strip(regex: str) -> str:
 
 def alternatives(regex: str) -> list[str]:
     """The parts between the `|` that stand in no group and no class."""
-    parts, begin, depth, in_class, position = [], 0, 0, False, 0
-    while position < len(regex):
-        match regex[position]:
-            case "\\":
-                position += 1
-            case "]" if in_class:
-                in_class = False
-            case "[" if not in_class:
-                in_class = True
-                # A bracket that comes first in a class belongs to it.
-                position += regex[position + 1 : position + 2] == "^"
-                position += regex[position + 1 : position + 2] == "]"
-            case "(" if not in_class:
+    parts, begin, depth = [], 0, 0
+    for found in _MARKS.finditer(regex):
+        match found[0]:
+            case "(":
                 depth += 1
-            case ")" if not in_class:
+            case ")":
                 depth -= 1
-            case "|" if not in_class and depth == 0:
-                parts.append(regex[begin:position])
-                begin = position + 1
-        position += 1
+            case "|" if depth == 0:
+                parts.append(regex[begin : found.start()])
+                begin = found.end()
     return [*parts, regex[begin:]]

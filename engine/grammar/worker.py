@@ -5,6 +5,7 @@ memory, and its parent, `engine.grammar.compiler`, a clock. A job's answer is wh
 grammar itself: the text of a grammar that has been seen to compile, or an automaton.
 """
 
+import gc
 import resource
 import struct
 import sys
@@ -166,6 +167,7 @@ def main() -> int:
         return 1
     compilers = Compilers(vocabulary)
     compilers.prepare()
+    gc.freeze()  # what stays for good is not looked through again at every collection
     write_message(sink, Answer())
     while (frame := read_frame(source)) is not None:
         write_message(sink, compilers.compile(msgspec.msgpack.decode(frame, type=Job)))

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from engine.grammar.language.expression import LanguageError, Languages, Node
+from engine.grammar.language.expression import LanguageError, Languages
+from engine.grammar.language.node import Node
 from engine.grammar.language.sets import ALL, Ranges, common, ranges
 
 MAX_STATES = 64

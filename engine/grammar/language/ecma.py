@@ -8,6 +8,7 @@ from. Digits and words are ASCII, `\\s` has U+FEFF and not U+0085, `.` no end of
 import re
 from functools import cache
 
+from engine.grammar.language.remembered import remembered
 from engine.grammar.language.sets import ALL, LAST, Ranges, holds, ranges, without
 
 DIGIT: Ranges = ((48, 57),)
@@ -31,6 +32,7 @@ _GROUP = re.compile(r"\?P?<[A-Za-z_]\w*>")
 _FLAGS = re.compile(r"\?([a-zA-Z]*)(?:-([a-zA-Z]+))?([:)])")
 
 
+@remembered
 def translated(pattern: str) -> str:
     """The pattern in other words. To translate it twice changes nothing more."""
     return Translation(pattern).text()

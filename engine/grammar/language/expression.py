@@ -6,11 +6,12 @@ derivatives stays finite and they can be looked up.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
 from engine.grammar.language.automaton import Automaton
+from engine.grammar.language.node import Node, NotPlainError, least
 from engine.grammar.language.sets import ALL, LAST, Ranges, holds
 
 MAX_STATES = 200
@@ -22,21 +23,6 @@ class LanguageError(ValueError):
     """A language is beyond what is followed here; the message says why."""
 
 
-@dataclass(eq=False, repr=False, slots=True)
-class Node:
-    """One expression: `kind` is chars, eps, cat, or, and, not, star, repeat or loop."""
-
-    kind: str
-    parts: tuple["Node", ...] = ()
-    chars: Ranges = ()
-    least: int = 0
-    most: int = 0
-    nullable: bool = False
-    derivatives: dict[int, "Node"] = field(default_factory=dict)
-    meaning: Callable[[], "Node"] | None = None
-    """Of a loop, what it stands for, in which it may come again behind a character."""
-
-
 class Languages:
     """Makes expressions, each but once, and asks about them."""
 
@@ -45,6 +31,7 @@ class Languages:
         self._empty: dict[int, bool] = {}
         self._work = 0
         self._shortest: dict[int, int | None] = {}
+        self._leasts: dict[int, int | None] = {}
         """By the identity of an expression."""
         self.none = self._make("chars", nullable=False)
         self.empty = self._make("eps", nullable=True)
@@ -190,7 +177,11 @@ class Languages:
         return self._empty[id(start)]
 
     def _finds_none(self, start: Node) -> bool:
-        """Looks until it finds one."""
+        """Looks until it finds one, unless that is seen at once."""
+        if start.nullable:
+            return False
+        with suppress(NotPlainError):
+            return least(start, self._leasts) is None
         atoms = self._atoms(start)
         seen, stack = {id(start)}, [start]
         while stack:
@@ -215,6 +206,8 @@ class Languages:
         return self._shortest[id(start)]
 
     def _length(self, start: Node) -> int | None:
+        with suppress(NotPlainError):
+            return least(start, self._leasts)
         atoms = self._atoms(start)
         seen, level, length = {id(start)}, [start], 0
         while level:

@@ -13,6 +13,7 @@ from typing import Any
 
 from engine.grammar.language.ecma import SPACE, folded, translated
 from engine.grammar.language.expression import LanguageError
+from engine.grammar.language.remembered import remembered
 from engine.grammar.language.sets import Ranges, ranges, without
 
 MAX_PATTERN_CHARS = 2_000
@@ -78,6 +79,7 @@ Item = Chars | Choice | Repeat | Edge | Boundary | Look
 Items = tuple[Item, ...]
 
 
+@remembered
 def parsed(pattern: str) -> Items:
     """The items of a pattern, in ECMA-262's words. Raises `LanguageError`."""
     if len(pattern) > MAX_PATTERN_CHARS:

@@ -11,9 +11,10 @@ from itertools import count
 
 from engine.grammar.language.before import Before, Place, Rest, State, kept
 from engine.grammar.language.ecma import WORD
-from engine.grammar.language.expression import LanguageError, Languages, Node
+from engine.grammar.language.expression import LanguageError, Languages
 from engine.grammar.language.items import Boundary, Chars, Choice, Edge, Item, Items, Look, Repeat, parsed
 from engine.grammar.language.narrowing import narrowed
+from engine.grammar.language.node import Node
 from engine.grammar.language.sets import ALL, Ranges, ranges
 
 MAX_SPELLED = 100

@@ -6,7 +6,8 @@ from functools import lru_cache
 
 from engine.grammar.language.automaton import Automaton
 from engine.grammar.language.ecma import NO_CHAR, written_class
-from engine.grammar.language.expression import LanguageError, Languages, Node
+from engine.grammar.language.expression import LanguageError, Languages
+from engine.grammar.language.node import Node
 from engine.grammar.language.sets import ranges
 
 MAX_WRITTEN_CHARS = 20_000

@@ -79,7 +79,8 @@ class Complement:
     def _scalars(self, keys: dict[str, Any], at: str) -> list[Schema]:
         found: list[Schema] = []
         if "enum" in keys:
-            found.append(_spelled_others(keys["enum"], self._budget, self._algebra))
+            spelled = others(keys["enum"], self._budget, self._strings.others)
+            found.append(_joined({"anyOf": spelled}, self._algebra))
         found += [{**_NUMBER, _BOUNDS[name]: keys[name]} for name in _BOUNDS if name in keys]
         found += [{**kind, name: keys[low] - 1} for low, (name, kind) in _LOWS.items() if keys.get(low)]
         found += [{**kind, name: keys[high] + 1} for high, (name, kind) in _HIGHS.items() if high in keys]
@@ -205,11 +206,6 @@ class Complement:
             if not self._overlap.disjoint(first, second):
                 found.append(algebra.all_of(say(first, f"{at}/oneOf/{one}"), say(second, f"{at}/oneOf/{two}")))
         return found
-
-
-def _spelled_others(values: list[Any], budget: Budget, algebra: Algebra) -> Schema:
-    """What accepts every value but these, joined."""
-    return _joined({"anyOf": others(values, budget)}, algebra)
 
 
 def _joined(schema: Schema, algebra: Algebra) -> Schema:

@@ -15,9 +15,21 @@ _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _MAPS = ("properties", "patternProperties", "dependentSchemas")
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties",
            "minContains", "maxContains")  # fmt: skip
+_OWN_NAMES = frozenset({"$id", "id", "$anchor"})
+_NO_SCHEMAS = frozenset({"enum", "const", "default", "examples"})
 MAX_NESTING = 1000
 """Objects and lists inside each other, whether they are schemas or not."""
 _NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_COUNTED = frozenset({*_COUNTS, *_NUMBERS})
+_KINDS: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(_LISTS, (list, "a list of schemas")),
+    **dict.fromkeys(_MAPS, (dict, "an object of schemas")),
+    **dict.fromkeys(_SCHEMAS, ((bool, dict), "a schema")),
+    **dict.fromkeys(("enum", "required"), (list, "a list")),
+    **dict.fromkeys(("pattern", "format"), (str, "a string")),
+}
+"""What the values of keywords must be."""
+_DEPENDENT = frozenset({"dependentSchemas", "dependentRequired", "dependencies"})
 
 
 class Document:
@@ -27,7 +39,17 @@ class Document:
         self._root = root
         self._ids: dict[str, tuple[Schema, str]] = {"": (root, "")}
         self._bases: dict[int, str] = {}
-        self._index(root)
+        self._keywords: dict[int, tuple[Schema, dict[str, Any]]] = {}
+        """By the identity of a schema, which is kept with them."""
+        if _has_names(root):
+            self._index(root)
+
+    def keywords(self, schema: Schema, at: str) -> dict[str, Any]:
+        """What `keywords` finds, which is not to be changed: it is the same for a schema that is asked for again."""
+        known = self._keywords.get(id(schema))
+        if known is None:
+            known = self._keywords[id(schema)] = schema, keywords(schema, at)
+        return known[1]
 
     def resolve(self, holder: dict[str, Any], at: str) -> tuple[Schema, str]:
         """What the `$ref` of an object of this document points to, and the pointer to that.
@@ -63,11 +85,9 @@ class Document:
         return node, path
 
     def _index(self, root: Schema) -> None:
-        stack: list[tuple[Any, str, str, int]] = [(root, "", "", 0)]
+        stack: list[tuple[Any, str, str]] = [(root, "", "")]
         while stack:
-            node, path, base, depth = stack.pop()
-            if depth > MAX_NESTING:  # the pointers of all that is nested grow with the square of its depth
-                raise SchemaFault("", f"it is nested deeper than {MAX_NESTING}")
+            node, path, base = stack.pop()
             if isinstance(node, dict):
                 identifier = node.get("$id", node.get("id"))
                 if isinstance(identifier, str):
@@ -79,10 +99,29 @@ class Document:
                 if isinstance(node.get("$anchor"), str):
                     self._ids.setdefault(f"{base}#{node['$anchor']}", (node, path))
                 self._bases[id(node)] = base
-                stack += [(child, f"{path}/{escape(name)}", base, depth + 1) for name, child in node.items()
-                          if name not in ("enum", "const", "default", "examples")]  # fmt: skip
+                stack += [(child, f"{path}/{escape(name)}", base) for name, child in node.items()
+                          if name not in _NO_SCHEMAS and isinstance(child, dict | list)]  # fmt: skip
             elif isinstance(node, list):
-                stack += [(child, f"{path}/{number}", base, depth + 1) for number, child in enumerate(node)]
+                stack += [(child, f"{path}/{number}", base) for number, child in enumerate(node)]
+
+
+def _has_names(root: Schema) -> bool:
+    """Whether a document or a part of it has a name of its own. Raises `SchemaFault` where it is nested too deeply."""
+    level, depth, found = [root], 0, False
+    while level:
+        if depth > MAX_NESTING:  # the pointers of all that is nested grow with the square of its depth
+            raise SchemaFault("", f"it is nested deeper than {MAX_NESTING}")
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                if not (found or _OWN_NAMES.isdisjoint(node)):
+                    found = any(isinstance(node.get(name), str) for name in _OWN_NAMES)
+                below += [child for name, child in node.items()
+                          if isinstance(child, dict | list) and name not in _NO_SCHEMAS]  # fmt: skip
+            elif isinstance(node, list):
+                below += node
+        level, depth = below, depth + 1
+    return found
 
 
 def parts(schema: Schema, at: str) -> Iterator[tuple[Schema, str]]:
@@ -108,34 +147,29 @@ def keywords(schema: Schema, at: str) -> dict[str, Any]:
         raise SchemaFault(at, f"a schema must be an object or a boolean, not {str(schema)[:100]!r}")
     keys = dict(schema)
     _modernise(keys)
-    for name in keys.keys() & {*_COUNTS, *_NUMBERS}:
-        value = keys[name]
-        if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-            raise SchemaFault(f"{at}/{name}", f"{name!r} must be a number")
-        if name == "multipleOf" and value <= 0:
-            raise SchemaFault(f"{at}/{name}", f"'multipleOf' must be above 0, not {value}")
-        if name in _COUNTS:
-            if value < 0 or value != int(value):
-                raise SchemaFault(f"{at}/{name}", f"{name!r} must be a count, not {value}")
-            keys[name] = int(value)
-    for names, kind, what in ((_LISTS, list, "a list of schemas"), (_MAPS, dict, "an object of schemas")):
-        for name in names:
-            if name in keys and not isinstance(keys[name], kind):
-                raise SchemaFault(f"{at}/{name}", f"{name!r} must be {what}")
-    for name in _SCHEMAS:
-        if name in keys and not isinstance(keys[name], bool | dict):
-            raise SchemaFault(f"{at}/{name}", f"{name!r} must be a schema")
+    for name, value in keys.items():
+        if name in _KINDS and not isinstance(value, _KINDS[name][0]):
+            raise SchemaFault(f"{at}/{name}", f"{name!r} must be {_KINDS[name][1]}")
+        if name in _COUNTED:
+            keys[name] = _number(name, value, at)
     if "type" in keys:
         keys["type"] = _types(keys["type"], at)
-    for name in ("enum", "required"):
-        if name in keys and not isinstance(keys[name], list):
-            raise SchemaFault(f"{at}/{name}", f"{name!r} must be a list")
     if not all(isinstance(name, str) for name in keys.get("required", ())):
         raise SchemaFault(f"{at}/required", "'required' must hold names")
-    for name in ("pattern", "format"):
-        if name in keys and not isinstance(keys[name], str):
-            raise SchemaFault(f"{at}/{name}", f"{name!r} must be a string")
     return keys
+
+
+def _number(name: str, value: Any, at: str) -> Any:
+    """The value of a keyword that is a number or a count."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise SchemaFault(f"{at}/{name}", f"{name!r} must be a number")
+    if name == "multipleOf" and value <= 0:
+        raise SchemaFault(f"{at}/{name}", f"'multipleOf' must be above 0, not {value}")
+    if name not in _COUNTS:
+        return value
+    if value < 0 or value != int(value):
+        raise SchemaFault(f"{at}/{name}", f"{name!r} must be a count, not {value}")
+    return int(value)
 
 
 def _modernise(keys: dict[str, Any]) -> None:
@@ -153,6 +187,8 @@ def _modernise(keys: dict[str, Any]) -> None:
             keys[exclusive] = keys.pop(bound)
     if isinstance(keys.get("required"), bool):
         del keys["required"]  # draft 3 said it inside the property; later drafts give it no meaning there
+    if _DEPENDENT.isdisjoint(keys):
+        return
     schemas, required = dict(keys.get("dependentSchemas") or {}), dict(keys.pop("dependentRequired", None) or {})
     for name, needed in (keys.pop("dependencies", None) or {}).items():
         if isinstance(needed, str | list):

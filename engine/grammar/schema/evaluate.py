@@ -5,7 +5,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from engine.grammar.schema.document import Document, keywords
+from engine.grammar.schema.document import Document
 from engine.grammar.schema.faults import Budget, Unfollowable
 from engine.grammar.schema.formats import PATTERNS, REFUSED
 from engine.grammar.schema.strings import Strings
@@ -27,7 +27,7 @@ class Evaluator:
         if isinstance(schema, bool):
             return schema
         with self._budget:
-            keys = keywords(schema, at)
+            keys = self._document.keywords(schema, at)
             for name in ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef"):
                 if name in keys:
                     raise Unfollowable(at, name, "is not supported")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.grammar.language.expression import LanguageError
-from engine.grammar.schema.document import Document, keywords
+from engine.grammar.schema.document import Document
 from engine.grammar.schema.faults import Budget, SchemaFault
 from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema, identity, type_of
@@ -120,7 +120,7 @@ class Overlap:
 
     def _new_cases(self, schema: Schema, references: int) -> list[Facts]:
         self._budget.spend()
-        keys = keywords(schema, "")
+        keys = self._document.keywords(schema, "")
         cases = [_plain(keys)]
         for group in self._groups(keys, references):
             joined = [both for one in cases for two in group if (both := _join(one, two)) is not None]

@@ -13,6 +13,8 @@ from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import ALL_TYPES, Schema
 from engine.grammar.writing.document import WrittenSchema, write_schema
 
+_MAY_CHANGE = (float, list, dict)
+
 
 class UnplacedError(RequestError):
     """Some keyword cannot be followed, and the message does not say where it stands."""
@@ -72,9 +74,10 @@ def exact(value: Any) -> Any:
     if isinstance(value, float):
         return Decimal(repr(value))
     if isinstance(value, list):
-        items = [exact(item) for item in value]
+        items = [exact(item) if isinstance(item, _MAY_CHANGE) else item for item in value]
         return value if all(one is two for one, two in zip(items, value, strict=True)) else items
     if isinstance(value, dict):
-        members = {name: exact(item) for name, item in value.items()}
-        return value if all(members[name] is value[name] for name in value) else members
+        changed = {name: new for name, item in value.items()
+                   if isinstance(item, _MAY_CHANGE) and (new := exact(item)) is not item}  # fmt: skip
+        return {**value, **changed} if changed else value
     return value

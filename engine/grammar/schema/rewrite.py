@@ -12,7 +12,7 @@ from engine.grammar.language.expression import LanguageError
 from engine.grammar.schema.algebra import Algebra
 from engine.grammar.schema.closing import Closing, implied_types
 from engine.grammar.schema.complement import Complement
-from engine.grammar.schema.document import Document, keywords
+from engine.grammar.schema.document import Document
 from engine.grammar.schema.evaluate import Evaluator
 from engine.grammar.schema.faults import MAX_PLACES, Budget, Unfollowable, escape
 from engine.grammar.schema.formats import PATTERNS, REFUSED
@@ -21,15 +21,22 @@ from engine.grammar.schema.names import Names
 from engine.grammar.schema.overlap import Overlap
 from engine.grammar.schema.relaxing import Relaxing
 from engine.grammar.schema.strings import Strings
-from engine.grammar.schema.values import ALL_TYPES, Schema
+from engine.grammar.schema.values import ALL_TYPES, Schema, type_of
 
-_COPIED = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength",
-           "maxLength", "pattern", "minItems", "maxItems", "required", "minProperties", "maxProperties")  # fmt: skip
+_COPIED = frozenset({"type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
+                     "minLength", "maxLength", "pattern", "minItems", "maxItems", "required", "minProperties",
+                     "maxProperties"})  # fmt: skip
 _BESIDE_REFERENCES = {*_COPIED, "properties", "patternProperties", "additionalProperties", "items", "prefixItems",
                       "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "dependencies", "dependentRequired",
                       "const", "propertyNames", "contains", "format", "unevaluatedProperties"}  # fmt: skip
-_IN_PLACE = frozenset({"type", "enum", "const", "$ref", "allOf", "anyOf", "oneOf", "not", "if"})
 _REFUSED = ("unevaluatedItems", "$dynamicRef", "$recursiveRef")
+_APPLIED = frozenset({"$ref", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "format"})
+_COUNTED = frozenset({"propertyNames", "contains", "uniqueItems"})
+_CHOOSING = frozenset({*_BESIDE_REFERENCES, *_COUNTED, "$ref", *_REFUSED}) - {"type", "enum", "const"}
+"""Keywords that choose among listed values, besides `type`."""
+_JOINED = frozenset({*_APPLIED, *_COUNTED, "patternProperties", "required", "minProperties"})
+"""Keywords without which a schema has no parts to be joined and no names to be listed."""
+_IN_PLACE = frozenset({"type", "enum", "const", "$ref", "allOf", "anyOf", "oneOf", "not", "if"})
 _OBJECT: dict[str, Any] = {"type": frozenset({"object"})}
 _ARRAY: dict[str, Any] = {"type": frozenset({"array"})}
 _NO_OBJECT: dict[str, Any] = {"type": ALL_TYPES - {"object"}}
@@ -64,7 +71,8 @@ class Rewriter:
         self._root = root
         self._names = Names(self._strings, self._algebra)
         self._references: dict[tuple[str, bool], str] = {}
-        self._types: dict[str, frozenset[str]] = {}
+        self._targets: dict[str, Schema] = {}
+        """What references of ours that are no complements point to."""
         self._inlined: dict[str, Schema] = {}
         self._denied: dict[tuple[str, frozenset[str]], Schema] = {}
         self._denying: list[str] = []
@@ -94,7 +102,8 @@ class Rewriter:
         if isinstance(schema, bool):
             return schema
         with self._budget:
-            keys = keywords(self._relaxing.followed(schema, at) if isinstance(schema, dict) else schema, at)
+            followed = self._relaxing.followed(schema, at) if isinstance(schema, dict) else schema
+            keys = self._document.keywords(followed, at)
             while True:
                 try:
                     return self._said(schema, keys, at)
@@ -108,11 +117,22 @@ class Rewriter:
         listed = self._listed(schema, keys, at)
         if listed is not None:
             return listed
-        parts = [self._plain(keys, at), *self._applied(schema, keys, at), *self._counted(keys, at)]
+        parts = [self._plain(keys, at)]
+        if _JOINED.isdisjoint(keys):
+            return parts[0]
+        if not _APPLIED.isdisjoint(keys):
+            parts += self._applied(schema, keys, at)
+        if not _COUNTED.isdisjoint(keys):
+            parts += self._counted(keys, at)
         return self._names.listed(self._algebra.all_of(*parts))
 
     def _listed(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> Schema | None:
         """Where the schema, or one of `allOf`, lists values: those that all of it accepts. None if none does."""
+        if not ("enum" in schema or "const" in schema or "allOf" in keys):
+            return None
+        if "enum" in keys and _CHOOSING.isdisjoint(keys):
+            found = [value for value in keys["enum"] if type_of(value) in keys.get("type", ALL_TYPES)]
+            return {"enum": found} if found else False
         lists = [part.get("enum", [part["const"]] if "const" in part else None)
                  for part in [schema, *keys.get("allOf", ())] if isinstance(part, dict)]  # fmt: skip
         values = next((values for values in lists if values is not None), None)
@@ -129,7 +149,7 @@ class Rewriter:
         if isinstance(schema, bool):
             return not schema
         with self._budget:
-            keys = keywords(schema, at)
+            keys = self._document.keywords(schema, at)
             self._relaxing.check_complement(schema, at)
             return self._complement.of(schema, keys, at)
 
@@ -147,7 +167,8 @@ class Rewriter:
         key = (pointer, holds)
         if key not in self._references:
             name = self._references[key] = f"{'is' if holds else 'not'}{len(self._references)}"
-            self._types[f"#/$defs/{name}"] = self._overlap.types(target) if holds else ALL_TYPES
+            if holds:
+                self._targets[f"#/$defs/{name}"] = target
             self._pending.append((name, target, pointer, holds))
         return {"$ref": f"#/$defs/{self._references[key]}"}
 
@@ -184,10 +205,10 @@ class Rewriter:
         return denied
 
     def _types_behind(self, reference: str) -> frozenset[str]:
-        return self._types[reference]
+        return self._overlap.types(self._targets[reference]) if reference in self._targets else ALL_TYPES
 
     def _plain(self, keys: dict[str, Any], at: str) -> Schema:
-        out = {name: keys[name] for name in _COPIED if name in keys}
+        out = {name: value for name, value in keys.items() if name in _COPIED}
         for name in ("properties", "patternProperties"):
             if name in keys:
                 below = f"{at}/{name}"

@@ -5,12 +5,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from engine.grammar.language.ecma import translated
-from engine.grammar.language.expression import LanguageError, Languages, Node
+from engine.grammar.language.expression import LanguageError, Languages
 from engine.grammar.language.items import looks_around
+from engine.grammar.language.node import Node
 from engine.grammar.language.patterns import Reader
 from engine.grammar.language.sets import ALL
 from engine.grammar.language.writing import write, written_parts
-from engine.grammar.schema.values import Schema
+from engine.grammar.schema.values import Schema, quote
 
 _ESCAPES = re.compile(r"\\.|\[(?:[^\]\\]|\\.)*\]", re.DOTALL)
 _ENDS_OF_CHOICES = re.compile(r"^\^|\$$")
@@ -32,6 +33,20 @@ class Strings:
         self._known: dict[str, list[str]] = {}
         self._words: dict[tuple[int, int], list[str] | None] = {}
         """By the identity of an expression."""
+        self._others: dict[str, tuple[str, ...]] = {}
+
+    def others(self, words: Iterable[str]) -> str:
+        """A pattern of all strings but these, which is not read again: of that there may be much."""
+        words = tuple(dict.fromkeys(words))
+        pattern = f"^(?!(?:{'|'.join(map(quote, words))})$)"
+        if pattern not in self._others:
+            self._others[pattern] = words
+            self._reader.learn(pattern, self._languages.negation(self._listed(words)))
+        return pattern
+
+    def but_for(self, pattern: str) -> tuple[str, ...] | None:
+        """The strings that a pattern leaves out, if it is one of `others`."""
+        return self._others.get(pattern)
 
     def complement(self, pattern: str) -> str:
         """A pattern of all strings in which this one is not found."""
@@ -43,6 +58,8 @@ class Strings:
         It knows anchors only at the ends, no lookaround, and long counts in what is searched for cost it more than a
         step may.
         """
+        if pattern in self._others:
+            return pattern
         pattern = translated(pattern)
         if looks_around(pattern):
             return self._write(self._reader.read(pattern))
@@ -152,18 +169,35 @@ class Strings:
             return self.plain(schema["pattern"])
         parts = [self._reader.read(schema["pattern"])] if "pattern" in schema else []
         if "enum" in schema:
-            parts.append(make.either(*(self._word(text) for text in schema["enum"])))
+            parts.append(self._listed(schema["enum"]))
         low, high = schema.get("minLength", 0), schema.get("maxLength")
         if max(low, high or 0) > MAX_LENGTH:
             return None
         parts.append(make.repeat(make.chars(ALL), low, high))
         return self._write(make.both(*parts))
 
-    def _word(self, text: str) -> Node:
-        node = self._languages.empty
-        for char in reversed(text):
-            node = self._languages.cat(self._languages.chars(((ord(char), ord(char)),)), node)
-        return node
+    def _listed(self, words: Iterable[str]) -> Node:
+        """The language of these texts, of which those that begin alike are read together; they may be long."""
+        make = self._languages
+        tree: dict[str, Any] = {}
+        for text in words:
+            branch = tree
+            for char in text:
+                branch = branch.setdefault(char, {})
+            branch[""] = {}
+        made: dict[int, Node] = {}
+        stack = [(tree, False)]
+        while stack:
+            branch, is_ready = stack.pop()
+            if not is_ready:
+                stack += [(branch, True), *((child, False) for char, child in branch.items() if char)]
+                continue
+            ends = [make.empty] if "" in branch else []
+            following = ((ord(char), made[id(child)]) for char, child in branch.items() if char)
+            made[id(branch)] = make.either(
+                *ends, *(make.cat(make.chars(((code, code),)), rest) for code, rest in following)
+            )
+        return made[id(tree)]
 
     def _write(self, node: Node) -> str:
         pattern = write(self._languages.automaton(node))

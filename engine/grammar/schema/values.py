@@ -1,6 +1,7 @@
 """JSON values and the types they have; the complement of a finite set of them."""
 
-from collections.abc import Hashable, Iterable
+import re
+from collections.abc import Callable, Hashable, Iterable
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -44,7 +45,11 @@ def identity(value: Any) -> Hashable:
     return known
 
 
-def others(values: Iterable[Any], budget: Budget) -> list[Schema]:
+OtherStrings = Callable[[list[str]], str]
+"""Makes a pattern of all strings but these."""
+
+
+def others(values: Iterable[Any], budget: Budget, other_strings: OtherStrings) -> list[Schema]:
     """Schemas that together accept every value but these."""
     by_type: dict[str, list[Any]] = {}
     for value in {identity(value): value for value in values}.values():
@@ -59,7 +64,7 @@ def others(values: Iterable[Any], budget: Budget) -> list[Schema]:
     found += _other_numbers(by_type.get("number", []))
     for kind, other in (("array", _other_arrays), ("object", _other_objects)):
         if constants := by_type.get(kind):
-            found.append({"allOf": [{"anyOf": other(value, budget)} for value in constants]})
+            found.append({"allOf": [{"anyOf": other(value, budget, other_strings)} for value in constants]})
     return found
 
 
@@ -73,64 +78,33 @@ def _other_numbers(values: list[Any]) -> list[Schema]:
     return [*found, {"type": NUMBER, "exclusiveMinimum": values[-1]}]
 
 
-def _other_arrays(value: list[Any], budget: Budget) -> list[Schema]:
+def _other_arrays(value: list[Any], budget: Budget, other_strings: OtherStrings) -> list[Schema]:
     array = {"type": frozenset({"array"})}
     found: list[Schema] = [{**array, "minItems": len(value) + 1}]
     if value:
         found.append({**array, "maxItems": len(value) - 1})
     for position, item in enumerate(value):
-        other = {"anyOf": others([item], budget)}
+        other = {"anyOf": others([item], budget, other_strings)}
         found.append({**array, "minItems": position + 1, "prefixItems": [*[{}] * position, other]})
     return found
 
 
-def _other_objects(value: dict[str, Any], budget: Budget) -> list[Schema]:
+def _other_objects(value: dict[str, Any], budget: Budget, other_strings: OtherStrings) -> list[Schema]:
     type_ = {"type": frozenset({"object"})}
     free: dict[str, Schema] = {name: {} for name in value}
     more = {**type_, "properties": free, "required": list(value), "minProperties": len(value) + 1}
     found: list[Schema] = [more if value else {**type_, "minProperties": 1}]
     for name, item in value.items():
         found.append({**type_, "properties": {name: False}})
-        found.append({**type_, "properties": {name: {"anyOf": others([item], budget)}}, "required": [name]})
+        found.append(
+            {**type_, "properties": {name: {"anyOf": others([item], budget, other_strings)}}, "required": [name]}
+        )
     return found
 
 
-ANY_TEXT = r"[\s\S]*"
-
-
-def other_strings(strings: Iterable[str]) -> str:
-    """An anchored pattern of all strings but these."""
-    tree: dict[str, Any] = {}
-    for text in strings:
-        node = tree
-        for char in text:
-            node = node.setdefault(char, {})
-        node[""] = True
-    return f"^(?:{_other_tails(tree)})$"
-
-
-def _other_tails(tree: dict[str, Any]) -> str:
-    """What may follow the path to this node; not recursive, since a string may be long."""
-    done: dict[int, str] = {}
-    stack = [(tree, False)]
-    while stack:
-        node, ready = stack.pop()
-        children = {char: child for char, child in node.items() if char}
-        if not ready:
-            stack.append((node, True))
-            stack += [(child, False) for child in children.values()]
-            continue
-        strays = f"[^{''.join(map(quote_char, children))}]" if children else r"[\s\S]"
-        choices = [strays + ANY_TEXT] + [f"{quote_char(char)}(?:{done[id(child)]})" for char, child in children.items()]
-        done[id(node)] = "|".join(choices if "" in node else ["", *choices])
-    return done[id(tree)]
-
-
-def quote_char(char: str) -> str:
-    """A character in a pattern, inside brackets or outside."""
-    return f"\\{char}" if char in r"\.+*?()|[]{}^$#&-~/" else char
+_SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$#&\-~/]")
 
 
 def quote(text: str) -> str:
     """A text in a pattern."""
-    return "".join(map(quote_char, text))
+    return _SPECIAL.sub(r"\\\g<0>", text)

@@ -44,37 +44,36 @@ def write_schema(root: Schema, definitions: dict[str, Schema], strings: Strings)
     items = distinct_items(nodes, terminals, strings)
     if not start.ends:
         return None
-    rules = Rules()
-    lines = [f"{node.name}: {' | '.join(_choices(node, terminals, rules))}" for node in nodes.all if node.ends]
-    text = "\n".join([f"start: {start.name}", *lines, *rules.lines, *terminals.lines()])
+    made = [node for node in nodes.all if node.ends]
+    rules = Rules(shape for node in made for shape in node.objects)
+    lines = [f"{node.name}:{'|'.join(_choices(node, terminals, rules))}" for node in made]
+    text = "\n".join([f"start:{start.name}", *lines, *rules.lines, *terminals.lines()])
     return WrittenSchema(f"{_HEAD}{text}\n", nodes.names, items)
 
 
 def _choices(node: Node, terminals: Terminals, rules: Rules) -> list[str]:
     found = [terminal.replace("%s", _OPTIONS) for terminal in node.terminals]
     found += [_array(shape, terminals) for shape in node.arrays]
-    found += [ObjectRules(shape, f"{node.name}o{number}", terminals, rules).body()
-              for number, shape in enumerate(node.objects)]  # fmt: skip
-    return found
+    return [*found, *(ObjectRules(shape, rules).body() for shape in node.objects)]
 
 
 def _array(shape: ArrayShape, terminals: Terminals) -> str:
     """Items one after the other; those that may lack stand inside what comes before them."""
     least, most, prefix = shape.least, shape.longest(), shape.prefix
     size = len(prefix)
-    mark = f" {terminals.define(_DIFFERS)}?" if shape.differs and most != 1 else ""
+    mark = f" {terminals.define(_DIFFERS)}? " if shape.differs and most != 1 else ""
     if most is not None and most <= size:
         size, body = most, ""
     else:
         low = max(least - size, 0)
         high = None if most is None or most > MAX_ITEMS else most - size
-        item = f"{COMMA} {shape.items.name}{mark}"
+        item = f"{COMMA}{shape.items.name}{mark}"
         if size:
             body = repeated(item, low, high)
         else:
             more = repeated(item, max(low - 1, 0), None if high is None else high - 1)
-            body = f"{shape.items.name}{mark} {more}" if low else f"({shape.items.name}{mark} {more})?"
+            body = f"{shape.items.name}{mark}{more}" if low else f"({shape.items.name}{mark}{more})?"
     for at in range(size - 1, -1, -1):
-        inner = f"{COMMA if at else ''} {prefix[at].name}{mark} {body}"
+        inner = f"{COMMA if at else ''}{prefix[at].name}{mark}{body}"
         body = inner if at < least else f"({inner})?"
-    return f'"["{mark} {body} "]"'
+    return f'"["{mark}{body}"]"'

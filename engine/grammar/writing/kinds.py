@@ -92,6 +92,8 @@ class Reader:
 
     def target(self, schema: Schema) -> Schema:
         """What a schema that is only a reference stands for."""
+        if isinstance(schema, bool) or "$ref" not in schema:
+            return schema
         seen: set[str] = set()
         while isinstance(schema, dict) and schema.keys() == {"$ref"}:
             name = schema["$ref"].rpartition("/")[2]

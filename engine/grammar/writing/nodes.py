@@ -1,14 +1,16 @@
 """What may stand at a place of a JSON text: terminals, arrays and objects, whose parts are such places again."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.grammar.language.expression import LanguageError
+from engine.grammar.language.writing import in_slashes
 from engine.grammar.schema.faults import Budget, Unplaced
 from engine.grammar.schema.names import MAX_WORDS
 from engine.grammar.schema.strings import Strings, overlapping
 from engine.grammar.schema.values import Schema
+from engine.grammar.writing.alike import Alike
 from engine.grammar.writing.kinds import ArrayPart, Numbers, ObjectPart, Reader, Texts
 from engine.grammar.writing.terminals import Terminals
 from engine.grammar.writing.texts import is_text
@@ -121,6 +123,9 @@ class Nodes:
         self._terminals = terminals
         self._budget = budget
         self._known: dict[frozenset[int], Node] = {}
+        self._alike = Alike()
+        self._places: dict[tuple[int, ...], tuple[Sequence[Schema], Node]] = {}
+        """By the identities of schemas as they come, which is faster; these are kept with them."""
         self._waiting: list[tuple[Node, list[Schema]]] = []
         self.all: list[Node] = []
 
@@ -140,21 +145,29 @@ class Nodes:
         grew = True
         while grew:
             grew = False
-            for node in self.all:
+            for node in reversed(self.all):  # the parts of a place are made after it
                 if not node.ends and node.has_end():
                     node.ends = grew = True
         for node in self.all:
             node.arrays = [shape for shape in node.arrays if shape.ends()]
             node.objects = [shape for shape in node.objects if shape.ends()]
 
-    def _node(self, schemas: Iterable[Schema]) -> Node:
+    def _node(self, schemas: Sequence[Schema]) -> Node:
         """The place where all of the schemas hold."""
+        place = tuple(map(id, schemas))
+        known = self._places.get(place)
+        if known is None:
+            known = self._places[place] = schemas, self._place(schemas)
+        return known[1]
+
+    def _place(self, schemas: Sequence[Schema]) -> Node:
         found: dict[int, Schema] = {}
         for schema in map(self._reader.target, schemas):
             if schema is False:
                 found = {id(False): False}
                 break
             if schema is not True and schema != {}:
+                schema = self._alike.of(schema)
                 found[id(schema)] = schema
         key = frozenset(found)
         if key not in self._known:
@@ -167,7 +180,7 @@ class Nodes:
         kinds = self._reader.joined(schemas)
         node.words = [word for word in ("null", "true", "false") if word in kinds]
         if node.words:
-            node.terminals.append(self._terminals.define(" | ".join(f'"{word}"' for word in node.words)))
+            node.terminals.append(self._terminals.define(in_slashes("|".join(node.words))))
         node.texts, node.numbers = kinds.get("string", []), kinds.get("number", [])
         found = [self._terminals.texts(texts, alone=len(node.texts) <= MAX_ASKED) for texts in node.texts]
         found += [self._terminals.numbers(numbers) for numbers in node.numbers]
@@ -191,16 +204,29 @@ class Nodes:
     def _object(self, parts: tuple[ObjectPart, ...]) -> ObjectShape:
         required = {name: None for part in parts for name in part.required}
         names = dict.fromkeys([*(name for part in parts for name in part.properties), *required])
+        said = self._said(parts, names)
         members = []
         for name in names:
             self._budget.spend()
-            said = [schema for part in parts for schema in self._of_name(part, name)]
-            node = self._node(said if is_text(name) else [False])
+            node = self._node(said[name] if is_text(name) else [False])
             members.append(Member(name, node, name in required))
         most = min((part.most for part in parts if part.most is not None), default=None)
         least = max((part.least for part in parts), default=0)
         free = self._free(parts, members)
         return ObjectShape(members, free, least, most)
+
+    def _said(self, parts: tuple[ObjectPart, ...], names: dict[str, None]) -> dict[str, list[Schema]]:
+        """What the parts say of members of these names."""
+        if any(part.patterns for part in parts):
+            return {name: [schema for part in parts for schema in self._of_name(part, name)] for name in names}
+        said: dict[str, list[Schema]] = {name: [] for name in names}
+        for part in parts:
+            for name, schema in part.properties.items():
+                said[name].append(schema)
+            if part.additional is not True:
+                for name in names.keys() - part.properties.keys():
+                    said[name].append(part.additional)
+        return said
 
     def _of_name(self, part: ObjectPart, name: str) -> list[Schema]:
         found = [part.properties[name]] if name in part.properties else []

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -12,6 +12,7 @@ from engine.grammar.language.expression import LanguageError
 from engine.grammar.language.writing import in_slashes
 from engine.grammar.schema.faults import Unplaced
 from engine.grammar.schema.strings import Strings
+from engine.grammar.schema.values import quote
 from engine.grammar.writing.kinds import Numbers, Texts
 from engine.grammar.writing.multiples import common, ending, has_multiple
 from engine.grammar.writing.numbers import Bounds, decimals, exact_decimal, integers
@@ -21,6 +22,7 @@ MAX_PLAIN_DIGITS = 40
 """Listed numbers of more digits are written with an exponent."""
 MAX_LENGTH = 1_000_000_000
 """Of a string whose characters are counted; a limit beyond it is none, for no answer reaches it."""
+_QUOTE = json.JSONEncoder().encode
 _EXACT_IN_LIBRARY = 2**53
 _UNBOUNDED_IN_LIBRARY = 10**15
 _SHAPE = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?"
@@ -34,10 +36,12 @@ class Terminals:
         self._strings = strings
         self._names: dict[str, str] = {}
         self._patterns: dict[str, list[str]] = {}
+        self._free: dict[tuple[str | None, tuple[str, ...], tuple[str, ...]], str] = {}
+        """Terminals of names that are not listed, by what `names` was asked for."""
 
     def lines(self) -> list[str]:
         """The definitions."""
-        return [f"{name}: {body}" for body, name in self._names.items()]
+        return [f"{name}:{body}" for body, name in self._names.items()]
 
     def define(self, body: str) -> str:
         """The name of the terminal with this definition."""
@@ -45,11 +49,7 @@ class Terminals:
 
     def _all(self, parts: list[str]) -> str:
         """A terminal of what all of these definitions hold."""
-        return self.define(parts[0] if len(parts) == 1 else " & ".join(map(self.define, parts)))
-
-    def literal(self, text: str) -> str:
-        """A terminal of one text."""
-        return self.define(quoted(text))
+        return self.define(parts[0] if len(parts) == 1 else "&".join(map(self.define, parts)))
 
     def texts(self, texts: Texts, *, alone: bool = True) -> str | None:
         """A terminal of these strings; None if there are none, of which one that is not alone is not asked.
@@ -60,7 +60,7 @@ class Terminals:
             return None
         if texts.words is not None:
             words = self.words(texts)
-            return self.define(" | ".join(quoted(spelled(word)) for word in words)) if words else None
+            return self.define(_listed(words)) if words else None
         if texts.least > MAX_LENGTH:
             raise Unplaced(f"a string of more than {MAX_LENGTH} characters cannot be asked for")
         try:
@@ -81,18 +81,31 @@ class Terminals:
             return None
         return [word for word in texts.words if is_text(word) and self._fits(word, texts)]
 
-    def names(self, pattern: str | None, but: Iterable[str], but_patterns: Iterable[str]) -> str:
+    def names(self, pattern: str | None, but: Sequence[str], but_patterns: Sequence[str]) -> str:
         """A terminal of the strings in which a pattern is found (None: all) and none of the others is."""
-        left = in_slashes(STRING) if pattern is None else " & ".join(self._pattern(pattern))
-        others = [self.literal(spelled(word)) for word in but if is_text(word)]
-        others += [self._all(self._pattern(other)) for other in but_patterns]
-        return self.define(f"{left} & ~({' | '.join(others)})" if others else left)
+        asked = (pattern, tuple(but), tuple(but_patterns))
+        if asked not in self._free:
+            self._free[asked] = self._names_but(pattern, [word for word in but if is_text(word)], but_patterns)
+        return self._free[asked]
+
+    def _names_but(self, pattern: str | None, words: list[str], patterns: Sequence[str]) -> str:
+        left = [in_slashes(STRING)] if pattern is None else self._pattern(pattern)
+        others = [_listed(words)] if words else []
+        others += [self._all(self._pattern(other)) for other in patterns]
+        if not others:
+            return self._all(left)
+        return self.define(f"{'&'.join(map(self.define, left))}&~({'|'.join(others)})")
 
     def _pattern(self, pattern: str) -> list[str]:
         """Definitions that only the strings in which the pattern is found match all of."""
         if pattern not in self._patterns:
-            parts = self._strings.all_of(pattern)
-            self._patterns[pattern] = [in_slashes(pattern_text(part)) for part in parts]
+            others = self._strings.but_for(pattern)
+            if others is None:
+                parts = [in_slashes(pattern_text(part)) for part in self._strings.all_of(pattern)]
+            else:
+                words = list(filter(is_text, others))
+                parts = [in_slashes(STRING), f"~{_listed(words)}"] if words else [in_slashes(STRING)]
+            self._patterns[pattern] = parts
         return self._patterns[pattern]
 
     def _fits(self, word: str, texts: Texts) -> bool:
@@ -172,6 +185,13 @@ def _spellings(value: Any) -> str:
     return "|".join(sorted(written))
 
 
+def _listed(words: list[str]) -> str:
+    """The body of a terminal of these strings: one expression is read faster than many literals."""
+    if len(words) == 1:
+        return quoted(spelled(words[0]))
+    return in_slashes(f'"(?:{"|".join(quote(spelled(word)[1:-1]) for word in words)})"')
+
+
 def quoted(text: str) -> str:
     """A text as a literal of Lark's notation."""
-    return json.dumps(text).replace("\x7f", "\\u007f")
+    return _QUOTE(text).replace("\x7f", "\\u007f")

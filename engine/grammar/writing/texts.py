@@ -8,8 +8,11 @@ from functools import lru_cache
 from engine.grammar.anchors import alternatives
 from engine.grammar.language.ecma import Translation, written_char, written_class
 from engine.grammar.language.expression import LanguageError
+from engine.grammar.language.remembered import remembered
 from engine.grammar.language.sets import ALL, Ranges, holds, ranges, without
 
+_SPELL = json.JSONEncoder(ensure_ascii=False).encode
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHORT = {8: "b", 9: "t", 10: "n", 12: "f", 13: "r", 34: '"', 92: "\\\\"}
 _ESCAPED = [*range(32), 34, 92]
 _PLAIN = without(ranges((code, code) for code in _ESCAPED))
@@ -25,14 +28,15 @@ _WITH_QUOTES = frozenset({"p", "po", "any", "ascii", "assigned", "punct", "punct
 
 def spelled(text: str) -> str:
     """The JSON text of a string."""
-    return json.dumps(text, ensure_ascii=False)
+    return _SPELL(text)
 
 
 def is_text(text: str) -> bool:
     """Whether UTF-8 can hold it, which it cannot where it has half of a surrogate pair."""
-    return not any(0xD800 <= ord(char) < 0xE000 for char in text)
+    return text.isascii() or not _SURROGATE.search(text)
 
 
+@remembered
 def pattern_text(pattern: str) -> str:
     """An expression of the JSON strings in which the pattern is found. Raises `LanguageError`."""
     text = _Spelling(pattern).text()

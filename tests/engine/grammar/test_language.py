@@ -1,5 +1,6 @@
 """Languages against Python's `re`: what a pattern finds, what its complement and intersections hold."""
 
+import contextlib
 import re
 from collections.abc import Callable
 
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.grammar.language.expression import MAX_WORK, LanguageError, Languages, Node
+from engine.grammar.language.expression import MAX_WORK, LanguageError, Languages
+from engine.grammar.language.node import Node, NotPlainError, least
 from engine.grammar.language.patterns import Reader
 from engine.grammar.language.writing import write
 from tests import clocks
@@ -50,6 +52,21 @@ def test_a_pattern_and_its_complement_part_all_texts(pattern: str, text: str) ->
             assert "more than" in str(error)
             continue
         assert (re.search(written, text) is not None) is expected, written
+
+
+@settings(max_examples=300, deadline=None)
+@given(pattern=PATTERNS)
+def test_the_shortest_text_is_seen_or_found(pattern: str) -> None:
+    languages = Languages()
+    node = Reader(languages).read(pattern)
+    level, length = {node}, 0
+    while level and not any(one.nullable for one in level):
+        chars = sorted(languages.cuts(*level))[:-1]
+        level, length = {after for one in level for char in chars
+                         if not languages.is_empty(after := languages.derivative(one, char))}, length + 1  # fmt: skip
+    assert languages.shortest(node) == (length if level else None)
+    with contextlib.suppress(NotPlainError):
+        assert least(node, {}) == (length if level else None)
 
 
 @settings(max_examples=150, deadline=None)

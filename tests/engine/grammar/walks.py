@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.constraint import Constraint
 from engine.grammar.backend_llguidance import compile_grammar, make_tokenizer
-from engine.grammar.grammar import GrammarError
+from engine.grammar.grammar import Grammar, GrammarError
 from engine.grammar.repeats import unrepeated
 from engine.grammar.source import grammar_text
 from engine.grammar.token_index import TokenIndex
@@ -67,7 +67,9 @@ class Walker:
         self._index = TokenIndex(self.vocabulary)
         self._eos = eos
         closing = {token_id for token_id, text in enumerate(self.vocabulary.tokens) if text in CLOSERS}
-        self._closers = closing - self.vocabulary.special_ids
+        self._closers = sorted(closing - self.vocabulary.special_ids)
+        self._known: tuple[str, str, Grammar] | None = None
+        """What was walked through last, which often is walked through again."""
 
     def walk(self, kind: str, source: str, seed: int, limit: int = 300) -> bytes | None:
         """The text of a walk to its end, None if the limit came first.
@@ -75,10 +77,7 @@ class Walker:
         Raises `RequestError` for what is refused, `GrammarError` at a dead end. Where the end may come, it comes now
         and then before more does.
         """
-        constraint = Constraint(kind=kind, source=source)  # type: ignore[arg-type]
-        text = grammar_text(constraint)
-        inner = compile_grammar(self.tokenizer, text.text, constraint)
-        grammar = unrepeated(inner, text.names, text.items, self._index, constraint.opens)
+        grammar = self._compiled(kind, source).copy()
         generator = random.Random(seed)
         row = np.zeros(-(-self.vocabulary.size // 32), dtype=np.int32)
         taken: list[int] = []
@@ -91,17 +90,25 @@ class Walker:
                 taken += forced
                 continue
             grammar.fill_bitmask(row)
-            allowed = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist()
-            assert allowed, f"nothing is allowed behind {self.text(taken)!r}"
+            allowed = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little"))
+            assert len(allowed), f"nothing is allowed behind {self.text(taken)!r}"
             if grammar.can_end and generator.random() < HURRY:
                 return self.text(taken)
-            ends = [token_id for token_id in allowed if token_id in self._closers]
-            token_id = generator.choice(ends if ends and generator.random() < HURRY else allowed)
+            ends = [token_id for token_id in self._closers if (row[token_id >> 5] >> (token_id & 31)) & 1]
+            token_id = int(generator.choice(ends if ends and generator.random() < HURRY else allowed))  # type: ignore[arg-type]
             if token_id == self._eos:
                 return self.text(taken)
             grammar.accept(token_id)
             taken.append(token_id)
         return None
+
+    def _compiled(self, kind: str, source: str) -> Grammar:
+        if self._known is None or self._known[:2] != (kind, source):
+            constraint = Constraint(kind=kind, source=source)  # type: ignore[arg-type]
+            text = grammar_text(constraint)
+            inner = compile_grammar(self.tokenizer, text.text, constraint)
+            self._known = kind, source, unrepeated(inner, text.names, text.items, self._index, constraint.opens)
+        return self._known[2]
 
     def text(self, token_ids: list[int]) -> bytes:
         """What the tokens say; none of them is a control token."""
