@@ -50,6 +50,7 @@ def build_engine(
         overlap=runner.device.type == "cuda" if config.overlap is None else config.overlap,
         compiler=_make_compiler(config, loaded, wake),
         min_prefill_tokens=limits.min_prefill_tokens,
+        encoder=runner.encoder,
     )
     dtype = str(runner.dtype).removeprefix("torch.")
     info = EngineInfo(

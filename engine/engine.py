@@ -14,11 +14,12 @@ import torch
 from engine.errors import RequestError
 from engine.execution.flight import Landed, Runner, Step
 from engine.grammar.grammar import Compiled, GrammarError
-from engine.messages import AddRequest, EngineStats, SequenceOutput, TokenLogprobs
+from engine.messages import AddImage, AddRequest, EngineStats, SequenceOutput, TokenLogprobs
 from engine.sampling.sampler import Sampled
 from engine.scheduling.admission import check_request, make_sequences
 from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.grammar_queue import GrammarQueue, follow_grammar
+from engine.scheduling.images import ImageInbox, PromptImage
 from engine.scheduling.outbox import Outbox
 from engine.scheduling.pacing import SMALLEST_CHUNK, PrefillPacer
 from engine.scheduling.scheduler import Scheduled, Scheduler
@@ -27,6 +28,7 @@ from engine.scheduling.stop import finish_reason
 
 if TYPE_CHECKING:
     from engine.grammar.compiler import GrammarCompiler
+    from engine.models.vision import ImageEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class Engine:
         compiler: "GrammarCompiler | None" = None,
         overlap: bool = False,
         min_prefill_tokens: int = SMALLEST_CHUNK,
+        encoder: "ImageEncoder | None" = None,
     ) -> None:
         """`context` is the most tokens of one sequence, prompt included; `vocab_size` the width of the logits.
 
@@ -53,7 +56,7 @@ class Engine:
         Without a `compiler` constrained requests are refused. With `overlap` a step is launched before the results of
         the one before are read, so that the device need not wait for the host; a sequence that ends then has a row
         in one step too many, whose result is dropped. `min_prefill_tokens` is what a step beside decoding sequences
-        always has for prompts.
+        always has for prompts. Without an `encoder` images are refused.
         """
         self._runner = runner
         self._overlap = overlap
@@ -66,6 +69,10 @@ class Engine:
         self._eos_token_ids = frozenset(token for token in eos_token_ids if 0 <= token < vocab_size)
         self._max_queued = max_queued
         self._grammars = GrammarQueue(compiler)
+        self._encoder = encoder
+        self._inbox = ImageInbox()
+        self._images: dict[int, tuple[PromptImage, ...]] = {}
+        """Of requests whose constraint is being compiled."""
         self._sequences: dict[int, list[Sequence]] = {}
         self._outbox = Outbox()
         self._num_steps = 0
@@ -85,16 +92,23 @@ class Engine:
     def add(self, request: AddRequest) -> None:
         """Queue a request; a refusal becomes its output of the next step."""
         try:
+            images = self._inbox.claim(request)
             self._check(request)
+            self._check_images(images)
             if request.params.needs_grammar:
                 self._grammars.add(request)
+                self._images[request.request_id] = images
             else:
-                self._admit(request)
+                self._admit(request, images=images)
         except RequestError as error:
             self._outbox.refused(request, error)
         except Exception:
             logger.exception("request %d could not be admitted", request.request_id)
             self._outbox.refused(request, RequestError("internal error while admitting the request"))
+
+    def add_image(self, image: AddImage) -> None:
+        """Take an image of the request that comes next."""
+        self._inbox.add(image)
 
     def abort(self, request_ids: list[int], index: int | None = None) -> None:
         """Forget requests, or one choice of each, wherever they are; unknown and finished ones are ignored.
@@ -104,6 +118,7 @@ class Engine:
         self._outbox.drop(request_ids, index)
         for request_id in request_ids:
             if index is None and self._grammars.drop(request_id):
+                self._images.pop(request_id)
                 self._outbox.num_aborted += 1
             for sequence in self._sequences.get(request_id, ()):
                 if not sequence.is_finished and index in (None, sequence.index):
@@ -128,7 +143,7 @@ class Engine:
         """Run one step and return all outputs that are there then."""
         self._admit_compiled()
         former, launched, error = self._step, None, None
-        rows = self._scheduler.schedule()
+        rows = [row for row in self._scheduler.schedule() if self._encode(row)]
         if rows:
             try:
                 launched = self._launch(rows)
@@ -200,21 +215,50 @@ class Engine:
         if len(self._scheduler.waiting) + len(self._grammars) + request.n > self._max_queued:
             raise RequestError(f"the queue of {self._max_queued} requests is full", code="overloaded")
 
+    def _check_images(self, images: tuple[PromptImage, ...]) -> None:
+        if images and self._encoder is None:
+            raise RequestError("this model takes no images", param="messages")
+        if images and self._encoder is not None:
+            self._encoder.check(images)
+
     def _admit_compiled(self) -> None:
         """Queue the requests whose constraints have been compiled meanwhile."""
         for request, result in self._grammars.collect():
+            images = self._images.pop(request.request_id)
             if isinstance(result, RequestError):
                 self._outbox.refused(request, result)
             else:
-                self._admit(request, result)
+                self._admit(request, result, images)
 
-    def _admit(self, request: AddRequest, compiled: Compiled | None = None) -> None:
+    def _admit(
+        self, request: AddRequest, compiled: Compiled | None = None, images: tuple[PromptImage, ...] = ()
+    ) -> None:
         grammar, relaxed = (None, None) if compiled is None else (compiled.grammar, compiled.relaxed)
-        sequences = make_sequences(request, grammar, context=self.context, eos_token_ids=self._eos_token_ids)
+        placement = self._encoder.place(len(request.prompt_token_ids), images) if self._encoder else None
+        sequences = make_sequences(
+            request,
+            grammar,
+            context=self.context,
+            eos_token_ids=self._eos_token_ids,
+            images=images,
+            placement=placement,
+        )
         for sequence in sequences:
             self._scheduler.add(sequence)
         self._sequences[request.request_id] = sequences
         self._outbox.accepted(request, relaxed)
+
+    def _encode(self, row: Scheduled) -> bool:
+        """Encode the images that a row's tokens stand for; False if that failed, and the request with it."""
+        if row.first >= row.sequence.num_prompt_tokens or not row.sequence.images:
+            return True
+        try:
+            self._runner.encode_images(row)
+        except Exception:
+            logger.exception("an image of request %d could not be encoded", row.sequence.request_id)
+            self._fail(row.sequence, "an image of this request could not be encoded")
+            return False
+        return True
 
     def _launch(self, rows: list[Scheduled]) -> Step:
         self._num_steps += 1

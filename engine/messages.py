@@ -13,6 +13,31 @@ from engine.sampling_params import SamplingParams
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 
+class ImageArray(msgspec.Struct, frozen=True, array_like=True):
+    """One array of an image, as the model's own image processor makes it: `data` is row after row."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+    data: bytes
+
+
+class AddImage(msgspec.Struct, tag="image", frozen=True):
+    """An image of the request that comes next. `grid` is the family's measure of its size, in patches or tiles."""
+
+    digest: bytes
+    grid: list[int]
+    arrays: list[ImageArray]
+
+
+class ImageSpan(msgspec.Struct, frozen=True, array_like=True):
+    """Where an image stands in a prompt: `length` tokens from `start` on."""
+
+    start: int
+    length: int
+    digest: bytes
+
+
 class AddRequest(msgspec.Struct, tag="add", frozen=True):
     """A prompt to be continued `n` times. Outputs come back under (`request_id`, index)."""
 
@@ -24,6 +49,8 @@ class AddRequest(msgspec.Struct, tag="add", frozen=True):
     """Separates tenants: blocks are shared only between requests of equal salt."""
     priority: int = 0
     """Lower is earlier, between `-MAX_PRIORITY` and `MAX_PRIORITY` (`engine.scheduling.admission`)."""
+    images: list[ImageSpan] = []
+    """In the order of the prompt; each has come in an `AddImage` right before."""
 
 
 class AbortRequest(msgspec.Struct, tag="abort", frozen=True):
@@ -37,7 +64,7 @@ class Shutdown(msgspec.Struct, tag="shutdown", frozen=True):
     """End the engine process now."""
 
 
-Inbound = AddRequest | AbortRequest | Shutdown
+Inbound = AddRequest | AddImage | AbortRequest | Shutdown
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):

@@ -22,8 +22,10 @@ from engine.lifetime import die_with_parent
 from engine.messages import (
     MAX_FRAME_BYTES,
     AbortRequest,
+    AddImage,
     AddRequest,
     EngineInfo,
+    Inbound,
     LoadFailed,
     Loading,
     Outbound,
@@ -62,9 +64,9 @@ class Pipe:
         """Send one message, waiting if the other side does not read."""
         self._socket.send(encode(message))
 
-    def receive(self, timeout: float) -> list[AddRequest | AbortRequest | Shutdown]:
+    def receive(self, timeout: float) -> list[Inbound]:
         """All messages that are there, waiting up to `timeout` seconds for the first, or for `wake`."""
-        messages: list[AddRequest | AbortRequest | Shutdown] = []
+        messages: list[Inbound] = []
         if timeout:
             self._poller.poll(int(timeout * 1000))
             with contextlib.suppress(BlockingIOError):
@@ -112,6 +114,8 @@ def serve(engine: "Engine", pipe: Pipe) -> None:
             match message:
                 case AddRequest():
                     engine.add(message)
+                case AddImage():
+                    engine.add_image(message)
                 case AbortRequest(request_ids=request_ids, index=index):
                     engine.abort(request_ids, index)
                 case Shutdown():

@@ -72,12 +72,17 @@ VISION_FAMILIES: dict[str, dict[str, Any]] = {
         "text_config": COMMON
         | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}},
         "vision_config": {
-            "depth": 1,
+            "depth": 2,
             "hidden_size": 32,
             "intermediate_size": 32,
             "num_heads": 2,
             "out_hidden_size": 64,
+            "fullatt_block_indexes": [1],
         },
+        "image_token_id": 310,
+        "video_token_id": 311,
+        "vision_start_token_id": 312,
+        "vision_end_token_id": 313,
         "tie_word_embeddings": False,
     },
 }

@@ -1,12 +1,13 @@
 """The device tensors of one step, packed from what the scheduler chose."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from engine.device.device import to_device, upload
 from engine.scheduling.block_manager import NULL_BLOCK
+from engine.scheduling.images import ImageRows, rows_of
 from engine.scheduling.scheduler import Scheduled
 from engine.scheduling.sequence import Sequence
 
@@ -31,7 +32,7 @@ class ForwardBatch:
     input_ids: torch.Tensor
     """int64 [T]"""
     positions: torch.Tensor
-    """int64 [T]"""
+    """int64 [T], or [3, T] where images have height and width: places for the model's rotary embedding."""
     slot_mapping: torch.Tensor
     """int64 [T]: where each token's K and V go."""
     block_tables: torch.Tensor
@@ -62,6 +63,7 @@ class HostBatch:
     unread_slots: list[int]
     """Whose newest tokens they are."""
     positions: np.ndarray
+    """[T], or [3, T] where images have height and width."""
     slot_mapping: np.ndarray
     slots: np.ndarray
     """[S]: the sequences' slots."""
@@ -71,10 +73,14 @@ class HostBatch:
     num_decodes: int
     num_samples: int
     """Of `logits_index`, those at its beginning that sample; the others are scored."""
+    images: list[ImageRows] = field(default_factory=list)
+    """Tokens that stand for images."""
 
     @property
     def only_decodes(self) -> bool:
-        """Whether every sequence has one token, whose logits are needed, in that order, and no others."""
+        """Whether every sequence has one token of text, whose logits are needed, in that order, and no others."""
+        if self.images or self.positions.ndim > 1:
+            return False
         in_order = np.arange(len(self.query_lens))
         return self.num_decodes == len(in_order) and np.array_equal(self.logits_index, in_order)
 
@@ -123,6 +129,7 @@ class BatchBuilder:
                 token_ids.append(0)
         lens = np.asarray(query_lens)
         ends = np.cumsum(lens)
+        starts = (ends - lens).tolist()
         positions = np.arange(len(token_ids)) - np.repeat(ends - np.asarray(context_lens), lens)
         blocks = self._tables[np.repeat(slots, lens), positions // self._block_size]
         needed = [end - 1 for row, end in zip(rows, ends.tolist(), strict=True) if row.samples]
@@ -133,7 +140,7 @@ class BatchBuilder:
             token_ids=np.asarray(token_ids),
             unread=unread,
             unread_slots=[row.sequence.slot for row in rows if _reads(row)],
-            positions=positions,
+            positions=_placed(positions, rows, starts),
             slot_mapping=blocks.astype(np.int64) * self._block_size + positions % self._block_size,
             slots=np.asarray(slots),
             logits_index=np.asarray(needed, dtype=np.int64),
@@ -141,13 +148,18 @@ class BatchBuilder:
             context_lens=context_lens,
             num_decodes=next((i for i, row in enumerate(rows) if row.num_tokens > 1), len(rows)),
             num_samples=num_samples,
+            images=[
+                found
+                for row, start in zip(rows, starts, strict=True)
+                for found in rows_of(row.sequence.images, row.first, row.end, start)
+            ],
         )
 
     def upload(self, host: HostBatch) -> ForwardBatch:
         """The batch on the device, in one copy."""
         input_ids, positions, slot_mapping, slots, lens, starts, logits_index, unread, unread_slots = upload(
             [
-                host.token_ids, host.positions, host.slot_mapping, host.slots, np.asarray(host.context_lens),
+                host.token_ids, host.positions.ravel(), host.slot_mapping, host.slots, np.asarray(host.context_lens),
                 np.concatenate([[0], np.cumsum(host.query_lens)]), host.logits_index,
                 np.asarray(host.unread, dtype=np.int64), np.asarray(host.unread_slots, dtype=np.int64),
             ],
@@ -158,7 +170,7 @@ class BatchBuilder:
         max_blocks = -(-max(host.context_lens) // self._block_size)
         return ForwardBatch(
             input_ids=input_ids,
-            positions=positions,
+            positions=positions.view(host.positions.shape),
             slot_mapping=slot_mapping,
             block_tables=self.tables[:, :max_blocks].index_select(0, slots),
             seqlens_k=lens.to(torch.int32),
@@ -192,6 +204,23 @@ class BatchBuilder:
         # Only now: the device may have had no memory for this, and then the rows are tried again.
         for row in rows:
             self._copied[row.sequence.slot] = len(row.sequence.block_table)
+
+
+def _placed(positions: np.ndarray, rows: list[Scheduled], starts: list[int]) -> np.ndarray:
+    """Places in the text as the model counts them: in three directions if one of the step's tokens needs that."""
+    placed = [(row, start) for row, start in zip(rows, starts, strict=True) if row.sequence.placement is not None]
+    if not placed:
+        return positions
+    in_prompts = any(row.first < row.sequence.num_prompt_tokens for row, _ in placed)
+    positions = np.tile(positions, (3, 1)) if in_prompts else positions.copy()
+    for row, start in placed:
+        placement, num_prompt = row.sequence.placement, row.sequence.num_prompt_tokens
+        assert placement is not None
+        known = max(0, min(row.end, num_prompt) - row.first)
+        if known:
+            positions[:, start : start + known] = placement.positions[:, row.first : row.first + known]
+        positions[..., start + known : start + row.num_tokens] += placement.delta
+    return positions
 
 
 def _reads(row: Scheduled) -> bool:

@@ -14,11 +14,12 @@ from engine.attention.context import ATTENTION_NAME, AttentionBackend, attention
 from engine.attention.select import make_backend, problem_of, select_attention
 from engine.config import EngineConfig
 from engine.device.device import select_device, set_threads, to_device
-from engine.device.forward_batch import BatchBuilder, ForwardBatch
+from engine.device.forward_batch import BatchBuilder, ForwardBatch, HostBatch
 from engine.device.governor import ThreadGovernor
 from engine.device.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, overhead_bytes, size_cache
 from engine.execution.footprint import largest_step, peak_bytes, scored_bytes
 from engine.execution.graphs import FIELDS, DecodeGraphs, bucket_sizes, graphs_bytes
+from engine.execution.image_cache import ImageCache
 from engine.execution.mixed_graphs import MixedGraphs, input_room, step_sizes
 from engine.execution.recording import Recorder
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
@@ -28,8 +29,10 @@ from engine.models.load_check import CHECK_BLOCKS, check_layers, refusal
 from engine.models.loader import LoadedModel, load
 from engine.models.rotary import freeze_rotary
 from engine.models.surgery import Surgery
+from engine.models.vision import make_encoder
 from engine.sampling.logprobs import score_prompts
 from engine.sampling.sampler import PendingSample, Sampled, Sampler
+from engine.scheduling.images import rows_of
 from engine.scheduling.pacing import SMALLEST_CHUNK
 from engine.scheduling.scheduler import Scheduled
 from engine.scheduling.sequence import Sequence
@@ -41,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, float | None], None]
 CUDA_SMALLEST_CHUNK = 256
+IMAGE_CACHE_BYTES = 256 << 20
+"""Embeddings of images that are kept: about 60 images of a megapixel for a model of 7B in bf16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +148,8 @@ class ModelRunner:
         self._key_offsets = self._find_key_offsets(config, problem, progress)
         self._prepare(shapes, config, progress)
         self._allocate(shapes, config, progress)
+        self.encoder = make_encoder(self.loaded)
+        self.images = None if self.encoder is None else ImageCache(self.encoder.encode, IMAGE_CACHE_BYTES)
         self.builder = BatchBuilder(
             max_num_seqs=self.limits.max_num_seqs,
             max_blocks=-(-self.context // config.block_size) + 1,
@@ -165,8 +172,14 @@ class ModelRunner:
         elif self.mixed_graphs is not None and (size := self.mixed_graphs.size_for(host)) is not None:
             logits = self.mixed_graphs.run(host, size)
         else:
-            logits = self._forward(self.builder.upload(host))
+            logits = self._forward(self.builder.upload(host), host)
         return StepInFlight(self, rows, logits, started)
+
+    def encode_images(self, row: Scheduled) -> None:
+        """Encode the images that a row's tokens stand for, unless their embeddings are there."""
+        assert self.images is not None, "images without an encoder are refused"
+        for rows in rows_of(row.sequence.images, row.first, row.end, 0):
+            self.images.embeddings(rows.image)
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSample:
         """Launch the sampling of one token for each sequence, which the next forward pass can read."""
@@ -189,14 +202,28 @@ class ModelRunner:
             for part in (cache.k, cache.v):
                 part.view(torch.uint8)[:, index] = 0
 
-    def _forward(self, batch: ForwardBatch) -> torch.Tensor:
+    def _forward(self, batch: ForwardBatch, host: HostBatch | None = None) -> torch.Tensor:
+        embedded = None
+        if host is not None and host.images:
+            # Before the attention step: the tower attends too, in its own way.
+            assert self.images is not None, "images without an encoder are refused"
+            embedded = self.model.get_input_embeddings()(batch.input_ids)
+            self.images.put_into(embedded, host)
         with attention_step(self.backend, self.caches, batch):
-            return self._logits(batch.input_ids, batch.positions, batch.logits_index)
+            return self._logits(batch.input_ids, batch.positions, batch.logits_index, embedded)
 
-    def _logits(self, input_ids: torch.Tensor, positions: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    def _logits(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        index: torch.Tensor,
+        embedded: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Logits `[R, V]` of tokens `[T]`, or of what is `embedded` `[T, hidden]` in their place."""
+        inputs = {"input_ids": input_ids} if embedded is None else {"inputs_embeds": embedded}
         output = self.model(
-            input_ids=input_ids.unsqueeze(0),
-            position_ids=positions.unsqueeze(0),
+            **{name: tensor.unsqueeze(0) for name, tensor in inputs.items()},
+            position_ids=positions.unsqueeze(-2),
             attention_mask=None,
             use_cache=False,
             logits_to_keep=index,

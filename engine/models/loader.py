@@ -144,6 +144,16 @@ def _checkpoint_dtype(config: "PretrainedConfig") -> torch.dtype:
     return torch.float32
 
 
+def _attention_of(config: "PretrainedConfig", name: str) -> dict[str, str] | str:
+    """The attention of each part: ours for the language model, torch's own for towers, which attend in other ways.
+
+    transformers leaves the language model on its default where only `""` is named.
+    """
+    if not hasattr(config, "vision_config"):
+        return name
+    return {**dict.fromkeys(config.sub_configs, "sdpa"), "": name, "text_config": name}
+
+
 def _auto_class(config: "PretrainedConfig") -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -159,7 +169,7 @@ def _load_weights(
         resolved.directory,
         config=config,
         dtype=dtype,
-        attn_implementation=attention_name,
+        attn_implementation=_attention_of(config, attention_name),
         device_map=None if device.type == "cpu" else {"": device},
         use_safetensors=True,
         trust_remote_code=False,
@@ -209,7 +219,7 @@ def _load_fp8(
     del config.quantization_config
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = _auto_class(config).from_config(
-            config, dtype=dtype, attn_implementation=attention_name, trust_remote_code=False
+            config, dtype=dtype, attn_implementation=_attention_of(config, attention_name), trust_remote_code=False
         )
     files = Fp8Files(weight_files(resolved.directory), layout, device)
     fill(model, files, dtype, keep=keep, told=lambda fraction: progress("loading the weights", fraction))
@@ -233,7 +243,9 @@ def _build_random(
     generators = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=generators), torch.device(device):
         torch.manual_seed(seed)
-        return auto_class.from_config(config, dtype=dtype, attn_implementation=attention_name, trust_remote_code=False)
+        return auto_class.from_config(
+            config, dtype=dtype, attn_implementation=_attention_of(config, attention_name), trust_remote_code=False
+        )
 
 
 def _check_memory(needed: int, device: torch.device) -> None:

@@ -8,6 +8,7 @@ from engine.grammar.grammar import Grammar
 from engine.messages import AddRequest
 from engine.noise import derive_seed
 from engine.scheduling.block_manager import root_digest
+from engine.scheduling.images import Placement, PromptImage
 from engine.scheduling.sequence import Sequence
 
 MAX_CHOICES = 128
@@ -42,7 +43,13 @@ def check_request(request: AddRequest, *, vocab_size: int, context: int, capacit
 
 
 def make_sequences(
-    request: AddRequest, grammar: Grammar | None, *, context: int, eos_token_ids: frozenset[int]
+    request: AddRequest,
+    grammar: Grammar | None,
+    *,
+    context: int,
+    eos_token_ids: frozenset[int],
+    images: tuple[PromptImage, ...] = (),
+    placement: Placement | None = None,
 ) -> list[Sequence]:
     """One for each choice. They differ in their seeds; all but the first wait for the first to compute the prompt."""
     prompt, params = request.prompt_token_ids, request.params
@@ -63,6 +70,8 @@ def make_sequences(
             leader=sequences[0] if sequences else None,
             priority=request.priority,
             grammar=None if grammar is None else grammar.copy(),
+            images=images,
+            placement=placement,
         )
         sequences.append(sequence)
     return sequences

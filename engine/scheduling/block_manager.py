@@ -8,17 +8,22 @@ Every block is in exactly one of three states:
 
 so `free + cached + owned == total` at every moment. Block 0 is never handed out: padding rows write there.
 
-A full block is addressed by sha256 over its parent's digest and its token ids; the root of the chain is made from the
-salt, so tenants never share. On a hit the token ids are compared as well: the digest finds, the tokens decide.
+A full block is addressed by sha256 over its parent's digest, its token ids and the images they stand for; the root of
+the chain is made from the salt, so tenants never share. On a hit token ids and images are compared as well: the digest
+finds, the content decides.
 """
 
 import hashlib
 from array import array
 from collections import OrderedDict, deque
 
+from engine.scheduling.images import marks
 from engine.scheduling.sequence import Sequence
 
 NULL_BLOCK = 0
+Marks = tuple[tuple[bytes, int], ...]
+"""Of the images in a block: which, and how far the block begins behind their first token."""
+_NOTHING: tuple[tuple[int, ...], Marks] = ((), ())
 
 
 def root_digest(salt: bytes) -> bytes:
@@ -26,9 +31,12 @@ def root_digest(salt: bytes) -> bytes:
     return hashlib.sha256(b"headrace:" + salt).digest()
 
 
-def chain_digest(parent: bytes, token_ids: list[int]) -> bytes:
-    """Digest of a full block that follows the block of digest `parent`."""
-    return hashlib.sha256(parent + array("q", token_ids).tobytes()).digest()
+def chain_digest(parent: bytes, token_ids: list[int], marks: Marks = ()) -> bytes:
+    """Digest of a full block that follows the block of digest `parent`, with the marks of the images in it."""
+    digest = hashlib.sha256(parent + array("q", token_ids).tobytes())
+    for image, offset in marks:
+        digest.update(b"image" + hashlib.sha256(image).digest() + array("q", [offset]).tobytes())
+    return digest.digest()
 
 
 class BlockManager:
@@ -42,7 +50,7 @@ class BlockManager:
         self._free: deque[int] = deque(range(1, num_blocks + 1))
         self._ref_counts = [0] * (num_blocks + 1)
         self._digests: list[bytes | None] = [None] * (num_blocks + 1)
-        self._contents: list[tuple[int, ...]] = [()] * (num_blocks + 1)
+        self._contents: list[tuple[tuple[int, ...], Marks]] = [_NOTHING] * (num_blocks + 1)
         self._by_digest: dict[bytes, int] = {}
         self._evictable: OrderedDict[int, None] = OrderedDict()
 
@@ -113,7 +121,7 @@ class BlockManager:
                 if digest not in self._by_digest:
                     self._by_digest[digest] = block
                     self._digests[block] = digest
-                    self._contents[block] = tuple(self._tokens(sequence, position))
+                    self._contents[block] = self._content(sequence, position)
 
     def release(self, sequence: Sequence) -> None:
         """Take all blocks back. The end of a chain is forgotten before its beginning."""
@@ -168,20 +176,22 @@ class BlockManager:
         assert all(self._digests[block] is None for block in free), "a free block can be hit"
         assert {d: b for b, d in enumerate(self._digests) if d is not None} == self._by_digest
 
-    def _tokens(self, sequence: Sequence, position: int) -> list[int]:
+    def _content(self, sequence: Sequence, position: int) -> tuple[tuple[int, ...], Marks]:
         start = position * self.block_size
-        return sequence.token_ids[start : start + self.block_size]
+        end = start + self.block_size
+        return tuple(sequence.token_ids[start:end]), marks(sequence.images, start, end)
 
     def _digest(self, sequence: Sequence, position: int) -> bytes:
         digests = sequence.block_digests
         while len(digests) <= position:
             parent = digests[-1] if digests else sequence.root_digest
-            digests.append(chain_digest(parent, self._tokens(sequence, len(digests))))
+            token_ids, images = self._content(sequence, len(digests))
+            digests.append(chain_digest(parent, list(token_ids), images))
         return digests[position]
 
     def _lookup(self, sequence: Sequence, position: int) -> int | None:
         block = self._by_digest.get(self._digest(sequence, position))
-        if block is None or self._contents[block] != tuple(self._tokens(sequence, position)):
+        if block is None or self._contents[block] != self._content(sequence, position):
             return None
         return block
 
@@ -204,4 +214,4 @@ class BlockManager:
         assert digest is not None
         del self._by_digest[digest]
         self._digests[block] = None
-        self._contents[block] = ()
+        self._contents[block] = _NOTHING

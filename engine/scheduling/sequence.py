@@ -4,6 +4,7 @@ import enum
 
 from engine.grammar.grammar import Grammar
 from engine.sampling_params import SamplingParams
+from engine.scheduling.images import Placement, PromptImage
 
 
 class Status(enum.Enum):
@@ -28,6 +29,7 @@ class Sequence:
         "eos_token_ids",
         "finish_reason",
         "grammar",
+        "images",
         "index",
         "leader",
         "max_len",
@@ -39,6 +41,7 @@ class Sequence:
         "num_scored_tokens",
         "num_unread_tokens",
         "params",
+        "placement",
         "priority",
         "request_id",
         "root_digest",
@@ -62,12 +65,15 @@ class Sequence:
         leader: "Sequence | None" = None,
         priority: int = 0,
         grammar: Grammar | None = None,
+        images: tuple[PromptImage, ...] = (),
+        placement: Placement | None = None,
     ) -> None:
         """`max_len` is the most tokens, prompt included, that the sequence may ever hold.
 
         `leader` is the first of `n` sequences of one request: the others wait until its prompt is computed, so that
         they find its blocks in the prefix cache. `grammar` is this sequence's own state of its constraint; it has read
-        all generated tokens, also while the sequence waits to be recomputed.
+        all generated tokens, also while the sequence waits to be recomputed. `images` stand in the prompt, in order;
+        `placement` is the model's view of where its tokens are, None where that is their place in the text.
         """
         assert prompt_token_ids and max_len >= len(prompt_token_ids) + (params.max_tokens > 0)
         self.request_id = request_id
@@ -80,6 +86,8 @@ class Sequence:
         self.leader = leader
         self.priority = priority
         self.grammar = grammar
+        self.images = images
+        self.placement = placement
         self.arrival = 0
         """Place in the order of arrival, given by the scheduler."""
         self.token_ids = list(prompt_token_ids)

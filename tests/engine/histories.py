@@ -67,4 +67,4 @@ def check_contents(scheduler: Scheduler, runner: FakeRunner) -> None:
                 assert blocks._digests[block] == digests[block]
     for block in blocks._by_digest.values():
         cells = runner._tokens[block * size : (block + 1) * size]
-        assert tuple(cells.tolist()) == blocks._contents[block]
+        assert (tuple(cells.tolist()), ()) == blocks._contents[block]

@@ -1,0 +1,46 @@
+"""Embeddings of images that were encoded, so that the next turn about one, or its next chunk, need not do it again.
+
+What is here may always be given up: the pixels stay with the sequences, and are encoded again where it must be.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+
+from engine.device.forward_batch import HostBatch
+from engine.scheduling.images import PromptImage
+
+
+class ImageCache:
+    """The least recently used are given up first, as soon as all take more than `budget` bytes."""
+
+    def __init__(self, encode: Callable[[PromptImage], torch.Tensor], budget: int) -> None:
+        """`encode` gives the embeddings `[length, hidden]` of an image."""
+        self._encode = encode
+        self._budget = budget
+        self._kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self.num_bytes = 0
+        self.num_encoded = 0
+        """Images that were not here."""
+
+    def embeddings(self, image: PromptImage) -> torch.Tensor:
+        """`[length, hidden]`, encoded now if they are not here."""
+        found = self._kept.get(image.digest)
+        if found is not None:
+            self._kept.move_to_end(image.digest)
+            return found
+        found = self._encode(image)
+        self.num_encoded += 1
+        if found.nbytes <= self._budget:
+            self._kept[image.digest] = found
+            self.num_bytes += found.nbytes
+            while self.num_bytes > self._budget:
+                self.num_bytes -= self._kept.popitem(last=False)[1].nbytes
+        return found
+
+    def put_into(self, embedded: torch.Tensor, host: HostBatch) -> None:
+        """Write the embeddings of a step's image tokens over those of their placeholders, `[T, hidden]`."""
+        for rows in host.images:
+            part = self.embeddings(rows.image)[rows.offset : rows.offset + rows.length]
+            embedded[rows.row : rows.row + rows.length] = part.to(embedded.dtype)
