@@ -8,8 +8,9 @@ import numpy as np
 from engine.constraint import Constraint
 from engine.grammar.backend_llguidance import compile_grammar, make_tokenizer
 from engine.grammar.grammar import Grammar, GrammarError
-from engine.grammar.repeats import TokenIndex, unrepeated
+from engine.grammar.repeats import unrepeated
 from engine.grammar.source import grammar_text
+from engine.grammar.token_index import TokenIndex
 from engine.grammar.vocabulary import Vocabulary
 
 SPECIAL_ID = 256
@@ -38,7 +39,7 @@ def compiled(constraint: Constraint) -> Grammar:
     """A state of the constraint's grammar over single bytes."""
     grammar = grammar_text(constraint)
     inner = compile_grammar(_tokenizer(), grammar.text, constraint)
-    return unrepeated(inner, grammar.names, _index(), constraint.opens)
+    return unrepeated(inner, grammar.names, grammar.items, _index(), constraint.opens)
 
 
 def accepted(grammar: Grammar, text: str) -> str:
