@@ -169,6 +169,7 @@ class ChatMessage(StrictModel):
     cache_control: CacheHint = None
     # What follows stands in answers, so clients send it back; a conversation is the same without it.
     reasoning_details: list[Any] | None = None
+    thinking_blocks: list[Any] | None = None
     refusal: str | None = None
     annotations: list[Any] | None = None
     audio: None = None
