@@ -13,22 +13,17 @@ import argparse
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from engine.weights.sources import resolve
 from tests.conftest import DEFAULT_MODEL_SOURCE
 from tests.places import ROOT
-from tests.server.fakes import wait_until
+from tests.serving import running_server
 
 TASKS = Path(__file__).resolve().parent / "tasks"
 VENV = ROOT / ".venv-lm-eval"
@@ -47,7 +42,7 @@ def main() -> int:
     weights = resolve(DEFAULT_MODEL_SOURCE).directory
     with tempfile.TemporaryDirectory() as work:
         tasks = write_tasks(Path(work) / "tasks")
-        with running_server() as url:
+        with running_server("smollm2", "--dtype", "float32", "--context", str(CONTEXT)) as url:
             options = f"base_url={url}/v1/completions,model={MODEL},tokenizer={weights},max_length={CONTEXT}"
             served = evaluate(
                 python, tasks, "local-completions", f"{options},tokenizer_backend=huggingface,num_concurrent=4"
@@ -82,31 +77,6 @@ def write_tasks(directory: Path) -> Path:
     for source in TASKS.glob("*.yaml"):
         (directory / source.name).write_text(source.read_text().replace("${TASKS}", str(TASKS)))
     return directory
-
-
-@contextmanager
-def running_server() -> Iterator[str]:
-    """The URL of a server of the default model in float32, as an operator starts it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "server.commands.cli", "serve", "smollm2", "--port", str(port)]
-    process = subprocess.Popen([*command, "--dtype", "float32", "--context", str(CONTEXT)], cwd=ROOT)
-    url = f"http://127.0.0.1:{port}"
-
-    def is_ready() -> bool:
-        assert process.poll() is None, "the server has ended"
-        try:
-            return httpx.get(f"{url}/health").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    try:
-        wait_until(is_ready, 120)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def evaluate(python: Path, tasks: Path, backend: str, model_args: str) -> dict[str, dict[str, Any]]:

@@ -12,8 +12,6 @@ import argparse
 import asyncio
 import gzip
 import json
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,13 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import jsonschema
 import openai
 
 from bench.record import circumstances, table, write_json
-from tests.places import ROOT, SHARED
-from tests.server.fakes import wait_until
+from tests.places import SHARED
+from tests.serving import running_server, write_models
 from tests.tool_check.tools import QUESTIONS, SCHEMAS, TOOLS
 
 NAME = "checked"
@@ -46,7 +43,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=SHARED / "data" / "json-schemas.jsonl.gz")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    with running_server(options.weights) as url:
+    with serving(options.weights) as url:
         outcomes, faults = asyncio.run(ask_all(url, options.data))
     kinds = ["valid", "none", "length", "invalid"]
     print(table(["", *kinds], [[name, *(str(found[kind]) for kind in kinds)] for name, found in outcomes.items()]))
@@ -157,33 +154,12 @@ def schemas(data: Path, count: int = 50) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def running_server(weights: Path) -> Iterator[str]:
+def serving(weights: Path) -> Iterator[str]:
     """`headrace serve` with these weights; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    entry = {"name": NAME, "source": str(weights.resolve()), "load": "startup", "context": 4096, "memory": "3GiB"}
     with tempfile.TemporaryDirectory() as work:
-        models = Path(work) / "models.yaml"
-        entry = {"name": NAME, "source": str(weights.resolve()), "load": "startup", "context": 4096, "memory": "3GiB"}
-        models.write_text(json.dumps({"default": NAME, "models": [entry]}), encoding="utf-8")
-        command = [sys.executable, "-m", "server.commands.cli", "serve", "--models", str(models), "--port", str(port)]
-        process = subprocess.Popen(command, cwd=ROOT)
-        url = f"http://127.0.0.1:{port}"
-        try:
-            wait_until(lambda: is_ready(url, process), 600)
+        with running_server("--models", str(write_models(Path(work), entry)), seconds=600) as url:
             yield url
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def is_ready(url: str, process: "subprocess.Popen[bytes]") -> bool:
-    """Whether the server says so."""
-    assert process.poll() is None, "the server has ended"
-    try:
-        return httpx.get(f"{url}/health").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 if __name__ == "__main__":

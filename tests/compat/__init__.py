@@ -1,0 +1,1 @@
+"""Other people's conformance suites against this server; `make compat` runs them."""

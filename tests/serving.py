@@ -1,0 +1,47 @@
+"""`headrace serve` as an operator starts it, for checks and tests that want the real thing."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.places import ROOT
+from tests.server.fakes import wait_until
+
+
+@contextmanager
+def running_server(*arguments: str, seconds: float = 120) -> Iterator[str]:
+    """The address of a server with these arguments, once its models are loaded, which may take so many seconds."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "server.commands.cli", "serve", *arguments, "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    url = f"http://127.0.0.1:{port}"
+
+    def is_ready() -> bool:
+        assert process.poll() is None, "the server has ended"
+        try:
+            return httpx.get(f"{url}/health", timeout=30).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        wait_until(is_ready, seconds)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def write_models(directory: Path, *models: dict[str, Any]) -> Path:
+    """A models.yaml of these entries; the first is the default."""
+    path = directory / "models.yaml"
+    path.write_text(json.dumps({"default": models[0]["name"], "models": models}), encoding="utf-8")
+    return path
