@@ -157,9 +157,11 @@ def schemas(data: Path, count: int = 50) -> list[dict[str, Any]]:
 def serving(weights: Path) -> Iterator[str]:
     """`headrace serve` with these weights; its address."""
     entry = {"name": NAME, "source": str(weights.resolve()), "load": "startup", "context": 4096, "memory": "3GiB"}
-    with tempfile.TemporaryDirectory() as work:
-        with running_server("--models", str(write_models(Path(work), entry)), seconds=600) as url:
-            yield url
+    with (
+        tempfile.TemporaryDirectory() as work,
+        running_server("--models", str(write_models(Path(work), entry)), seconds=600) as url,
+    ):
+        yield url
 
 
 if __name__ == "__main__":
