@@ -167,10 +167,13 @@ def main() -> int:
         return 1
     compilers = Compilers(vocabulary)
     compilers.prepare()
-    gc.freeze()  # what stays for good is not looked through again at every collection
     write_message(sink, Answer())
+    # Garbage is collected between jobs, when nobody waits; what stays for good is not looked through for it.
+    gc.freeze()
+    gc.disable()
     while (frame := read_frame(source)) is not None:
         write_message(sink, compilers.compile(msgspec.msgpack.decode(frame, type=Job)))
+        gc.collect()
     return 0
 
 

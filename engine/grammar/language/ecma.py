@@ -6,7 +6,7 @@ from. Digits and words are ASCII, `\\s` has U+FEFF and not U+0085, `.` no end of
 """
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 
 from engine.grammar.language.remembered import remembered
 from engine.grammar.language.sets import ALL, LAST, Ranges, holds, ranges, without
@@ -70,6 +70,7 @@ def _cases() -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, found.values()))
 
 
+@lru_cache(maxsize=256)
 def written_class(chars: Ranges) -> str:
     """A set of characters as a pattern of one."""
     if chars == ALL:

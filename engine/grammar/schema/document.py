@@ -39,6 +39,8 @@ class Document:
         self._root = root
         self._ids: dict[str, tuple[Schema, str]] = {"": (root, "")}
         self._bases: dict[int, str] = {}
+        self._resolved: dict[tuple[str, str], tuple[Schema, str]] = {}
+        """What references point to, by the address around them."""
         self._keywords: dict[int, tuple[Schema, dict[str, Any]]] = {}
         """By the identity of a schema, which is kept with them."""
         if _has_names(root):
@@ -59,7 +61,13 @@ class Document:
         reference = holder["$ref"]
         if not isinstance(reference, str):
             raise SchemaFault(f"{at}/$ref", "'$ref' must be a string")
-        base, fragment = urldefrag(urljoin(self._bases.get(id(holder), ""), reference))
+        known = (self._bases.get(id(holder), ""), reference)
+        if known not in self._resolved:
+            self._resolved[known] = self._found(*known, at)
+        return self._resolved[known]
+
+    def _found(self, base: str, reference: str, at: str) -> tuple[Schema, str]:
+        base, fragment = urldefrag(urljoin(base, reference))
         for address in (f"{base}#{fragment}", reference):
             if address in self._ids:
                 return self._ids[address]
