@@ -1,11 +1,19 @@
-"""Processes that end with the one that started them."""
+"""Processes that end with the one that started them, and find this code where that one found it."""
 
 import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+
+
+def child_environment() -> dict[str, str]:
+    """This process's environment, with our packages importable from wherever this process found them."""
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root}
 
 
 def die_with_parent() -> None:

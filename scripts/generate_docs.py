@@ -22,6 +22,7 @@ from server.edge.limits import MIB, Limits
 from server.edge.sse import KEEP_ALIVE_SECONDS
 from server.fleet.fleet import FleetPolicy
 from server.metrics import exposition
+from server.prompt.text_pool import TextPolicy
 from server.protocol.error_table import ERROR_TABLE
 from server.protocol.fields import FieldRow, completion_field_table, field_table
 from server.protocol.json_values import MAX_DEPTH, MAX_KEYS_PER_OBJECT
@@ -142,13 +143,24 @@ def metrics_table() -> str:
 
 def limits_table() -> str:
     """What a client may ask of the server, in numbers."""
-    limits, policy = Limits(), FleetPolicy()
+    limits, policy, texts = Limits(), FleetPolicy(), TextPolicy()
     rows = (
         ("Request line and headers", f"{MAX_HEADER_BYTES // 1024} KiB, {MAX_HEADERS} headers", "400, 431"),
         ("Time for the headers to arrive", f"{HEADER_SECONDS:g} s", "the connection is closed"),
         ("Request body", f"{limits.max_body_bytes // MIB} MiB", "413"),
         ("Time for the body to arrive", f"{limits.body_seconds:g} s", "408"),
-        ("All bodies being read at once", f"{limits.max_buffered_bytes // MIB} MiB", "503"),
+        ("All bodies at once, until their text is tokens", f"{limits.max_buffered_bytes // MIB} MiB", "503"),
+        ("Size from which a body is read in a process of its own", f"{texts.here_bytes // 1024} KiB", ""),
+        (
+            "Such processes",
+            f"{texts.processes}, of which those for more than {texts.large_bytes // MIB} MiB: {texts.processes - 1}",
+            f"waits, 503 after {texts.wait_seconds:g} s",
+        ),
+        (
+            "Their computing for one body, and their memory",
+            f"{texts.cpu_seconds} s, {texts.memory_bytes // MIB} MiB",
+            "400",
+        ),
         ("Keys of one JSON object, depth of free JSON", f"{MAX_KEYS_PER_OBJECT}, {MAX_DEPTH}", "400"),
         ("Answers running and waiting (`n` counts)", f"{limits.max_requests} (`--max-requests`)", "503"),
         ("Time a client may leave sent bytes unread", f"{UNREAD_SECONDS:g} s", "the connection ends"),

@@ -13,9 +13,9 @@ from starlette.types import ASGIApp
 from engine import version
 from server.context import ServerContext
 from server.edge.auth import Keys
-from server.edge.guard import Edge, internal_error
+from server.edge.guard import Edge
 from server.openapi.document import describe_api
-from server.protocol.errors import ApiError
+from server.protocol.errors import ApiError, internal_error
 from server.routes.chat import router as chat_router
 from server.routes.completions import router as completions_router
 from server.routes.description import router as description_router

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from server.edge.counters import ServerCounters
 from server.edge.limits import Admission
 from server.fleet.fleet import EngineHandle, Fleet, ModelState
+from server.prompt.text_pool import TextPool
 from server.protocol.errors import ApiError, model_not_found
 
 LOADING_RETRY_SECONDS = 5
@@ -18,6 +19,7 @@ class ServerContext:
 
     fleet: Fleet
     admission: Admission
+    texts: TextPool = field(default_factory=TextPool)
     counters: ServerCounters = field(default_factory=ServerCounters)
     ignore_unknown_fields: bool = False
 

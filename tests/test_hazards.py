@@ -351,7 +351,7 @@ class Rounds(threading.local):
 
     now = 0.0
 
-    def monotonic(self) -> float:
+    def thread_time(self) -> float:
         self.now += 0.001
         return self.now
 

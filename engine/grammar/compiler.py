@@ -24,6 +24,7 @@ import psutil
 from engine.config import ConstraintBackend
 from engine.constraint import Constraint, ReasoningBudget, Relaxed
 from engine.errors import HeadraceError, RequestError
+from engine.frames import read_frame, write_message
 from engine.grammar.backend_llguidance import compile_grammar, make_tokenizer
 from engine.grammar.backend_outlines import load_index
 from engine.grammar.grammar import Compiled, Grammar
@@ -31,7 +32,7 @@ from engine.grammar.reasoning import EndMark, ReasoningGrammar
 from engine.grammar.repeats import unrepeated
 from engine.grammar.token_index import TokenIndex
 from engine.grammar.vocabulary import Vocabulary
-from engine.grammar.worker import Answer, Job, Setup, read_frame, write_message
+from engine.grammar.worker import Answer, Job, Setup
 
 logger = logging.getLogger(__name__)
 

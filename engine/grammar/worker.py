@@ -7,11 +7,9 @@ grammar itself: the text of a grammar that has been seen to compile, or an autom
 
 import gc
 import resource
-import struct
 import sys
 import time
 from pathlib import Path
-from typing import IO
 
 import llguidance
 import msgspec
@@ -20,6 +18,7 @@ import outlines_core
 
 from engine.constraint import Constraint, Relaxed
 from engine.errors import HeadraceError, RequestError
+from engine.frames import read_frame, write_message
 from engine.grammar.backend_llguidance import LlguidanceGrammar, make_tokenizer
 from engine.grammar.backend_outlines import compile_index, make_vocabulary
 from engine.grammar.fitting import Fitting
@@ -33,8 +32,6 @@ MAX_ADDRESS_BYTES = 4 * 1024**3
 MAX_PROBE_SECONDS = 0.25
 """The first masks of a grammar take longest; those of one that exceeds this would hold up everybody's steps."""
 PROBE_TOKENS = 4
-MAX_MESSAGE_BYTES = 512 * 1024 * 1024
-_HEADER = struct.Struct("<I")
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -71,23 +68,6 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     error_param: str | None = None
     is_late: bool = False
     """It was not given in time."""
-
-
-def write_message(stream: IO[bytes], message: msgspec.Struct) -> None:
-    """Write one message with its length before it."""
-    frame = msgspec.msgpack.encode(message)
-    stream.write(_HEADER.pack(len(frame)) + frame)
-    stream.flush()
-
-
-def read_frame(stream: IO[bytes]) -> bytes | None:
-    """The next message's bytes; None at the end, or where the stream holds no message."""
-    header = stream.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        return None
-    (size,) = _HEADER.unpack(header)
-    frame = stream.read(size) if size <= MAX_MESSAGE_BYTES else b""
-    return frame if frame and len(frame) == size else None
 
 
 class Compilers:

@@ -1,35 +1,30 @@
 """A prompt as it is shown before its answers."""
 
-from dataclasses import dataclass
+import dataclasses
 
 from server.answer.detokenizer import Detokenizer
-from server.prompt.plan import PromptPlan
+from server.prompt.plan import Echo, PromptPlan, ShownPrompt
 from server.prompt.tokenizer import ChatTokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class ShownPrompt:
-    """The text of a prompt, and where in it each of its tokens begins, in characters."""
+def with_shown_prompt(plan: PromptPlan, tokenizer: ChatTokenizer) -> PromptPlan:
+    """The plan with its prompt as it came, or decoded, if it is to be echoed."""
+    if plan.echo is None:
+        return plan
+    return dataclasses.replace(plan, shown=_shown(plan.prompt_token_ids, plan.echo, tokenizer))
 
-    text: str
-    offsets: list[int]
 
-    @classmethod
-    def of_plan(cls, plan: PromptPlan, tokenizer: ChatTokenizer) -> "ShownPrompt | None":
-        """The prompt of a plan as it came, or decoded; None if it is not to be echoed."""
-        echo = plan.echo
-        if echo is None:
-            return None
-        detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
-        pieces: list[str] = []
-        offsets: list[int] = []
-        length = 0
-        for token_id, is_added in zip(plan.prompt_token_ids, echo.added, strict=True):
-            offsets.append(length)
-            piece = "" if is_added else detokenizer.push((token_id,))
-            pieces.append(piece)
-            length += len(piece)
-        if echo.text is None:
-            return cls("".join(pieces) + detokenizer.finish(), offsets)
-        # A tokenizer that normalises text may hold another length than was sent.
-        return cls(echo.text, [min(offset, len(echo.text)) for offset in offsets])
+def _shown(ids: list[int], echo: Echo, tokenizer: ChatTokenizer) -> ShownPrompt:
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=False)
+    pieces: list[str] = []
+    offsets: list[int] = []
+    length = 0
+    for token_id, is_added in zip(ids, echo.added, strict=True):
+        offsets.append(length)
+        piece = "" if is_added else detokenizer.push((token_id,))
+        pieces.append(piece)
+        length += len(piece)
+    if echo.text is None:
+        return ShownPrompt("".join(pieces) + detokenizer.finish(), offsets)
+    # A tokenizer that normalises text may hold another length than was sent.
+    return ShownPrompt(echo.text, [min(offset, len(echo.text)) for offset in offsets])

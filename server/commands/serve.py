@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from engine import version
 from engine.config import EngineConfig
@@ -19,6 +20,9 @@ from server.edge.auth import Keys
 from server.edge.limits import Admission, Limits
 from server.fleet.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
 from server.markup.formats import ToolsSetting
+
+if TYPE_CHECKING:
+    from server.prompt.text_pool import TextPool
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
@@ -93,6 +97,8 @@ class HeadraceServer:
             tools=settings.tools,
             on_change=self._on_change,
         )
+        self.texts: TextPool
+        """Set once the server listens."""
         self._stop = asyncio.Event()
         self._close = asyncio.Event()
         self._signals = 0
@@ -116,8 +122,12 @@ class HeadraceServer:
         # Imported only now that the engine processes are starting, so that the two go on side by side.
         from server.app import build_app
         from server.edge.http_protocol import HttpServer
+        from server.prompt.text_pool import TextPool
 
-        context = ServerContext(self.fleet, self.admission, ignore_unknown_fields=self._settings.ignore_unknown_fields)
+        self.texts = TextPool()
+        context = ServerContext(
+            self.fleet, self.admission, self.texts, ignore_unknown_fields=self._settings.ignore_unknown_fields
+        )
         server = HttpServer(build_app(context, keys=self._keys, hosts=allowed_hosts(self._settings)))
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         closed = asyncio.create_task(self._close.wait())
@@ -125,6 +135,7 @@ class HeadraceServer:
         server.should_exit = True
         closed.cancel()
         await serving
+        await self.texts.close()
 
     async def _wait_for_the_end(self, serving: "asyncio.Task[None]") -> bool:
         """Wait for a signal, or for every model to have failed; the latter is True."""

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.edge.auth import Keys
 from server.edge.counters import ServerCounters
 from server.edge.limits import ClientGone
-from server.protocol.errors import ApiError
+from server.protocol.errors import ApiError, internal_error
 
 logger = logging.getLogger(__name__)
 
@@ -147,11 +147,6 @@ class _Exchange:
             time.monotonic() - self._began,
             self.request_id,
         )
-
-
-def internal_error() -> ApiError:
-    """500, for what should not have happened; the log holds the rest."""
-    return ApiError(500, "The server met an unexpected error", type="server_error", code="internal_error")
 
 
 def _host_name(host: str) -> str:

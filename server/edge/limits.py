@@ -22,7 +22,7 @@ class Limits:
     body_seconds: float = 30.0
     """From the first look at the body to its last byte."""
     max_buffered_bytes: int = 512 * MIB
-    """All bodies being read at once."""
+    """All bodies at once that are being read, or whose text is being worked on."""
     max_requests: int = 1024
     """Choices admitted and not yet answered."""
 
@@ -52,6 +52,20 @@ class Ticket:
         self._cost = 0
 
 
+class Body:
+    """The bytes of a request, which count among those in memory. `release` may be called any number of times."""
+
+    def __init__(self, admission: "Admission", raw: bytes) -> None:
+        self._admission = admission
+        self.raw = raw
+        admission.buffered += len(raw)
+
+    def release(self) -> None:
+        """Forget the bytes."""
+        self._admission.buffered -= len(self.raw)
+        self.raw = b""
+
+
 class Admission:
     """Counts what runs and refuses what would be too much, before any work."""
 
@@ -60,7 +74,8 @@ class Admission:
         self.in_flight = 0
         self.refused = 0
         self.draining = False
-        self._buffered = 0
+        self.buffered = 0
+        """Bytes of bodies."""
 
     def check(self, cost: int = 1) -> None:
         """Raise `ApiError` 503 with Retry-After if `cost` more choices find no place."""
@@ -80,8 +95,8 @@ class Admission:
         self.in_flight += cost
         return Ticket(self, cost)
 
-    async def read_json_body(self, headers: Headers, receive: Receive) -> bytes:
-        """The whole body of a JSON request.
+    async def read_json_body(self, headers: Headers, receive: Receive) -> "Body":
+        """The whole body of a JSON request, to be released once it is of no more use.
 
         Raises `ApiError` 415 for another type or an encoding, 413 for too many bytes, 408 for too slow ones, 503 if
         other bodies fill the memory set aside for them; `ClientGone` if the client leaves.
@@ -89,7 +104,7 @@ class Admission:
         _check_type(headers)
         try:
             async with asyncio.timeout(self.limits.body_seconds):
-                return await self._read(headers, receive)
+                body = await self._read(headers, receive)
         except _BodyTooLargeError as error:
             if error.is_coming:
                 await _linger(receive)
@@ -100,6 +115,7 @@ class Admission:
             raise ApiError(
                 408, f"The request body did not arrive within {self.limits.body_seconds:g} s", code="request_timeout"
             ) from None
+        return Body(self, body)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         limit = self.limits.max_body_bytes
@@ -115,16 +131,16 @@ class Admission:
                     raise ClientGone
                 part = message.get("body", b"")
                 size += len(part)
-                self._buffered += len(part)
+                self.buffered += len(part)
                 if size > limit:
                     raise _BodyTooLargeError(is_coming=message.get("more_body", False))
-                if self._buffered > self.limits.max_buffered_bytes:
+                if self.buffered > self.limits.max_buffered_bytes:
                     raise overloaded("Too many large requests at once", retry_after=RETRY_SECONDS)
                 parts.append(part)
                 if not message.get("more_body", False):
                     return b"".join(parts)
         finally:
-            self._buffered -= size
+            self.buffered -= size
 
 
 def _check_type(headers: Headers) -> None:

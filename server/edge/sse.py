@@ -5,11 +5,15 @@ task listens all the time, for streaming and plain answers alike.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.types import Receive, Send
+
+from server.edge.limits import ClientGone
+
+T = TypeVar("T")
 
 KEEP_ALIVE_SECONDS = 10.0
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -27,10 +31,10 @@ class DisconnectWatcher:
     Enter it only after the request body has been read whole: it takes every message from `receive`.
     """
 
-    def __init__(self, receive: Receive, on_gone: Callable[[], None]) -> None:
+    def __init__(self, receive: Receive) -> None:
         self.gone = False
+        self.on_gone: Callable[[], object] = lambda: None
         self._receive = receive
-        self._on_gone = on_gone
         self._task: asyncio.Task[None] | None = None
 
     def __enter__(self) -> "DisconnectWatcher":
@@ -43,11 +47,25 @@ class DisconnectWatcher:
         assert self._task is not None
         self._task.cancel()
 
+    async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which is cancelled if the client leaves. Raises `ClientGone` then."""
+        task = asyncio.ensure_future(work)
+        self.on_gone = task.cancel
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not self.gone:
+                task.cancel()  # it was us who were cancelled
+                raise
+            raise ClientGone from None
+        finally:
+            self.on_gone = lambda: None
+
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.gone = True
-        self._on_gone()
+        self.on_gone()
 
 
 class Ticker:

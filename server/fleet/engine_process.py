@@ -10,10 +10,10 @@ import sys
 from collections import deque
 from pathlib import Path
 
-import engine
 from engine.client import EngineClient
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError, EngineStoppedError
+from engine.lifetime import child_environment
 from engine.messages import encode
 
 logger = logging.getLogger(__name__)
@@ -156,12 +156,8 @@ def describe_exit(code: int) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment, with the engine package importable from wherever this process found it."""
-    root = str(Path(engine.__file__).resolve().parent.parent)
-    path = os.environ.get("PYTHONPATH")
     return {
-        **os.environ,
-        "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root,
+        **child_environment(),
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",  # a crash, or our SIGABRT, prints where every thread stood
     }

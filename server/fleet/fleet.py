@@ -80,7 +80,7 @@ class EngineHandle:
         self.config = config
         self.name = config.name
         self.defaults = defaults or SamplingDefaults()
-        self._tools: ToolsSetting | None = tools
+        self.tools: ToolsSetting | None = tools
         self.state = ModelState.LOADING
         self.progress: Loading | None = None
         self.error: HeadraceError | None = None
@@ -169,7 +169,7 @@ class EngineHandle:
         try:
             info = await process.client.wait_ready()
             if self.tokenizer is None or self.info is None or info.model_dir != self.info.model_dir:
-                self.tokenizer = await asyncio.to_thread(_load_tokenizer, info.model_dir, self._tools)
+                self.tokenizer = await asyncio.to_thread(_load_tokenizer, info.model_dir, self.tools)
         except HeadraceError as error:
             return error
         if self.info is None:

@@ -186,13 +186,29 @@ def check_shown(messages: list[Message], rendered: str) -> None:
 
     Assistant turns are exempt: templates drop reasoning from them on purpose.
     """
+    end = 0
     for index, message in enumerate(messages):
         if message["role"] == "assistant":
             continue
         for text in map(str.strip, text_parts(message.get("content"))):
-            # Llama 3.1 writes a tool's answer as a JSON string.
-            if text not in rendered and json.dumps(text, ensure_ascii=False)[1:-1] not in rendered:
+            found = _find_shown(text, rendered, end)
+            if found is None:
                 raise _not_shown(index, message["role"])
+            end = found
+
+
+def _find_shown(text: str, rendered: str, begin: int) -> int | None:
+    """Where a text ends in what was rendered, None if it is not there.
+
+    It is looked for from `begin` on first, the end of what was shown before it: thus all is read once.
+    """
+    place = rendered.find(text, begin)
+    if place < 0:
+        # Llama 3.1 writes a tool's answer as a JSON string.
+        written = json.dumps(text, ensure_ascii=False)[1:-1]
+        places = (rendered.find(text), rendered.find(written, begin), rendered.find(written))
+        place = next((found for found in places if found >= 0), -1)
+    return None if place < 0 else place + len(text)
 
 
 def _not_shown(index: int, role: str) -> ApiError:

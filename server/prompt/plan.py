@@ -36,6 +36,14 @@ class Echo:
     """Of each token of the prompt, whether the tokenizer added it to the text."""
 
 
+@dataclass(frozen=True, slots=True)
+class ShownPrompt:
+    """The text of a prompt, and where in it each of its tokens begins, in characters."""
+
+    text: str
+    offsets: list[int]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptPlan:
     """One prompt of a request, ready to be submitted, and how its answers are to be shown."""
@@ -58,6 +66,8 @@ class PromptPlan:
     prompt_param: str = "messages"
     """The field of the request that errors of the prompt blame."""
     echo: Echo | None = None
+    shown: ShownPrompt | None = None
+    """What `echo` makes of the prompt; `server.answer.echo` fills it in."""
     reading: Reading = CONTENT_ONLY
     spells: bool = False
     """The answers' log-probabilities are those of the tokens that spell the content, else of every token."""
@@ -66,7 +76,9 @@ class PromptPlan:
     calls_functions: bool = False
     """A call is answered in OpenAI's older form."""
     unused: tuple[str, ...] = ()
-    """JSON pointers of what the model makes no use of."""
+    """JSON pointers of what the model makes no use of, or was ignored."""
+    cache_key: str | None = None
+    """Prompts are cached for requests of the same key alone."""
 
     @property
     def logprobs(self) -> bool:

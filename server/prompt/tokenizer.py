@@ -5,6 +5,7 @@ here is safe to call from several threads at once.
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from server.prompt.conversation import (
     cut_at_end,
     fit,
     mark_end,
+    text_parts,
     with_parsed_calls,
     with_system_text,
 )
@@ -34,6 +36,8 @@ from server.prompt.template_probe import probe
 from server.prompt.token_bounds import TokenBounds
 from server.protocol.errors import ApiError, bad_request, shorten
 
+# Else the library starts threads for texts that come one by one.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 THINKING_SWITCHES = frozenset({"enable_thinking", "thinking"})
 """By these variables templates turn reasoning on and off. Where there is none to turn off they are taken as well."""
 _RESERVED_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
@@ -159,6 +163,10 @@ class ChatTokenizer:
         Control tokens come from the template alone, a beginning-of-sequence token included. Raises `ApiError` 400 too
         for a prompt so much longer than `context` tokens that it need not be tokenised.
         """
+        if context is not None:
+            # Before any work that grows with the text. What other turns say, a template may leave out.
+            shown = (part for message in messages if message["role"] != "assistant" for part in _texts(message))
+            self.bounds.check("".join(shown), context, "messages")
         prompt = self._render(messages, add_generation_prompt, continue_final_message, tools, tool_prompt, kwargs or {})
         if context is not None:
             self.bounds.check(prompt.text, context, "messages")
@@ -176,7 +184,7 @@ class ChatTokenizer:
 
         With `add_special_tokens` the tokenizer adds what its model expects around a text, as `<s>` before it.
         """
-        encoding = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         return list(encoding.ids), [bool(added) for added in encoding.special_tokens_mask]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
@@ -299,23 +307,31 @@ class ChatTokenizer:
                 )
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._encode_all([text])[0]
+
+    def _encode_all(self, texts: list[str]) -> list[list[int]]:
+        """Ids of texts. Only the library's calls for many texts let other threads run meanwhile."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _encode_broken(self, text: str, mark: str | None) -> list[int]:
-        pieces = [text] if mark is None else text.split(mark)
-        ids = self._encode(pieces[0])
-        for piece in pieces[1:]:
-            ids += self._encode_continuation(piece)
-        return ids
+        if mark is None:
+            return self._encode(text)
+        first, *others = text.split(mark)
+        return self._encode(first) + self._encode_continuations([piece for piece in others if piece])
 
-    def _encode_continuation(self, piece: str) -> list[int]:
-        """Ids of a text that does not begin anything, so without the space SentencePiece puts before a first word."""
-        if self._adds_space:
-            ids = self._encode("\n" + piece)
-            if ids[: len(self._newline)] == self._newline:
-                return ids[len(self._newline) :]
-        return self._encode(piece) if piece else []
+    def _encode_continuations(self, pieces: list[str]) -> list[int]:
+        """Ids of texts that do not begin anything, so without the space SentencePiece puts before a first word."""
+        if not self._adds_space:
+            return [token_id for ids in self._encode_all(pieces) for token_id in ids]
+        found: list[int] = []
+        length = len(self._newline)
+        for piece, ids in zip(pieces, self._encode_all(["\n" + piece for piece in pieces]), strict=True):
+            found += ids[length:] if ids[:length] == self._newline else self._encode(piece)
+        return found
+
+
+def _texts(message: Message) -> list[str]:
+    return [text.strip() for text in text_parts(message.get("content"))]
 
 
 def _compile(name: str, source: str) -> ChatTemplate:

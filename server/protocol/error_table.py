@@ -17,6 +17,11 @@ ERROR_TABLE = (
     ErrorRow(400, ("unknown_parameter",), "a field that does not exist"),
     ErrorRow(400, ("unsupported_parameter",), "a field, or a use of it, that exists and is not done here"),
     ErrorRow(400, ("context_length_exceeded",), "the prompt and what shall follow it do not fit"),
+    ErrorRow(
+        400,
+        ("request_too_complex",),
+        "reading it takes more time or memory than a request may [take](security.md#limits)",
+    ),
     ErrorRow(400, ("invalid_json",), "the body is no JSON"),
     ErrorRow(400, ("bad_http",), "the request is no HTTP, or can be read in two ways"),
     ErrorRow(400, ("slow_reader",), "in a stream: the client is many thousand tokens behind, so it was ended"),

@@ -71,6 +71,11 @@ def overloaded(message: str, *, retry_after: int) -> ApiError:
     return ApiError(503, message, type="server_error", code="overloaded", headers={"Retry-After": str(retry_after)})
 
 
+def internal_error() -> ApiError:
+    """500, for what should not have happened; the log holds the rest."""
+    return ApiError(500, "The server met an unexpected error", type="server_error", code="internal_error")
+
+
 def from_request_error(error: RequestError) -> ApiError:
     """The engine refused one request."""
     return bad_request(error.message, param=error.param, code=error.code)

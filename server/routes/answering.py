@@ -4,44 +4,38 @@ Whatever can fail does so before the headers are sent: they wait for the engine'
 queued the request, for the first pause that is long enough to need a keep-alive comment.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from fastapi import Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import EngineDeadError, EngineStoppedError, RequestError
-from engine.messages import EngineInfo
 from server.answer.generation import Delta, Generation
 from server.answer.relaxed import RELAXED_HEADER, UNUSED_HEADER, pointers_header, relaxed_header
 from server.answer.streams import Batch, PromptStreams
-from server.config.settings import SamplingDefaults
 from server.context import ServerContext, not_ready
-from server.edge.guard import internal_error
-from server.edge.limits import ClientGone
+from server.edge.limits import ClientGone, Ticket
 from server.edge.sse import KEEP_ALIVE_SECONDS, DisconnectWatcher, EventWriter, Ticker
 from server.fleet.fleet import EngineHandle
 from server.prompt.plan import PromptPlan
+from server.prompt.text_messages import TextRoute
 from server.prompt.tokenizer import ChatTokenizer
-from server.protocol.errors import ApiError, from_request_error, overloaded
+from server.protocol.errors import ApiError, from_request_error, internal_error, overloaded
 from server.protocol.hints import cache_salt
 from server.protocol.response import encode_json, usage
+from server.routes.text_work import do_text_work
 
 logger = logging.getLogger(__name__)
 
-INLINE_BYTES = 2048
-"""Bodies up to this size are parsed, rendered and tokenised on the event loop: a hop to a thread would cost more."""
 CLIENT_CLOSED_REQUEST = 499
 """What the log says of a client that left; it is never sent."""
 STOPPED_RETRY_SECONDS = 5
-
-T = TypeVar("T")
 
 
 class AnswerForm(Protocol):
@@ -61,98 +55,90 @@ class AnswerForm(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What a route makes of one request: the model it names, its cost, and how it becomes plans and an answer."""
+class Kind:
+    """What tells the requests of a route that generates from those of another."""
 
-    model: str | None
-    num_choices: int
-    plan: Callable[[ChatTokenizer, EngineInfo, SamplingDefaults], list[PromptPlan]]
+    route: TextRoute
     form: Callable[[str, list[PromptPlan], ChatTokenizer], AnswerForm]
-    """From the model's full name, the plans and the tokenizer."""
-    cache_key: str | None = None
-    """Prompts are cached for requests of the same key alone."""
-    unused: tuple[str, ...] = ()
-    """JSON pointers of what was ignored of the request."""
-
-
-async def run_text_work(num_bytes: int, function: Callable[[], T]) -> T:
-    """Run work on the text of a request: in a thread if there is much of it."""
-    return function() if num_bytes <= INLINE_BYTES else await asyncio.to_thread(function)
-
-
-async def answer_request(request: Request, job_of: Callable[[bytes, bool], Job]) -> Response:
-    """Read and check a request; the response object does the rest. Raises `ApiError`.
-
-    `job_of` parses the body, and is told whether to ignore fields that do not exist.
-    """
-    context: ServerContext = request.app.state.context
-    began = time.monotonic()
-    context.admission.check()
-    try:
-        raw = await context.admission.read_json_body(request.headers, request.receive)
-    except ClientGone:
-        context.counters.disconnected += 1
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-    job = await run_text_work(len(raw), lambda: job_of(raw, context.ignore_unknown_fields))
-    return Answer(context, context.model(job.model), job, len(raw), salt=request.state.salt, began=began)
+    """What answers look like, from the model's full name, the plans and the tokenizer."""
 
 
 class Answer(Response):
     """The answer to one request. However it ends, the engine is told, so that nothing is computed for nobody."""
 
-    def __init__(
-        self, context: ServerContext, handle: EngineHandle, job: Job, num_bytes: int, *, salt: bytes, began: float
-    ) -> None:
+    def __init__(self, request: Request, kind: Kind) -> None:
         self.background = None
-        self._context = context
-        self._handle = handle
-        self._job = job
-        self._num_bytes = num_bytes
-        self._salt = salt
-        self._began = began
+        self._context: ServerContext = request.app.state.context
+        self._request = request
+        self._kind = kind
+        self._handle: EngineHandle
+        self._began = time.monotonic()
         self._generations: list[Generation] = []
         self._has_tokens = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer. Raises `ApiError` for what fails before the headers."""
-        counters = self._context.counters
-        client = self._handle.client
-        if client is None:
-            raise not_ready(self._handle)
-        ticket = self._context.admission.admit(self._job.num_choices)
+        tickets: list[Ticket] = []
+
+        def choose(name: str | None, num_choices: int) -> EngineHandle:
+            self._handle = self._context.model(name)
+            if self._handle.client is None:
+                raise not_ready(self._handle)
+            tickets.append(self._context.admission.admit(num_choices))
+            return self._handle
+
         try:
-            tokenizer, info, defaults = self._handle.tokenizer, self._handle.info, self._handle.defaults
-            assert tokenizer is not None and info is not None, "a ready model has both"
-            plans, form = await run_text_work(self._num_bytes, lambda: self._prepare(tokenizer, info, defaults))
-            self._generations = [Generation(plan, tokenizer) for plan in plans]
-            salt = cache_salt(self._salt, self._job.cache_key)
-            streams = PromptStreams(
-                [
-                    client.submit(plan.prompt_token_ids, plan.params, n=plan.n, salt=salt, priority=plan.priority)
-                    for plan in plans
-                ]
-            )
-            try:
-                with DisconnectWatcher(receive, streams.abort) as watcher:
-                    answer = self._stream if plans[0].stream else self._whole
-                    await answer(send, streams, form, watcher)
-            finally:
-                streams.abort()
-                counters.disconnected += watcher.gone
-                counters.prompt_tokens += sum(len(plan.prompt_token_ids) for plan in plans)
-                counters.completion_tokens += sum(generation.completion_tokens for generation in self._generations)
+            self._context.admission.check()
+            body = await self._context.admission.read_json_body(self._request.headers, receive)
+            with DisconnectWatcher(receive) as watcher:
+                try:
+                    work = do_text_work(
+                        self._context.texts,
+                        self._kind.route,
+                        body.raw,
+                        choose,
+                        ignore_unknown=self._context.ignore_unknown_fields,
+                    )
+                    plans, _ = await watcher.unless_gone(work)
+                finally:
+                    body.release()
+                await self._generate(plans, watcher, send)
+        except ClientGone:
+            self._context.counters.disconnected += 1
+            await Response(status_code=CLIENT_CLOSED_REQUEST)(scope, receive, send)
         except (EngineDeadError, RequestError) as error:
             raise as_api_error(error) from error
         finally:
-            ticket.release()
-            counters.duration.observe(time.monotonic() - self._began)
+            for ticket in tickets:
+                ticket.release()
+                self._context.counters.duration.observe(time.monotonic() - self._began)
 
-    def _prepare(
-        self, tokenizer: ChatTokenizer, info: EngineInfo, defaults: SamplingDefaults
-    ) -> tuple[list[PromptPlan], AnswerForm]:
-        """The work on the prompts' text, which grows with their length."""
-        plans = self._job.plan(tokenizer, info, defaults)
-        return plans, self._job.form(self._handle.name, plans, tokenizer)
+    async def _generate(self, plans: list[PromptPlan], watcher: DisconnectWatcher, send: Send) -> None:
+        """Submit the prompts and send what comes of them."""
+        counters, client, tokenizer = self._context.counters, self._handle.client, self._handle.tokenizer
+        if client is None:
+            raise not_ready(self._handle)
+        assert tokenizer is not None, "a model that was ready has it"
+        form = self._kind.form(self._handle.name, plans, tokenizer)
+        self._generations = [Generation(plan, tokenizer) for plan in plans]
+        salt = cache_salt(self._request.state.salt, plans[0].cache_key)
+        streams = PromptStreams(
+            [
+                client.submit(plan.prompt_token_ids, plan.params, n=plan.n, salt=salt, priority=plan.priority)
+                for plan in plans
+            ]
+        )
+        watcher.on_gone = streams.abort
+        try:
+            if watcher.gone:
+                streams.abort()
+            answer = self._stream if plans[0].stream else self._whole
+            await answer(send, streams, form, watcher)
+        finally:
+            streams.abort()
+            counters.disconnected += watcher.gone
+            counters.prompt_tokens += sum(len(plan.prompt_token_ids) for plan in plans)
+            counters.completion_tokens += sum(generation.completion_tokens for generation in self._generations)
 
     async def _whole(self, send: Send, streams: PromptStreams, form: AnswerForm, watcher: DisconnectWatcher) -> None:
         """Collect all choices and send them in one piece."""
@@ -215,7 +201,7 @@ class Answer(Response):
 
     def _notes(self, streams: PromptStreams) -> list[tuple[bytes, bytes]]:
         """What was not used, and what was left out of schemas; asked for once in an answer, since that is counted."""
-        unused = (*self._job.unused, *self._generations[0].plan.unused)
+        unused = self._generations[0].plan.unused
         headers = [(UNUSED_HEADER, pointers_header(unused, len(unused)))] if unused else []
         relaxed = streams.relaxed
         if relaxed is not None:

@@ -8,9 +8,8 @@ from fastapi.responses import Response
 
 from server.answer.generation import Delta
 from server.markup.events import CallOpened
-from server.prompt.plan import PromptPlan, plan_chat
+from server.prompt.plan import PromptPlan
 from server.prompt.tokenizer import ChatTokenizer
-from server.protocol.request import read_chat_request
 from server.protocol.response import (
     Choice,
     ChunkEncoder,
@@ -21,7 +20,7 @@ from server.protocol.response import (
     encode_json,
     new_completion_id,
 )
-from server.routes.answering import Job, answer_request
+from server.routes.answering import Answer, Kind
 
 router = APIRouter()
 
@@ -29,19 +28,7 @@ router = APIRouter()
 @router.post("/v1/chat/completions", summary="Continue a conversation")
 async def create_chat_completion(request: Request) -> Response:
     """Answer with the assistant's next turn, whole or streamed."""
-    return await answer_request(request, _job)
-
-
-def _job(raw: bytes, ignore_unknown: bool) -> Job:
-    chat, ignored = read_chat_request(raw, ignore_unknown=ignore_unknown)
-    return Job(
-        model=chat.model,
-        num_choices=chat.n or 1,
-        plan=lambda tokenizer, info, defaults: [plan_chat(chat, tokenizer, info, defaults)],
-        form=ChatForm,
-        cache_key=chat.prompt_cache_key,
-        unused=ignored,
-    )
+    return Answer(request, Kind("chat", ChatForm))
 
 
 class ChatForm:

@@ -7,15 +7,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from server.answer.detokenizer import Detokenizer
-from server.answer.echo import ShownPrompt
 from server.answer.generation import Delta
-from server.prompt.plan import PromptPlan
-from server.prompt.plan_completion import plan_completion
+from server.prompt.plan import PromptPlan, ShownPrompt
 from server.prompt.tokenizer import ChatTokenizer
-from server.protocol.completion_request import read_completion_request
 from server.protocol.completion_response import TextCompletionEncoder, TextLogprobs, legacy_token, text_choice
 from server.protocol.response import FinishReason
-from server.routes.answering import Job, answer_request
+from server.routes.answering import Answer, Kind
 
 router = APIRouter()
 
@@ -23,18 +20,7 @@ router = APIRouter()
 @router.post("/v1/completions", summary="Continue raw prompts")
 async def create_completion(request: Request) -> Response:
     """Answer with what follows each prompt, whole or streamed."""
-    return await answer_request(request, _job)
-
-
-def _job(raw: bytes, ignore_unknown: bool) -> Job:
-    request, ignored = read_completion_request(raw, ignore_unknown=ignore_unknown)
-    return Job(
-        model=request.model,
-        num_choices=(request.n or 1) * len(request.prompts),
-        plan=lambda tokenizer, info, defaults: plan_completion(request, tokenizer, info, defaults),
-        form=CompletionForm,
-        unused=ignored,
-    )
+    return Answer(request, Kind("completion", CompletionForm))
 
 
 @dataclass(slots=True)
@@ -57,7 +43,6 @@ class CompletionForm:
         self._plans = plans
         self._tokenizer = tokenizer
         self._n = plan.n
-        self._prompts = [ShownPrompt.of_plan(p, tokenizer) for p in plans]
         self._choices = [_TextChoice(_offset_counter(p, tokenizer)) for p in plans for _ in range(p.n)]
         self._scores: list[list[dict[str, Any]]] = [[] for _ in plans]
         """By prompt, of its tokens from the second on."""
@@ -110,7 +95,7 @@ class CompletionForm:
         text = delta.text
         if not choice.has_begun:
             choice.has_begun = True
-            if (prompt := self._prompts[position]) is not None:
+            if (prompt := plan.shown) is not None:
                 text = prompt.text + text
                 choice.length = len(prompt.text)
                 self._add_prompt(plan, prompt, self._scores[position], logprobs)

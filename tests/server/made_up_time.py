@@ -20,6 +20,8 @@ class TickingClock:
         self.now += self.step
         return self.now
 
+    thread_time = monotonic
+
 
 class MadeUpTimeLoop(asyncio.SelectorEventLoop):
     """An event loop whose time stands still while there is work, and jumps to the next timer when there is none."""

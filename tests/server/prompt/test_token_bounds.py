@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.config.settings import SamplingDefaults
+from server.prompt.conversation import check_shown
 from server.prompt.plan import plan_chat
 from server.prompt.plan_completion import plan_completion
 from server.prompt.tokenizer import ChatTokenizer
@@ -56,7 +57,7 @@ def refusal(run: Callable[[], object]) -> str:
 def test_huge_prompts_are_refused_without_being_tokenised(
     smollm2_tokenizer: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(smollm2_tokenizer, "_encode", lambda text: pytest.fail("it was tokenised"))
+    monkeypatch.setattr(smollm2_tokenizer, "_encode_all", lambda texts: pytest.fail("it was tokenised"))
     monkeypatch.setattr(smollm2_tokenizer, "encode_raw", lambda *given, **options: pytest.fail("it was tokenised"))
     info = engine_info(context=8192, num_blocks=1000)
     smollm2_tokenizer.bounds.fewest("x")  # reads the vocabulary
@@ -83,3 +84,20 @@ def test_what_may_fit_is_tokenised_and_counted(smollm2_tokenizer: ChatTokenizer)
     message = refusal(lambda: plan_chat(chat, smollm2_tokenizer, engine_info(context=100), SamplingDefaults()))
     assert "messages has 3" in message
     assert plan_chat(chat, smollm2_tokenizer, engine_info(context=1000), SamplingDefaults()).prompt_token_ids
+
+
+def test_huge_conversations_are_refused_without_being_rendered(
+    smollm2_tokenizer: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smollm2_tokenizer, "_render", lambda *given: pytest.fail("it was rendered"))
+    messages = [{"role": "user", "content": [{"type": "text", "text": f"part {part} "}]} for part in range(50_000)]
+    assert "messages" in refusal(lambda: smollm2_tokenizer.encode_prompt(messages, context=100))
+
+
+def test_looking_for_what_a_template_shows_is_linear() -> None:
+    def work(size: int) -> Callable[[], None]:
+        messages = [{"role": "user", "content": [{"type": "text", "text": f"part {part}"}]} for part in range(size)]
+        rendered = "\n".join(f"<|user|>part {part}" for part in range(size))
+        return lambda: check_shown(messages, rendered)
+
+    assert_linear(work, 4000)

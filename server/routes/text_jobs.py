@@ -1,0 +1,120 @@
+"""What each route does with the text of a request, here or in a process of its own (`server.routes.text_worker`)."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.messages import EngineInfo
+from server.answer.echo import with_shown_prompt
+from server.config.settings import SamplingDefaults
+from server.prompt.plan import PromptPlan, conversation_ids, plan_chat
+from server.prompt.plan_completion import check_token_ids, plan_completion
+from server.prompt.text_messages import TextRoute
+from server.prompt.tokenizer import ChatTokenizer
+from server.protocol.completion_request import read_completion_request
+from server.protocol.errors import context_length_exceeded
+from server.protocol.request import read_chat_request
+from server.protocol.response import encode_json
+from server.protocol.tokenize_request import (
+    DetokenizeRequest,
+    TokenizeChatRequest,
+    TokenizeTextRequest,
+    parse_detokenize_request,
+    parse_tokenize_request,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What text work needs to know of a model."""
+
+    tokenizer: ChatTokenizer
+    info: EngineInfo
+    defaults: SamplingDefaults
+
+
+@dataclass(frozen=True, slots=True)
+class TextJob:
+    """A body that has been read and checked. One of the two kinds of work is to be done for it.
+
+    Both raise `ApiError` for what the model cannot do.
+    """
+
+    model: str | None
+    """The model that it names."""
+    num_choices: int = 1
+    plans: Callable[[Model], Iterator[PromptPlan]] | None = None
+    """The prompts, one by one."""
+    answer: Callable[[Model], dict[str, Any]] | None = None
+    """The whole answer, which is made of text alone."""
+
+    def do(self, model: Model) -> tuple[list[PromptPlan], bytes]:
+        """The plans, or the JSON of the answer."""
+        return list(self.plans(model)) if self.plans else [], encode_json(self.answer(model)) if self.answer else b""
+
+
+def _read_chat(raw: bytes, ignore_unknown: bool) -> TextJob:
+    chat, ignored = read_chat_request(raw, ignore_unknown=ignore_unknown)
+
+    def plans(model: Model) -> Iterator[PromptPlan]:
+        plan = plan_chat(chat, model.tokenizer, model.info, model.defaults)
+        yield dataclasses.replace(plan, unused=(*ignored, *plan.unused), cache_key=chat.prompt_cache_key)
+
+    return TextJob(chat.model, chat.n or 1, plans=plans)
+
+
+def _read_completion(raw: bytes, ignore_unknown: bool) -> TextJob:
+    request, ignored = read_completion_request(raw, ignore_unknown=ignore_unknown)
+
+    def plans(model: Model) -> Iterator[PromptPlan]:
+        for plan in plan_completion(request, model.tokenizer, model.info, model.defaults):
+            yield with_shown_prompt(dataclasses.replace(plan, unused=(*ignored, *plan.unused)), model.tokenizer)
+
+    return TextJob(request.model, (request.n or 1) * len(request.prompts), plans=plans)
+
+
+def _read_tokenize(raw: bytes, ignore_unknown: bool) -> TextJob:
+    request = parse_tokenize_request(raw)
+    return TextJob(request.model, answer=lambda model: _tokenize(request, model))
+
+
+def _read_detokenize(raw: bytes, ignore_unknown: bool) -> TextJob:
+    request = parse_detokenize_request(raw)
+    return TextJob(request.model, answer=lambda model: _detokenize(request, model))
+
+
+READERS: Mapping[TextRoute, Callable[[bytes, bool], TextJob]] = {
+    "chat": _read_chat,
+    "completion": _read_completion,
+    "tokenize": _read_tokenize,
+    "detokenize": _read_detokenize,
+}
+"""How the body of each route is read, and whether unknown fields are ignored. Each raises `ApiError` 400."""
+
+
+def _tokenize(request: TokenizeTextRequest | TokenizeChatRequest, model: Model) -> dict[str, Any]:
+    tokenizer, context = model.tokenizer, model.info.context
+    if isinstance(request, TokenizeChatRequest):
+        tools = [tool.plain() for tool in request.tools or ()]
+        ids = conversation_ids(request, tokenizer, tools=tools, tool_prompt=request.tool_prompt, context=context)
+    else:
+        tokenizer.bounds.check(request.prompt, context, "prompt")
+        ids, _ = tokenizer.encode_raw(request.prompt, add_special_tokens=request.add_special_tokens is not False)
+    return {
+        "count": len(ids),
+        "max_model_len": context,
+        "tokens": ids,
+        "token_strs": [tokenizer.token_text(token_id) for token_id in ids] if request.return_token_strs else None,
+    }
+
+
+def _detokenize(request: DetokenizeRequest, model: Model) -> dict[str, Any]:
+    num_tokens, context = len(request.tokens), model.info.context
+    if num_tokens > context:
+        raise context_length_exceeded(
+            f"This model's context is {context} tokens and tokens holds {num_tokens}; send fewer at once",
+            param="tokens",
+        )
+    check_token_ids(request.tokens, model.info, "tokens")
+    return {"prompt": model.tokenizer.decode(request.tokens, skip_special_tokens=False)}

@@ -1,0 +1,46 @@
+"""Where the text work of a request is done: on the event loop, in a thread, or in a process of its own."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from server.fleet.fleet import EngineHandle
+from server.prompt.plan import PromptPlan
+from server.prompt.text_messages import MakePrompts, TextRoute
+from server.prompt.text_pool import TextPool
+from server.routes.text_jobs import READERS, Model
+
+INLINE_BYTES = 2048
+"""Bodies up to this size are handled on the event loop: a hop to a thread would cost more."""
+
+T = TypeVar("T")
+Choose = Callable[[str | None, int], EngineHandle]
+"""From the model that a request names and its number of choices, the model to use, loaded. Raises `ApiError`."""
+
+
+async def do_text_work(
+    texts: TextPool, route: TextRoute, raw: bytes, choose: Choose, *, ignore_unknown: bool = False
+) -> tuple[list[PromptPlan], bytes]:
+    """Read a body and do what its route does with text: the plans of its prompts, or the JSON of the whole answer.
+
+    `ignore_unknown` lets fields pass that do not exist. Raises `ApiError` for all that is wrong with the request, and
+    what `choose` raises.
+    """
+    if len(raw) > texts.policy.here_bytes:
+        async with texts.process(len(raw)) as process:
+            read = await process.read(route, raw, ignore_unknown=ignore_unknown)
+            handle = choose(read.model, read.num_choices)
+            assert handle.info is not None, "a loaded model has it"
+            return await process.make(MakePrompts(handle.info, handle.defaults, handle.tools))
+    job = await _run(len(raw), lambda: READERS[route](raw, ignore_unknown))
+    model = _model(choose(job.model, job.num_choices))
+    return await _run(len(raw), lambda: job.do(model))
+
+
+def _model(handle: EngineHandle) -> Model:
+    assert handle.tokenizer is not None and handle.info is not None, "a loaded model has both"
+    return Model(handle.tokenizer, handle.info, handle.defaults)
+
+
+async def _run(num_bytes: int, function: Callable[[], T]) -> T:
+    return function() if num_bytes <= INLINE_BYTES else await asyncio.to_thread(function)
