@@ -19,16 +19,25 @@ _TOO_MUCH = re.compile("too many|items; max is")
 _DUMP = re.compile("<(?:state|non-verbose)")
 _OUR_PLACE = re.compile(r"^at \d+\(\d+\): ")
 _WRONG_PATTERN = re.compile(r"^error: (.*)$|\(in regex\): (.*?)(?: in regex /.*)?$", re.MULTILINE)
-LIMITS = llguidance.LLParserLimits(
-    initial_lexer_fuel=1_000_000,
-    step_lexer_fuel=200_000,
-    step_max_items=50_000,
-    max_lexer_states=50_000,
-    max_grammar_size=500_000,
-    verbose_errors=False,
-)
+STEP_FUEL = 200_000
+
+
+def _limits(step_fuel: int) -> llguidance.LLParserLimits:
+    return llguidance.LLParserLimits(
+        initial_lexer_fuel=1_000_000,
+        step_lexer_fuel=step_fuel,
+        step_max_items=50_000,
+        max_lexer_states=50_000,
+        max_grammar_size=500_000,
+        verbose_errors=False,
+    )
+
+
+LIMITS = _limits(STEP_FUEL)
 """Per grammar; the library's documentation gives 14,000 units of `step_lexer_fuel` as a millisecond, and 1 to 2 kB as
 the size of a lexer state."""
+TRIAL_LIMITS = _limits(STEP_FUEL * 17 // 20)
+"""For a part that is tried alone: what a step costs varies a little from one compiled grammar to the next."""
 
 SLICES = [part.replace(r"\x7F", r"\x7F\u{2028}\u{2029}") for part in llguidance.LLTokenizer.general_slices()]
 """Texts whose tokens a mask takes all at once where the grammar allows all such texts: the library's own, without the
@@ -88,9 +97,12 @@ class LlguidanceGrammar:
         return "the constraint allows no further token"
 
 
-def compile_grammar(tokenizer: llguidance.LLTokenizer, grammar: str, constraint: Constraint) -> LlguidanceGrammar:
+def compile_grammar(
+    tokenizer: llguidance.LLTokenizer, grammar: str, constraint: Constraint, *, is_trial: bool = False
+) -> LlguidanceGrammar:
     """Compile what `grammar_text` made. Raises `RequestError` with the library's words."""
-    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
+    limits = TRIAL_LIMITS if is_trial else LIMITS
+    matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
     if matcher.is_error():
         short = schema_error if constraint.kind == "json_schema" else short_error
         raise RequestError(f"{constraint.param}: {short(matcher.get_error())}", param=constraint.param)

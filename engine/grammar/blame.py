@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.grammar.schema.document import parts
-from engine.grammar.schema.faults import Unfollowable
+from engine.grammar.schema.faults import Unfollowable, because
 from engine.grammar.schema.values import Schema
 
 SEARCH_SECONDS = 0.5
@@ -30,7 +30,7 @@ def blamed(root: Schema, why: str, fault: Fault) -> Unfollowable | None:
             node, at, pending = child, below, _parts(child, below)
     if not isinstance(node, dict):
         return None
-    return next((Unfollowable(at, name, f"cannot be followed: {why}") for name in _suspects(node)
+    return next((Unfollowable(at, name, because(why)) for name in _suspects(node)
                  if time.process_time() <= deadline and fault(_without(node, name), at) is None), None)  # fmt: skip
 
 

@@ -70,6 +70,8 @@ class Fitting:
         """Raise `UnplacedError` for a grammar that the library refuses, or that cannot be afforded."""
         try:
             self._probe(compile_grammar(self._tokenizer, grammar.text, constraint))
+            for text in grammar.costly:
+                self._probe(compile_grammar(self._tokenizer, text, constraint, is_trial=True))
         except RequestError as error:
             raise UnplacedError(error.message, param=error.param) from None
         except GrammarError as error:

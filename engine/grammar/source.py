@@ -33,6 +33,8 @@ class GrammarText:
     """Unless objects' names are listed, `repeats` has to see that none comes twice."""
     items: ItemsTaken = "any"
     """Unless arrays' items are any, it has to see that they differ where they must."""
+    costly: tuple[str, ...] = ()
+    """Grammars of parts of it that may be too complex to be followed, though the whole seems not to be."""
 
 
 def schemas_of(constraint: Constraint) -> tuple[SchemaSource, ...]:
@@ -68,7 +70,8 @@ def schema_text(
 ) -> GrammarText:
     """The grammar of a JSON schema, or of the part of it at a pointer. Raises `RequestError`."""
     written = prepare_schema(schema, param=param, part=part, at=at, closes=closes, relaxing=relaxing)
-    return GrammarText(llguidance.LLMatcher.grammar_from_lark(written.text), written.names, written.items)
+    costly = tuple(map(llguidance.LLMatcher.grammar_from_lark, written.costly))
+    return GrammarText(llguidance.LLMatcher.grammar_from_lark(written.text), written.names, written.items, costly)
 
 
 def load_schema(text: str, param: str) -> Any:
@@ -105,10 +108,12 @@ def _with_schemas(constraint: Constraint, relaxings: Sequence[Relaxing]) -> Gram
     rules = [lark_translated(constraint.source)]
     names: set[NamesTaken] = set()
     items: set[ItemsTaken] = set()
+    costly: list[str] = []
     for number, (entry, relaxing) in enumerate(zip(constraint.schemas, relaxings, strict=True)):
         schema = prepare_schema(load_schema(entry.schema, entry.param), param=entry.param, relaxing=relaxing)
         names.add(schema.names)
         items.add(schema.items)
+        costly += map(llguidance.LLMatcher.grammar_from_lark, schema.costly)
         rules.append(f"schema_{number}: %lark {{\n{schema.text}}}")
     for number, pattern in enumerate(constraint.patterns):
         rules.append(f"PATTERN_{number}: {lark_terminal(whole_parts(pattern.pattern, pattern.param))}")
@@ -117,4 +122,5 @@ def _with_schemas(constraint: Constraint, relaxings: Sequence[Relaxing]) -> Gram
         text,
         "few" if "few" in names else "endless" if "endless" in names else "listed",
         "few" if "few" in items else "distinct" if "distinct" in items else "any",
+        tuple(costly),
     )

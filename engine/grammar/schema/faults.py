@@ -1,5 +1,7 @@
 """What stops the rewriting of a schema, and the limits on its work."""
 
+import re
+
 MAX_DEPTH = 100
 MAX_STEPS = 50_000
 MAX_BRANCHES = 64
@@ -12,6 +14,7 @@ MAX_PLACES = 4
 """An item that must be somewhere in an array is looked for in so many places from the front; answers that would have
 it only behind them are not given, which refuses some values that the schema accepts, and accepts none that it refuses.
 """
+_SAYS_SO = re.compile(" (?:cannot|to) be followed(?: exactly)?$")
 
 
 class SchemaFault(Exception):
@@ -41,6 +44,12 @@ class Unplaced(SchemaFault):
 
     def __init__(self, problem: str) -> None:
         Exception.__init__(self, problem)
+
+
+def because(why: str) -> str:
+    """That something cannot be followed, and why, of what may say the former itself."""
+    said = why.rpartition("cannot be followed: ")[2]
+    return f"cannot be followed: {_SAYS_SO.sub('', said)}"
 
 
 class Budget:

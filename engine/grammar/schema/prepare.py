@@ -53,7 +53,7 @@ def _written(schema: Any, part: Any, at: str, closes: bool, relaxing: Relaxing) 
         try:
             rewriter = Rewriter(schema, closes=closes, relaxing=relaxing)
             root, definitions = rewriter.result(part, at)
-            return None if root is False else write_schema(root, definitions, rewriter.strings)
+            return None if root is False else write_schema(root, definitions, rewriter.strings, narrows=closes)
         except Beyond:
             # What takes too many steps takes fewer without complements.
             if not relaxing.coarsen(Degree.POSITIVE):

@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Any
 
 from engine.grammar.language.items import is_malformed
-from engine.grammar.schema.faults import SchemaFault, Unfollowable, escape
+from engine.grammar.schema.faults import SchemaFault, Unfollowable, because, escape
 
 _GO_WITH = {
     "properties": ("additionalProperties", "unevaluatedProperties"),
@@ -139,7 +139,7 @@ class Relaxing:
             self._faults[pattern] = self._pattern_fault(pattern)
         if (why := self._faults[pattern]) is None:
             return
-        fault = Unfollowable(at, keyword, f"cannot be followed: {why}")
+        fault = Unfollowable(at, keyword, because(why))
         raise SchemaFault(fault.pointer, fault.problem) if is_malformed(pattern) else fault
 
     @contextmanager
@@ -150,7 +150,7 @@ class Relaxing:
         except Unfollowable as fault:
             if self.strict:
                 raise
-            raise Unfollowable(at, keyword, f"cannot be followed: {fault}") from None
+            raise Unfollowable(at, keyword, because(str(fault))) from None
 
 
 def _without(keys: dict[str, Any], keyword: str) -> dict[str, Any]:

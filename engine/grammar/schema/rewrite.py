@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import Any
 
 from engine.grammar.language.expression import LanguageError
+from engine.grammar.language.items import looks_around
 from engine.grammar.schema.algebra import Algebra
 from engine.grammar.schema.closing import Closing, implied_types
 from engine.grammar.schema.complement import Complement
@@ -232,13 +233,13 @@ class Rewriter:
         return out
 
     def _pattern(self, pattern: str, at: str, keyword: str) -> str:
-        """A pattern as it is followed. One that needs several stays one until it is written (`Strings.all_of`)."""
+        """A pattern as it is followed. One that looks around stays as it is until it is written (`Strings.all_of`)."""
         try:
             parts = self._strings.all_of(pattern)
         except LanguageError as error:
             raise Unfollowable(at, keyword, f"cannot be followed: {error}") from None
         self._relaxing.check_pattern(pattern, at, keyword)
-        return parts[0] if len(parts) == 1 else pattern
+        return pattern if looks_around(pattern) else parts[0]
 
     def _applied(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> list[Schema]:
         """The keywords whose schemas are about the value itself."""

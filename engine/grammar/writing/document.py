@@ -33,12 +33,19 @@ class WrittenSchema:
     """Unless they are listed, the grammar cannot say of them that none comes twice."""
     items: ItemsTaken
     """Unless they are any, the grammar cannot say of them that they differ."""
+    costly: tuple[str, ...]
+    """Grammars of its terminals that may be too complex to be followed, though the whole seems not to be."""
 
 
-def write_schema(root: Schema, definitions: dict[str, Schema], strings: Strings) -> WrittenSchema | None:
-    """The grammar of a rewritten schema; None if it accepts no finite text. Raises `SchemaFault`."""
+def write_schema(
+    root: Schema, definitions: dict[str, Schema], strings: Strings, *, narrows: bool = False
+) -> WrittenSchema | None:
+    """The grammar of a rewritten schema; None if it accepts no finite text. Raises `SchemaFault`.
+
+    With `narrows` it may leave out texts that are costly to tell from others.
+    """
     budget = Budget()
-    terminals = Terminals(strings)
+    terminals = Terminals(strings, narrows=narrows)
     nodes = Nodes(Reader(definitions, budget), strings, terminals, budget)
     start = nodes.made(root)
     items = distinct_items(nodes, terminals, strings)
@@ -48,7 +55,8 @@ def write_schema(root: Schema, definitions: dict[str, Schema], strings: Strings)
     rules = Rules(shape for node in made for shape in node.objects)
     lines = [f"{node.name}:{'|'.join(_choices(node, terminals, rules))}" for node in made]
     text = "\n".join([f"start:{start.name}", *lines, *rules.lines, *terminals.lines()])
-    return WrittenSchema(f"{_HEAD}{text}\n", nodes.names, items)
+    costly = tuple(f"start:T\n{lines}\n" for lines in terminals.costly())
+    return WrittenSchema(f"{_HEAD}{text}\n", nodes.names, items, costly)
 
 
 def _choices(node: Node, terminals: Terminals, rules: Rules) -> list[str]:

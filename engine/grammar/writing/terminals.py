@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 from engine.grammar.language.ecma import NO_CHAR
 from engine.grammar.language.expression import LanguageError
+from engine.grammar.language.items import looks_around
 from engine.grammar.language.writing import in_slashes
 from engine.grammar.schema.faults import Unplaced
 from engine.grammar.schema.strings import Strings
@@ -16,13 +18,32 @@ from engine.grammar.schema.values import quote
 from engine.grammar.writing.kinds import Numbers, Texts
 from engine.grammar.writing.multiples import common, ending, has_multiple
 from engine.grammar.writing.numbers import Bounds, decimals, exact_decimal, integers
-from engine.grammar.writing.texts import STRING, is_text, length_text, pattern_text, spelled
+from engine.grammar.writing.texts import (
+    SIMPLE_CHAR,
+    SIMPLE_STRING,
+    STRING,
+    is_text,
+    length_text,
+    pattern_text,
+    simple_pattern_text,
+    spelled,
+)
 
 MAX_PLAIN_DIGITS = 40
 """Listed numbers of more digits are written with an exponent."""
 MAX_LENGTH = 1_000_000_000
 """Of a string whose characters are counted; a limit beyond it is none, for no answer reaches it."""
 _QUOTE = json.JSONEncoder().encode
+MAX_STATES = 15
+"""Of strings that several patterns are found in, counted as if each were or were not found yet at each length; where
+there are more, an answer's strings are of printable ASCII without quotes and backslashes, which cost a tenth, and at
+most `MAX_COSTLY_LENGTH` long."""
+MAX_COSTLY_LENGTH = 20
+MAX_LOOKED_LENGTH = 1024
+"""Of an answer's strings with a pattern that looks around, where they are counted."""
+MAX_UNPROBED_STATES = 4096
+"""Strings of more are tried before they are followed."""
+_SIMPLE_TEXT = f"^{SIMPLE_CHAR}*$"
 _EXACT_IN_LIBRARY = 2**53
 _UNBOUNDED_IN_LIBRARY = 10**15
 _SHAPE = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?"
@@ -32,16 +53,25 @@ _NO_INTEGER = r"-?(?:0|[1-9][0-9]*)\.[0-9]*[1-9][0-9]*"
 class Terminals:
     """Terminals by their definitions, each defined once."""
 
-    def __init__(self, strings: Strings) -> None:
+    def __init__(self, strings: Strings, *, narrows: bool = False) -> None:
+        """With `narrows` strings that cost much are only of simple characters."""
         self._strings = strings
+        self._narrows = narrows
+        self._costly: dict[str, None] = {}
         self._names: dict[str, str] = {}
-        self._patterns: dict[str, list[str]] = {}
+        self._patterns: dict[tuple[str, bool], list[str]] = {}
         self._free: dict[tuple[str | None, tuple[str, ...], tuple[str, ...]], str] = {}
         """Terminals of names that are not listed, by what `names` was asked for."""
 
     def lines(self) -> list[str]:
         """The definitions."""
         return [f"{name}:{body}" for body, name in self._names.items()]
+
+    def costly(self) -> list[str]:
+        """The definitions of each terminal that may turn out to be too complex where it is followed, `T` first."""
+        bodies = {name: body for body, name in self._names.items()}
+        parts = {name: [part for part in bodies[name].split("&") if part in bodies] for name in self._costly}
+        return ["\n".join([f"T:{bodies[name]}", *(f"{part}:{bodies[part]}" for part in parts[name])]) for name in parts]
 
     def define(self, body: str) -> str:
         """The name of the terminal with this definition."""
@@ -63,17 +93,43 @@ class Terminals:
             return self.define(_listed(words)) if words else None
         if texts.least > MAX_LENGTH:
             raise Unplaced(f"a string of more than {MAX_LENGTH} characters cannot be asked for")
+        most = None if texts.most is None or texts.most > MAX_LENGTH else texts.most
         try:
-            parts = [part for pattern in texts.patterns for part in self._pattern(pattern)]
+            parts = self._parts(texts, most)
         except LanguageError as error:
             raise Unplaced(f"a pattern cannot be followed: {error}") from None
-        most = None if texts.most is None or texts.most > MAX_LENGTH else texts.most
-        if texts.least or most is not None:
-            parts.append(in_slashes(length_text(texts.least, most)))
-        may_lack = len(parts) > 1 or any(NO_CHAR in pattern for pattern in texts.patterns)
+        may_lack = len(parts) > 1 or any(NO_CHAR in pattern or looks_around(pattern) for pattern in texts.patterns)
         if alone and may_lack and self._strings.is_empty(texts.patterns, texts.least, most):
             return None
-        return self._all(parts or [in_slashes(STRING)])
+        return self._together(texts, parts, most)
+
+    def _parts(self, texts: Texts, most: int | None, *, is_simple: bool = False) -> list[str]:
+        """Definitions that only these strings match all of, or with `is_simple` only those of simple characters."""
+        parts = [part for pattern in texts.patterns for part in self._pattern(pattern, is_simple=is_simple)]
+        if texts.least or most is not None:
+            parts.append(in_slashes(length_text(texts.least, most, is_simple=is_simple)))
+        return parts
+
+    def _together(self, texts: Texts, parts: list[str], most: int | None) -> str:
+        """A terminal of the strings that match all parts, or of those of simple characters among them."""
+        num_patterns = sum(len(self._pattern(pattern)) for pattern in texts.patterns if not self._is_free(pattern))
+        states = 2**num_patterns * (most or texts.least or 1)
+        if num_patterns > 2 and states > MAX_STATES and self._narrows:
+            short = None if most is None else min(most, MAX_COSTLY_LENGTH)
+            with suppress(LanguageError):
+                if not self._strings.is_empty((*texts.patterns, _SIMPLE_TEXT), texts.least, short):
+                    parts = self._parts(texts, short, is_simple=True)
+        elif self._narrows and (most or 0) > MAX_LOOKED_LENGTH and any(map(looks_around, texts.patterns)):
+            is_empty = self._strings.is_empty(texts.patterns, texts.least, MAX_LOOKED_LENGTH)
+            parts = parts if is_empty else self._parts(texts, MAX_LOOKED_LENGTH)
+        terminal = self._all(parts or [in_slashes(STRING)])
+        if num_patterns > 2 or (num_patterns and states > MAX_UNPROBED_STATES) or (num_patterns > 1 and most):
+            self._costly[terminal] = None
+        return terminal
+
+    def _is_free(self, pattern: str) -> bool:
+        """Whether it is found in all strings but some that are listed, which costs next to nothing."""
+        return self._strings.but_for(pattern) is not None
 
     def words(self, texts: Texts) -> list[str] | None:
         """Those strings, if they are listed. Raises `Unplaced`."""
@@ -96,17 +152,20 @@ class Terminals:
             return self._all(left)
         return self.define(f"{'&'.join(map(self.define, left))}&~({'|'.join(others)})")
 
-    def _pattern(self, pattern: str) -> list[str]:
+    def _pattern(self, pattern: str, *, is_simple: bool = False) -> list[str]:
         """Definitions that only the strings in which the pattern is found match all of."""
-        if pattern not in self._patterns:
+        key = (pattern, is_simple)
+        if key not in self._patterns:
             others = self._strings.but_for(pattern)
             if others is None:
-                parts = [in_slashes(pattern_text(part)) for part in self._strings.all_of(pattern)]
+                text_of = simple_pattern_text if is_simple else pattern_text
+                parts = [in_slashes(text_of(part)) for part in self._strings.all_of(pattern)]
             else:
                 words = list(filter(is_text, others))
-                parts = [in_slashes(STRING), f"~{_listed(words)}"] if words else [in_slashes(STRING)]
-            self._patterns[pattern] = parts
-        return self._patterns[pattern]
+                parts = [in_slashes(SIMPLE_STRING if is_simple else STRING)]
+                parts += [f"~{_listed(words)}"] if words else []
+            self._patterns[key] = parts
+        return self._patterns[key]
 
     def _fits(self, word: str, texts: Texts) -> bool:
         if len(word) < texts.least or (texts.most is not None and len(word) > texts.most):

@@ -9,7 +9,7 @@ from engine.grammar.anchors import alternatives
 from engine.grammar.language.ecma import Translation, written_char, written_class
 from engine.grammar.language.expression import LanguageError
 from engine.grammar.language.remembered import remembered
-from engine.grammar.language.sets import ALL, Ranges, holds, ranges, without
+from engine.grammar.language.sets import ALL, Ranges, common, holds, ranges, without
 
 _SPELL = json.JSONEncoder(ensure_ascii=False).encode
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -21,6 +21,10 @@ _ATOMS = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
 CHAR = r'(?:[^"\\\x00-\x1F]|\\(?:["\\bfnrt]|u00(?:0[0-7bef]|1[0-9a-f])))'
 """Any one character."""
 STRING = f'"{CHAR}*"'
+_SIMPLE = ranges([(32, 33), (35, 91), (93, 126)])
+SIMPLE_CHAR = r"[ !#-\[\]-~]"
+"""Any one character of printable ASCII but the two that are escaped."""
+SIMPLE_STRING = f'"{SIMPLE_CHAR}*"'
 _WITH_CONTROLS = frozenset({"c", "cc", "any", "ascii", "assigned", "control", "other", "cntrl", "common", "zyyy"})
 _WITH_QUOTES = frozenset({"p", "po", "any", "ascii", "assigned", "punct", "punctuation", "otherpunctuation", "common",
                           "zyyy", "graph", "print", "patternsyntax"})  # fmt: skip
@@ -39,17 +43,28 @@ def is_text(text: str) -> bool:
 @remembered
 def pattern_text(pattern: str) -> str:
     """An expression of the JSON strings in which the pattern is found. Raises `LanguageError`."""
-    text = _Spelling(pattern).text()
+    return _text(pattern, is_simple=False)
+
+
+@remembered
+def simple_pattern_text(pattern: str) -> str:
+    """One of those among them that are made of `SIMPLE_CHAR`. Raises `LanguageError`."""
+    return _text(pattern, is_simple=True)
+
+
+def _text(pattern: str, *, is_simple: bool) -> str:
+    text = _Spelling(pattern, is_simple=is_simple).text()
+    char = SIMPLE_CHAR if is_simple else CHAR
     flags = _FLAGS.match(text)
     choices = alternatives(text[flags.end() :] if flags else text)
     if not _is_balanced(text):
         raise LanguageError("its brackets are unbalanced")
-    return f'"(?:{"|".join(_searched(choice, flags[1] if flags else "") for choice in choices)})"'
+    return f'"(?:{"|".join(_searched(choice, flags[1] if flags else "", char) for choice in choices)})"'
 
 
-def length_text(least: int, most: int | None) -> str:
+def length_text(least: int, most: int | None, *, is_simple: bool = False) -> str:
     """An expression of the JSON strings of so many characters."""
-    return f'"{CHAR}{{{least},{"" if most is None else most}}}"'
+    return f'"{SIMPLE_CHAR if is_simple else CHAR}{{{least},{"" if most is None else most}}}"'
 
 
 def _is_balanced(pattern: str) -> bool:
@@ -61,28 +76,30 @@ def _is_balanced(pattern: str) -> bool:
     return depth == 0
 
 
-def _searched(pattern: str, flags: str) -> str:
+def _searched(pattern: str, flags: str, char: str) -> str:
     begins = pattern.startswith("^")
     bare = pattern.removeprefix("^")
     escapes = len(bare[:-1]) - len(bare[:-1].rstrip("\\"))
     ends = bare.endswith("$") and escapes % 2 == 0
     bare = bare[:-1] if ends else bare
-    return f"{'' if begins else CHAR + '*'}(?{flags}:{bare}){'' if ends else CHAR + '*'}"
+    return f"{'' if begins else char + '*'}(?{flags}:{bare}){'' if ends else char + '*'}"
 
 
 class _Spelling(Translation):
     """A pattern for the spelling of what the pattern itself is for."""
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, *, is_simple: bool) -> None:
         super().__init__(pattern)
+        self._is_simple = is_simple
         self._has_flags = "(?i" in pattern or "i:" in pattern
 
     def class_text(self, chars: Ranges) -> str:
         """A character that is spelled as it is, or one of those with an escape."""
-        return _class(chars, self._has_flags)
+        return written_class(common(chars, _SIMPLE)) if self._is_simple else _class(chars, self._has_flags)
 
     def char_text(self, code: int) -> str:
-        return written_char(code) if code not in _ESCAPED else self.class_text(((code, code),))
+        is_written = holds(_SIMPLE, code) if self._is_simple else code not in _ESCAPED
+        return written_char(code) if is_written else self.class_text(((code, code),))
 
     def property_text(self, chars: str) -> str:
         """Whether a property holds for what must be escaped is known of general categories and scripts."""
