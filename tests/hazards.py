@@ -265,7 +265,7 @@ ROWS: dict[int, tuple[str, list[Try]]] = {
                      messages=user(CONTROL)),
             answered(lambda answer: answer["usage"]["prompt_tokens"] == OVERHEAD + len(CONTROL) + 1,
                      messages=user([{"type": "text", "text": CONTROL[:5]}, {"type": "text", "text": CONTROL[5:]}])),
-            refused("messages[0].name", messages=[{"role": "user", "name": CONTROL, "content": "x"}]),
+            answered(messages=[{"role": "user", "name": CONTROL, "content": "x"}]),
         ],
     ),
 }  # fmt: skip

@@ -191,3 +191,8 @@ def test_a_failed_load_of_the_only_model_ends_the_server(tmp_path: Path) -> None
         _, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1
     assert "headrace: the weights are missing\n  try something else" in stderr and "Traceback" not in stderr
+
+
+def test_a_served_name_is_of_one_model() -> None:
+    done = headrace("serve", "smollm2", "google/gemma-2-2b-it", "--served-name", "gpt-4o")
+    assert done.returncode == 1 and "--served-name names one model, and 2 are to be served" in done.stderr
