@@ -83,6 +83,8 @@ class ContentPart(StrictModel):
 
     def plain(self) -> dict[str, Any]:
         """The part as chat templates know it; what an assistant refused with is text as any other."""
+        if self.image_url is not None:
+            return {"type": self.type, "image_url": self.image_url.model_dump(exclude_none=True)}
         return {"type": "text", "text": self.text if self.refusal is None else self.refusal}
 
 
