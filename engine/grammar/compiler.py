@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,13 +29,12 @@ from engine.grammar.backend_outlines import load_index
 from engine.grammar.grammar import Compiled, Grammar
 from engine.grammar.reasoning import EndMark, ReasoningGrammar
 from engine.grammar.repeats import unrepeated
+from engine.grammar.results import GrammarCache, Result
 from engine.grammar.token_index import TokenIndex
 from engine.grammar.vocabulary import Vocabulary
 from engine.grammar.worker import Answer, Job, Setup
 
 logger = logging.getLogger(__name__)
-
-Result = Compiled | RequestError
 
 MAX_QUEUED = 256
 MAX_CACHE_BYTES = 256 * 1024 * 1024
@@ -283,33 +281,3 @@ def cpu_seconds(pid: int) -> float:
     except psutil.Error:
         return 0.0
     return float(times.user + times.system)
-
-
-class GrammarCache:
-    """Results by digest, the least lately used dropped when their sizes pass the bound."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.num_bytes = 0
-        self._max_bytes = max_bytes
-        self._entries: OrderedDict[bytes, tuple[Result, int]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, digest: bytes) -> Result | None:
-        """A result that is known."""
-        entry = self._entries.get(digest)
-        if entry is None:
-            return None
-        self._entries.move_to_end(digest)
-        return entry[0]
-
-    def put(self, digest: bytes, result: Result, size: int) -> None:
-        """Remember a result of about `size` bytes."""
-        if digest in self._entries:
-            self.num_bytes -= self._entries.pop(digest)[1]
-        self._entries[digest] = (result, size)
-        self.num_bytes += size
-        while self.num_bytes > self._max_bytes and len(self._entries) > 1:
-            _, (_, dropped) = self._entries.popitem(last=False)
-            self.num_bytes -= dropped

@@ -10,7 +10,8 @@ from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.sequence import Sequence
 
 if TYPE_CHECKING:
-    from engine.grammar.compiler import GrammarCompiler, Result
+    from engine.grammar.compiler import GrammarCompiler
+    from engine.grammar.results import Result
 
 
 class GrammarQueue:

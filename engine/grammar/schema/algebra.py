@@ -16,7 +16,7 @@ _KEYWORDS_OF = {
     "array": ("minItems", "maxItems", "prefixItems", "items", "uniqueItems"),
     "object": ("properties", "patternProperties", "additionalProperties", "required", "minProperties", "maxProperties"),
 }
-_NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "notMultipleOf")
 _LARGEST = {"minLength", "minItems", "minProperties", "minimum", "exclusiveMinimum"}
 _SMALLEST = {"maxLength", "maxItems", "maxProperties", "maximum", "exclusiveMaximum"}
 
@@ -136,6 +136,8 @@ class Algebra:
                 continue
             if name == "required":
                 out[name] = [*out[name], *(key for key in value if key not in out[name])]
+            elif name == "notMultipleOf":
+                out[name] = [*out[name], *(step for step in value if step not in out[name])]
             elif name == "type":
                 out[name] &= value
                 if not out[name]:

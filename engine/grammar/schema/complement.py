@@ -1,6 +1,7 @@
 """The complement of each keyword: what accepts the values that it refuses."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from itertools import combinations
 from typing import Any
 
@@ -9,6 +10,7 @@ from engine.grammar.schema.algebra import Algebra
 from engine.grammar.schema.faults import MAX_BRANCHES, MAX_PLACES, Budget, Unfollowable, escape
 from engine.grammar.schema.formats import PATTERNS, REFUSED, SHAPES
 from engine.grammar.schema.overlap import Overlap
+from engine.grammar.schema.steps import split
 from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema, others
 
@@ -24,7 +26,7 @@ _LOWS = {
     "minProperties": ("maxProperties", _OBJECT),
 }
 _HIGHS = {other: (name, kind) for name, (other, kind) in _LOWS.items()}
-_NEVER = ("multipleOf", "uniqueItems", "unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef",
+_NEVER = ("uniqueItems", "unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef",
           "maxContains", "minContains")  # fmt: skip
 _WHERE = "'not', or an overlap of choices of 'oneOf',"
 
@@ -61,6 +63,21 @@ class Complement:
         self._deny = deny
         self._deny_reference = deny_reference
 
+    def rivals(self, choices: list[Schema], said: list[Schema]) -> dict[int, list[int]]:
+        """Of the choices of a `oneOf` that accept something, which others may accept the same; `said` is what each has
+        become."""
+        algebra = self._algebra
+        found: dict[int, list[int]] = {number: [] for number, part in enumerate(said) if part is not False}
+        for one, two in combinations(found, 2):
+            if (
+                algebra.types(said[one]) & algebra.types(said[two])
+                and algebra.all_of(said[one], said[two]) is not False
+                and not self._overlap.disjoint(choices[one], choices[two])
+            ):
+                found[one].append(two)
+                found[two].append(one)
+        return found
+
     def of(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> Schema:
         """The complement of an object schema with these keywords: that of one of them."""
         for name in _NEVER:
@@ -84,6 +101,10 @@ class Complement:
         found += [{**_NUMBER, _BOUNDS[name]: keys[name]} for name in _BOUNDS if name in keys]
         found += [{**kind, name: keys[low] - 1} for low, (name, kind) in _LOWS.items() if keys.get(low)]
         found += [{**kind, name: keys[high] + 1} for high, (name, kind) in _HIGHS.items() if high in keys]
+        if "multipleOf" in keys:
+            if split(Fraction(keys["multipleOf"])) is None:
+                raise Unfollowable(at, "multipleOf", f"cannot be turned round, as {_WHERE} requires")
+            found.append({**_NUMBER, "notMultipleOf": [keys["multipleOf"]]})
         if "pattern" in keys:
             found.append(self._pattern(keys["pattern"], at))
         shape = {**PATTERNS, **SHAPES}.get(keys.get("format", ""))

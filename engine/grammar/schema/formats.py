@@ -1,5 +1,8 @@
 """What becomes of `format`."""
 
+from engine.grammar.schema.faults import Unfollowable
+from engine.grammar.schema.values import Schema
+
 _PCHAR = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})"
 _USER = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:]|%[0-9A-Fa-f]{2})*"
 _HOST = r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)"
@@ -82,3 +85,10 @@ SHAPES = {
 REFUSED = frozenset({"idn-email", "idn-hostname", "iri-reference", "uri-template", "regex"})
 """Formats of the standard that nothing here can hold an answer to. Any other name is an annotation, as the standard
 says of names it does not define (JSON Schema 2020-12 validation, section 7.2.3)."""
+
+
+def said_format(name: str, at: str) -> Schema:
+    """The `format` of a schema at a pointer as a pattern; nothing where it is a remark. Raises `Unfollowable`."""
+    if name in REFUSED:
+        raise Unfollowable(at, "format", f"{name!r} is not supported")
+    return {"pattern": PATTERNS[name]} if name in PATTERNS else {}

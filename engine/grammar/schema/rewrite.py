@@ -5,7 +5,6 @@ value is accepted twice, else each choice without the others; conditions and dep
 be said exactly is refused by its keyword and JSON pointer, or left out where the schema is not strict (`Relaxing`).
 """
 
-from itertools import combinations
 from typing import Any
 
 from engine.grammar.language.expression import LanguageError
@@ -13,10 +12,11 @@ from engine.grammar.language.items import looks_around
 from engine.grammar.schema.algebra import Algebra
 from engine.grammar.schema.closing import Closing, implied_types
 from engine.grammar.schema.complement import Complement
+from engine.grammar.schema.counted import Counted
 from engine.grammar.schema.document import Document
 from engine.grammar.schema.evaluate import Evaluator
-from engine.grammar.schema.faults import MAX_PLACES, Budget, Unfollowable, escape
-from engine.grammar.schema.formats import PATTERNS, REFUSED
+from engine.grammar.schema.faults import Budget, Unfollowable, escape
+from engine.grammar.schema.formats import said_format
 from engine.grammar.schema.members import apart
 from engine.grammar.schema.names import Names
 from engine.grammar.schema.overlap import Overlap
@@ -38,9 +38,6 @@ _CHOOSING = frozenset({*_BESIDE_REFERENCES, *_COUNTED, "$ref", *_REFUSED}) - {"t
 _JOINED = frozenset({*_APPLIED, *_COUNTED, "patternProperties", "required", "minProperties"})
 """Keywords without which a schema has no parts to be joined and no names to be listed."""
 _IN_PLACE = frozenset({"type", "enum", "const", "$ref", "allOf", "anyOf", "oneOf", "not", "if"})
-_OBJECT: dict[str, Any] = {"type": frozenset({"object"})}
-_ARRAY: dict[str, Any] = {"type": frozenset({"array"})}
-_NO_OBJECT: dict[str, Any] = {"type": ALL_TYPES - {"object"}}
 
 
 class Rewriter:
@@ -59,6 +56,7 @@ class Rewriter:
         """The languages of the document's patterns."""
         self._overlap = Overlap(self._document, self._strings, self._budget)
         self._algebra = Algebra(self._budget, self._strings, self._types_behind)
+        self._says = Counted(self._algebra, self._strings)
         self._evaluator = Evaluator(self._document, self._strings, self._budget)
         self._complement = Complement(
             self._algebra,
@@ -260,39 +258,26 @@ class Rewriter:
             with self._relaxing.around(at, "if"):
                 parts.append(self._condition(keys, at))
         for name, part in keys.get("dependentSchemas", {}).items():
-            parts.append(self._dependent(name, self.say(part, f"{at}/dependentSchemas/{escape(name)}")))
+            parts.append(self._says.dependent(name, self.say(part, f"{at}/dependentSchemas/{escape(name)}")))
         if "format" in keys:
-            parts.append(self._format(keys["format"], at))
+            parts.append(said_format(keys["format"], at))
         return parts
 
     def _counted(self, keys: dict[str, Any], at: str) -> list[Schema]:
         """The keywords about how many, or what kind of, members there are."""
         parts: list[Schema] = []
         if "propertyNames" in keys:
-            parts.append(self._property_names(keys["propertyNames"], f"{at}/propertyNames"))
+            parts.append(self._says.property_names(self.say(keys["propertyNames"], f"{at}/propertyNames"), at))
         if "contains" in keys:
-            parts.append(self._contains(keys, at))
-        if keys.get("uniqueItems") is True:
-            parts.append({"uniqueItems": True})
-        return parts
+            parts.append(self._says.contains(self.say(keys["contains"], f"{at}/contains"), keys, at))
+        return parts + ([{"uniqueItems": True}] if keys.get("uniqueItems") is True else [])
 
     def _one_of(self, choices: list[Schema], at: str) -> Schema:
         said = [self.say(part, f"{at}/oneOf/{number}") for number, part in enumerate(choices)]
         if self._relaxing.leaves_out(at, "oneOf"):
             return self._algebra.any_of(said)
-        possible = [number for number, part in enumerate(said) if part is not False]
-        alone: dict[int, list[int]] = {number: [] for number in possible}
-        for one, two in combinations(possible, 2):
-            if not self._algebra.types(said[one]) & self._algebra.types(said[two]):
-                continue
-            if self._algebra.all_of(said[one], said[two]) is False:
-                continue
-            if self._overlap.disjoint(choices[one], choices[two]):
-                continue
-            alone[one].append(two)
-            alone[two].append(one)
         found = []
-        for number, rivals in alone.items():
+        for number, rivals in self._complement.rivals(choices, said).items():
             self._complement.rival_names = self._overlap.names(choices[number])
             try:
                 with self._relaxing.around(at, "oneOf"):
@@ -312,40 +297,3 @@ class Rewriter:
         if "else" in keys:
             parts.append(self._algebra.any_of([self.say(keys["if"], f"{at}/if"), self.say(keys["else"], f"{at}/else")]))
         return self._algebra.all_of(*parts)
-
-    def _dependent(self, name: str, needed: Schema) -> Schema:
-        absent = {**_OBJECT, "properties": {name: False}}
-        present = self._algebra.all_of({**_OBJECT, "required": [name]}, needed)
-        return self._algebra.any_of([_NO_OBJECT, absent, present])
-
-    def _format(self, name: str, at: str) -> Schema:
-        if name in REFUSED:
-            raise Unfollowable(at, "format", f"{name!r} is not supported")
-        return {"pattern": PATTERNS[name]} if name in PATTERNS else {}
-
-    def _property_names(self, schema: Schema, at: str) -> Schema:
-        names = self._algebra.all_of({"type": frozenset({"string"})}, self.say(schema, at))
-        if names is False:
-            return self._algebra.any_of([_NO_OBJECT, {**_OBJECT, "maxProperties": 0}])
-        if names.keys() == {"type"}:
-            return {}
-        try:
-            pattern = self._strings.of_schema(names)
-        except LanguageError:
-            pattern = None
-        if pattern is None:
-            raise Unfollowable(at.rpartition("/")[0], "propertyNames", "of this kind cannot be followed")
-        return {"patternProperties": {pattern: {}}, "additionalProperties": False}
-
-    def _contains(self, keys: dict[str, Any], at: str) -> Schema:
-        low, below = keys.get("minContains", 1), f"{at}/contains"
-        item = self.say(keys["contains"], below)
-        if "maxContains" in keys:
-            raise Unfollowable(at, "maxContains", "cannot be followed")
-        if item == {} or item is True or not low:
-            return {"minItems": low}
-        if low > 1:
-            raise Unfollowable(at, "minContains", "above 1 cannot be followed")
-        most = min(keys.get("maxItems", MAX_PLACES), MAX_PLACES)
-        places = [{**_ARRAY, "minItems": n + 1, "prefixItems": [*[{}] * n, item]} for n in range(most)]
-        return self._algebra.any_of([{"type": ALL_TYPES - {"array"}}, *places])

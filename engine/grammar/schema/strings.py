@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from engine.grammar.language.ecma import translated
+from engine.grammar.language.ecma import ANY_CHAR, translated
 from engine.grammar.language.expression import LanguageError, Languages
 from engine.grammar.language.items import looks_around
 from engine.grammar.language.node import Node
@@ -171,6 +171,8 @@ class Strings:
         if "enum" in schema:
             parts.append(self._listed(schema["enum"]))
         low, high = schema.get("minLength", 0), schema.get("maxLength")
+        if schema.keys() <= {"type", "minLength", "maxLength"}:
+            return f"^{ANY_CHAR}{{{low},{'' if high is None else high}}}$"
         if max(low, high or 0) > MAX_LENGTH:
             return None
         parts.append(make.repeat(make.chars(ALL), low, high))

@@ -15,9 +15,9 @@ from engine.grammar.language.expression import LanguageError
 from engine.grammar.schema.faults import Unplaced
 from engine.grammar.schema.strings import Strings
 from engine.grammar.writing.kinds import Numbers, Texts
-from engine.grammar.writing.multiples import common
+from engine.grammar.writing.multiples import common, has_other, is_one
 from engine.grammar.writing.nodes import ArrayShape, ItemsTaken, Node, Nodes, ObjectShape
-from engine.grammar.writing.terminals import Terminals, is_one
+from engine.grammar.writing.terminals import Terminals
 
 MOST = 1000
 """Values that are listed to be counted."""
@@ -161,6 +161,8 @@ class _Extents:
         bounds, multiples = numbers.bounds, numbers.multiples
         if numbers.types == {"integer"}:
             multiples = (*multiples, Fraction(1))
+        if numbers.others and not has_other(numbers):
+            return Extent(0, frozenset())
         if bounds.low is None or bounds.high is None:
             return Extent(inf)
         if not multiples:
@@ -168,8 +170,9 @@ class _Extents:
             return Extent(inf) if bounds.low < bounds.high else _these(alone)
         step, high = common(multiples), bounds.high
         first = -(-bounds.low // step)
-        values = takewhile(lambda value: value <= high, (at * step for at in count(int(first))))
-        return _these(value for value in islice(values, MOST + 3) if is_one(value, numbers))
+        values = list(islice(takewhile(lambda value: value <= high, (at * step for at in count(first))), MOST + 3))
+        found = frozenset(value for value in values if is_one(value, numbers))
+        return Extent(len(found), found if len(values) <= MOST else None)
 
 
 def _these(values: Iterable[Fraction]) -> Extent:

@@ -2,7 +2,7 @@
 sets, each of them said in one piece."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -42,6 +42,8 @@ class Numbers:
     bounds: Bounds = UNBOUNDED
     multiples: tuple[Fraction, ...] = ()
     types: frozenset[str] = frozenset({"integer", "fraction"})
+    others: tuple[Fraction, ...] = ()
+    """They are multiples of none of these."""
 
     def meet(self, other: "Numbers") -> "Numbers":
         """What is in both."""
@@ -49,7 +51,8 @@ class Numbers:
         if self.values is not None and other.values is not None:
             values = tuple(value for value in self.values if value in other.values)
         multiples = tuple(dict.fromkeys((*self.multiples, *other.multiples)))
-        return Numbers(values, self.bounds.meet(other.bounds), multiples, self.types & other.types)
+        others = tuple(dict.fromkeys((*self.others, *other.others)))
+        return Numbers(values, self.bounds.meet(other.bounds), multiples, self.types & other.types, others)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -235,7 +238,8 @@ def _numbers(schema: dict[str, Any], types: frozenset[str]) -> Numbers:
             mine = Bounds(low=value, low_excluded=excluded) if is_low else Bounds(high=value, high_excluded=excluded)
             bounds = bounds.meet(mine)
     multiples = (Fraction(schema["multipleOf"]),) if "multipleOf" in schema else ()
-    return replace(Numbers(bounds=bounds, multiples=multiples), types=types & {"integer", "fraction"})
+    others = tuple(Fraction(step) for step in schema.get("notMultipleOf", ()))
+    return Numbers(None, bounds, multiples, types & {"integer", "fraction"}, others)
 
 
 def _constant_array(values: list[Any]) -> ArrayPart:

@@ -2,11 +2,19 @@
 two and five."""
 
 from fractions import Fraction
+from functools import lru_cache
 from math import lcm
 
-from engine.grammar.writing.numbers import MAX_FRACTION_DIGITS, Bounds
+from engine.grammar.language.automaton import Automaton
+from engine.grammar.language.writing import write
+from engine.grammar.schema.faults import Unplaced
+from engine.grammar.schema.steps import split
+from engine.grammar.writing.kinds import Numbers
+from engine.grammar.writing.numbers import MAX_FRACTION_DIGITS, Bounds, exact_decimal
 
 MAX_ENDINGS = 1000
+MAX_PERIOD = 10_000
+"""Multiples of a step that are looked through for one that is no multiple of others."""
 _DIGITS = "[0-9]*"
 
 
@@ -30,6 +38,55 @@ def has_multiple(step: Fraction, bounds: Bounds, types: frozenset[str]) -> bool:
     near = [(first + more) * step for more in range(3)]  # one is excluded at most, one of two others no integer
     return any(bounds.holds(value) and ("fraction" in types or value.denominator == 1)
                and ("integer" in types or value.denominator > 1) for value in near)  # fmt: skip
+
+
+def has_other(numbers: Numbers) -> bool:
+    """Whether some number is among those that are not multiples of some steps. Raises `Unplaced`."""
+    bounds, steps = numbers.bounds, numbers.multiples
+    if numbers.types == {"integer"}:
+        steps = (*steps, Fraction(1))
+    if not steps:
+        return bounds.low is None or bounds.low != bounds.high or is_one(bounds.low, numbers)
+    step = common(steps)
+    period = int(common((step, *numbers.others)) / step)
+    if period > MAX_PERIOD:
+        raise Unplaced(f"multiples of {exact_decimal(step)} but for others cannot be followed")
+    if bounds.low is None and bounds.high is not None:
+        first, onward = bounds.high // step, -step
+    else:
+        first, onward = -(-(bounds.low or 0) // step), step
+    return any(is_one(first * step + more * onward, numbers) for more in range(period + 2))
+
+
+def is_one(value: Fraction, numbers: Numbers) -> bool:
+    """Whether a number is among some, but for those that are listed."""
+    kind = "integer" if value.denominator == 1 else "fraction"
+    return (kind in numbers.types and numbers.bounds.holds(value)
+            and all((value / step).denominator == 1 for step in numbers.multiples)
+            and not any((value / step).denominator == 1 for step in numbers.others))  # fmt: skip
+
+
+def endings(step: Fraction) -> list[str] | None:
+    """Expressions that of numbers without an exponent only the multiples of a step match all of; None if these do not
+    show in few digits."""
+    parts = split(step)
+    end = None if parts is None else ending(parts[0])
+    if parts is None or end is None:
+        return None
+    return [end, *map(_divisible, parts[1])]
+
+
+@lru_cache
+def _divisible(by: int) -> str:
+    """Numbers whose digits, read one by one, leave no remainder."""
+    moves: list[dict[int, list[tuple[int, int]]]] = []
+    for left in range(by):
+        found: dict[int, list[tuple[int, int]]] = {}
+        for digit in range(10):
+            found.setdefault((left * 10 + digit) % by, []).append((ord("0") + digit, ord("0") + digit))
+        moves.append(found)
+    whole = write(Automaton(moves, {0})).removeprefix("^").removesuffix("$")
+    return f"-?{whole}(?:\\.0{{1,{MAX_FRACTION_DIGITS}}})?"
 
 
 def ending(step: Fraction) -> str | None:

@@ -16,7 +16,7 @@ from engine.grammar.schema.faults import Unplaced
 from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import quote
 from engine.grammar.writing.kinds import Numbers, Texts
-from engine.grammar.writing.multiples import common, ending, has_multiple
+from engine.grammar.writing.multiples import common, ending, endings, has_multiple, has_other, is_one
 from engine.grammar.writing.numbers import Bounds, decimals, exact_decimal, integers
 from engine.grammar.writing.texts import (
     SIMPLE_CHAR,
@@ -182,6 +182,8 @@ class Terminals:
             return self.define(in_slashes("|".join(map(_spellings, listed)))) if listed else None
         if not numbers.types or numbers.bounds.is_empty:
             return None
+        if numbers.others:
+            return self._but_multiples(numbers) if has_other(numbers) else None
         if numbers.multiples:
             return self._multiples(numbers, common(numbers.multiples))
         parts = [integers(numbers.bounds) if numbers.types == {"integer"} else decimals(numbers.bounds)]
@@ -208,6 +210,23 @@ class Terminals:
         parts += [_NO_INTEGER] if numbers.types == {"fraction"} else []
         return self._all([in_slashes(part) for part in parts if part])
 
+    def _but_multiples(self, numbers: Numbers) -> str:
+        """Numbers that are no multiples of others, written without an exponent."""
+        bounds = numbers.bounds
+        parts = [integers(bounds) if numbers.types == {"integer"} else decimals(bounds), _SHAPE]
+        parts += [_NO_INTEGER] if numbers.types == {"fraction"} else []
+        parts += _digits(common(numbers.multiples)) if numbers.multiples else []
+        but = [self._all(list(map(in_slashes, _digits(step)))) for step in numbers.others]
+        return self._all([*(in_slashes(part) for part in parts if part), *(f"~{name}" for name in but)])
+
+
+def _digits(step: Fraction) -> list[str]:
+    """Expressions of the multiples of a step. Raises `Unplaced`."""
+    found = endings(step)
+    if found is None:
+        raise Unplaced(f"'multipleOf' {exact_decimal(step)} beside others cannot be followed")
+    return found
+
 
 def _library_multiples(step: Fraction, bounds: Bounds) -> str:
     """Multiples in the library's own words, which count in doubles and have no others for this."""
@@ -219,13 +238,6 @@ def _library_multiples(step: Fraction, bounds: Bounds) -> str:
     if max(abs(low), abs(high)) > _EXACT_IN_LIBRARY:
         raise Unplaced(f"'multipleOf' {step} beside bounds beyond 2^53 cannot be followed exactly")
     return f'%json {{"type": "integer", "multipleOf": {int(step)}, "minimum": {low}, "maximum": {high}, %s}}'
-
-
-def is_one(value: Fraction, numbers: Numbers) -> bool:
-    """Whether a number is among some, but for those that are listed."""
-    kind = "integer" if value.denominator == 1 else "fraction"
-    return (kind in numbers.types and numbers.bounds.holds(value)
-            and all((value / step).denominator == 1 for step in numbers.multiples))  # fmt: skip
 
 
 def _spellings(value: Any) -> str:

@@ -13,9 +13,10 @@ import pytest
 from engine.constraint import Constraint
 from engine.errors import RequestError
 from engine.grammar import compiler
-from engine.grammar.compiler import DEADLINE_SECONDS, ENTRY_BYTES, WAIT_FACTOR, GrammarCache, GrammarCompiler, Result
+from engine.grammar.compiler import DEADLINE_SECONDS, ENTRY_BYTES, WAIT_FACTOR, GrammarCompiler
 from engine.grammar.grammar import Compiled
 from engine.grammar.repeats import UnrepeatedGrammar
+from engine.grammar.results import GrammarCache, Result
 from engine.grammar.worker import Answer, Job
 from tests.clocks import PATIENCE
 

@@ -16,7 +16,7 @@ from engine.grammar.schema.prepare import prepare_schema
 from engine.grammar.source import load_schema, schema_text
 from engine.grammar.writing.multiples import ending
 from engine.grammar.writing.numbers import Bounds, decimals, exact_decimal, integers
-from tests.engine.grammar.test_schema import byte_tokenizer
+from tests.engine.grammar.test_schema import byte_tokenizer, matcher_of
 
 PLACES = (0, 0, 1, 2, 3, 6)
 SIZES = (3, 30, 300, 10**6, 2**64)
@@ -49,6 +49,39 @@ def spelled(value: Fraction, generator: random.Random) -> str:
     if zeros:
         text += zeros if "." in text else f".{zeros}"
     return f"-{text}" if value < 0 else text
+
+
+STEPS = [1, 2, 3, 4, 5, 6, 7, 8, 10, 15, 21, 24, 30, Decimal("2.5"), Decimal("0.5"), Decimal("0.25"), Decimal("0.1")]
+
+
+def test_what_is_no_multiple() -> None:
+    generator = random.Random(5)
+    for _ in range(250):
+        bounds = Bounds(*(Fraction(generator.randint(-20, 40)) if generator.random() < 0.5 else None for _ in range(2)))
+        steps = generator.sample(STEPS, generator.randint(0, 1))
+        others = generator.sample(STEPS, generator.randint(1, 2))
+        schema = {"type": generator.choice(["integer", "number"]),
+                  "allOf": [*({"multipleOf": step} for step in steps), *({"not": {"multipleOf": n}} for n in others)],
+                  **{name: int(bound) for name, bound in (("minimum", bounds.low), ("maximum", bounds.high))
+                     if bound is not None}}  # fmt: skip
+        values = [Fraction(generator.randint(-200, 200), generator.choice([1, 1, 4])) for _ in range(30)]
+        expected = {
+            value: bounds.holds(value) and (schema["type"] == "number" or value.denominator == 1)
+            and all((value / Fraction(step)).denominator == 1 for step in steps)
+            and not any((value / Fraction(step)).denominator == 1 for step in others)
+            for value in values
+        }  # fmt: skip
+        try:
+            written = prepare_schema(schema, param="x", closes=False)
+        except RequestError as error:
+            assert "no value at all" in error.message and not any(expected.values()), schema
+            continue
+        matcher = matcher_of(written)
+        assert not matcher.is_error()
+        for value, is_one in expected.items():
+            text, copy = format(exact_decimal(value), "f").encode(), matcher.deep_copy()
+            is_taken = copy.try_consume_tokens(list(text)) == len(text) and copy.is_accepting()
+            assert is_taken == is_one, (schema, value)
 
 
 def test_ranges_hold_what_lies_in_them_and_nothing_else() -> None:

@@ -38,7 +38,7 @@ def left_out(schema: Any) -> list[str]:
 
 WORDS = {"type": "string", "pattern": r"^(wo|ma)rd\1$"}
 MANY = {f"p{number}": {"type": "null"} for number in range(12)}
-ENDLESS = {"multipleOf": 3}
+ENDLESS = {"multipleOf": 11}
 """What has no complement."""
 PLACES: dict[str, tuple[Any, list[str]]] = {
     "nothing": ({"type": "object", "properties": {"a": {"pattern": "^a$"}}}, []),
@@ -59,7 +59,8 @@ PLACES: dict[str, tuple[Any, list[str]]] = {
     "counts": ({"properties": MANY, "minProperties": 2}, []),
     "counts elsewhere": ({"properties": MANY, "allOf": [{"minProperties": 2}]}, []),
     "contains": ({"contains": {"type": "null"}, "maxContains": 1}, ["/maxContains"]),
-    "names": ({"propertyNames": {"maxLength": 100}}, ["/propertyNames"]),
+    "names": ({"propertyNames": {"maxLength": 100, "pattern": "a.*b"}}, ["/propertyNames"]),
+    "lengths of names": ({"propertyNames": {"minLength": 2, "maxLength": 100}}, []),
     "patternProperties": (
         {"properties": {"a~/b": {"patternProperties": {r"(x)\1": {}}, "additionalProperties": False}}},
         ["/properties/a~0~1b/patternProperties"],
