@@ -31,6 +31,7 @@ class Languages:
         self._empty: dict[int, bool] = {}
         self._work = 0
         self._shortest: dict[int, int | None] = {}
+        self._first: dict[int, frozenset[int]] = {}
         self._leasts: dict[int, int | None] = {}
         """By the identity of an expression."""
         self.none = self._make("chars", nullable=False)
@@ -152,14 +153,13 @@ class Languages:
 
     def words(self, start: Node, most: int) -> list[str] | None:
         """All such texts, in order; None if there are more than `most`. Raises `LanguageError`."""
-        atoms = self._atoms(start)
         found: list[str] = []
         stack = [] if self.is_empty(start) else [(start, "")]
         while stack:
             node, text = stack.pop()
             found += [text] if node.nullable else []
             following: list[tuple[Node, str]] = []
-            for low, high in atoms:
+            for low, high in self._steps(node):
                 after = self.derivative(node, low)
                 if not self.is_empty(after):  # so that all that is stacked leads to a text
                     if high - low >= most:
@@ -182,22 +182,40 @@ class Languages:
             return False
         with suppress(NotPlainError):
             return least(start, self._leasts) is None
-        atoms = self._atoms(start)
         seen, stack = {id(start)}, [start]
         while stack:
             node = stack.pop()
             if node.nullable:
                 return False
-            for char, _ in atoms:
+            for char, _ in self._steps(node):
                 following = self.derivative(node, char)
                 if id(following) not in seen:
                     seen.add(id(following))
                     stack.append(following)
         return True
 
-    def _atoms(self, start: Node) -> list[tuple[int, int]]:
-        """Ranges of characters that the expression does not tell apart."""
-        return [(low, high - 1) for low, high in pairwise(sorted(self.cuts(start)))]
+    def _steps(self, node: Node) -> list[tuple[int, int]]:
+        """Ranges of characters that an expression does not tell apart as the first of a text."""
+        return [(low, high - 1) for low, high in pairwise(sorted({0, LAST + 1, *self._edges(node)}))]
+
+    def _edges(self, node: Node) -> frozenset[int]:
+        """Where ranges of characters begin, or end, that may come first (Owens, Reppy and Turon, section 4.2)."""
+        if id(node) not in self._first:
+            self._first[id(node)] = self._edges_within(node)
+        return self._first[id(node)]
+
+    def _edges_within(self, node: Node) -> frozenset[int]:
+        edges: set[int] = set()
+        while node.kind == "cat":  # what follows stands in the second part, however long it is
+            edges |= self._edges(node.parts[0])
+            if not node.parts[0].nullable:
+                return frozenset(edges)
+            node = node.parts[1]
+        if node.kind == "loop":
+            return frozenset(edges | self.cuts(node))
+        for low, high in node.chars:
+            edges |= {low, high + 1}
+        return frozenset(edges).union(*map(self._edges, node.parts))
 
     def shortest(self, start: Node) -> int | None:
         """How long the shortest text is, None if there is none. Raises `LanguageError` if that takes long."""
@@ -208,13 +226,15 @@ class Languages:
     def _length(self, start: Node) -> int | None:
         with suppress(NotPlainError):
             return least(start, self._leasts)
-        atoms = self._atoms(start)
         seen, level, length = {id(start)}, [start], 0
         while level:
             if any(node.nullable for node in level):
                 return length
             following = {
-                id(after): after for node in level for low, _ in atoms for after in [self.derivative(node, low)]
+                id(after): after
+                for node in level
+                for low, _ in self._steps(node)
+                for after in [self.derivative(node, low)]
             }
             level, length = [after for key, after in following.items() if key not in seen], length + 1
             seen |= following.keys()
@@ -244,17 +264,16 @@ class Languages:
 
         Raises `LanguageError`.
         """
-        atoms = self._atoms(start)
         numbers, order = {id(start): 0}, [start]
         moves: list[dict[int, list[tuple[int, int]]]] = []
         for node in order:
             found: dict[int, list[tuple[int, int]]] = {}
-            for atom in atoms:
-                following = self.derivative(node, atom[0])
+            for step in self._steps(node):
+                following = self.derivative(node, step[0])
                 if id(following) not in numbers:
                     numbers[id(following)] = len(order)
                     order.append(following)
-                found.setdefault(numbers[id(following)], []).append(atom)
+                found.setdefault(numbers[id(following)], []).append(step)
             moves.append(found)
             if len(order) > most:
                 raise LanguageError(f"it has more than {most} states")

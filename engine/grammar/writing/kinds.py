@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from itertools import product
 from typing import Any
 
 from engine.grammar.schema.faults import MAX_CHOICES, Beyond, Budget
@@ -76,6 +77,14 @@ class ObjectPart:
     required: tuple[str, ...] = ()
     least: int = 0
     most: int | None = None
+
+    def contradicts(self, other: "ObjectPart") -> bool:
+        """Whether one of the two asks for a member that the other forbids, so that there are no such objects."""
+        return self._forbids(other.required) or other._forbids(self.required)
+
+    def _forbids(self, names: Iterable[str]) -> bool:
+        other = True if self.patterns else self.additional
+        return any(self.properties.get(name, other) is False for name in names)
 
 
 _ANY: Kinds = {"null": [None], "true": [None], "false": [None], "string": [Texts()], "number": [Numbers()],
@@ -151,13 +160,20 @@ class Reader:
         out: Kinds = {}
         for kind in one.keys() & two.keys():
             self._budget.spend(len(one[kind]) * len(two[kind]))
-            out[kind] = _merged([_both(first, second) for first in one[kind] for second in two[kind]])
+            pairs = list(product(one[kind], two[kind]))
+            if kind == "object":
+                pairs = [pair for pair in pairs if not _contradict(*pair)]
+            out[kind] = _merged([_both(*pair) for pair in pairs])
         return out
 
 
 def _united(choices: list[Kinds]) -> Kinds:
     kinds = dict.fromkeys(kind for choice in choices for kind in choice)
     return {kind: _merged([one for choice in choices for one in choice.get(kind, ())]) for kind in kinds}
+
+
+def _contradict(one: tuple[ObjectPart, ...], two: tuple[ObjectPart, ...]) -> bool:
+    return any(first.contradicts(second) for first, second in product(one, two) if first is not second)
 
 
 def _both(one: Any, two: Any) -> Any:

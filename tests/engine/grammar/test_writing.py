@@ -60,6 +60,15 @@ def test_choices_share_the_members_that_they_begin_with() -> None:
     assert size(20) - size(10) < size(1)
 
 
+def test_choices_that_contradict_each_other_are_not_spelled_out() -> None:
+    members = {name: {"type": "string"} for name in "abcdef"}
+    there_or_not = [{"anyOf": [{"properties": {name: False}}, {"required": [name]}]} for name in members]
+    grammar = matcher({"type": "object", "properties": members, "allOf": [*there_or_not, *there_or_not]})
+    for present in subsets("abcdef"):
+        assert accepts(grammar, dict.fromkeys(present, ""))
+    assert not accepts(grammar, {"a": 1})
+
+
 WORDS = st.lists(st.text('ab/"\\\n.é|', max_size=4), min_size=1, max_size=5)
 
 
