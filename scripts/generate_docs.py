@@ -15,14 +15,16 @@ from pathlib import Path
 from engine.weights.random_model import architecture_names
 from server.commands.cli import build_parser
 from server.config.settings import ModelSpec, load_models_file
+from server.edge.connections import MAX_CONNECTIONS
 from server.edge.counters import ServerCounters
 from server.edge.guard import MAX_HEADERS
-from server.edge.http_protocol import HEADER_SECONDS, MAX_HEADER_BYTES, UNREAD_SECONDS
+from server.edge.http_protocol import HEADER_SECONDS, LINGER_BYTES, LINGER_SECONDS, UNREAD_SECONDS
 from server.edge.limits import MIB, Limits
+from server.edge.request_head import MAX_HEAD_BYTES
 from server.edge.sse import KEEP_ALIVE_SECONDS
 from server.fleet.fleet import FleetPolicy
 from server.metrics import exposition
-from server.prompt.text_pool import TextPolicy
+from server.prompt.text_process import TextPolicy
 from server.protocol.error_table import ERROR_TABLE
 from server.protocol.fields import FieldRow, completion_field_table, field_table
 from server.protocol.json_values import MAX_DEPTH, MAX_KEYS_PER_OBJECT
@@ -145,10 +147,20 @@ def limits_table() -> str:
     """What a client may ask of the server, in numbers."""
     limits, policy, texts = Limits(), FleetPolicy(), TextPolicy()
     rows = (
-        ("Request line and headers", f"{MAX_HEADER_BYTES // 1024} KiB, {MAX_HEADERS} headers", "400, 431"),
+        (
+            "Connections",
+            f"{MAX_CONNECTIONS}, or what `ulimit -n` leaves (`--max-connections`)",
+            "idle ones are ended, then 503",
+        ),
+        ("Request line and headers", f"{MAX_HEAD_BYTES // 1024} KiB, {MAX_HEADERS} headers", "414, 431"),
         ("Time for the headers to arrive", f"{HEADER_SECONDS:g} s", "the connection is closed"),
         ("Request body", f"{limits.max_body_bytes // MIB} MiB", "413"),
         ("Time for the body to arrive", f"{limits.body_seconds:g} s", "408"),
+        (
+            "Rest of a request that is taken after an early answer",
+            f"{LINGER_BYTES // MIB} MiB, {LINGER_SECONDS:g} s",
+            "the connection ends",
+        ),
         ("All bodies at once, until their text is tokens", f"{limits.max_buffered_bytes // MIB} MiB", "503"),
         ("Size from which a body is read in a process of its own", f"{texts.here_bytes // 1024} KiB", ""),
         (

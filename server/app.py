@@ -62,6 +62,8 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     response = error_response(answer)
     if error.headers:
         response.headers.update(error.headers)
+    if response.headers.get("allow") == "GET":
+        response.headers["allow"] = "GET, HEAD"
     return response
 
 

@@ -95,6 +95,10 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         help="running and waiting answers beyond which requests are refused [%(default)s]",
     )  # fmt: skip
     limits.add_argument(
+        "--max-connections", type=_positive, metavar="N",
+        help="open connections beyond which those without a request are ended [as many as ulimit -n allows]",
+    )  # fmt: skip
+    limits.add_argument(
         "--drain", type=_seconds, default=5.0, metavar="SECONDS",
         help="what running requests get to finish when the server is told to end [%(default)s]",
     )  # fmt: skip
@@ -118,7 +122,7 @@ def _serve(options: argparse.Namespace) -> int:
         api_keys=(*options.api_key, *os.environ.get(KEY_VARIABLE, "").split()),
         allowed_hosts=tuple(options.allowed_host),
         drain_seconds=options.drain,
-        limits=Limits(max_requests=options.max_requests),
+        limits=Limits(max_requests=options.max_requests, max_connections=options.max_connections),
         ignore_unknown_fields=options.unknown_fields == "ignore",
     )
     return run(settings, console)

@@ -17,6 +17,7 @@ from server.commands.banner import Console, ready_banner
 from server.config.settings import SamplingDefaults
 from server.context import ServerContext
 from server.edge.auth import Keys
+from server.edge.connections import raise_descriptor_limit
 from server.edge.limits import Admission, Limits
 from server.fleet.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
 from server.markup.formats import ToolsSetting
@@ -75,6 +76,7 @@ def bind(host: str, port: int) -> socket.socket:
 def run(settings: ServeSettings, console: Console) -> int:
     """Serve until told to end; the exit code. Raises `ConfigError` before anything is loaded."""
     keys = Keys(settings.api_keys)
+    raise_descriptor_limit()
     listener = bind(settings.host, settings.port)
     with contextlib.closing(listener):
         return asyncio.run(HeadraceServer(settings, keys, listener, console).run())
@@ -97,8 +99,8 @@ class HeadraceServer:
             tools=settings.tools,
             on_change=self._on_change,
         )
-        self.texts: TextPool
-        """Set once the server listens."""
+        self.texts: TextPool | None = None
+        """What reads long texts; there once the server listens."""
         self._stop = asyncio.Event()
         self._close = asyncio.Event()
         self._signals = 0
@@ -111,12 +113,16 @@ class HeadraceServer:
                 serving = asyncio.create_task(self._serve_http(), name="http")
                 failed = await self._wait_for_the_end(serving)
                 await self._drain()
-                await self.fleet.stop()
+                await self._end_processes()
                 self._close.set()
                 await serving
             finally:
-                await self.fleet.stop()
+                await self._end_processes()
         return 1 if failed else 0
+
+    async def _end_processes(self) -> None:
+        texts = [self.texts.close()] if self.texts is not None else []
+        await asyncio.gather(self.fleet.stop(), *texts)
 
     async def _serve_http(self) -> None:
         # Imported only now that the engine processes are starting, so that the two go on side by side.
@@ -128,14 +134,14 @@ class HeadraceServer:
         context = ServerContext(
             self.fleet, self.admission, self.texts, ignore_unknown_fields=self._settings.ignore_unknown_fields
         )
-        server = HttpServer(build_app(context, keys=self._keys, hosts=allowed_hosts(self._settings)))
+        app = build_app(context, keys=self._keys, hosts=allowed_hosts(self._settings))
+        server = HttpServer(app, max_connections=self._settings.limits.max_connections)
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         closed = asyncio.create_task(self._close.wait())
         await asyncio.wait({serving, closed}, return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
         closed.cancel()
         await serving
-        await self.texts.close()
 
     async def _wait_for_the_end(self, serving: "asyncio.Task[None]") -> bool:
         """Wait for a signal, or for every model to have failed; the latter is True."""

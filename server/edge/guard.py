@@ -4,6 +4,7 @@ Request ids, the refusal of requests that two parties could read differently, ho
 one log line a request. Pure ASGI, because Starlette's `BaseHTTPMiddleware` hides disconnects from what it wraps.
 """
 
+import asyncio
 import json
 import logging
 import re
@@ -16,8 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.edge.auth import Keys
 from server.edge.counters import ServerCounters
-from server.edge.limits import ClientGone
-from server.protocol.errors import ApiError, internal_error
+from server.edge.http_protocol import EXTRA
+from server.edge.limits import RETRY_SECONDS, ClientGone
+from server.protocol.errors import ApiError, internal_error, overloaded
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +48,15 @@ class Edge:
         exchange = _Exchange(scope, receive, send)
         try:
             self._check(exchange)
-            await self._app(scope, exchange.receive, exchange.send)
+            # The answer to HEAD is that to GET without its body, which is left out below.
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            await self._app({**scope, "method": method}, exchange.receive, exchange.send)
         except ClientGone:
             self._counters.disconnected += 1
         except ApiError as error:
             await exchange.answer(error)
+        except asyncio.CancelledError:
+            await exchange.answer(overloaded("The server is shutting down", retry_after=RETRY_SECONDS))
         except Exception:
             logger.exception("request %s failed unexpectedly", exchange.request_id)
             await exchange.answer(internal_error())
@@ -63,8 +69,8 @@ class Edge:
         headers = exchange.headers
         if len(headers.raw) > MAX_HEADERS:
             raise ApiError(431, f"More than {MAX_HEADERS} headers", code="too_many_headers")
-        if "content-length" in headers and "transfer-encoding" in headers:
-            raise ApiError(400, "Content-Length and Transfer-Encoding exclude each other", code="bad_http")
+        if exchange.is_extra and exchange.scope["path"] not in PROBED_PATHS:
+            raise overloaded("All connections of this server have requests", retry_after=RETRY_SECONDS)
         if self._hosts is not None and _host_name(headers.get("host", "")) not in self._hosts:
             raise ApiError(
                 403,
@@ -96,6 +102,8 @@ class _Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.headers = Headers(scope=scope)
+        self.is_extra = EXTRA in scope.get("state", {})
+        """It came on a connection beyond the limit."""
         given = self.headers.get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
         self.status = 0
@@ -120,7 +128,7 @@ class _Exchange:
                 (b"x-request-id", self.request_id.encode()),
                 (b"x-content-type-options", b"nosniff"),
             ]
-            if not self._body_read:
+            if not self._body_read or self.is_extra:
                 # The unread rest of the body would be taken for the next request.
                 message["headers"].append((b"connection", b"close"))
         await self._send(message)

@@ -1,27 +1,36 @@
 """The HTTP/1.1 edge below the application: what uvicorn and h11 leave open.
 
-uvicorn waits for ever for a request's headers and for a client that no longer reads, and answers what h11 cannot parse
-in plain text. This protocol gives headers a deadline, lets the kernel end connections whose peer takes nothing, and
-speaks the API's error shape.
+uvicorn waits for ever for a request's headers and for a client that no longer reads, answers what h11 cannot parse in
+plain text, and closes connections on clients that still write, which costs them the answer. This protocol gives headers
+a deadline, lets the kernel end connections whose peer takes nothing, speaks the API's error shape, and before it closes
+takes for a while what a client still sends.
 """
 
 import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
-MAX_HEADER_BYTES = 64 * 1024
-"""For uvicorn's `h11_max_incomplete_event_size`: request line and headers together."""
+from server.edge.connections import Acceptor, most_connections
+from server.edge.request_head import StrictConnection
+
+EXTRA = "is_extra"
+"""In the state of requests on connections beyond their limit, which are only told how the server is."""
+
 HEADER_SECONDS = 15.0
 UNREAD_SECONDS = 60.0
 """How long sent bytes may stay unacknowledged, or the peer's window closed."""
-
+LINGER_SECONDS = 5.0
+LINGER_BYTES = 64 * 1024 * 1024
+"""What is taken and thrown away of a client that has been answered before it has sent all."""
 LAST_ANSWERS_SECONDS = 2
 """What connections get to take their last bytes when the server ends."""
 
@@ -29,12 +38,13 @@ LAST_ANSWERS_SECONDS = 2
 class HttpServer(uvicorn.Server):
     """uvicorn as this server runs it: h11, no websockets, no logging of its own, and signals are not its business."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, max_connections: int | None = None) -> None:
+        """`max_connections` is None for as many as this process's open files allow."""
+        self._max_connections = max_connections
         super().__init__(
             uvicorn.Config(
                 app,
                 http=GuardedH11Protocol,
-                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
                 ws="none",
                 lifespan="off",
                 loop="asyncio",
@@ -45,6 +55,28 @@ class HttpServer(uvicorn.Server):
                 timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections on sockets that listen already."""
+        await self.lifespan.startup()
+        limit = most_connections(self._max_connections)
+        self.servers = [
+            Acceptor(listener, self._make_protocol, self.server_state.connections, limit)  # type: ignore[arg-type,misc]
+            for listener in sockets or ()
+        ]
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End all connections, those that have their last answers a little later."""
+        await super().shutdown(sockets)
+        await asyncio.sleep(0)  # what was cancelled answers
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+    def _make_protocol(self, is_extra: bool) -> "GuardedH11Protocol":
+        state = {**self.lifespan.state, EXTRA: True} if is_extra else self.lifespan.state
+        return GuardedH11Protocol(self.config, self.server_state, state)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -57,11 +89,38 @@ class GuardedH11Protocol(H11Protocol):
 
     header_seconds = HEADER_SECONDS
     unread_seconds = UNREAD_SECONDS
+    linger_seconds = LINGER_SECONDS
     _header_timer: asyncio.TimerHandle | None = None
+    _linger_timer: asyncio.TimerHandle | None = None
+    _lingered = 0
+
+    conn: StrictConnection
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.conn = StrictConnection()
+        self._idle_since = self.loop.time()
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when there has been no request, in seconds of the event loop; None while there is one."""
+        has_request = self.cycle is not None and not self.cycle.response_complete
+        return None if has_request else self._idle_since
+
+    def evict(self) -> None:
+        """End the connection at once; from now on it does not count."""
+        self.connections.discard(self)
+        self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Arm both deadlines."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _GentleTransport(transport, self._linger)))
         raw = transport.get_extra_info("socket")
         if raw is not None and hasattr(socket, "TCP_USER_TIMEOUT") and raw.family in (socket.AF_INET, socket.AF_INET6):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.unread_seconds * 1000))
@@ -69,6 +128,11 @@ class GuardedH11Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and keep the deadline running exactly while a request's headers are incomplete."""
+        if self._linger_timer is not None:
+            self._lingered += len(data)
+            if self._lingered > LINGER_BYTES:
+                self.transport.abort()
+            return
         super().data_received(data)
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
             self._arm_header_timer()
@@ -76,16 +140,36 @@ class GuardedH11Protocol(H11Protocol):
             self._disarm_header_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadline."""
+        """Forget the deadlines."""
         self._disarm_header_timer()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
         super().connection_lost(exc)
 
+    def on_response_complete(self) -> None:
+        """Note when the connection fell idle."""
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """End the connection once it has no request."""
+        if self._linger_timer is None:
+            super().shutdown()
+
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP/1.1, or what has too long headers, and close."""
+        """Answer what is no clear HTTP/1.1, or what has too long headers, and close."""
+        refusal = self.conn.refusal
         body = json.dumps(
-            {"error": {"message": msg, "type": "invalid_request_error", "param": None, "code": "bad_http"}}
+            {
+                "error": {
+                    "message": refusal.message,
+                    "type": "invalid_request_error",
+                    "param": None,
+                    "code": refusal.code,
+                }
+            }
         ).encode()
-        self._answer_and_close(400, body)
+        self._answer_and_close(refusal.status, body)
 
     def _arm_header_timer(self) -> None:
         if self._header_timer is None:
@@ -111,3 +195,40 @@ class GuardedH11Protocol(H11Protocol):
             for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+    def _linger(self, transport: asyncio.Transport) -> bool:
+        """Take what the client still sends, if it has not sent all; whether that is so.
+
+        It reads no answer before it has written its request, and would lose one that is followed by a reset.
+        """
+        if self.conn.their_state not in (h11.SEND_BODY, h11.ERROR) or self.conn.our_state is h11.SEND_BODY:
+            return False
+        if self._linger_timer is None:
+            self._linger_timer = self.loop.call_later(self.linger_seconds, transport.abort)
+            self._disarm_header_timer()
+            if transport.can_write_eof():
+                transport.write_eof()
+            transport.resume_reading()
+        return True
+
+
+class _GentleTransport:
+    """A transport that asks before it closes. uvicorn closes it in many places, all of them right for others."""
+
+    def __init__(self, transport: asyncio.Transport, linger: Callable[[asyncio.Transport], bool]) -> None:
+        self._transport = transport
+        self._linger = linger
+        self._closing = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        """Whether it is closed, or will be."""
+        return self._closing or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close the connection once the client has sent all, or enough."""
+        self._closing = True
+        if not self._transport.is_closing() and not self._linger(self._transport):
+            self._transport.close()

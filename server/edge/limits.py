@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
-from server.protocol.errors import ApiError, overloaded
+from server.protocol.errors import ApiError, bad_request, overloaded
 
 MIB = 1024 * 1024
 RETRY_SECONDS = 2
-LINGER_SECONDS = 5.0
-LINGER_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +23,8 @@ class Limits:
     """All bodies at once that are being read, or whose text is being worked on."""
     max_requests: int = 1024
     """Choices admitted and not yet answered."""
+    max_connections: int | None = None
+    """None: as many as this process's open files allow."""
 
 
 class ClientGone(Exception):
@@ -32,11 +32,7 @@ class ClientGone(Exception):
 
 
 class _BodyTooLargeError(Exception):
-    """`is_coming`: more of it is on its way."""
-
-    def __init__(self, *, is_coming: bool) -> None:
-        super().__init__()
-        self.is_coming = is_coming
+    pass
 
 
 class Ticket:
@@ -78,9 +74,14 @@ class Admission:
         """Bytes of bodies."""
 
     def check(self, cost: int = 1) -> None:
-        """Raise `ApiError` 503 with Retry-After if `cost` more choices find no place."""
+        """Raise `ApiError` 503 with Retry-After if `cost` more choices find no place, 400 if they never could."""
         if self.draining:
             raise overloaded("The server is shutting down", retry_after=RETRY_SECONDS)
+        if cost > self.limits.max_requests:
+            raise bad_request(
+                f"This request asks for {cost} answers, and this server gives {self.limits.max_requests} at once",
+                param="n",
+            )
         if self.in_flight + cost > self.limits.max_requests:
             self.refused += 1
             raise overloaded(
@@ -105,9 +106,7 @@ class Admission:
         try:
             async with asyncio.timeout(self.limits.body_seconds):
                 body = await self._read(headers, receive)
-        except _BodyTooLargeError as error:
-            if error.is_coming:
-                await _linger(receive)
+        except _BodyTooLargeError:
             raise ApiError(
                 413, f"The request body is larger than {self.limits.max_body_bytes} bytes", code="request_too_large"
             ) from None
@@ -121,7 +120,7 @@ class Admission:
         limit = self.limits.max_body_bytes
         declared = headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > limit:
-            raise _BodyTooLargeError(is_coming="expect" not in headers)
+            raise _BodyTooLargeError
         parts: list[bytes] = []
         size = 0
         try:
@@ -133,7 +132,7 @@ class Admission:
                 size += len(part)
                 self.buffered += len(part)
                 if size > limit:
-                    raise _BodyTooLargeError(is_coming=message.get("more_body", False))
+                    raise _BodyTooLargeError
                 if self.buffered > self.limits.max_buffered_bytes:
                     raise overloaded("Too many large requests at once", retry_after=RETRY_SECONDS)
                 parts.append(part)
@@ -145,26 +144,16 @@ class Admission:
 
 def _check_type(headers: Headers) -> None:
     content_type = headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != "application/json":
+    kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    if kind != "application/json":
         raise ApiError(
             415, f"The content type must be application/json, got {content_type[:100]!r}", code="unsupported_media_type"
         )
+    charsets = [part for part in parameters if part.partition("=")[0].strip() == "charset"]
+    if len(charsets) > 1 or any(part.partition("=")[2].strip().strip('"') != "utf-8" for part in charsets):
+        raise ApiError(400, f"The charset must be UTF-8, got {content_type[:100]!r}", code="bad_http")
     encoding = headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":
         raise ApiError(
             415, f"Request bodies must not be encoded, got {encoding[:100]!r}", code="unsupported_media_type"
         )
-
-
-async def _linger(receive: Receive) -> None:
-    """Throw away what a client still sends: closing while it writes would lose it the answer."""
-    seen = 0
-    try:
-        async with asyncio.timeout(LINGER_SECONDS):
-            while seen < LINGER_BYTES:
-                message = await receive()
-                seen += len(message.get("body", b""))
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                    return
-    except TimeoutError:
-        return

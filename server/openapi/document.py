@@ -18,7 +18,7 @@ from server.protocol.fields import FieldRow
 from server.protocol.shapes import ErrorAnswerShape
 
 OPENAPI_VERSION = "3.2.0"
-EVERYWHERE = (400, 401, 403, 431, 500)
+EVERYWHERE = (400, 401, 403, 414, 431, 500)
 """Statuses with which the edge may answer any request; 401 where keys are asked for."""
 
 

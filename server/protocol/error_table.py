@@ -33,7 +33,10 @@ ERROR_TABLE = (
     ErrorRow(408, ("request_timeout",), "the body did not arrive in [time](security.md#limits)"),
     ErrorRow(413, ("request_too_large",), "the body is beyond its [limit](security.md#limits)"),
     ErrorRow(415, ("unsupported_media_type",), "another content type, or an encoded body"),
-    ErrorRow(431, ("too_many_headers",), "the headers are beyond their [limit](security.md#limits)"),
+    ErrorRow(414, ("uri_too_long",), "the request line is beyond its [limit](security.md#limits)"),
+    ErrorRow(
+        431, ("too_many_headers", "headers_too_large"), "the headers are beyond their [limit](security.md#limits)"
+    ),
     ErrorRow(500, ("internal_error", "engine_error"), "a fault of the server; its log says more"),
     ErrorRow(503, ("overloaded",), "the server is full, or is shutting down; `Retry-After` says when to come again"),
     ErrorRow(503, ("model_not_ready",), "the model is loading, restarting, or has failed"),

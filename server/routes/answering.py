@@ -26,7 +26,7 @@ from server.fleet.fleet import EngineHandle
 from server.prompt.plan import PromptPlan
 from server.prompt.text_messages import TextRoute
 from server.prompt.tokenizer import ChatTokenizer
-from server.protocol.errors import ApiError, from_request_error, internal_error, overloaded
+from server.protocol.errors import ApiError, from_request_error, internal_error
 from server.protocol.hints import cache_salt
 from server.protocol.response import encode_json, usage
 from server.routes.text_work import do_text_work
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
 """What the log says of a client that left; it is never sent."""
-STOPPED_RETRY_SECONDS = 5
+DIED_RETRY_SECONDS, STOPPED_RETRY_SECONDS = 2, 5
 
 
 class AnswerForm(Protocol):
@@ -228,17 +228,21 @@ def as_api_error(error: Exception) -> ApiError:
         case RequestError():
             return from_request_error(error)
         case EngineStoppedError():
-            return overloaded("The server is shutting down", retry_after=STOPPED_RETRY_SECONDS)
+            return _engine_died("The server was told to end", STOPPED_RETRY_SECONDS)
         case EngineDeadError():
-            return ApiError(
-                503,
-                "The engine of this model has ended unexpectedly; the request can be sent again",
-                type="server_error",
-                code="engine_died",
-                headers={"Retry-After": "2"},
-            )
+            return _engine_died("The engine of this model has ended unexpectedly", DIED_RETRY_SECONDS)
     logger.error("a request failed unexpectedly", exc_info=error)
     return internal_error()
+
+
+def _engine_died(reason: str, retry_after: int) -> ApiError:
+    return ApiError(
+        503,
+        f"{reason}; the request can be sent again",
+        type="server_error",
+        code="engine_died",
+        headers={"Retry-After": str(retry_after)},
+    )
 
 
 def _frame(chunk: bytes) -> bytes:

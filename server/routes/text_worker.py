@@ -1,7 +1,7 @@
 """The process that does the text work of large bodies: `python -m server.routes.text_worker MEMORY SECONDS NICENESS`.
 
-Its parent is `server.prompt.text_pool`; `server.prompt.text_messages` says what crosses. Native code cannot be stopped
-from within, so the kernel does it: address space is limited to MEMORY bytes, and each body has SECONDS of the
+Its parent is `server.prompt.text_process`; `server.prompt.text_messages` says what crosses. Native code cannot be
+stopped from within, so the kernel does it: address space is limited to MEMORY bytes, and each body has SECONDS of the
 processor's time, after which this process ends. NICENESS is its rank among processes.
 """
 
@@ -25,6 +25,7 @@ from server.prompt.text_messages import (
     ReadBody,
     decode_question,
 )
+from server.prompt.text_process import OUT_OF_MEMORY
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError, internal_error
 from server.protocol.response import encode_json
@@ -59,7 +60,7 @@ class TextWorker:
             except ApiError as error:
                 write_message(self._sink, Failed.of(error))
             except (MemoryError, RecursionError):
-                raise
+                os._exit(OUT_OF_MEMORY)
             except Exception:
                 logger.exception("text work failed unexpectedly")
                 write_message(self._sink, Failed.of(internal_error()))

@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from server.prompt.text_pool import TextPolicy, TextPool
+from server.prompt.text_pool import TextPool
+from server.prompt.text_process import TextPolicy
 from server.protocol.errors import ApiError
 from tests.clocks import PATIENCE
 from tests.server import patient
@@ -73,6 +74,11 @@ BODIES: dict[str, tuple[str, Callable[[], Any], int]] = {
 }
 
 
+def texts_of(server: RunningServer) -> TextPool:
+    assert server.server.texts is not None
+    return server.server.texts
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path) -> Iterator[RunningServer]:
     with (
@@ -81,7 +87,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path) -> Itera
             patch, tmp_path_factory.mktemp("long"), Script(model_dir=str(smollm2_dir), token_ids=[504])
         ) as running,
     ):
-        patch.setattr(running.server.texts, "policy", MEASURED)
+        patch.setattr(texts_of(running), "policy", MEASURED)
         yield running
 
 
@@ -166,9 +172,9 @@ def test_answers_are_the_same_wherever_the_work_is_done(server: RunningServer, m
 
     here = answers()
     assert {status for status, _ in here} == {200, 400, 404}
-    monkeypatch.setattr(server.server.texts, "policy", dataclasses.replace(MEASURED, here_bytes=0))
+    monkeypatch.setattr(texts_of(server), "policy", dataclasses.replace(MEASURED, here_bytes=0))
     assert answers() == here
-    assert server.server.texts.num_processes == 1
+    assert texts_of(server).num_processes == 1
 
 
 @pytest.mark.parametrize(
@@ -179,20 +185,20 @@ def test_answers_are_the_same_wherever_the_work_is_done(server: RunningServer, m
 def test_a_body_that_takes_too_much_ends_with_its_process(
     limits: dict[str, int], why: str, server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.server.texts, "policy", dataclasses.replace(MEASURED, **limits))
+    monkeypatch.setattr(texts_of(server), "policy", dataclasses.replace(MEASURED, **limits))
     file = written({"messages": [user(parts(n))[0] for n in range(4096)]}, tmp_path)
     status, answer = post(server, CHAT, file)
     assert status == 400 and answer["error"]["code"] == "request_too_complex"
     assert why in answer["error"]["message"]
-    monkeypatch.setattr(server.server.texts, "policy", MEASURED)
+    monkeypatch.setattr(texts_of(server), "policy", MEASURED)
     assert post(server, "/tokenize", written({"prompt": words(100_000)}, tmp_path))[0] == 200
 
 
 def test_a_process_without_work_ends(server: RunningServer, tmp_path: Path) -> None:
     assert post(server, "/tokenize", written({"prompt": words(100_000)}, tmp_path))[0] == 200
-    assert server.server.texts.num_processes == 1
+    assert texts_of(server).num_processes == 1
     server.pass_time(MEASURED.idle_seconds + 1)
-    wait_until(lambda: not server.server.texts.num_processes)
+    wait_until(lambda: not texts_of(server).num_processes)
 
 
 def test_the_process_of_a_client_that_left_is_ended(server: RunningServer) -> None:
