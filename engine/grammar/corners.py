@@ -30,11 +30,11 @@ _DIGITS = (b"", *(b"%d" % digit for digit in range(10)))
 class Corners:
     """Looks ahead over one vocabulary, for one grammar."""
 
-    def __init__(self, index: TokenIndex, names: NamesTaken, items: ItemsTaken) -> None:
+    def __init__(self, index: TokenIndex, taken: Taken, names: NamesTaken, items: ItemsTaken) -> None:
         """What names there are, and whether items have to differ: see `Nodes`."""
         self._index = index
         self._tokens = index.vocabulary.tokens
-        self._taken = Taken(index)
+        self._taken = taken
         self._few_names = names == "few"
         self._few_texts = items == "few"
         self._ways: dict[Place, bool] = {}
@@ -127,16 +127,16 @@ class Corners:
         return place.may_differ and not is_endless and can_repeat(place)
 
     def _is_completed(self, grammar: LlguidanceGrammar, text: bytes, place: Place) -> bool:
-        """Whether an item that is a text or a number is soon another one, which is seen without a mask."""
-        frame = place.frame
-        if frame is None or not frame.differs or (frame.around is not None and frame.around.is_watched):
-            return False
+        """Whether a text or a number that is being written is soon another one than is there, seen without a mask."""
         ends: list[tuple[bytes, Identity]] = []
         if place.mode == STRING:
             ends = [(tail + b'"', place.partial + tail + b'"') for tail in _TAILS]
         elif place.mode == BARE:
-            ends = [(tail, bare_value(place.partial + tail)) for tail in _DIGITS]
-        return any(value not in frame.known and self._taken.must_differ(grammar, text + end) for end, value in ends)
+            ends = [(tail + b" ", bare_value(place.partial + tail)) for tail in _DIGITS]
+        alike = likeness(place) if ends else None
+        return alike is not None and any(
+            value not in alike.values and self._taken.allows(grammar, text + end) for end, value in ends
+        )
 
     def _looked_ahead(self, grammar: LlguidanceGrammar, token_id: int, place: Place) -> bool:
         ahead = grammar.copy()

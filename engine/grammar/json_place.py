@@ -64,9 +64,16 @@ class Frame:
         if not self.is_watched:
             return self
         if self.is_object:
-            return replace(self, name=b"", members=self.members | {(self.name, value)})
+            members = self.members | {(self.name, value)}
+            return Frame(self.around, True, self.names, is_watched=True, members=members)
         known = self.known | {value} if self.differs else self.known
-        return replace(self, items=(*self.items, value), known=known)
+        return Frame(self.around, False, differs=self.differs, is_watched=True, items=(*self.items, value), known=known)
+
+    def with_name(self, name: bytes) -> "Frame":
+        """Behind a member's name."""
+        if not self.is_watched:
+            return Frame(self.around, True, self.names | {name})
+        return Frame(self.around, True, self.names | {name}, is_watched=True, name=name, members=self.members)
 
     def loosened(self) -> "Frame":
         """The same array, whose items may be equal."""
@@ -166,8 +173,7 @@ class _Reading:
             assert self.frame is not None
             if self.partial in self.frame.names:
                 return True
-            name = self.partial if self.frame.is_watched else b""
-            self.frame = replace(self.frame, names=self.frame.names | {self.partial}, name=name)
+            self.frame = self.frame.with_name(self.partial)
             self.mode, self.partial = COLON, b""
         return False
 

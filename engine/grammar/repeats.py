@@ -43,7 +43,7 @@ class UnrepeatedGrammar:
         self._inner = inner
         self._index = index
         self._taken = Taken(index)
-        self._corners = Corners(index, names, items) if names == "few" or items != "any" else None
+        self._corners = Corners(index, self._taken, names, items) if names == "few" or items != "any" else None
         self._opens = re.compile(opens.encode()) if opens else None
         self._begin = Place(may_differ=items != "any")
         self._place: Place | None = None if opens else self._begin

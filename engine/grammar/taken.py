@@ -11,6 +11,9 @@ from engine.grammar.json_place import BARE, ESCAPED_NAME, ESCAPED_STRING, KEY, N
 from engine.grammar.token_index import TokenIndex, allowed, clear
 from engine.grammar.writing.document import DIFFERS
 
+MAX_PLACES = 64
+"""Places of which is known what has been read from them."""
+
 
 class Taken:
     """What is there already in texts of one vocabulary. Each question is about a grammar that stands at a place."""
@@ -18,6 +21,8 @@ class Taken:
     def __init__(self, index: TokenIndex) -> None:
         self._index = index
         self._tokens = index.vocabulary.tokens
+        self._reads: dict[int, tuple[Place, dict[bytes, Place | Repeated]]] = {}
+        """By the identity of a place, which is kept with them."""
         self._mark = index.ids.get(DIFFERS.encode(), [-1])[0]
 
     def behind(self, grammar: LlguidanceGrammar, place: Place, text: bytes, before: bytes = b"") -> Place | None:
@@ -25,7 +30,7 @@ class Taken:
 
         `before` is what has been read and the grammar does not know yet.
         """
-        after, begin = place.read(text), 0
+        after, begin = self._read(place, text), 0
         while isinstance(after, Repeated):
             begin += after.end
             if after.place is None or self.must_differ(grammar, before + text[:begin]):
@@ -33,10 +38,27 @@ class Taken:
             after = after.place.read(text[begin:])
         return after
 
+    def _read(self, place: Place, text: bytes) -> Place | Repeated:
+        """What a text leads to, which is asked for several times while one bitmask is made."""
+        found = self._reads.get(id(place))
+        if found is None:
+            if len(self._reads) >= MAX_PLACES:
+                self._reads.clear()
+            found = self._reads[id(place)] = place, {}
+        known = found[1].get(text)
+        if known is None:
+            known = found[1][text] = place.read(text)
+        return known
+
     def must_differ(self, grammar: LlguidanceGrammar, text: bytes) -> bool:
         """Whether behind a text, which begins an array or ends an item, that array's items have to differ."""
         ids = self._index.spelled(text)
         return ids is None or grammar.allows([*ids, self._mark])
+
+    def allows(self, grammar: LlguidanceGrammar, text: bytes) -> bool:
+        """Whether a text may come, whatever is there already; False where no tokens spell it."""
+        ids = self._index.spelled(text)
+        return ids is not None and grammar.allows(ids)
 
     def forbid_marks(self, row: np.ndarray) -> None:
         """Take the marks out."""
@@ -51,8 +73,15 @@ class Taken:
                     self._index.forbid(row, name[len(place.partial) :])
         elif place.frame is not None and place.frame.known:
             self._forbid_items(grammar, row, place)
-        for kind in _wholes(place):
-            for token_id in allowed(row, self._index.kinds[kind]):
+        in_text = place.mode in (NAME, ESCAPED_NAME, STRING, ESCAPED_STRING)
+        for token_id in allowed(row, self._index.kinds["two quotes" if place.mode == KEY else "comma and two quotes"]):
+            quoted = self._index.quoted.get(token_id)  # which is no name where the first quote ends a text
+            if quoted is not None and (in_text or quoted not in place.names):
+                continue
+            if self.behind(grammar, place, self._tokens[token_id]) is None:
+                clear(row, token_id)
+        if place.may_differ:
+            for token_id in allowed(row, self._index.kinds[_ending_items(place)]):
                 if self.behind(grammar, place, self._tokens[token_id]) is None:
                     clear(row, token_id)
 
@@ -69,13 +98,11 @@ class Taken:
                         self._index.forbid(row, rest)
 
 
-def _wholes(place: Place) -> list[str]:
-    """Kinds of tokens that may complete a name, or an item, that they begin themselves or that holds others."""
-    kinds = ["two quotes" if place.mode == KEY else "comma and two quotes"]
-    if place.may_differ:
-        frame = place.frame
-        while frame is not None and not frame.known:
-            frame = frame.around
-        in_text = place.mode in (NAME, ESCAPED_NAME, STRING, ESCAPED_STRING)
-        kinds.append("repeating" if frame is None else "items behind a text" if in_text else "items")
-    return kinds
+def _ending_items(place: Place) -> str:
+    """The kind of tokens that may complete an item that they begin themselves, or that holds others."""
+    frame = place.frame
+    while frame is not None and not frame.known:
+        frame = frame.around
+    if frame is None:
+        return "repeating"
+    return "items behind a text" if place.mode in (NAME, ESCAPED_NAME, STRING, ESCAPED_STRING) else "items"

@@ -31,6 +31,7 @@ _KINDS = {
 string, or a number or word that something follows; what is next begins behind a comma."""
 _OF_A_KIND = re.compile(rb'[",:\[\]{}\x01]|[0-9el]\s')
 """Found in all longer tokens of some kind, and in few others."""
+_CLOSING = re.compile(rb"[\\\]}]")
 _NUMERIC = re.compile(rb" ?([-+.0-9eE]+)")
 
 
@@ -42,6 +43,8 @@ class TokenIndex:
         self.ids: dict[bytes, list[int]] = {}
         self.by_digits: dict[bytes, list[int]] = {}
         """Tokens that are part of a number, with a space before it maybe, by the digits of its mantissa's part."""
+        self.quoted: dict[int, bytes] = {}
+        """Of tokens with two quotes and nothing that closes or is escaped: what stands between them, and the second."""
         self._ending: dict[bytes, list[int]] = {}
         """Tokens with a quote, by what stands up to it."""
         self._masks: dict[bytes, np.ndarray] = {}
@@ -57,6 +60,8 @@ class TokenIndex:
                 for name, pattern in patterns.items():
                     if pattern.search(text):
                         found[name].append(token_id)
+            if text.count(b'"') == 2 and not _CLOSING.search(text):
+                self.quoted[token_id] = text.split(b'"')[1] + b'"'
             if b'"' in text:
                 self._ending.setdefault(text[: text.index(b'"') + 1], []).append(token_id)
             if part := _NUMERIC.fullmatch(text):
