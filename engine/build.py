@@ -75,6 +75,7 @@ def build_engine(
         generation_defaults=loaded.generation_defaults,
         numerics=_numerics(config, runner),
         notes=runner.notes,
+        images=None if runner.encoder is None else runner.encoder.info,
     )
     return engine, info
 

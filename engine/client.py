@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 import zmq
@@ -19,9 +19,11 @@ from engine.errors import EngineDeadError, EngineStoppedError, ModelLoadError, R
 from engine.messages import (
     MAX_FRAME_BYTES,
     AbortRequest,
+    AddImage,
     AddRequest,
     EngineInfo,
     EngineStats,
+    ImageSpan,
     Inbound,
     LoadFailed,
     Loading,
@@ -154,17 +156,28 @@ class EngineClient:
         return await asyncio.shield(self._ready)
 
     def submit(
-        self, prompt_token_ids: list[int], params: SamplingParams, *, n: int = 1, salt: bytes = b"", priority: int = 0
+        self,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        *,
+        n: int = 1,
+        salt: bytes = b"",
+        priority: int = 0,
+        images: Sequence[tuple[ImageSpan, AddImage]] = (),
     ) -> RequestStream:
         """Send a prompt to be continued `n` times; the outputs arrive on the returned stream.
 
-        Of those that wait in the engine, lower `priority` is served first. Raises `EngineDeadError`.
+        Of those that wait in the engine, lower `priority` is served first. `images` stand in the prompt, in order.
+        Raises `EngineDeadError`.
         """
         if self._dead is not None:
             raise self._dead
         request_id = next(self._ids)
         stream = RequestStream(self, request_id, n)
-        self._send(AddRequest(request_id, prompt_token_ids, params, n=n, salt=salt, priority=priority))
+        for image in {image.digest: image for _, image in images}.values():
+            self._send(image)
+        spans = [span for span, _ in images]
+        self._send(AddRequest(request_id, prompt_token_ids, params, n=n, salt=salt, priority=priority, images=spans))
         self._streams[request_id] = stream
         return stream
 

@@ -145,6 +145,15 @@ class LoadFailed(msgspec.Struct, tag="load_failed", frozen=True, omit_defaults=T
     hint: str | None = None
 
 
+class ImageInfo(msgspec.Struct, frozen=True):
+    """How a model takes images."""
+
+    family: str
+    """Whose way of cutting images it has."""
+    token_id: int
+    """The placeholder, of which as many stand in the prompt as an image has tokens."""
+
+
 class EngineInfo(msgspec.Struct, frozen=True):
     """What a loaded engine is and can do."""
 
@@ -176,6 +185,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     """What a step takes beside the weights, where that is measured (CUDA)."""
     graph_bytes: int = 0
     """What is kept for recorded steps."""
+    images: ImageInfo | None = None
+    """None for a model that takes none."""
 
     @property
     def kv_tokens(self) -> int:

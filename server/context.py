@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from server.edge.counters import ServerCounters
 from server.edge.limits import Admission
 from server.fleet.fleet import EngineHandle, Fleet, ModelState
+from server.images.service import ImageService
 from server.prompt.text_pool import TextPool
 from server.protocol.errors import ApiError, model_not_found
 
@@ -20,6 +21,7 @@ class ServerContext:
     fleet: Fleet
     admission: Admission
     texts: TextPool = field(default_factory=TextPool)
+    images: ImageService = field(default_factory=ImageService)
     counters: ServerCounters = field(default_factory=ServerCounters)
     ignore_unknown_fields: bool = False
 

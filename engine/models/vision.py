@@ -8,13 +8,13 @@ as the family's image processor cuts them, and are scaled here, in fp32 as the p
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from engine.errors import RequestError
-from engine.messages import ImageArray
+from engine.messages import ImageArray, ImageInfo
 from engine.models.loader import LoadedModel
 from engine.scheduling.images import Placement, PromptImage
 
@@ -34,6 +34,14 @@ class ImageEncoder(ABC):
         mean, std = _scaling(loaded.directory)
         self._mean = torch.tensor(mean, dtype=torch.float32, device=self.device)
         self._std = torch.tensor(std, dtype=torch.float32, device=self.device)
+
+    family: ClassVar[str]
+    """By this name the API process knows how to cut images."""
+
+    @property
+    def info(self) -> ImageInfo:
+        """What the API process must know."""
+        return ImageInfo(self.family, int(self._config.image_token_id))
 
     @abstractmethod
     def num_tokens(self, grid: tuple[int, ...]) -> int:
@@ -70,6 +78,8 @@ class QwenEncoder(ImageEncoder):
     `grid` is (time, height, width) in patches; the array `pixel_values` is uint8 `[patches, channels, 1, size, size]`,
     without the second of two equal frames.
     """
+
+    family = "qwen2_vl"
 
     def num_tokens(self, grid: tuple[int, ...]) -> int:
         """A token for each group of merged patches."""

@@ -15,6 +15,7 @@ from engine.errors import ConfigError, HeadraceError
 from server.commands.banner import Console, ConsoleHandler
 from server.commands.models import add_models_parser
 from server.commands.serve import ServeSettings, run
+from server.config.image_policy import RemotePolicy, parse_policy
 from server.config.names import with_served_names
 from server.config.settings import ModelSpec, find_models_file, load_models_file
 from server.config.unlisted import Chosen, choose
@@ -91,6 +92,10 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     how.add_argument("--max-num-seqs", type=_positive, metavar="N", help="most sequences in one step")
     limits = serve.add_argument_group("limits")
     limits.add_argument(
+        "--remote-images", type=_policy, metavar="WHERE",
+        help="where images may be fetched from: off, public, or hosts with commas between [as models.yaml has it: off]",
+    )  # fmt: skip
+    limits.add_argument(
         "--max-requests", type=_positive, default=Limits().max_requests, metavar="N",
         help="running and waiting answers beyond which requests are refused [%(default)s]",
     )  # fmt: skip
@@ -117,6 +122,7 @@ def _serve(options: argparse.Namespace) -> int:
         aliases={alias: spec.name for spec in specs for alias in spec.aliases},
         defaults={spec.name: spec.sampling for spec in specs},
         tools={spec.name: spec.tools for spec in specs if spec.tools is not None},
+        images={spec.name: spec.images if options.remote_images is None else options.remote_images for spec in specs},
         host=options.host,
         port=options.port,
         api_keys=(*options.api_key, *os.environ.get(KEY_VARIABLE, "").split()),
@@ -154,6 +160,13 @@ def _set_up_logging(console: Console, level: str) -> None:
     # uvicorn tells at length what our own lines say, and asyncio's debug lines are about asyncio.
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL if level != "debug" else logging.DEBUG)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _policy(text: str) -> RemotePolicy:
+    try:
+        return parse_policy([word.strip() for word in text.split(",")], [])
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(error.message) from error
 
 
 def _port(text: str) -> int:

@@ -14,6 +14,7 @@ from engine import version
 from engine.config import EngineConfig
 from engine.errors import ConfigError
 from server.commands.banner import Console, ready_banner
+from server.config.image_policy import RemotePolicy
 from server.config.settings import SamplingDefaults
 from server.context import ServerContext
 from server.edge.auth import Keys
@@ -23,6 +24,7 @@ from server.fleet.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
 from server.markup.formats import ToolsSetting
 
 if TYPE_CHECKING:
+    from server.images.service import ImageService
     from server.prompt.text_pool import TextPool
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -40,6 +42,8 @@ class ServeSettings:
     """By model, where models.yaml has any."""
     tools: Mapping[str, ToolsSetting] = field(default_factory=dict)
     """How models call tools, where models.yaml says so."""
+    images: Mapping[str, RemotePolicy] = field(default_factory=dict)
+    """Where images may be fetched from, by model."""
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = ()
@@ -97,10 +101,13 @@ class HeadraceServer:
             aliases=settings.aliases,
             defaults=settings.defaults,
             tools=settings.tools,
+            images=settings.images,
             on_change=self._on_change,
         )
         self.texts: TextPool | None = None
         """What reads long texts; there once the server listens."""
+        self.images: ImageService | None = None
+        """What looks at images; there once the server listens."""
         self._stop = asyncio.Event()
         self._close = asyncio.Event()
         self._signals = 0
@@ -121,18 +128,23 @@ class HeadraceServer:
         return 1 if failed else 0
 
     async def _end_processes(self) -> None:
-        texts = [self.texts.close()] if self.texts is not None else []
-        await asyncio.gather(self.fleet.stop(), *texts)
+        pools = [pool.close() for pool in (self.texts, self.images) if pool is not None]
+        await asyncio.gather(self.fleet.stop(), *pools)
 
     async def _serve_http(self) -> None:
         # Imported only now that the engine processes are starting, so that the two go on side by side.
         from server.app import build_app
         from server.edge.http_protocol import HttpServer
+        from server.images.service import ImageService
         from server.prompt.text_pool import TextPool
 
-        self.texts = TextPool()
+        self.texts, self.images = TextPool(), ImageService()
         context = ServerContext(
-            self.fleet, self.admission, self.texts, ignore_unknown_fields=self._settings.ignore_unknown_fields
+            self.fleet,
+            self.admission,
+            self.texts,
+            self.images,
+            ignore_unknown_fields=self._settings.ignore_unknown_fields,
         )
         app = build_app(context, keys=self._keys, hosts=allowed_hosts(self._settings))
         server = HttpServer(app, max_connections=self._settings.limits.max_connections)

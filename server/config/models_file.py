@@ -12,7 +12,7 @@ import yaml
 from engine.config import parse_memory, size_in_bytes
 from engine.errors import ConfigError
 
-Kind = Literal["text", "texts", "count", "number", "switch", "memory", "size", "list", "mapping"]
+Kind = Literal["text", "texts", "words", "count", "number", "switch", "memory", "size", "list", "mapping"]
 
 _MAX_FILE_BYTES = 1 << 20
 
@@ -97,7 +97,10 @@ def parse_list(section: Section, key: str) -> list[yaml.Node]:
 def _value(node: yaml.Node, file: str, key: str, field: Field) -> Any:
     if field.kind == "mapping":
         return node
-    if field.kind in ("list", "texts"):
+    if field.kind == "words" and isinstance(node, yaml.ScalarNode):
+        # YAML takes a bare `off` for a switch.
+        return _scalar(node, file, key, Field("text")) if node.tag.endswith(":str") else node.value.lower()
+    if field.kind in ("list", "texts", "words"):
         if not isinstance(node, yaml.SequenceNode):
             raise _error(file, _line(node), f"{key} must be a list, {_given(node)}", None)
         if field.kind == "list":

@@ -20,6 +20,7 @@ from engine.config import AttentionName, ConstraintBackend, Dtype, EngineConfig,
 from engine.errors import ConfigError, RequestError
 from engine.sampling_params import SamplingParams
 from engine.weights.sources import HUB_ID
+from server.config.image_policy import NOWHERE, OFF, RemotePolicy, parse_policy
 from server.config.models_file import Field, Section, parse_list, parse_mapping, read_yaml
 from server.markup.formats import ToolsSetting
 
@@ -75,6 +76,8 @@ class ModelSpec:
     tools: ToolsSetting | None = None
     """How it calls tools, where its chat template does not tell."""
     sampling: SamplingDefaults = SamplingDefaults()
+    images: RemotePolicy = NOWHERE
+    """Where images of its requests may be fetched from."""
     size: int | None = None
     """Bytes of the download, as far as the file knows."""
 
@@ -157,6 +160,7 @@ _MODEL_FIELDS = {
     "threads": Field("count"),
     "tools": Field("text", choices=("hermes", "llama3", "deepseek", "generic")),
     "sampling": Field("mapping"),
+    "images": Field("mapping"),
     "size": Field("size"),
 }
 _SAMPLING_FIELDS = {
@@ -166,6 +170,7 @@ _SAMPLING_FIELDS = {
     "min_p": Field("number"),
     "repetition_penalty": Field("number"),
 }
+_IMAGE_FIELDS = {"remote": Field("words"), "private": Field("texts")}
 _FILE_FIELDS = {"default": Field("text", required=True), "models": Field("list", required=True)}
 
 
@@ -218,10 +223,19 @@ def _model_spec(section: Section) -> ModelSpec:
         raise section.error("revision", f"revision is of hub sources only, and {values['source']!r} is none")
     if "sampling" in values:
         values["sampling"] = _sampling(parse_mapping(values["sampling"], section.file, _SAMPLING_FIELDS, "sampling"))
+    if "images" in values:
+        values["images"] = _images(parse_mapping(values["images"], section.file, _IMAGE_FIELDS, "images"))
     device = values.get("device", "auto")
     if device not in ("auto", "cpu", "cuda") and not (device.startswith("cuda:") and device[5:].isdigit()):
         raise section.error("device", f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
     return ModelSpec(**values)
+
+
+def _images(section: Section) -> RemotePolicy:
+    try:
+        return parse_policy(section.values.get("remote", OFF), section.values.get("private", []))
+    except ConfigError as error:
+        raise section.error("remote", error.message) from error
 
 
 def _sampling(section: Section) -> SamplingDefaults:

@@ -3,10 +3,11 @@
 from typing import Any
 
 from engine.config import EngineConfig
+from engine.messages import EngineInfo
 from server.prompt.tokenizer import ChatTokenizer
 
 
-def capabilities(config: EngineConfig, tokenizer: ChatTokenizer) -> dict[str, Any]:
+def capabilities(config: EngineConfig, info: EngineInfo, tokenizer: ChatTokenizer) -> dict[str, Any]:
     """The `capabilities` of a loaded model in /v1/models.
 
     `structured_outputs` lists what constrains an answer: types of `response_format`, and the fields `choice` and
@@ -14,7 +15,7 @@ def capabilities(config: EngineConfig, tokenizer: ChatTokenizer) -> dict[str, An
     """
     constraints = ["json_object", "json_schema", "json", "regex", "choice"]
     return {
-        "input": ["text"],
+        "input": ["text"] if info.images is None else ["text", "image"],
         "output": ["text"],
         "streaming": True,
         "logprobs": True,

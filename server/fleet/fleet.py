@@ -20,6 +20,7 @@ from engine.client import EngineClient
 from engine.config import EngineConfig
 from engine.errors import ConfigError, EngineDeadError, HeadraceError, ModelLoadError
 from engine.messages import EngineInfo, Loading
+from server.config.image_policy import RemotePolicy
 from server.config.names import ModelNames
 from server.config.settings import SamplingDefaults, describe_defaults
 from server.fleet.engine_process import ENGINE_COMMAND, EngineProcess, describe_exit
@@ -74,6 +75,7 @@ class EngineHandle:
         *,
         defaults: SamplingDefaults | None = None,
         tools: ToolsSetting | None = None,
+        images: RemotePolicy | None = None,
         on_change: Callable[["EngineHandle"], None] = lambda handle: None,
     ) -> None:
         """`on_change` is called at each change of state and each step of loading; it must not raise."""
@@ -81,6 +83,8 @@ class EngineHandle:
         self.name = config.name
         self.defaults = defaults or SamplingDefaults()
         self.tools: ToolsSetting | None = tools
+        self.images = images or RemotePolicy()
+        """Where images of its requests may be fetched from."""
         self.state = ModelState.LOADING
         self.progress: Loading | None = None
         self.error: HeadraceError | None = None
@@ -244,6 +248,7 @@ class Fleet:
         aliases: Mapping[str, str] | None = None,
         defaults: Mapping[str, SamplingDefaults] | None = None,
         tools: Mapping[str, ToolsSetting] | None = None,
+        images: Mapping[str, RemotePolicy] | None = None,
         on_change: Callable[[EngineHandle], None] = lambda handle: None,
     ) -> None:
         policy = policy or FleetPolicy()
@@ -253,6 +258,7 @@ class Fleet:
                 policy,
                 defaults=(defaults or {}).get(config.name),
                 tools=(tools or {}).get(config.name),
+                images=(images or {}).get(config.name),
                 on_change=on_change,
             )
             for config in configs

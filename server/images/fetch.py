@@ -14,12 +14,12 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urljoin
 
 import httpcore2
 
+from server.config.image_policy import RemotePolicy
 from server.images.addresses import Address, Network, may_dial
 from server.images.locations import LocationError, RemoteImage, default_port, parse_remote
 
@@ -39,33 +39,17 @@ class FetchError(Exception):
     """Why an image could not be had, in words for the one who sent its address."""
 
 
-@dataclass(frozen=True, slots=True)
-class RemotePolicy:
-    """Where images may be fetched from. By default from nowhere."""
-
-    any_host: bool = False
-    """Every host of the public internet, at its scheme's own port."""
-    hosts: frozenset[str] = frozenset()
-    """These hosts, in lower case: `host` at its scheme's own port, `host:port` at that one."""
-    private: tuple[Network, ...] = ()
-    """Networks that may be dialled though they are not public."""
-
-    @property
-    def is_off(self) -> bool:
-        """Whether nothing may be fetched."""
-        return not (self.any_host or self.hosts)
-
-    def check(self, location: RemoteImage) -> None:
-        """Raise `FetchError` unless images may come from there, as far as the address says."""
-        if self.is_off:
-            raise FetchError("images are not fetched from other servers here; send them as data URLs")
-        own_port = location.port == default_port(location.scheme)
-        if (own_port and location.host in self.hosts) or f"{location.host}:{location.port}" in self.hosts:
-            return
-        if not self.any_host:
-            raise FetchError("images are not fetched from this host here")
-        if not own_port:
-            raise FetchError(f"images are fetched from the ports 80 and 443 only, got {location.port}")
+def check_policy(policy: RemotePolicy, location: RemoteImage) -> None:
+    """Raise `FetchError` unless images may come from there, as far as the address says."""
+    if policy.is_off:
+        raise FetchError("images are not fetched from other servers here; send them as data URLs")
+    own_port = location.port == default_port(location.scheme)
+    if (own_port and location.host in policy.hosts) or f"{location.host}:{location.port}" in policy.hosts:
+        return
+    if not policy.any_host:
+        raise FetchError("images are not fetched from this host here")
+    if not own_port:
+        raise FetchError(f"images are fetched from the ports 80 and 443 only, got {location.port}")
 
 
 class Fetcher:
@@ -90,7 +74,7 @@ class Fetcher:
 
     async def fetch(self, location: RemoteImage) -> bytes:
         """The bytes at an address. Raises `FetchError`."""
-        self._policy.check(location)
+        check_policy(self._policy, location)
         async with self._turns:
             try:
                 async with asyncio.timeout(self._seconds):
@@ -105,7 +89,7 @@ class Fetcher:
             found = await self._ask(location)
             if isinstance(found, bytes):
                 return found
-            self._policy.check(found)
+            check_policy(self._policy, found)
             location = found
         raise FetchError(f"the image's address leads to another more than {MAX_REDIRECTS} times")
 

@@ -82,7 +82,7 @@ def fit(messages: list[Message], form: TemplateForm, call_format: CallFormat = H
     for message in messages:
         turn = _fit_turn(message, form, call_format)
         if turn["role"] == "tool" and not (form.tool_role and form.tool_calls):
-            text = response_text(turn.get("content", ""))
+            text = response_text(_text_of(turn))
             if responds:
                 fitted[-1]["content"] += f"\n{text}"
                 continue
@@ -90,10 +90,10 @@ def fit(messages: list[Message], form: TemplateForm, call_format: CallFormat = H
         else:
             responds = False
         if turn["role"] == "system" and not form.system_role:
-            pending.append(turn["content"])
+            pending.append(_text_of(turn))
             continue
         if turn["role"] == "user" and pending:
-            turn["content"] = "\n\n".join([*pending, turn["content"]])
+            turn["content"] = _behind(pending, turn["content"])
             pending = []
         fitted.append(turn)
     if pending:
@@ -101,11 +101,32 @@ def fit(messages: list[Message], form: TemplateForm, call_format: CallFormat = H
     return [with_parts(turn) for turn in fitted] if form.content_parts else fitted
 
 
+def shows_images(message: Message) -> bool:
+    """Whether images stand in a message, whose parts then stay as they are."""
+    content = message.get("content")
+    return isinstance(content, list) and any(part["type"] == "image" for part in content)
+
+
+def _text_of(turn: Message) -> str:
+    """The text of a turn that can only be shown as text. Raises `ApiError` 400 where images stand in it."""
+    if shows_images(turn):
+        raise bad_request(
+            f"This model's chat template shows no images in a turn of role '{turn['role']}'", param="messages"
+        )
+    return str(turn.get("content", ""))
+
+
+def _behind(texts: list[str], content: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    if isinstance(content, str):
+        return "\n\n".join([*texts, content])
+    return [{"type": "text", "text": "\n\n".join([*texts, ""])}, *content]
+
+
 def _fit_turn(message: Message, form: TemplateForm, call_format: CallFormat) -> Message:
     turn = {key: value for key, value in message.items() if value is not None}
     if turn["role"] == "developer" and not form.developer_role:
         turn["role"] = "system"
-    if "content" in turn:
+    if "content" in turn and not shows_images(turn):
         turn["content"] = "\n".join(text_parts(turn["content"]))
     reasoning = turn.get("reasoning_content", turn.get("reasoning"))
     if reasoning is not None:
@@ -131,7 +152,7 @@ def with_system_text(messages: list[Message], text: str, *, in_front: bool) -> l
     """The messages with more text in the first system message, before or behind what it says."""
     if messages[0]["role"] not in ("system", "developer"):
         return [{"role": "system", "content": text}, *messages]
-    given = "\n".join(text_parts(messages[0].get("content")))
+    given = _text_of(messages[0]) if shows_images(messages[0]) else "\n".join(text_parts(messages[0].get("content")))
     parts = filter(None, (text, given) if in_front else (given, text))
     return [messages[0] | {"content": "\n\n".join(parts)}, *messages[1:]]
 
@@ -177,7 +198,7 @@ def with_parts(turn: Message) -> Message:
 def text_parts(content: str | list[dict[str, Any]] | None) -> list[str]:
     """The texts of a message's content."""
     if isinstance(content, list):
-        return [part["text"] for part in content]
+        return [part["text"] for part in content if "text" in part]
     return [] if content is None else [content]
 
 
@@ -224,7 +245,7 @@ def mark_end(turns: list[Message], outside: list[Any], mark: str | None) -> str:
     end = unused_break([outside, mark or ""])
     if isinstance(content, str):
         turns[-1]["content"] = f"{content}{end} "
-    elif content:
+    elif content and "text" in content[-1]:
         turns[-1]["content"] = [*content[:-1], content[-1] | {"text": f"{content[-1]['text']}{end} "}]
     else:
         raise bad_request(

@@ -11,6 +11,7 @@ from engine.messages import EngineInfo
 from engine.sampling_params import SamplingParams
 from server.config.settings import SamplingDefaults
 from server.markup.reading import CONTENT_ONLY, Reading
+from server.prompt.image_spans import ImageTokens, expand
 from server.prompt.plan_tools import plan_answer, template_variables
 from server.prompt.tokenizer import ChatTokenizer
 from server.prompt.unused import unused_fields
@@ -77,8 +78,15 @@ class PromptPlan:
     """A call is answered in OpenAI's older form."""
     unused: tuple[str, ...] = ()
     """JSON pointers of what the model makes no use of, or was ignored."""
+    images: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    """Where in the prompt the tokens of each image begin, and how many there are."""
     cache_key: str | None = None
     """Prompts are cached for requests of the same key alone."""
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Tokens of the prompt that stand for images."""
+        return sum(count for _, count in self.images)
 
     @property
     def logprobs(self) -> bool:
@@ -87,11 +95,16 @@ class PromptPlan:
 
 
 def plan_chat(
-    request: ChatCompletionRequest, tokenizer: ChatTokenizer, info: EngineInfo, defaults: SamplingDefaults
+    request: ChatCompletionRequest,
+    tokenizer: ChatTokenizer,
+    info: EngineInfo,
+    defaults: SamplingDefaults,
+    image_tokens: Sequence[int] = (),
 ) -> PromptPlan:
     """Render, tokenise and check a request against one model.
 
-    Raises `ApiError` 400 for a conversation the template refuses, a prompt that leaves no room for an answer, a
+    `image_tokens` is how many tokens each image of the conversation has. Raises `ApiError` 400 for a conversation the
+    template refuses, a prompt that leaves no room for an answer, a
     token limit beyond the room, reasoning where there is none, and token ids outside the vocabulary.
     """
     prompt = conversation_ids(
@@ -102,6 +115,8 @@ def plan_chat(
         variables=template_variables(request, tokenizer),
         context=usable_context(info),
     )
+    tokens = None if info.images is None else ImageTokens(info.images.token_id, tuple(image_tokens))
+    prompt, images = expand(prompt, tokens, len(request.images))
     answer = plan_answer(request, prompt, tokenizer)
     limit = token_limit(
         len(answer.prompt_token_ids),
@@ -116,6 +131,7 @@ def plan_chat(
     plan = make_plan(request, answer.prompt_token_ids, params, info, continues=bool(request.continue_final_message))
     return dataclasses.replace(
         plan,
+        images=images,
         reading=answer.reading,
         spells=plan.logprobs,
         names_call=request.chosen.is_named,

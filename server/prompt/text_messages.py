@@ -14,6 +14,7 @@ from server.config.settings import SamplingDefaults
 from server.markup.formats import ToolsSetting
 from server.prompt.plan import PromptPlan
 from server.protocol.errors import ApiError
+from server.protocol.messages import ImageRef
 
 TextRoute = Literal["chat", "completion", "tokenize", "detokenize"]
 
@@ -32,6 +33,8 @@ class BodyRead(msgspec.Struct, tag="body_read", frozen=True):
     model: str | None
     """The model that it names."""
     num_choices: int
+    images: list[ImageRef] = []
+    """The images of its conversation, in order."""
 
 
 class MakePrompts(msgspec.Struct, tag="make", frozen=True):
@@ -40,6 +43,8 @@ class MakePrompts(msgspec.Struct, tag="make", frozen=True):
     info: EngineInfo
     defaults: SamplingDefaults
     tools: ToolsSetting | None = None
+    image_tokens: list[int] = []
+    """How many tokens each image has."""
 
 
 class PromptMade(msgspec.Struct, tag="prompt", frozen=True):

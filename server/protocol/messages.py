@@ -1,5 +1,6 @@
 """The conversation in a chat request: messages, their parts, and the tool calls of earlier turns."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -47,6 +48,15 @@ class ImageUrl(StrictModel):
     detail: Literal["auto", "low", "high"] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image of a conversation: where it stands in the request, and what it is."""
+
+    param: str
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
 CacheHint = dict[str, Any] | None
 """Where other servers should cache a prompt; here every prefix is cached, so it changes nothing."""
 
@@ -84,7 +94,7 @@ class ContentPart(StrictModel):
     def plain(self) -> dict[str, Any]:
         """The part as chat templates know it; what an assistant refused with is text as any other."""
         if self.image_url is not None:
-            return {"type": self.type, "image_url": self.image_url.model_dump(exclude_none=True)}
+            return {"type": "image"}
         return {"type": "text", "text": self.text if self.refusal is None else self.refusal}
 
 

@@ -11,11 +11,10 @@ from server.protocol.errors import (
     BRANCH_TEXT,
     WRONG_BRANCH,
     bad_request,
-    unsupported,
 )
 from server.protocol.generation_request import TokenId
 from server.protocol.json_values import check_json_value
-from server.protocol.messages import ChatMessage, StrictModel
+from server.protocol.messages import ChatMessage, ImageRef, StrictModel
 
 MAX_MESSAGES = 4096
 MAX_PROMPTS = 256
@@ -30,16 +29,20 @@ class Conversation(StrictModel):
     continue_final_message: bool | None = None
     chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=32)] | None = None
 
+    @property
+    def images(self) -> list[ImageRef]:
+        """The images of all messages, in order."""
+        return [
+            ImageRef(f"messages[{index}].content[{place}].image_url", part.image_url.url, part.image_url.detail)
+            for index, message in enumerate(self.messages)
+            if isinstance(message.content, list)
+            for place, part in enumerate(message.content)
+            if part.image_url is not None
+        ]
+
 
 def check_conversation(request: Conversation) -> None:
-    """Raise `ApiError` 400 for fields wrong together, for JSON beyond its bounds, and for images."""
-    for index, message in enumerate(request.messages):
-        if isinstance(message.content, list):
-            for part_index, part in enumerate(message.content):
-                if part.type == "image_url":
-                    raise unsupported(
-                        f"messages[{index}].content[{part_index}]", "image_url parts are not supported: text only"
-                    )
+    """Raise `ApiError` 400 for fields wrong together, and for JSON beyond its bounds."""
     check_json_value(request.chat_template_kwargs, "chat_template_kwargs")
     if not request.continue_final_message:
         return

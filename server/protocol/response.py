@@ -28,14 +28,22 @@ def new_completion_id() -> str:
 
 
 def usage(
-    prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0, reasoning_tokens: int = 0
+    prompt_tokens: int,
+    completion_tokens: int,
+    cached_tokens: int = 0,
+    reasoning_tokens: int = 0,
+    image_tokens: int = 0,
 ) -> dict[str, Any]:
-    """Token counts of a request; `cached_tokens` of the prompt came from the prefix cache."""
+    """Token counts of a request; `cached_tokens` of the prompt came from the prefix cache.
+
+    `image_tokens` of the prompt stand for images, and are named where there are any.
+    """
+    of_images = {"image_tokens": image_tokens} if image_tokens else {}
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": cached_tokens},
+        "prompt_tokens_details": {"cached_tokens": cached_tokens, **of_images},
         "completion_tokens_details": {"reasoning_tokens": reasoning_tokens},
     }
 

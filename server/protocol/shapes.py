@@ -41,6 +41,8 @@ class PromptDetailsShape(Shape):
     """Where the prompt's tokens came from."""
 
     cached_tokens: int
+    image_tokens: int | None = None
+    """Those that stand for images, where there are any."""
 
 
 class CompletionDetailsShape(Shape):

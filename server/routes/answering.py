@@ -16,6 +16,7 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import EngineDeadError, EngineStoppedError, RequestError
+from engine.messages import AddImage, ImageSpan
 from server.answer.generation import Delta, Generation
 from server.answer.relaxed import RELAXED_HEADER, UNUSED_HEADER, pointers_header, relaxed_header
 from server.answer.streams import Batch, PromptStreams
@@ -23,11 +24,13 @@ from server.context import ServerContext, not_ready
 from server.edge.limits import ClientGone, Ticket
 from server.edge.sse import KEEP_ALIVE_SECONDS, DisconnectWatcher, EventWriter, Ticker
 from server.fleet.fleet import EngineHandle
+from server.images.messages import PreparedImage
 from server.prompt.plan import PromptPlan
 from server.prompt.text_messages import TextRoute
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError, from_request_error, internal_error
 from server.protocol.hints import cache_salt
+from server.protocol.messages import ImageRef
 from server.protocol.response import encode_json, usage
 from server.routes.text_work import do_text_work
 
@@ -75,6 +78,7 @@ class Answer(Response):
         self._began = time.monotonic()
         self._generations: list[Generation] = []
         self._has_tokens = False
+        self._images: list[PreparedImage] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer. Raises `ApiError` for what fails before the headers."""
@@ -98,6 +102,7 @@ class Answer(Response):
                         body.raw,
                         choose,
                         ignore_unknown=self._context.ignore_unknown_fields,
+                        look=self._look,
                     )
                     plans, _ = await watcher.unless_gone(work)
                 finally:
@@ -113,6 +118,14 @@ class Answer(Response):
                 ticket.release()
                 self._context.counters.duration.observe(time.monotonic() - self._began)
 
+    async def _look(self, handle: EngineHandle, refs: list[ImageRef]) -> list[int]:
+        """Fetch and prepare the images of the request; how many tokens each has."""
+        assert handle.info is not None, "a loaded model has it"
+        # Without the request's cache key: an image is the same whatever is asked about it.
+        salt = self._request.state.salt
+        self._images = await self._context.images.prepare(refs, handle.info, handle.images, salt)
+        return [image.num_tokens for image in self._images]
+
     async def _generate(self, plans: list[PromptPlan], watcher: DisconnectWatcher, send: Send) -> None:
         """Submit the prompts and send what comes of them."""
         counters, client, tokenizer = self._context.counters, self._handle.client, self._handle.tokenizer
@@ -124,10 +137,14 @@ class Answer(Response):
         salt = cache_salt(self._request.state.salt, plans[0].cache_key)
         streams = PromptStreams(
             [
-                client.submit(plan.prompt_token_ids, plan.params, n=plan.n, salt=salt, priority=plan.priority)
+                client.submit(
+                    plan.prompt_token_ids, plan.params, n=plan.n, salt=salt, priority=plan.priority,
+                    images=_placed(plan, self._images),
+                )
                 for plan in plans
             ]
-        )
+        )  # fmt: skip
+        self._images = []
         watcher.on_gone = streams.abort
         try:
             if watcher.gone:
@@ -217,7 +234,16 @@ class Answer(Response):
             sum(generation.completion_tokens for generation in self._generations),
             sum(generation.cached_tokens for generation in self._generations),
             sum(generation.reasoning_tokens for generation in self._generations),
+            sum(generation.plan.num_image_tokens for generation in self._generations),
         )
+
+
+def _placed(plan: PromptPlan, images: list[PreparedImage]) -> list[tuple[ImageSpan, AddImage]]:
+    """The images of a prompt, each with its place."""
+    return [
+        (ImageSpan(start, count, image.digest), AddImage(image.digest, image.grid, image.arrays))
+        for (start, count), image in zip(plan.images, images, strict=True)
+    ]
 
 
 def as_api_error(error: Exception) -> ApiError:

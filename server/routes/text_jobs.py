@@ -1,7 +1,7 @@
 """What each route does with the text of a request, here or in a process of its own (`server.routes.text_worker`)."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from server.prompt.plan_completion import check_token_ids, plan_completion
 from server.prompt.text_messages import TextRoute
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.completion_request import read_completion_request
-from server.protocol.errors import context_length_exceeded
+from server.protocol.errors import context_length_exceeded, unsupported
+from server.protocol.messages import ImageRef
 from server.protocol.request import read_chat_request
 from server.protocol.response import encode_json
 from server.protocol.tokenize_request import (
@@ -32,6 +33,8 @@ class Model:
     tokenizer: ChatTokenizer
     info: EngineInfo
     defaults: SamplingDefaults
+    image_tokens: Sequence[int] = ()
+    """How many tokens each image of the request has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class TextJob:
     model: str | None
     """The model that it names."""
     num_choices: int = 1
+    images: Sequence[ImageRef] = ()
+    """The images of its conversation, in order."""
     plans: Callable[[Model], Iterator[PromptPlan]] | None = None
     """The prompts, one by one."""
     answer: Callable[[Model], dict[str, Any]] | None = None
@@ -58,10 +63,10 @@ def _read_chat(raw: bytes, ignore_unknown: bool) -> TextJob:
     chat, ignored = read_chat_request(raw, ignore_unknown=ignore_unknown)
 
     def plans(model: Model) -> Iterator[PromptPlan]:
-        plan = plan_chat(chat, model.tokenizer, model.info, model.defaults)
+        plan = plan_chat(chat, model.tokenizer, model.info, model.defaults, model.image_tokens)
         yield dataclasses.replace(plan, unused=(*ignored, *plan.unused), cache_key=chat.prompt_cache_key)
 
-    return TextJob(chat.model, chat.n or 1, plans=plans)
+    return TextJob(chat.model, chat.n or 1, images=chat.images, plans=plans)
 
 
 def _read_completion(raw: bytes, ignore_unknown: bool) -> TextJob:
@@ -96,6 +101,10 @@ READERS: Mapping[TextRoute, Callable[[bytes, bool], TextJob]] = {
 def _tokenize(request: TokenizeTextRequest | TokenizeChatRequest, model: Model) -> dict[str, Any]:
     tokenizer, context = model.tokenizer, model.info.context
     if isinstance(request, TokenizeChatRequest):
+        if request.images:
+            raise unsupported(
+                request.images[0].param, "images are not counted here: their tokens are known in answers only"
+            )
         tools = [tool.plain() for tool in request.tools or ()]
         ids = conversation_ids(request, tokenizer, tools=tools, tool_prompt=request.tool_prompt, context=context)
     else:

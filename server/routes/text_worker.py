@@ -71,12 +71,13 @@ class TextWorker:
         body = read_frame(self._source)
         assert body is not None, "a body follows"
         self._job = READERS[question.route](body, question.ignore_unknown)
-        write_message(self._sink, BodyRead(self._job.model, self._job.num_choices))
+        write_message(self._sink, BodyRead(self._job.model, self._job.num_choices, list(self._job.images)))
 
     def _make(self, question: MakePrompts) -> None:
         job, self._job = self._job, None
         assert job is not None, "a body was read before"
-        model = Model(self._tokenizer(question.info.model_dir, question.tools), question.info, question.defaults)
+        tokenizer = self._tokenizer(question.info.model_dir, question.tools)
+        model = Model(tokenizer, question.info, question.defaults, question.image_tokens)
         for plan in job.plans(model) if job.plans else ():
             write_message(self._sink, PromptMade(plan))
         write_message(self._sink, Answered(encode_json(job.answer(model)) if job.answer else b""))

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from server.config.image_policy import RemotePolicy
 from server.images.addresses import Address
-from server.images.fetch import Fetcher, FetchError, RemotePolicy
+from server.images.fetch import Fetcher, FetchError
 from server.images.locations import parse_remote
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))

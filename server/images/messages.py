@@ -1,0 +1,45 @@
+"""What crosses between the API process and the processes that look at images: fixed types, nothing executed."""
+
+from typing import Literal
+
+import msgspec
+
+from engine.messages import ImageArray
+
+Detail = Literal["auto", "low", "high"]
+
+
+class PrepareImage(msgspec.Struct, tag="prepare", frozen=True):
+    """Decode the image in the next frame and cut it as a model wants it."""
+
+    model_dir: str
+    family: str
+    """`EngineInfo.images`' family."""
+    detail: Detail
+    salt: bytes
+    """Of the tenant: equal images of different tenants have different digests."""
+    max_pixels: int
+    max_side: int
+
+
+class PreparedImage(msgspec.Struct, tag="prepared", frozen=True):
+    """An image as the engine takes it."""
+
+    digest: bytes
+    """Of salt, settings and pixels."""
+    grid: list[int]
+    num_tokens: int
+    """Placeholder tokens that stand for it."""
+    arrays: list[ImageArray]
+
+
+class ImageRefused(msgspec.Struct, tag="refused", frozen=True):
+    """What is wrong with the image, in words for the one who sent it: `it is ...`."""
+
+    message: str
+
+
+ImageReply = PreparedImage | ImageRefused
+
+decode_question = msgspec.msgpack.Decoder(PrepareImage).decode
+decode_reply: "msgspec.msgpack.Decoder[ImageReply]" = msgspec.msgpack.Decoder(ImageReply)
