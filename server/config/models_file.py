@@ -99,7 +99,7 @@ def _value(node: yaml.Node, file: str, key: str, field: Field) -> Any:
         return node
     if field.kind == "words" and isinstance(node, yaml.ScalarNode):
         # YAML takes a bare `off` for a switch.
-        return _scalar(node, file, key, Field("text")) if node.tag.endswith(":str") else node.value.lower()
+        return "off" if node.value == "off" else _scalar(node, file, key, Field("text"))
     if field.kind in ("list", "texts", "words"):
         if not isinstance(node, yaml.SequenceNode):
             raise _error(file, _line(node), f"{key} must be a list, {_given(node)}", None)

@@ -46,8 +46,7 @@ _CONVERSATION = (
         "The conversation. Text parts are joined by line breaks. `name`, `tool_calls`, `tool` turns and reasoning go "
         "to the model's chat template; a turn that the template cannot show is refused. What clients send back beside "
         "them in an assistant's turn, and `cache_control`, are taken",
-        f"1 to {MAX_MESSAGES} messages of at most {MAX_PARTS} parts; image_url parts are refused",
-        "partly",
+        f"1 to {MAX_MESSAGES} messages of at most {MAX_PARTS} parts; image_url parts need a model that takes images",
     ),
     FieldRow("add_generation_prompt", "Open an assistant turn after the messages. Default true", "boolean"),
     FieldRow("continue_final_message", "Continue the last message, of the assistant, in place of answering", "boolean"),

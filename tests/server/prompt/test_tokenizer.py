@@ -205,7 +205,6 @@ def test_template_variables(shared_tokenizer: Load) -> None:
         "tools",
         "add_generation_prompt",
         "bos_token",
-        "enable_thinking",
     ):
         with pytest.raises(ApiError, match=name) as caught:
             llama.render(TALK, kwargs={name: "x"})

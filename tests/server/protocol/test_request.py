@@ -220,7 +220,7 @@ def test_an_integer_may_be_written_with_a_zero_fraction() -> None:
             {"role": "user", "content": [{"type": "text", "text": "x", "image_url": {"url": "u"}}]},
             "messages[0].content[0]",
         ),
-        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}, "messages[0].content[0]"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": "u"}]}, "messages[0].content[0].image_url"),
         ({"role": "user", "content": "x", "tool_calls": [{"id": "a", "function": {"name": "f"}}]}, "messages[0]"),
         ({"role": "user", "content": "x", "tool_call_id": "a"}, "messages[0]"),
         ({"role": "user", "content": "x", "extra": 1}, "messages[0].extra"),
