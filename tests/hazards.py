@@ -113,6 +113,7 @@ ROWS: dict[int, tuple[str, list[Try]]] = {
             *(refused_raw(f'"{name}":{"9" * 5000}') for name in (*INTS, "seed", "priority")),
             *(refused_raw(f'"{name}":{2**63}', name) for name in (*INTS, "seed", "priority")),
             *(refused_raw(f'"{name}":-2', name) for name in INTS),
+            *(refused_raw(f'"{name}":-1', name) for name in INTS if name != "top_k"),
             refused_raw(f'"seed":{-(2**63) - 1}', "seed"),
             refused_raw('"priority":-1001', "priority"),
             answered_raw(f'"seed":{-(2**63)}'),

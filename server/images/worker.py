@@ -56,6 +56,7 @@ def main(memory_bytes: int, seconds: int) -> int:
     os.nice(NICENESS)
     # transformers imports torch where it is installed: ten seconds and hundreds of megabytes for nothing.
     sys.modules["torch"] = None  # type: ignore[assignment]
+    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     run(sys.stdin.buffer, sys.stdout.buffer, seconds)
