@@ -162,13 +162,14 @@ class EngineClient:
         *,
         n: int = 1,
         salt: bytes = b"",
+        tenant: bytes = b"",
         priority: int = 0,
         images: Sequence[tuple[ImageSpan, AddImage]] = (),
     ) -> RequestStream:
         """Send a prompt to be continued `n` times; the outputs arrive on the returned stream.
 
-        Of those that wait in the engine, lower `priority` is served first. `images` stand in the prompt, in order.
-        Raises `EngineDeadError`.
+        Of those that wait in the engine, lower `priority` is served first. `tenant` is who asks. `images`
+        stand in the prompt, in order. Raises `EngineDeadError`.
         """
         if self._dead is not None:
             raise self._dead
@@ -177,7 +178,11 @@ class EngineClient:
         for image in {image.digest: image for _, image in images}.values():
             self._send(image)
         spans = [span for span, _ in images]
-        self._send(AddRequest(request_id, prompt_token_ids, params, n=n, salt=salt, priority=priority, images=spans))
+        self._send(
+            AddRequest(
+                request_id, prompt_token_ids, params, n=n, salt=salt, tenant=tenant, priority=priority, images=spans
+            )
+        )
         self._streams[request_id] = stream
         return stream
 

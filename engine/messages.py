@@ -47,6 +47,8 @@ class AddRequest(msgspec.Struct, tag="add", frozen=True):
     n: int = 1
     salt: bytes = b""
     """Separates tenants: blocks are shared only between requests of equal salt."""
+    tenant: bytes = b""
+    """Who asks, where a share of something is limited."""
     priority: int = 0
     """Lower is earlier, between `-MAX_PRIORITY` and `MAX_PRIORITY` (`engine.scheduling.admission`)."""
     images: list[ImageSpan] = []

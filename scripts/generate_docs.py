@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from engine.grammar.jobs import MAX_QUEUED, MAX_SHARE
+from engine.grammar.language.counts import MAX_POSITIONS
 from engine.weights.random_model import architecture_names
 from server.commands.cli import build_parser
 from server.config.settings import ModelSpec, load_models_file
@@ -175,6 +177,8 @@ def limits_table() -> str:
         ),
         ("Keys of one JSON object, depth of free JSON", f"{MAX_KEYS_PER_OBJECT}, {MAX_DEPTH}", "400"),
         ("Answers running and waiting (`n` counts)", f"{limits.max_requests} (`--max-requests`)", "503"),
+        ("Constraints that wait to be compiled, of one key", f"{MAX_QUEUED}, {MAX_SHARE}", "503"),
+        ("Characters of a pattern, its counts written out", f"{MAX_POSITIONS}", "400"),
         ("Time a client may leave sent bytes unread", f"{UNREAD_SECONDS:g} s", "the connection ends"),
         ("Pause of a stream before a keep-alive comment", f"{KEEP_ALIVE_SECONDS:g} s", ""),
         ("Silence of an engine before it is not called ready", f"{policy.stale_after:g} s", "`/health` is 503"),

@@ -16,7 +16,10 @@ def whole_parts(regex: str, param: str, *, most: int | None = None) -> list[str]
 
     Raises `RequestError` that names `param` where it has assertions and is too complex, or matches nothing.
     """
-    bare = without_anchors(translated(regex))
+    try:
+        bare = without_anchors(translated(regex))
+    except LanguageError as error:
+        raise RequestError(f"{param}: {regex[:100]!r} cannot be followed: {error}", param=param) from None
     if not _asserts(bare, param):
         return [bare]
     languages = Languages()

@@ -44,7 +44,7 @@ class GrammarQueue:
         if self._compiler is None:
             param = params.constraint.param if params.constraint is not None else "max_reasoning_tokens"
             raise RequestError(f"{param}: constraints are not available for this model", param=param)
-        self._compiler.submit(request.request_id, params.constraint, params.reasoning_budget)
+        self._compiler.submit(request.request_id, params.constraint, params.reasoning_budget, tenant=request.tenant)
         self._requests[request.request_id] = request
 
     def drop(self, request_id: int) -> bool:

@@ -134,11 +134,12 @@ class Answer(Response):
         assert tokenizer is not None, "a model that was ready has it"
         form = self._kind.form(self._handle.name, plans, tokenizer)
         self._generations = [Generation(plan, tokenizer) for plan in plans]
-        salt = cache_salt(self._request.state.salt, plans[0].cache_key)
+        tenant: bytes = self._request.state.salt
+        salt = cache_salt(tenant, plans[0].cache_key)
         streams = PromptStreams(
             [
                 client.submit(
-                    plan.prompt_token_ids, plan.params, n=plan.n, salt=salt, priority=plan.priority,
+                    plan.prompt_token_ids, plan.params, n=plan.n, salt=salt, tenant=tenant, priority=plan.priority,
                     images=_placed(plan, self._images),
                 )
                 for plan in plans

@@ -67,7 +67,9 @@ class FakeCompiler:
     def __init__(self) -> None:
         self._done: list[tuple[int, Result]] = []
 
-    def submit(self, key: int, constraint: Constraint | None, budget: ReasoningBudget | None = None) -> None:
+    def submit(
+        self, key: int, constraint: Constraint | None, budget: ReasoningBudget | None = None, *, tenant: bytes = b""
+    ) -> None:
         assert constraint is not None
         self._done.append((key, Compiled(FakeGrammar(constraint.source))))
 

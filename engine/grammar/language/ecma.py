@@ -8,6 +8,8 @@ from. Digits and words are ASCII, `\\s` has U+FEFF and not U+0085, `.` no end of
 import re
 from functools import cache, lru_cache
 
+from engine.grammar.language.counts import MAX_POSITIONS, positions
+from engine.grammar.language.expression import LanguageError
 from engine.grammar.language.remembered import remembered
 from engine.grammar.language.sets import ALL, LAST, Ranges, holds, ranges, without
 
@@ -32,9 +34,19 @@ _GROUP = re.compile(r"\?P?<[A-Za-z_]\w*>")
 _FLAGS = re.compile(r"\?([a-zA-Z]*)(?:-([a-zA-Z]+))?([:)])")
 
 
+def check_size(pattern: str) -> None:
+    """Raise `LanguageError` for a pattern that is too large once its counts are written out."""
+    if positions(pattern) > MAX_POSITIONS:
+        raise LanguageError(f"written out, its counts make more than {MAX_POSITIONS} characters")
+
+
 @remembered
 def translated(pattern: str) -> str:
-    """The pattern in other words. To translate it twice changes nothing more."""
+    """The pattern in other words. To translate it twice changes nothing more.
+
+    Raises `LanguageError` where its counts make it too large for anything to be made of it.
+    """
+    check_size(pattern)
     return Translation(pattern).text()
 
 
@@ -49,6 +61,7 @@ def lark_translated(grammar: str) -> str:
 def _lark_pattern(found: re.Match[str]) -> str:
     if found["pattern"] is None:
         return found[0]
+    check_size(found["pattern"])
     pattern = Translation(found["pattern"], dot_is_any="s" in found["flags"], keeps_classes=True).text()
     return f"/{pattern}/{found['flags']}"
 

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ import pytest
 
 from engine.constraint import Constraint
 from engine.errors import RequestError
-from engine.grammar import compiler
-from engine.grammar.compiler import DEADLINE_SECONDS, ENTRY_BYTES, WAIT_FACTOR, GrammarCompiler
+from engine.grammar import worker_process
+from engine.grammar.compiler import DEADLINE_SECONDS, ENTRY_BYTES, GrammarCompiler
 from engine.grammar.grammar import Compiled
 from engine.grammar.repeats import UnrepeatedGrammar
 from engine.grammar.results import GrammarCache, Result
 from engine.grammar.worker import Answer, Job
+from engine.grammar.worker_process import WAIT_FACTOR
 from tests.clocks import PATIENCE
 
 VOCAB_SIZE = 49152
@@ -174,8 +176,8 @@ def test_an_explosive_expression_ends_in_its_budget(
         spent.append(compiler_cpu_seconds(pid))
         return spent[-1]
 
-    compiler_cpu_seconds = compiler.cpu_seconds
-    monkeypatch.setattr(compiler, "cpu_seconds", watched)
+    compiler_cpu_seconds = worker_process.cpu_seconds
+    monkeypatch.setattr(worker_process, "cpu_seconds", watched)
     (result,) = hurried.wait(hurried.submit(source))
     assert all(seconds - spent[0] < DEADLINE for seconds in spent[:-1]), "it went on beyond its budget"
     assert isinstance(result, RequestError) or result.grammar.forced_tokens() is not None
@@ -185,7 +187,7 @@ def test_an_explosive_expression_ends_in_its_budget(
 
 def test_a_process_that_does_not_answer_is_killed_and_replaced(timeless: Bench, clock: Clock) -> None:
     timeless.wait(timeless.submit("[0-9]{5}"))
-    pid = timeless.compiler.worker_pid
+    pid = timeless.compiler.process.pid
     assert pid is not None
     psutil.Process(pid).suspend()
     began = clock.now
@@ -204,7 +206,7 @@ def test_a_process_that_does_not_answer_is_killed_and_replaced(timeless: Bench, 
 def test_a_process_that_is_held_up_by_others_is_waited_for(timeless: Bench, clock: Clock) -> None:
     """What counts is its own time; a busy machine refuses nobody."""
     timeless.wait(timeless.submit("[a-z]{5}"))
-    pid = timeless.compiler.worker_pid
+    pid = timeless.compiler.process.pid
     assert pid is not None
     psutil.Process(pid).suspend()
     began = clock.now
@@ -214,12 +216,47 @@ def test_a_process_that_is_held_up_by_others_is_waited_for(timeless: Bench, cloc
     psutil.Process(pid).resume()
     (result,) = timeless.wait(key)
     assert not isinstance(result, RequestError)
-    assert timeless.compiler.worker_pid == pid
+    assert timeless.compiler.process.pid == pid
+
+
+def test_what_is_cheap_does_not_wait_for_what_takes_long(smollm2_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though that goes on for ever, as a process that stands still does."""
+    bench = Bench(smollm2_dir, deadline=PATIENCE)
+    bench.wait(bench.submit("[0-9]{10}"))
+    spent = iter([0.0])
+    monkeypatch.setattr(worker_process, "cpu_seconds", lambda pid: next(spent, 2 * worker_process.SLOW_SECONDS))
+    process = psutil.Process(bench.compiler.process.pid)
+    process.suspend()
+    try:
+        long = bench.submit("[0-9]{11}")
+        given_up = time.monotonic() + PATIENCE
+        while bench.compiler.second_process.pid is None:
+            assert time.monotonic() < given_up, "no second way was opened"
+            time.sleep(0.01)
+        for number in range(3):
+            (result,) = bench.wait(bench.submit(f"[ab]{{{number + 1}}}c"))
+            assert not isinstance(result, RequestError)
+        process.resume()
+        (result,) = bench.wait(long)
+        assert not isinstance(result, RequestError)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+        bench.compiler.close()
+
+
+def test_bombs_are_refused_before_they_are_compiled(bench: Bench) -> None:
+    bombs = [f"(a{{1000}}){{{1000 + number}}}" for number in range(7)]
+    keys = [bench.submit(bomb) for bomb in bombs]
+    keys.append(bench.submit(json.dumps({"type": "string", "pattern": f"^{bombs[0]}$"}), "json_schema"))
+    keys.append(bench.submit(f"start: /{bombs[0]}/", "lark"))
+    for result in bench.wait(*keys):
+        assert isinstance(result, RequestError) and result.param == "response_format.value"
 
 
 def test_a_process_that_died_is_replaced(bench: Bench) -> None:
     bench.wait(bench.submit("[0-9]{8}"))
-    pid = bench.compiler.worker_pid
+    pid = bench.compiler.process.pid
     assert pid is not None
     psutil.Process(pid).kill()
     (result,) = bench.wait(bench.submit("[0-9]{9}"))
@@ -272,13 +309,13 @@ SOME = json.dumps({"properties": {"a": {"type": "array", "unevaluatedItems": Fal
 
 def test_what_is_left_out_is_remembered_with_the_grammar(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
-    ask = bench.compiler._ask
+    ask = bench.compiler.process.ask
 
     def counted(constraint: Constraint) -> Answer:
         asked.append(constraint.strict)
         return ask(constraint)
 
-    monkeypatch.setattr(bench.compiler, "_ask", counted)
+    monkeypatch.setattr(bench.compiler.process, "ask", counted)
     kinds = (False, True, False, True)
     found = bench.wait(*(bench.submit(SOME, "json_schema", strict=strict) for strict in kinds))
     assert asked == [False, True], "equal ones are compiled once, strict ones apart"
@@ -294,12 +331,12 @@ def test_what_is_left_out_is_remembered_with_the_grammar(bench: Bench, monkeypat
 def test_what_is_late_is_followed_in_its_outermost_type(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, strict: bool
 ) -> None:
-    exchange = bench.compiler._exchange
+    exchange = bench.compiler.process.exchange
 
     def late(job: Job) -> Answer | None:
         return exchange(job) if job.rough else Answer(error="too late", is_late=True)
 
-    monkeypatch.setattr(bench.compiler, "_exchange", late)
+    monkeypatch.setattr(bench.compiler.process, "exchange", late)
     (result,) = bench.wait(bench.submit('{"type": "object", "required": ["a"]}', "json_schema", strict=strict))
     if strict:
         assert isinstance(result, RequestError) and result.message == "too late"
