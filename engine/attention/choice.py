@@ -132,9 +132,10 @@ def remember(path: Path, choice: Choice) -> None:
     """Write a choice; where that fails, the next start measures again."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            json.dump(asdict(choice), file)
-        os.replace(file.name, path)
+        text = json.dumps(asdict(choice))
+        with tempfile.TemporaryDirectory(dir=path.parent) as work:
+            (Path(work) / path.name).write_text(text, encoding="utf-8")
+            os.replace(Path(work) / path.name, path)
     except OSError as error:
         logger.info("what attention is best cannot be remembered: %s", error.strerror)
 

@@ -88,6 +88,7 @@ def convert(path: Path, progress: Progress) -> Path:
     file is. Calls `progress` with the share of the tensors that are unpacked.
     """
     from filelock import FileLock
+    from safetensors import SafetensorError
 
     target = converted_dir(path)
     if (target / _MARKER).exists():
@@ -97,9 +98,10 @@ def convert(path: Path, progress: Progress) -> Path:
         with FileLock(f"{target}.lock"):
             if not (target / _MARKER).exists():
                 _convert_into(path, target, progress)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ModelLoadError(
-            f"cannot write the converted weights of {path.name}: {error.strerror or error}", hint=_disk_hint()
+            f"cannot write the converted weights of {path.name}: {getattr(error, 'strerror', None) or error}",
+            hint=_disk_hint(),
         ) from error
     return target
 
@@ -109,6 +111,8 @@ def _disk_hint() -> str:
 
 
 def _convert_into(path: Path, target: Path, progress: Progress) -> None:
+    for left in target.parent.glob(f"{target.name}.*/"):  # of a process that was killed: whoever has the lock is alone
+        shutil.rmtree(left, ignore_errors=True)
     needed, free = num_weights(path) * _BF16_BYTES, shutil.disk_usage(target.parent).free
     if needed > free:
         raise ModelLoadError(

@@ -120,24 +120,35 @@ def _write(config: dict[str, Any], seed: int, tokenizer_dir: Path | None) -> Pat
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f"{digest}.", dir=target.parent))
-        (work / SEED_FILE).write_text(str(seed), encoding="utf-8")
-        (work / "config.json").write_text(text, encoding="utf-8")
-        own = [tokenizer_dir / name for name in TOKENIZER_FILES] if tokenizer_dir else []
-        if own and own[0].is_file():
-            for path in own:
-                if path.is_file():
-                    shutil.copy(path, work)
-        else:
-            write_tokenizer(work, _vocab_size(config), _eos_token_id(config))
         try:
-            os.replace(work, target)
-        except OSError:  # another process was first, with the same content
-            shutil.rmtree(work)
-            if not target.is_dir():
-                raise
+            (work / SEED_FILE).write_text(str(seed), encoding="utf-8")
+            (work / "config.json").write_text(text, encoding="utf-8")
+            _put_tokenizer(work, config, tokenizer_dir)
+            _move(work, target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise ModelLoadError(f"cannot write to the cache: {error.strerror or error}") from error
     return target
+
+
+def _put_tokenizer(directory: Path, config: dict[str, Any], tokenizer_dir: Path | None) -> None:
+    own = [tokenizer_dir / name for name in TOKENIZER_FILES] if tokenizer_dir else []
+    if own and own[0].is_file():
+        for path in own:
+            if path.is_file():
+                shutil.copy(path, directory)
+    else:
+        write_tokenizer(directory, _vocab_size(config), _eos_token_id(config))
+
+
+def _move(work: Path, target: Path) -> None:
+    """Give a directory its name, unless another process was first, with the same content."""
+    try:
+        os.replace(work, target)
+    except OSError:
+        if not target.is_dir():
+            raise
 
 
 def _text_field(config: dict[str, Any], key: str) -> Any:

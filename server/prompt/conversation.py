@@ -14,7 +14,7 @@ from server.markup.tool_prompt import response_text
 from server.prompt.chat_template import Verbatim
 from server.prompt.control_tokens import unused_break
 from server.protocol.errors import ApiError, bad_request
-from server.protocol.json_values import check_json_value
+from server.protocol.json_values import check_json_value, read_json
 
 Message = dict[str, Any]
 Absent = Literal["absent", "null", "empty"]
@@ -172,9 +172,9 @@ def _fit_call(call: dict[str, Any], form: TemplateForm) -> dict[str, Any]:
 
 
 def _parsed(arguments: str) -> dict[str, Any] | Verbatim:
-    """The object that the text is, or the text."""
+    """The object that the text is, or the text, as where it names a key twice."""
     try:
-        parsed = json.loads(arguments) if arguments.strip() else {}
+        parsed = read_json(arguments) if arguments.strip() else {}
         check_json_value(parsed, "arguments")
     except (ValueError, RecursionError, ApiError):
         return Verbatim(arguments)

@@ -1,6 +1,7 @@
 """What the content of an answer is to match: all spellings of it, made one."""
 
-import json
+import re
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -9,12 +10,13 @@ from engine.constraint import Constraint
 from server.markup.frames import escape
 from server.protocol.errors import bad_request
 from server.protocol.exact_numbers import schema_text
-from server.protocol.json_values import MAX_SCHEMA_INTEGER, check_json_value
+from server.protocol.json_values import MAX_SCHEMA_INTEGER, check_json_value, json_decoder, read_json
 from server.protocol.messages import Name, StrictModel
 
 MAX_CHOICES = 1024
 MAX_CHOICE_CHARS = 4096
 MAX_GRAMMAR_CHARS = 200_000
+_SCHEMA_IN_GRAMMAR = re.compile(r"%json\s*(?=\{)")
 ANY_OBJECT = '{"type": "object"}'
 
 
@@ -172,16 +174,26 @@ def check_constraints(request: ConstraintFields) -> None:
     names = [name for name, value in given if value]
     if len(names) > 1:
         raise bad_request(f"{names[0]} and {names[1]} both constrain the answer; give one of them", param=names[1])
+    if request.grammar is not None:
+        _check_grammar(request.grammar)
     if asked is not None and asked.place:
         param = ".".join(("response_format", *asked.place))
         check_json_value(_parsed(asked.schema_given, param), param, largest=MAX_SCHEMA_INTEGER)
+
+
+def _check_grammar(grammar: str) -> None:
+    """Look at the schemas that a grammar holds; what is wrong with them else, and what is no schema, shows later."""
+    decoder = json_decoder(param="grammar")
+    for found in _SCHEMA_IN_GRAMMAR.finditer(grammar):
+        with suppress(ValueError, RecursionError):
+            decoder.raw_decode(grammar, found.end())
 
 
 def _parsed(value: str | dict[str, Any], param: str) -> Any:
     if isinstance(value, dict):
         return value
     try:
-        schema = json.loads(value)
+        schema = read_json(value, param=param)
     except (ValueError, RecursionError):
         schema = None
     if not isinstance(schema, dict | bool):

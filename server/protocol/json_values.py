@@ -1,5 +1,6 @@
 """Checks on the JSON that the request's models leave untyped (schemas, template variables), and on the body's form."""
 
+import contextlib
 import json
 import math
 from typing import Any
@@ -19,25 +20,38 @@ def check_object_keys(raw: bytes) -> None:
     Of a key named twice one parser takes the first value and another the last, so what a proxy has checked could
     differ from what is served. Bodies that are no JSON at all pass here: the parser proper has the better words.
     """
-    try:
-        json.loads(raw, object_pairs_hook=_check_pairs)
-    except (ValueError, RecursionError):
-        return
+    with contextlib.suppress(ValueError, RecursionError):
+        read_json(raw)
 
 
-def _check_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(pairs) > MAX_KEYS_PER_OBJECT:
-        raise bad_request(
-            f"The request body holds an object with {len(pairs)} keys, at most {MAX_KEYS_PER_OBJECT} are allowed"
-        )
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise bad_request(f"The request body names the key {shorten(key)} twice in one object")
-            seen.add(key)
-    return found
+def read_json(text: str | bytes, *, param: str | None = None) -> Any:
+    """The value of a JSON text, which is that of the field `param`, or the body.
+
+    Raises `ApiError` 400 as `check_object_keys` does, `ValueError` or `RecursionError` for what is no JSON.
+    """
+    return json_decoder(param=param).decode(text if isinstance(text, str) else text.decode())
+
+
+def json_decoder(*, param: str | None = None) -> json.JSONDecoder:
+    """What `read_json` reads with."""
+    subject = param or "The request body"
+
+    def check_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) > MAX_KEYS_PER_OBJECT:
+            raise bad_request(
+                f"{subject} holds an object with {len(pairs)} keys, at most {MAX_KEYS_PER_OBJECT} are allowed",
+                param=param,
+            )
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            seen: set[str] = set()
+            for key, _ in pairs:
+                if key in seen:
+                    raise bad_request(f"{subject} names the key {shorten(key)} twice in one object", param=param)
+                seen.add(key)
+        return found
+
+    return json.JSONDecoder(object_pairs_hook=check_pairs)
 
 
 def check_json_value(value: Any, param: str, *, largest: int = MAX_INTEGER) -> None:

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from engine.weights.gguf_config import _llama3_scaling
 from engine.weights.gguf_file import GGUFFile
 from engine.weights.gguf_tokenizer import build_tokenizer
 from tests.engine.weights.gguf_samples import write_model, write_tokenizer
-from tests.places import SHARED
+from tests.places import ROOT, SHARED
 
 SHARED_TOKENIZERS = SHARED / "tokenizers"
 TEXTS = (
@@ -139,6 +141,50 @@ def test_a_failed_conversion_leaves_nothing(tiny_model_dir: Callable[[str], Path
     with pytest.raises(ModelLoadError, match="cannot be unpacked"):
         convert(path, no_progress)
     assert not [entry for entry in (cache / "converted").iterdir() if entry.is_dir()]
+
+
+FILL = """
+import resource, signal, sys
+from pathlib import Path
+from engine.cache import no_progress
+from engine.errors import ModelLoadError
+from engine.weights.gguf import convert
+from engine.weights.random_model import random_model_dir
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    convert(Path(sys.argv[1]), no_progress) if sys.argv[1].endswith(".gguf") else random_model_dir(sys.argv[1])
+except ModelLoadError as error:
+    print(error.message)
+"""
+"""Makes a model on a disk that takes files of so many bytes alone, as a full one takes no more."""
+
+
+@pytest.mark.parametrize("room", [0, 100, 5_000, 20_000])
+@pytest.mark.parametrize("kind", ["tiny.gguf", "qwen2?hidden_size=64&vocab_size=3000"])
+def test_a_full_disk_leaves_nothing_half_made(
+    kind: str, room: int, tiny_model_dir: Callable[[str], Path], tmp_path: Path, cache: Path
+) -> None:
+    source = kind
+    if kind.endswith(".gguf"):
+        source = str(tmp_path / kind)
+        write_model(tmp_path / kind, tiny_model_dir("llama"))
+    command = [sys.executable, "-c", FILL, source, str(room)]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert said.startswith("cannot write "), said
+    assert not [entry for entry in cache.rglob("*") if entry.is_dir() and entry.parent != cache]
+
+
+def test_what_a_killed_conversion_left_is_swept(
+    tiny_model_dir: Callable[[str], Path], tmp_path: Path, cache: Path
+) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_model(path, tiny_model_dir("llama"))
+    left = converted_dir(path).with_name(f"{converted_dir(path).name}.left")
+    left.mkdir(parents=True)
+    (left / "part-0").write_bytes(b"x")
+    convert(path, no_progress)
+    assert not left.exists()
 
 
 def test_two_processes_converting_at_once_both_get_it(

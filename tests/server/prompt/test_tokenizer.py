@@ -158,7 +158,9 @@ def test_tool_turns(shared_tokenizer: Load) -> None:
 
 
 @needs_shared
-@pytest.mark.parametrize("arguments", ['{"x": "é', "[1]", "x=1", '{"x": NaN}', '{"x": ' * 70 + "1" + "}" * 70])
+@pytest.mark.parametrize(
+    "arguments", ['{"x": "é', "[1]", "x=1", '{"x": NaN}', '{"x": 1, "x": 2}', '{"x": ' * 70 + "1" + "}" * 70]
+)
 @pytest.mark.parametrize(
     "name", ["qwen2_5", "llama3_1/meta-llama-Llama-3.1-8B-Instruct", "deepseek_v3", "gemma2/google-gemma-2-2b-it"]
 )

@@ -265,6 +265,18 @@ def test_bad_messages_are_refused_by_path(message: dict[str, Any], param: str) -
         (raw('"seed":' + "9" * 5000), "not valid JSON"),
         (raw('"tools":' + "[" * 100_000 + "]" * 100_000), "not valid JSON"),
         (raw('"n":1,"n":2'), "key 'n' twice"),
+        (
+            raw('"response_format":{"type":"json","value":"{\\"type\\":1,\\"type\\":2}"}'),
+            "value names the key 'type' twice",
+        ),
+        (
+            raw('"response_format":{"type":"json_object","value":"{\\"a\\":[{\\"b\\":1,\\"b\\":1}]}"}'),
+            "value names the key 'b' twice",
+        ),
+        (
+            raw('"grammar":"start: a\\na: %json {\\"type\\":\\"string\\",\\"type\\":\\"null\\"}"'),
+            "grammar names the key 'type' twice",
+        ),
         (b'{"messages":[{"role":"user","role":"system","content":"x"}]}', "key 'role' twice"),
     ],
 )
