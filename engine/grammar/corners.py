@@ -15,7 +15,7 @@ from engine.grammar.json_place import BARE, KEY, NAME, STRING, VALUE, Identity, 
 from engine.grammar.likeness import IN_NAME, IN_STRING, can_repeat, likeness, significant
 from engine.grammar.schema.names import MAX_WORDS
 from engine.grammar.taken import Taken
-from engine.grammar.token_index import TokenIndex, allowed, clear, digits
+from engine.grammar.token_index import TokenIndex, TokenSet, clear, digits
 from engine.grammar.writing.nodes import ItemsTaken, NamesTaken
 
 MAX_KNOWN_WAYS = 1000
@@ -41,13 +41,16 @@ class Corners:
         """Whether there is a way on, of risky places."""
         self._steps = 0
 
-    def forbid(self, grammar: LlguidanceGrammar, row: np.ndarray, place: Place) -> None:
-        """Take the tokens out that lead into a corner from the place that the grammar stands at."""
+    def forbid(self, grammar: LlguidanceGrammar, row: np.ndarray, place: Place) -> bool:
+        """Take the tokens out that lead into a corner from where the grammar stands; whether there are any."""
+        found = False
         self._steps = MAX_STEPS
         for token_id in self._risky(row, place):
             after = self._taken.behind(grammar, place, self._tokens[token_id])
             if after is not None and not self._has_way(grammar, token_id, after):
                 clear(row, token_id)
+                found = True
+        return found
 
     def _risky(self, row: np.ndarray, place: Place) -> list[int]:
         """Tokens that may lead into a corner: what a name or an item that is there goes on with, or begins with."""
@@ -59,8 +62,10 @@ class Corners:
     def _risky_names(self, row: np.ndarray, place: Place) -> list[int]:
         kinds = self._index.kinds
         if place.mode not in IN_NAME:
-            begin = "quoted" if place.mode == KEY else "comma and quote"
-            return allowed(row, kinds["comma" if place.mode != KEY and _is_crowded(place) else begin])
+            if place.mode == KEY:
+                return kinds["quoted"].allowed(row)
+            kind = "comma" if _is_crowded(place) else "comma and quote"
+            return kinds[f"{kind} behind a text" if place.mode in IN_STRING else kind].allowed(row)
         rests = [name[len(place.partial) : -1] for name in place.names if name.startswith(place.partial)]
         return _among(row, self._index.begun(rests))
 
@@ -69,7 +74,7 @@ class Corners:
             return []
         alike, index = likeness(place), self._index
         in_text = place.mode in (*IN_NAME, *IN_STRING)
-        found = allowed(row, index.kinds["next behind a text" if in_text else "next"])
+        found = index.kinds["next behind a text" if in_text else "next"].allowed(row)
         if alike is None:
             return found
         if in_text:
@@ -79,7 +84,7 @@ class Corners:
             if self._few_texts or place.mode in IN_NAME:
                 ending += index.begun(rest[:-1] for rest in rests)
             return found + _among(row, ending)
-        found += allowed(row, index.kinds["structure"]) + allowed(row, index.kinds["two quotes"])
+        found += index.kinds["structure"].allowed(row) + index.kinds["two quotes"].allowed(row)
         if place.mode == KEY:
             found += _among(row, index.begun(begin + name for name in alike.names for begin in (b'"', b' "')))
         if place.mode in (VALUE, BARE):
@@ -150,7 +155,7 @@ class Corners:
         self._taken.forbid(ahead, row, place)
         in_text = place.mode in (*IN_NAME, *IN_STRING)
         risky = []
-        letters = allowed(row, self._index.kinds["letters"])
+        letters = self._index.kinds["letters"].allowed(row)
         for following in letters or np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist():
             text = self._tokens[following]
             if text.isspace() and not in_text:
@@ -165,7 +170,7 @@ class Corners:
 
 def _among(row: np.ndarray, ids: list[int]) -> list[int]:
     """Those of a few tokens that a bitmask allows."""
-    return allowed(row, np.array(ids, dtype=np.int64)) if ids else []
+    return TokenSet(ids).allowed(row) if ids else []
 
 
 def _number_parts(whole: bytes, begun: bytes) -> set[bytes]:

@@ -65,13 +65,12 @@ class UnrepeatedGrammar:
             self._taken.forbid_marks(row)
         if self._place is not None and self._place.frame is not None:
             before = row.copy()
-            self._taken.forbid(self._inner, row, self._place)
+            is_less = self._taken.forbid(self._inner, row, self._place)
             if self._corners is not None:
                 sure = row.copy()
-                self._corners.forbid(self._inner, row, self._place)
-                if not row.any():
+                if self._corners.forbid(self._inner, row, self._place) and not row.any():
                     row[:] = sure  # there is a way, which was too long to be found
-            if not row.any():
+            if is_less and not row.any():
                 if self._opens is None:
                     raise GrammarError("nothing is left that is not there already")
                 row[:] = before  # what free text seemed to begin is no JSON: what was taken for a name is none

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.grammar.backend_llguidance import LlguidanceGrammar
 from engine.grammar.json_place import BARE, ESCAPED_NAME, ESCAPED_STRING, KEY, NAME, STRING, Place, Repeated, bare_value
-from engine.grammar.token_index import TokenIndex, allowed, clear
+from engine.grammar.token_index import TokenIndex, clear
 from engine.grammar.writing.document import DIFFERS
 
 MAX_PLACES = 64
@@ -62,40 +62,47 @@ class Taken:
 
     def forbid_marks(self, row: np.ndarray) -> None:
         """Take the marks out."""
-        for token_id in allowed(row, self._index.kinds["marks"]):
+        for token_id in self._index.kinds["marks"].allowed(row):
             clear(row, token_id)
 
-    def forbid(self, grammar: LlguidanceGrammar, row: np.ndarray, place: Place) -> None:
-        """Take the tokens out that would complete what is there already."""
+    def forbid(self, grammar: LlguidanceGrammar, row: np.ndarray, place: Place) -> bool:
+        """Take the tokens out that would complete what is there already; whether there are any."""
+        found = False
         if place.mode in (NAME, ESCAPED_NAME):
             for name in place.names:
                 if name.startswith(place.partial):
-                    self._index.forbid(row, name[len(place.partial) :])
+                    found |= self._index.forbid(row, name[len(place.partial) :])
         elif place.frame is not None and place.frame.known:
-            self._forbid_items(grammar, row, place)
+            found = self._forbid_items(grammar, row, place)
         in_text = place.mode in (NAME, ESCAPED_NAME, STRING, ESCAPED_STRING)
-        for token_id in allowed(row, self._index.kinds["two quotes" if place.mode == KEY else "comma and two quotes"]):
+        for token_id in self._index.kinds["two quotes" if place.mode == KEY else "comma and two quotes"].allowed(row):
             quoted = self._index.quoted.get(token_id)  # which is no name where the first quote ends a text
             if quoted is not None and (in_text or quoted not in place.names):
                 continue
             if self.behind(grammar, place, self._tokens[token_id]) is None:
                 clear(row, token_id)
+                found = True
         if place.may_differ:
-            for token_id in allowed(row, self._index.kinds[_ending_items(place)]):
+            for token_id in self._index.kinds[_ending_items(place)].allowed(row):
                 if self.behind(grammar, place, self._tokens[token_id]) is None:
                     clear(row, token_id)
+                    found = True
+        return found
 
-    def _forbid_items(self, grammar: LlguidanceGrammar, row: np.ndarray, place: Place) -> None:
+    def _forbid_items(self, grammar: LlguidanceGrammar, row: np.ndarray, place: Place) -> bool:
         assert place.frame is not None
+        found = False
         if place.mode == BARE:
             if bare_value(place.partial) in place.frame.known and self.must_differ(grammar, b""):
                 self._index.forbid_delimiters(row)
+                found = True
         elif place.mode in (STRING, ESCAPED_STRING):
             for item in place.frame.known:
                 if isinstance(item, bytes) and item.endswith(b'"') and item.startswith(place.partial):
                     rest = item[len(place.partial) :]
                     if self._index.ending(rest) and self.must_differ(grammar, rest):
-                        self._index.forbid(row, rest)
+                        found |= self._index.forbid(row, rest)
+        return found
 
 
 def _ending_items(place: Place) -> str:

@@ -23,6 +23,8 @@ _KINDS = {
     "structure": r"[,:\[\]{}]",
     "items": _ENDS_ITEM,
     "items behind a text": f'".*(?:{_ENDS_ITEM})',
+    "comma behind a text": '".*,',
+    "comma and quote behind a text": '".*,.*"',
     "next": r",\s*\S",
     "next behind a text": r'".*,\s*\S',
     "marks": DIFFERS,
@@ -33,6 +35,20 @@ _OF_A_KIND = re.compile(rb'[",:\[\]{}\x01]|[0-9el]\s')
 """Found in all longer tokens of some kind, and in few others."""
 _CLOSING = re.compile(rb"[\\\]}]")
 _NUMERIC = re.compile(rb" ?([-+.0-9eE]+)")
+
+
+class TokenSet:
+    """Some tokens, by where they stand in bitmasks."""
+
+    def __init__(self, ids: Iterable[int]) -> None:
+        self._ids = np.array(list(ids), dtype=np.int64)
+        self._words = self._ids >> 5
+        self._bits = np.left_shift(np.uint32(1), (self._ids & 31).astype(np.uint32))
+
+    def allowed(self, row: np.ndarray) -> list[int]:
+        """Those of them that a bitmask allows."""
+        found: list[int] = self._ids[(row.view(np.uint32)[self._words] & self._bits) != 0].tolist()
+        return found
 
 
 class TokenIndex:
@@ -70,9 +86,8 @@ class TokenIndex:
                 delimiting.append(token_id)
             if b"[" in text and isinstance(Place(may_differ=True).read(text), Repeated):
                 repeating.append(token_id)
-        self.kinds = {name: np.array(ids, dtype=np.int64) for name, ids in found.items()}
-        """Ids of the tokens of each kind of `_KINDS`, and of those that open an array and have an item twice in it."""
-        self.kinds["repeating"] = np.array(repeating, dtype=np.int64)
+        self.kinds = {name: TokenSet(ids) for name, ids in (*found.items(), ("repeating", repeating))}
+        """The tokens of each kind of `_KINDS`, and those that open an array and have an item twice in it."""
         self._delimiting = delimiting
 
     @property
@@ -91,14 +106,15 @@ class TokenIndex:
         ids = self._ending.get(rest[: rest.index(b'"') + 1], [])
         return ids if rest == b'"' else [token_id for token_id in ids if tokens[token_id].startswith(rest)]
 
-    def forbid(self, row: np.ndarray, rest: bytes) -> None:
-        """Take the tokens that begin with the rest of a text, with its quote, out of a bitmask."""
+    def forbid(self, row: np.ndarray, rest: bytes) -> bool:
+        """Take tokens that begin with the rest of a text, with its quote, out of a bitmask; whether there are any."""
         ids = self.ending(rest)
         if len(ids) > FEW and rest == b'"':
             self._forbid_all(row, rest, ids)
-            return
-        for token_id in ids:
-            clear(row, token_id)
+        else:
+            for token_id in ids:
+                clear(row, token_id)
+        return bool(ids)
 
     def forbid_delimiters(self, row: np.ndarray) -> None:
         """Take all that ends a number out of a bitmask."""
@@ -125,9 +141,3 @@ def digits(number: bytes) -> bytes:
 def clear(row: np.ndarray, token_id: int) -> None:
     """Take one token out of a bitmask."""
     row.view(np.uint32)[token_id // 32] &= np.uint32(~(1 << (token_id % 32)) & 0xFFFFFFFF)
-
-
-def allowed(row: np.ndarray, ids: np.ndarray) -> list[int]:
-    """Those of the tokens that a bitmask allows."""
-    found: list[int] = ids[(row[ids >> 5] >> (ids & 31)) & 1 == 1].tolist()
-    return found
