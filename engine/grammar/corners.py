@@ -132,7 +132,16 @@ class Corners:
         return place.may_differ and not is_endless and can_repeat(place)
 
     def _is_completed(self, grammar: LlguidanceGrammar, text: bytes, place: Place) -> bool:
-        """Whether a text or a number that is being written is soon another one than is there, seen without a mask."""
+        """Whether what is being written is soon another name, text or number than is there, seen without a mask."""
+        if place.mode in (KEY, NAME):
+            if place.may_differ and can_repeat(place):
+                return False
+            begin = b'"' if place.mode == KEY else b""
+            return any(
+                place.partial + tail + b'"' not in place.names
+                and self._taken.allows(grammar, text + begin + tail + b'"')
+                for tail in _TAILS
+            )
         ends: list[tuple[bytes, Identity]] = []
         if place.mode == STRING:
             ends = [(tail + b'"', place.partial + tail + b'"') for tail in _TAILS]
