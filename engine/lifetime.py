@@ -10,10 +10,14 @@ PR_SET_PDEATHSIG = 1
 
 
 def child_environment() -> dict[str, str]:
-    """This process's environment, with our packages importable from wherever this process found them."""
+    """This process's environment, with our packages importable from wherever this process found them.
+
+    Without traces of Rust's panics: where memory is at its end, writing one can wait for a lock for ever.
+    """
     root = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root}
+    path = f"{root}{os.pathsep}{path}" if path else root
+    return {**os.environ, "PYTHONPATH": path, "RUST_BACKTRACE": "0"}
 
 
 def die_with_parent() -> None:

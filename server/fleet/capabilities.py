@@ -3,19 +3,18 @@
 from typing import Any
 
 from engine.config import EngineConfig
-from engine.messages import EngineInfo
 from server.prompt.tokenizer import ChatTokenizer
 
 
-def capabilities(config: EngineConfig, info: EngineInfo, tokenizer: ChatTokenizer) -> dict[str, Any]:
-    """The `capabilities` of a loaded model in /v1/models.
+def capabilities(config: EngineConfig, tokenizer: ChatTokenizer, *, sees: bool = False) -> dict[str, Any]:
+    """The `capabilities` of a loaded model in /v1/models; `sees` says that it takes images.
 
     `structured_outputs` lists what constrains an answer: types of `response_format`, and the fields `choice` and
     `grammar`.
     """
     constraints = ["json_object", "json_schema", "json", "regex", "choice"]
     return {
-        "input": ["text"] if info.images is None else ["text", "image"],
+        "input": ["text", "image"] if sees else ["text"],
         "output": ["text"],
         "streaming": True,
         "logprobs": True,

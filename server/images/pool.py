@@ -15,7 +15,7 @@ from server.protocol.errors import overloaded
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "server.images.worker")
 RETRY_SECONDS = 5
-_KEPT_VARIABLES = ("PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV")
+_KEPT_VARIABLES = ("PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "RUST_BACKTRACE")
 """What of our environment decoders may see: no keys and no tokens."""
 
 

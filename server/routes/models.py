@@ -42,7 +42,7 @@ def describe(handle: EngineHandle) -> dict[str, Any]:
             "context_length": info.context,
             "max_model_len": info.context,
             "architecture": info.architecture,
-            "capabilities": capabilities(handle.config, info, tokenizer),
+            "capabilities": capabilities(handle.config, tokenizer, sees=info.images is not None),
             "sampling_defaults": dataclasses.asdict(handle.defaults),
             "generation_config": info.generation_defaults,
             "kv_cache_tokens": info.kv_tokens,

@@ -19,6 +19,7 @@ from tests.server.texts import needs_shared
 def test_capabilities_are_those_of_the_model(smollm2_tokenizer: ChatTokenizer, load_tokenizer: Load) -> None:
     found = capabilities(EngineConfig(name="m", source=""), smollm2_tokenizer)
     assert found["tools"] and not found["reasoning"] and found["input"] == ["text"]
+    assert capabilities(EngineConfig(name="m", source=""), smollm2_tokenizer, sees=True)["input"] == ["text", "image"]
     assert {"json_schema", "regex", "grammar"} <= set(found["structured_outputs"])
     other = capabilities(EngineConfig(name="m", source="", constraints="outlines_core"), smollm2_tokenizer)
     assert "grammar" not in other["structured_outputs"] and "regex" in other["structured_outputs"]
