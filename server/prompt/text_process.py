@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -27,6 +28,8 @@ from server.prompt.text_messages import (
 from server.protocol.errors import ApiError, internal_error, overloaded
 
 TEXT_COMMAND = (sys.executable, "-P", "-m", "server.routes.text_worker")
+ENDING_SECONDS = 5.0
+"""What a process that has closed its output gets to end by itself."""
 WAIT_FACTOR = 10
 """So many times its own time a process may take by the clock on the wall, where others want the processors too."""
 PIECE_BYTES = 256 * 1024
@@ -141,12 +144,18 @@ class TextProcess:
         self.is_ready = True
 
     async def _exit_code(self) -> int:
+        """How it ended, for which one that is ending gets a moment."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ENDING_SECONDS):
+                return await self._process.wait()
         self._kill()
         return await self._process.wait()
 
     def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        # Not by the process object: that would look whether it has ended, and so take its exit code from asyncio.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
 
     def _died(self, code: int) -> ApiError:
         if self._is_stopped:

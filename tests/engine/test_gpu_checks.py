@@ -52,7 +52,7 @@ def test_lack_of_memory(tiny_model_dir: TinyModelDir, monkeypatch: pytest.Monkey
     whole = ModelRunner._forward
 
     def take_memory() -> Callable[[], None]:
-        def forward(self: ModelRunner, batch: object) -> torch.Tensor:
+        def forward(self: ModelRunner, batch: object, *rest: object) -> torch.Tensor:
             if len(batch.input_ids) > 40:  # type: ignore[attr-defined]
                 raise torch.OutOfMemoryError("made up")
             return whole(self, batch)  # type: ignore[arg-type]
