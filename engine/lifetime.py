@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
 
 
 def child_environment() -> dict[str, str]:
@@ -20,10 +21,16 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "RUST_BACKTRACE": "0"}
 
 
+def give_memory_back() -> None:
+    """Let the C library return to the system what it keeps of freed memory, in all its arenas. Takes milliseconds."""
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
+
+
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent ends, however that ends."""
     parent = os.getppid()
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         sys.exit(1)

@@ -18,7 +18,7 @@ import zmq
 
 from engine.config import EngineConfig
 from engine.errors import HeadraceError
-from engine.lifetime import die_with_parent
+from engine.lifetime import die_with_parent, give_memory_back
 from engine.messages import (
     MAX_FRAME_BYTES,
     AbortRequest,
@@ -108,9 +108,16 @@ def load_engine(config: EngineConfig, pipe: Pipe) -> "tuple[Engine, EngineInfo]"
 def serve(engine: "Engine", pipe: Pipe) -> None:
     """Turn messages into steps and steps into messages, until told to end."""
     last_sent = 0.0
+    has_worked = False
     while True:
         was_busy = engine.has_work
-        for message in pipe.receive(0 if was_busy else HEARTBEAT_SECONDS):
+        has_worked = has_worked or was_busy
+        messages = pipe.receive(0 if was_busy else HEARTBEAT_SECONDS)
+        if has_worked and not was_busy and not messages:
+            # What steps and grammars have freed is kept by the C library, in an arena of each thread.
+            give_memory_back()
+            has_worked = False
+        for message in messages:
             match message:
                 case AddRequest():
                     engine.add(message)

@@ -35,7 +35,7 @@ from engine.grammar.worker_process import WorkerProcess
 logger = logging.getLogger(__name__)
 
 MAX_CACHE_BYTES = 256 * 1024 * 1024
-ENTRY_BYTES = 128 * 1024
+ENTRY_BYTES = 256 * 1024
 """What a compiled grammar holds beside its text: parser and lexer tables that grow with use."""
 TEXT_FACTOR = 16
 MAX_MARKS = 16

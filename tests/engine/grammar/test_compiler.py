@@ -1,6 +1,8 @@
 """Compiling constraints beside the step loop: deadlines, a process that is killed, caches bounded in bytes."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from engine.grammar.results import GrammarCache, Result
 from engine.grammar.worker import Answer, Job
 from engine.grammar.worker_process import WAIT_FACTOR
 from tests.clocks import PATIENCE
+from tests.places import ROOT
 
 VOCAB_SIZE = 49152
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
@@ -343,6 +346,49 @@ def test_what_is_late_is_followed_in_its_outermost_type(
     else:
         assert not isinstance(result, RequestError) and result.relaxed is not None
         assert result.relaxed.pointers == ("/response_format/value",)
+
+
+GROW = """
+import json, sys, time
+from pathlib import Path
+import numpy, psutil
+from engine.constraint import Constraint
+from engine.grammar.compiler import GrammarCompiler
+from engine.lifetime import give_memory_back
+from tests.clocks import PATIENCE
+compiler = GrammarCompiler(Path(sys.argv[1]), vocab_size=49152, eos_token_ids=frozenset({2}), deadline=PATIENCE)
+row = numpy.zeros(1536, dtype=numpy.int32)
+def follow(number, source):
+    compiler.submit(number, Constraint(kind="json_schema", source=source))
+    while not (found := compiler.collect()):
+        time.sleep(0.001)
+    grammar = found[0][1].grammar
+    for _ in range(20):
+        grammar.fill_bitmask(row)
+        grammar.accept(int(numpy.flatnonzero(numpy.unpackbits(row.view(numpy.uint8), bitorder="little"))[0]))
+def resident():
+    give_memory_back()
+    return psutil.Process().memory_info().rss
+follow(0, "{}")
+sizes = [resident()]
+for number in range(1, 100):
+    members = {f"p{number}_{n}": {"type": ("string", "integer", "array")[n % 3]} for n in range(30)}
+    follow(number, json.dumps({"type": "object", "properties": members}))
+sizes.append(resident())
+held = compiler._cache.num_bytes
+compiler._cache = None
+sizes.append(resident())
+compiler.close()
+print(json.dumps([*sizes, held]))
+"""
+
+
+def test_what_is_remembered_takes_no_more_than_is_counted_and_goes_back(smollm2_dir: Path) -> None:
+    command = [sys.executable, "-c", GROW, str(smollm2_dir)]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    before, full, cleared, held = json.loads(said)
+    assert full - before < 1.25 * held
+    assert cleared - before < (full - before) / 3
 
 
 def test_the_cache_is_bounded_in_bytes() -> None:
