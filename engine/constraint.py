@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.errors import RequestError
+
 MAX_POINTERS = 100
 MAX_POINTER_CHARS = 10_000
 """Of all pointers that go with one answer, together."""
+
+MAX_SOURCE_CHARS = 2_000_000
 
 ConstraintKind = Literal["json_schema", "regex", "lark"]
 
@@ -54,6 +58,20 @@ class Constraint:
     in what Python's syntax and Rust's have in common. Empty: the text is JSON but for marks that are none."""
     after: str = ""
     """The constraint begins behind the first occurrence of this text; before it, text is free. Empty: at once."""
+
+    @property
+    def num_chars(self) -> int:
+        """Characters of all its sources."""
+        parts = [self.source, *(entry.schema for entry in self.schemas), *(entry.pattern for entry in self.patterns)]
+        return sum(map(len, parts))
+
+    def check_size(self) -> None:
+        """Raise `RequestError` if its sources are longer than anything is made of."""
+        if self.num_chars > MAX_SOURCE_CHARS:
+            raise RequestError(
+                f"{self.param} has {self.num_chars} characters, at most {MAX_SOURCE_CHARS} are allowed",
+                param=self.param,
+            )
 
     @property
     def may_relax(self) -> bool:

@@ -61,6 +61,8 @@ class SamplingParams:
             _check_range(name, getattr(self, name), low, high)
         for name, low, high in _INT_RANGES:
             _check_range(name, getattr(self, name), low, high)
+        if self.constraint is not None:
+            self.constraint.check_size()
         if self.seed is not None:
             _check_range("seed", self.seed, -MAX_SEED - 1, MAX_SEED)
         if self.logprobs is not None:

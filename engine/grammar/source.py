@@ -18,7 +18,6 @@ from engine.grammar.schema.relaxing import Relaxing
 from engine.grammar.whole import lark_terminal, whole_parts
 from engine.grammar.writing.nodes import ItemsTaken, NamesTaken
 
-MAX_SOURCE_CHARS = 2_000_000
 MAX_EXPONENT = 400
 """Of a number in a schema, which is taken as it is written; doubles end at 1e308."""
 _OUR_RULE = re.compile(r"^\s*(schema|PATTERN)_\d+\s*(\[.*\])?\s*:", re.MULTILINE)
@@ -52,10 +51,7 @@ def grammar_text(constraint: Constraint, relaxings: Sequence[Relaxing] = ()) -> 
     """
     relaxings = relaxings or [Relaxing() for _ in schemas_of(constraint)]
     param, source = constraint.param, constraint.source
-    size = len(source) + sum(len(schema.schema) for schema in constraint.schemas)
-    size += sum(len(pattern.pattern) for pattern in constraint.patterns)
-    if size > MAX_SOURCE_CHARS:
-        raise RequestError(f"{param} has {size} characters, at most {MAX_SOURCE_CHARS} are allowed", param=param)
+    constraint.check_size()
     match constraint.kind:
         case "json_schema":
             return schema_text(load_schema(source, param), param, relaxing=relaxings[0])

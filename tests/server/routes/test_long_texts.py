@@ -66,6 +66,14 @@ BODIES: dict[str, tuple[str, Callable[[], Any], int]] = {
         400,
     ),
     "200 tools": (CHAT, lambda: {"messages": user("x"), "tools": [function(n) for n in range(200)]}, 400),
+    "a schema": (
+        CHAT,
+        lambda: {
+            "messages": user("x"),
+            "response_format": {"type": "json", "value": {"properties": keys(6000, keys(90))}},
+        },
+        400,
+    ),
     "nothing but brackets": (CHAT, lambda: "[" * CHARS, 400),
     "a prompt": (COMPLETIONS, lambda: {"prompt": words(CHARS)}, 400),
     "a prompt of three million ids": (COMPLETIONS, lambda: {"prompt": [12345] * 3_000_000}, 400),
@@ -147,6 +155,16 @@ def test_large_bodies_hold_up_nobody(name: str, server: RunningServer, tmp_path:
     assert stalls.longest < MAX_STALL_SECONDS
     wait_until(lambda: psutil.Process().memory_info().rss - before < MAX_GROWTH_BYTES)
     assert server.server.admission.buffered == 0 == server.server.admission.in_flight
+
+
+def test_a_schema_that_is_too_long_never_comes_to_the_engine(server: RunningServer) -> None:
+    before = len(server.events("add"))
+    value = {"type": "string", "description": "x" * 2_000_000}
+    answer = patient.post(
+        server.url + CHAT, json={"messages": user("x"), "response_format": {"type": "json", "value": value}}
+    )
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "response_format.value"
+    assert len(server.events("add")) == before
 
 
 def test_answers_are_the_same_wherever_the_work_is_done(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
