@@ -221,7 +221,7 @@ def test_reasoning_comes_first_and_its_budget_ends_it(bench: Bench) -> None:
     assert end in bench.text(free) and not bench.text(free).endswith(end)
 
 
-@pytest.mark.parametrize("source", ["(", "(?!a)b"])
+@pytest.mark.parametrize("source", ["(", r"(a)\1"])
 def test_a_refusal_is_the_requests_own(bench: Bench, source: str) -> None:
     bad = bench.add("x", replace(GREEDY, constraint=Constraint(kind="regex", source=source, param="response_format")))
     good = bench.add("x", replace(GREEDY, constraint=DATE))
@@ -230,6 +230,12 @@ def test_a_refusal_is_the_requests_own(bench: Bench, source: str) -> None:
     assert refusal.finish_reason == "error" and refusal.error_param == "response_format"
     assert collected(outputs[good, 0])[1] == "stop"
     assert outputs[good, 0][0].is_empty, "the first output says that the request is queued"
+
+
+def test_what_looks_ahead_is_followed(bench: Bench) -> None:
+    params = replace(GREEDY, constraint=Constraint(kind="regex", source="(?!a)[ab]", param="response_format"))
+    ids, reason = bench.answer("x", params)
+    assert (bench.text(ids), reason) == ("b", "stop")
 
 
 def test_a_request_that_is_aborted_while_compiling_leaves_nothing(bench: Bench) -> None:
