@@ -131,7 +131,7 @@ def _options() -> Iterator[tuple[str, str]]:
         if isinstance(action, argparse._HelpAction):
             continue
         choices = f"one of {', '.join(map(str, action.choices))}" if action.choices else ""
-        value = action.metavar or ("" if action.choices else action.dest.upper())
+        value = action.metavar or ("" if action.choices or action.nargs == 0 else action.dest.upper())
         name = f"{action.option_strings[-1]} {value}" if action.option_strings else f"{value}..."
         text = (action.help or "") % vars(action)
         yield f"`{name.strip()}`", "; ".join(part for part in (text, choices) if part)

@@ -15,6 +15,8 @@ from server.context import ServerContext
 from server.edge.auth import Keys
 from server.edge.guard import Edge
 from server.openapi.document import describe_api
+from server.playground.assets import load_assets
+from server.playground.pages import playground_router
 from server.protocol.errors import ApiError, internal_error
 from server.routes.chat import router as chat_router
 from server.routes.completions import router as completions_router
@@ -27,18 +29,28 @@ ROUTERS = (chat_router, completions_router, tokenize_router, models_router, heal
 ROUTES = tuple(route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute))
 
 
-def build_app(context: ServerContext, *, keys: Keys, hosts: Iterable[str] | None = None) -> ASGIApp:
-    """The whole application. `hosts` are the only Host names it answers to, None for any."""
+def build_app(
+    context: ServerContext, *, keys: Keys, hosts: Iterable[str] | None = None, playground: bool = True
+) -> ASGIApp:
+    """The whole application. `hosts` are the only Host names it answers to, None for any.
+
+    `playground` adds the pages for a browser. They need no key: what they ask the API for does.
+    """
     # FastAPI's pages of documentation load scripts from elsewhere, and its description of the API is not ours.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.context = context
     for router in ROUTERS:
         app.include_router(router)
+    pages: frozenset[str] = frozenset()
+    if playground:
+        assets = load_assets()
+        app.include_router(playground_router(assets))
+        pages = assets.paths
     app.state.describe = cache(lambda: describe_api(ROUTES, version=version(), needs_key=bool(keys)))
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_unexpected)
-    return Edge(app, keys=keys, counters=context.counters, hosts=hosts)
+    return Edge(app, keys=keys, counters=context.counters, hosts=hosts, pages=pages)
 
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:

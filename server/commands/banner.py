@@ -73,8 +73,13 @@ class ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
-def ready_banner(url: str, handles: Iterable[EngineHandle], *, version: str, needs_key: bool) -> str:
-    """Where the server is, what it serves, and one command to try. `url` has no trailing slash."""
+def ready_banner(
+    url: str, handles: Iterable[EngineHandle], *, version: str, needs_key: bool, playground: bool = False
+) -> str:
+    """Where the server is, what it serves, and how to try it: in a browser if it has pages, and with one command.
+
+    `url` has no trailing slash.
+    """
     served = [(handle.info, handle.defaults) for handle in handles if handle.info is not None]
     lines = [f"Headrace {version} is ready at {url}/v1"]
     for info, defaults in served:
@@ -91,7 +96,7 @@ def ready_banner(url: str, handles: Iterable[EngineHandle], *, version: str, nee
             {"model": served[0][0].name, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
         )
         key = " -H 'Authorization: Bearer YOUR_KEY'" if needs_key else ""
-        lines.append("Try it:")
+        lines.append(f"Try it in a browser at {url}/ or with:" if playground else "Try it:")
         lines.append(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'")
     return "\n".join(lines)
 

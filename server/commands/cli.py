@@ -72,6 +72,9 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         "--api-key", action="append", default=[], metavar="KEY",
         help=f"a key that clients must send; {KEY_VARIABLE} may hold some, separated by spaces",
     )  # fmt: skip
+    where.add_argument(
+        "--no-playground", action="store_true", help="leave out the pages for a browser at the root of the server"
+    )
     clients = serve.add_argument_group("clients that cannot be changed")
     clients.add_argument(
         "--served-name", action="append", default=[], metavar="NAME",
@@ -130,6 +133,7 @@ def _serve(options: argparse.Namespace) -> int:
         drain_seconds=options.drain,
         limits=Limits(max_requests=options.max_requests, max_connections=options.max_connections),
         ignore_unknown_fields=options.unknown_fields == "ignore",
+        playground=not options.no_playground,
     )
     return run(settings, console)
 

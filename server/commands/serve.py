@@ -54,6 +54,8 @@ class ServeSettings:
     ignore_unknown_fields: bool = False
     """Fields of requests that do not exist are left out and named in a header, not refused."""
     policy: FleetPolicy = field(default_factory=FleetPolicy)
+    playground: bool = True
+    """Whether there are pages for a browser at the root."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -146,7 +148,12 @@ class HeadraceServer:
             self.images,
             ignore_unknown_fields=self._settings.ignore_unknown_fields,
         )
-        app = build_app(context, keys=self._keys, hosts=allowed_hosts(self._settings))
+        app = build_app(
+            context,
+            keys=self._keys,
+            hosts=allowed_hosts(self._settings),
+            playground=self._settings.playground,
+        )
         server = HttpServer(app, max_connections=self._settings.limits.max_connections)
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         closed = asyncio.create_task(self._close.wait())
@@ -176,7 +183,13 @@ class HeadraceServer:
         if all(handle.state is ModelState.FAILED for handle in self.fleet.handles.values()):
             return False
         self._console.line(
-            ready_banner(public_url(self._listener), ready, version=version(), needs_key=bool(self._keys))
+            ready_banner(
+                public_url(self._listener),
+                ready,
+                version=version(),
+                needs_key=bool(self._keys),
+                playground=self._settings.playground,
+            )
         )
         return True
 

@@ -32,15 +32,26 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Edge:
-    """Wraps the application. `hosts` are the only acceptable Host names, None for any."""
+    """Wraps the application. `hosts` are the only acceptable Host names, None for any.
+
+    `pages` are further paths that are reachable without a key, of which the log has no lines.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, keys: Keys, counters: ServerCounters, hosts: Iterable[str] | None = None
+        self,
+        app: ASGIApp,
+        *,
+        keys: Keys,
+        counters: ServerCounters,
+        hosts: Iterable[str] | None = None,
+        pages: Iterable[str] = (),
     ) -> None:
         self._app = app
         self._keys = keys
         self._counters = counters
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
+        self._open_paths = OPEN_PATHS.union(pages)
+        self._quiet_paths = PROBED_PATHS.union(pages)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; whatever it raises becomes an answer, or the end of the connection."""
@@ -63,7 +74,7 @@ class Edge:
         finally:
             if exchange.status:
                 self._counters.responses[exchange.status // 100] += 1
-            exchange.log()
+            exchange.log(quiet=scope["path"] in self._quiet_paths)
 
     def _check(self, exchange: "_Exchange") -> None:
         headers = exchange.headers
@@ -81,7 +92,7 @@ class Edge:
         state = exchange.scope.setdefault("state", {})
         state["request_id"] = exchange.request_id
         state["salt"] = b""
-        if exchange.scope["path"] in OPEN_PATHS:
+        if exchange.scope["path"] in self._open_paths:
             return
         authorization = headers.get("authorization")
         salt = self._keys.salt_for(authorization.encode("latin-1") if authorization is not None else None)
@@ -143,11 +154,11 @@ class _Exchange:
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
-    def log(self) -> None:
-        """One line: never the prompt, never a byte that could forge another line."""
+    def log(self, *, quiet: bool) -> None:
+        """One line: never the prompt, never a byte that could forge another line. `quiet` is for debugging alone."""
         target = self.scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200]
         logger.log(
-            logging.DEBUG if self.scope["path"] in PROBED_PATHS else logging.INFO,
+            logging.DEBUG if quiet else logging.INFO,
             "%s %s %s in %.3f s id=%s",
             self.scope["method"][:20],
             target,

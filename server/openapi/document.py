@@ -5,7 +5,7 @@ any route. So it is put together here, from the models of requests (`protocol.re
 (`protocol.shapes`) and the table of errors (`protocol.error_table`). `DETAILS` has an entry for each route.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -18,6 +18,10 @@ from server.protocol.fields import FieldRow
 from server.protocol.shapes import ErrorAnswerShape
 
 OPENAPI_VERSION = "3.2.0"
+RANGE, STATUS = "x-range", "x-status"
+"""What a field may hold and what becomes of it, in the words of docs/api.md."""
+_KEYWORDS: Mapping[str, str] = {"ge": "minimum", "le": "maximum"}
+"""pydantic's words for bounds of types that it does not know as numbers, in those of JSON Schema."""
 EVERYWHERE = (400, 401, 403, 414, 431, 500)
 """Statuses with which the edge may answer any request; 401 where keys are asked for."""
 
@@ -151,7 +155,10 @@ def _schemas() -> Json:
     for model, rows in models.items():
         properties = schemas[_public_name(model.__name__)]["properties"]
         for row in rows:
-            properties[row.name]["description"] = f"{row.meaning}. Range: {row.range}"
+            field = properties[row.name]
+            field |= {"description": f"{row.meaning}. Range: {row.range}", RANGE: row.range, STATUS: row.status}
+            if row.default is not None:
+                field["default"] = row.default
     return schemas
 
 
@@ -169,5 +176,7 @@ def _without_notes(value: Any, *, holds_names: bool = False) -> Any:
         if key == "$ref":
             kept[key] = f"#/components/schemas/{_public_name(child.rpartition('/')[2])}"
         elif holds_names or key not in ("title", "description"):
-            kept[key] = _without_notes(child, holds_names=key == "properties" and not holds_names)
+            kept[key if holds_names else _KEYWORDS.get(str(key), str(key))] = _without_notes(
+                child, holds_names=key == "properties" and not holds_names
+            )
     return kept

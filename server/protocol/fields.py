@@ -27,6 +27,11 @@ class FieldRow:
     meaning: str
     range: str
     status: Status = "supported"
+    default: bool | int | float | str | None = None
+    """What holds when the field is absent, where that is one value for all requests and models.
+
+    models.yaml may say otherwise of a model, which /v1/models tells as `sampling_defaults`.
+    """
 
 
 def field_table() -> list[FieldRow]:
@@ -48,8 +53,15 @@ _CONVERSATION = (
         "them in an assistant's turn, and `cache_control`, are taken",
         f"1 to {MAX_MESSAGES} messages of at most {MAX_PARTS} parts; image_url parts need a model that takes images",
     ),
-    FieldRow("add_generation_prompt", "Open an assistant turn after the messages. Default true", "boolean"),
-    FieldRow("continue_final_message", "Continue the last message, of the assistant, in place of answering", "boolean"),
+    FieldRow(
+        "add_generation_prompt", "Open an assistant turn after the messages. Default true", "boolean", default=True
+    ),
+    FieldRow(
+        "continue_final_message",
+        "Continue the last message, of the assistant, in place of answering",
+        "boolean",
+        default=False,
+    ),
     FieldRow(
         "chat_template_kwargs",
         "Variables for the model's chat template",
@@ -77,27 +89,28 @@ _MAX_TOKENS_OF_COMPLETIONS = FieldRow(
 _SHARED = (
     FieldRow("model", "The model to use", "a name from /v1/models"),
     FieldRow("max_tokens", "Most tokens to generate; all that the context leaves when absent", "1 to the context"),
-    FieldRow("temperature", "Flattens or sharpens the distribution; 0 is greedy. Default 1", "0 to 2"),
+    FieldRow("temperature", "Flattens or sharpens the distribution; 0 is greedy. Default 1", "0 to 2", default=1),
     FieldRow(
         "top_p",
         "Sample only from the likeliest tokens that together reach this probability",
         "0 to 1; 0 leaves the likeliest alone",
+        default=1,
     ),
-    FieldRow("frequency_penalty", "Lowers tokens by how often they were generated", "-2 to 2"),
-    FieldRow("presence_penalty", "Lowers tokens that were generated at all", "-2 to 2"),
+    FieldRow("frequency_penalty", "Lowers tokens by how often they were generated", "-2 to 2", default=0),
+    FieldRow("presence_penalty", "Lowers tokens that were generated at all", "-2 to 2", default=0),
     FieldRow(
         "logit_bias",
         "Added to the logits of single tokens",
         "object of token id to -100..100, at most 1024 entries; an array is refused",
     ),
-    FieldRow("n", "Completions to generate", f"1 to {MAX_N}"),
+    FieldRow("n", "Completions to generate", f"1 to {MAX_N}", default=1),
     FieldRow("seed", "Makes sampling repeatable", "64-bit integer"),
     FieldRow(
         "stop",
         "Generation ends before the first of these",
         f"a string or up to {MAX_STOP_STRINGS}, each of 1 to {MAX_STOP_CHARS} characters; an empty string is none",
     ),
-    FieldRow("stream", "Send tokens as server-sent events", "boolean"),
+    FieldRow("stream", "Send tokens as server-sent events", "boolean", default=False),
     FieldRow(
         "stream_options",
         "`include_usage` adds a last chunk with the usage, `continuous_usage_stats` puts it in every chunk; an "
@@ -105,22 +118,34 @@ _SHARED = (
         "object; without stream it asks for nothing",
     ),
     FieldRow("user", "A label of the caller's own", "at most 512 characters", "hint"),
-    FieldRow("top_k", "Sample only from so many likeliest tokens; 0 and -1 keep all", "-1 or more"),
-    FieldRow("min_p", "Sample only from tokens at least so likely, relative to the likeliest", "0 to 1"),
-    FieldRow("repetition_penalty", "Divides the logits of tokens in prompt and answer; 1 is none", "above 0, to 10"),
+    FieldRow("top_k", "Sample only from so many likeliest tokens; 0 and -1 keep all", "-1 or more", default=0),
+    FieldRow("min_p", "Sample only from tokens at least so likely, relative to the likeliest", "0 to 1", default=0),
+    FieldRow(
+        "repetition_penalty",
+        "Divides the logits of tokens in prompt and answer; 1 is none",
+        "above 0, to 10",
+        default=1,
+    ),
     FieldRow(
         "min_tokens",
         "No end-of-sequence or stop token before so many; stop strings may end it",
         "0 to max_tokens",
+        default=0,
     ),
-    FieldRow("ignore_eos", "Generate on past the model's end-of-sequence token", "boolean"),
+    FieldRow("ignore_eos", "Generate on past the model's end-of-sequence token", "boolean", default=False),
     FieldRow("stop_token_ids", "Token ids that end the answer and are not shown", "at most 64 ids"),
-    FieldRow("include_stop_str_in_output", "Show the stop string or stop token that ended the answer", "boolean"),
-    FieldRow("skip_special_tokens", "Leave control tokens out of the text. Default true", "boolean"),
+    FieldRow(
+        "include_stop_str_in_output",
+        "Show the stop string or stop token that ended the answer",
+        "boolean",
+        default=False,
+    ),
+    FieldRow("skip_special_tokens", "Leave control tokens out of the text. Default true", "boolean", default=True),
     FieldRow(
         "priority",
         "Who is served first where requests wait: the lower number. Default 0",
         f"-{MAX_PRIORITY} to {MAX_PRIORITY}",
+        default=0,
     ),
 )
 _TOOLS = (
@@ -146,6 +171,7 @@ _TOOLS = (
         "parallel_tool_calls",
         "Several calls in one turn. Default true, where the model's template can show them",
         "boolean; without tools it asks for nothing",
+        default=True,
     ),
     FieldRow(
         "functions",
@@ -202,8 +228,15 @@ _HINTS = (
 )
 _CHAT = (
     FieldRow("max_completion_tokens", "OpenAI's newer name of max_tokens", "1 to the context"),
-    FieldRow("logprobs", "Return the log-probability of each generated token, before any sampling option", "boolean"),
-    FieldRow("top_logprobs", "Return so many likeliest alternatives too", "0 to 20; more than 0 needs logprobs"),
+    FieldRow(
+        "logprobs",
+        "Return the log-probability of each generated token, before any sampling option",
+        "boolean",
+        default=False,
+    ),
+    FieldRow(
+        "top_logprobs", "Return so many likeliest alternatives too", "0 to 20; more than 0 needs logprobs", default=0
+    ),
     FieldRow(
         "reasoning_effort",
         "Limits the reasoning of a model that reasons: to 0, 256, 1024, 4096, 16384 or 32768 tokens",

@@ -224,14 +224,22 @@ class SamplingDefaultsShape(Shape):
     repetition_penalty: float
 
 
+class LoadProgressShape(Shape):
+    """How far a load is; `fraction` is 0 to 1 where it can be told."""
+
+    stage: str
+    fraction: float | None
+
+
 class ModelShape(Shape):
-    """A model of this server. What follows `state` is there once the model has been loaded."""
+    """A model of this server. `progress` is there while it loads, what follows that once it has been loaded."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     state: Literal["loading", "ready", "restarting", "failed", "stopped"]
+    progress: LoadProgressShape | None = None
     context_length: int | None = None
     max_model_len: int | None = None
     architecture: str | None = None
@@ -248,13 +256,6 @@ class ModelListShape(Shape):
 
     object: Literal["list"]
     data: list[ModelShape]
-
-
-class LoadProgressShape(Shape):
-    """How far a load is; `fraction` is 0 to 1 where it can be told."""
-
-    stage: str
-    fraction: float | None
 
 
 class HealthShape(Shape):

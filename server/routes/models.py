@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 
 from server.context import ServerContext
 from server.fleet.capabilities import capabilities
-from server.fleet.fleet import EngineHandle
+from server.fleet.fleet import EngineHandle, ModelState
 
 router = APIRouter()
 
@@ -37,6 +37,8 @@ def describe(handle: EngineHandle) -> dict[str, Any]:
         "owned_by": "headrace",
         "state": handle.state.value,
     }
+    if handle.state is ModelState.LOADING and handle.progress is not None:
+        entry["progress"] = {"stage": handle.progress.stage, "fraction": handle.progress.fraction}
     if info is not None and tokenizer is not None:
         entry |= {
             "context_length": info.context,

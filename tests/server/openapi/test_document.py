@@ -9,9 +9,11 @@ from jsonschema import Draft202012Validator
 
 from server.app import ROUTES
 from server.openapi.details import DETAILS
-from server.openapi.document import describe_api
+from server.openapi.document import RANGE, STATUS, describe_api
 from server.protocol.completion_request import parse_completion_request
 from server.protocol.error_table import ERROR_TABLE
+from server.protocol.fields import field_table
+from server.protocol.generation_request import MAX_N
 from server.protocol.request import parse_chat_request
 from server.protocol.tokenize_request import parse_detokenize_request, parse_tokenize_request
 
@@ -74,6 +76,15 @@ def test_examples_are_taken_and_given(path: str, document: dict[str, Any]) -> No
         for content in response["content"].values():
             if isinstance(content.get("example"), dict):
                 validator(document, content["schema"]).validate(content["example"])
+
+
+def test_a_field_tells_its_range_and_what_becomes_of_it_in_keys_of_their_own(document: dict[str, Any]) -> None:
+    properties = document["components"]["schemas"]["ChatCompletionRequest"]["properties"]
+    for row in field_table():
+        found = properties[row.name]
+        assert (found[RANGE], found[STATUS], found.get("default")) == (row.range, row.status, row.default)
+    assert {"type": "integer", "minimum": 1, "maximum": MAX_N} in properties["n"]["anyOf"]
+    assert not re.search(r'"(ge|le|gt|lt)":', json.dumps(document)), "JSON Schema has other words for bounds"
 
 
 def test_descriptions_are_for_readers_of_the_api(document: dict[str, Any]) -> None:

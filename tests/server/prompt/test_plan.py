@@ -11,6 +11,7 @@ from server.config.settings import SamplingDefaults
 from server.prompt.plan import PromptPlan, plan_chat, system_fingerprint
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError
+from server.protocol.fields import FieldRow, field_table
 from server.protocol.request import parse_chat_request
 
 QUESTION = [{"role": "user", "content": "hi"}]
@@ -61,6 +62,13 @@ def test_defaults_are_openais(smollm2_tokenizer: ChatTokenizer) -> None:
     assert (made.n, made.stop, made.stream, made.logprobs, made.continues) == (1, (), False, False, False)
     assert made.skip_special_tokens and not made.include_stop and not made.include_usage
     assert made.hidden_ids == {2}
+
+
+@pytest.mark.parametrize("row", [row for row in field_table() if row.default is not None], ids=lambda row: row.name)
+def test_a_default_that_is_told_is_what_holds_without_the_field(
+    row: FieldRow, smollm2_tokenizer: ChatTokenizer
+) -> None:
+    assert plan(smollm2_tokenizer, **{row.name: row.default}) == plan(smollm2_tokenizer)
 
 
 def test_every_sampling_field_arrives(smollm2_tokenizer: ChatTokenizer) -> None:

@@ -1,0 +1,56 @@
+/** What the page knows of the server: its models, their states, and the fields that it takes. */
+import { computed, signal } from "../core/ui.js";
+import { ask, ServerError, Unreachable } from "./client.js";
+import { chatFields } from "./fields.js";
+
+/**
+ * A model as /v1/models tells it. What is not loaded has only the first of these.
+ * @typedef {object} Model
+ * @property {string} id
+ * @property {string} state `ready`, `loading`, `restarting`, `failed` or `stopped`
+ * @property {{stage: string, fraction: number | null}} [progress] while it loads
+ * @property {number} [context_length]
+ * @property {string} [architecture]
+ * @property {string} [dtype]
+ * @property {string} [device]
+ * @property {number} [kv_cache_tokens]
+ * @property {{input: string[], logprobs: boolean, tools: boolean, reasoning: boolean, structured_outputs: string[]}} [capabilities]
+ * @property {Record<string, number>} [sampling_defaults]
+ */
+
+/** The models, in the server's order; the first answers requests that name none. */
+export const models = signal(/** @type {Model[]} */ ([]));
+
+/** The fields of a chat request; empty until the description has come. */
+export const fields = signal(/** @type {import("./fields.js").Field[]} */ ([]));
+
+/** How the page stands with the server. */
+export const link = signal(/** @type {"connecting" | "connected" | "unreachable"} */ ("connecting"));
+
+/** By name. */
+export const modelsById = computed(() => new Map(models.value.map((model) => [model.id, model])));
+
+const SETTLED = ["ready", "failed"];
+const POLL_MS = 1000;
+let asking = false;
+let timer = 0;
+
+/** Ask for the models now, and again while something is about to change: a model loads, or the server is away. */
+export async function refresh() {
+  if (asking) return;
+  asking = true;
+  clearTimeout(timer);
+  try {
+    models.value = (await (await ask("v1/models")).json()).data;
+    if (!fields.value.length) fields.value = chatFields(await (await ask("openapi.json")).json());
+    link.value = "connected";
+  } catch (error) {
+    if (error instanceof Unreachable) link.value = "unreachable";
+    else if (error instanceof ServerError && error.status === 401) link.value = "connected";
+    else throw error;
+  } finally {
+    asking = false;
+  }
+  const settled = link.value === "connected" && models.value.every((model) => SETTLED.includes(model.state));
+  if (!settled) timer = window.setTimeout(refresh, POLL_MS);
+}
