@@ -38,7 +38,9 @@ def build_engine(
         max_batched_tokens=limits.max_batched_tokens,
         max_prefill_tokens=limits.max_prefill_tokens,
         step_sizes=runner.step_sizes,
+        shelf=None if runner.sight is None else runner.sight.shelf,
     )
+    encoder = None if runner.sight is None else runner.sight.encoder
     loaded = runner.loaded
     engine = Engine(
         runner,
@@ -50,7 +52,7 @@ def build_engine(
         overlap=runner.device.type == "cuda" if config.overlap is None else config.overlap,
         compiler=_make_compiler(config, loaded, wake),
         min_prefill_tokens=limits.min_prefill_tokens,
-        encoder=runner.encoder,
+        encoder=encoder,
     )
     dtype = str(runner.dtype).removeprefix("torch.")
     info = EngineInfo(
@@ -75,7 +77,7 @@ def build_engine(
         generation_defaults=loaded.generation_defaults,
         numerics=_numerics(config, runner),
         notes=runner.notes,
-        images=None if runner.encoder is None else runner.encoder.info,
+        images=None if encoder is None else encoder.info,
     )
     return engine, info
 

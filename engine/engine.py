@@ -28,7 +28,7 @@ from engine.scheduling.stop import finish_reason
 
 if TYPE_CHECKING:
     from engine.grammar.compiler import GrammarCompiler
-    from engine.models.vision import ImageEncoder
+    from engine.models.image_encoder import ImageEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Engine:
     def add(self, request: AddRequest) -> None:
         """Queue a request; a refusal becomes its output of the next step."""
         try:
-            images = self._inbox.claim(request)
+            images = self._inbox.claim(request, whole=self._encoder is not None and self._encoder.both_ways)
             self._check(request)
             self._check_images(images)
             if request.params.needs_grammar:
@@ -209,7 +209,14 @@ class Engine:
     def _check(self, request: AddRequest) -> None:
         """Raise RequestError for what cannot be served as asked, or not now."""
         capacity = self._blocks.num_blocks * self._blocks.block_size
-        check_request(request, vocab_size=self._vocab_size, context=self.context, capacity=capacity)
+        image_token = None if self._encoder is None else self._encoder.token_id
+        check_request(
+            request,
+            vocab_size=self._vocab_size,
+            context=self.context,
+            capacity=capacity,
+            image_token=image_token,
+        )
         if request.request_id in self._sequences or request.request_id in self._grammars:
             raise RequestError(f"request {request.request_id} is running already")
         if len(self._scheduler.waiting) + len(self._grammars) + request.n > self._max_queued:
@@ -220,6 +227,12 @@ class Engine:
             raise RequestError("this model takes no images", param="messages")
         if images and self._encoder is not None:
             self._encoder.check(images)
+        shelf = self._scheduler.shelf
+        if shelf is not None and (units := shelf.units(images)) > shelf.capacity:
+            raise RequestError(
+                f"the images of this request take {units} tiles; at most {shelf.capacity} can be seen at once",
+                param="messages",
+            )
 
     def _admit_compiled(self) -> None:
         """Queue the requests whose constraints have been compiled meanwhile."""
@@ -249,8 +262,8 @@ class Engine:
         self._outbox.accepted(request, relaxed)
 
     def _encode(self, row: Scheduled) -> bool:
-        """Encode the images that a row's tokens stand for; False if that failed, and the request with it."""
-        if row.first >= row.sequence.num_prompt_tokens or not row.sequence.images:
+        """Encode the images that a row has to do with; False if that failed, and the request with it."""
+        if not row.sequence.images:
             return True
         try:
             self._runner.encode_images(row)

@@ -153,7 +153,11 @@ class ImageInfo(msgspec.Struct, frozen=True):
     family: str
     """Whose way of cutting images it has."""
     token_id: int
-    """The placeholder, of which as many stand in the prompt as an image has tokens."""
+    """The placeholder, of which as many stand in the prompt as an image has embeddings."""
+    shown_id: int
+    """The token by which a chat template shows an image; often the placeholder itself."""
+    spacing: str = ""
+    """Text that the model expects on both sides of it."""
 
 
 class EngineInfo(msgspec.Struct, frozen=True):

@@ -66,6 +66,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 BOTH_KINDS = ["sliding_attention", "full_attention"]
 
+SIGLIP: dict[str, Any] = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "patch_size": 14,
+}
+
 VISION_FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2_5_vl": {
         "model_type": "qwen2_5_vl",
@@ -83,6 +92,34 @@ VISION_FAMILIES: dict[str, dict[str, Any]] = {
         "video_token_id": 311,
         "vision_start_token_id": 312,
         "vision_end_token_id": 313,
+        "tie_word_embeddings": False,
+    },
+    "mllama": {
+        "model_type": "mllama",
+        "text_config": COMMON | {"num_hidden_layers": 4, "cross_attention_layers": [1, 3]},
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "attention_heads": 2,
+            "num_hidden_layers": 3,
+            "num_global_layers": 1,
+            "intermediate_layers_indices": [0, 2],
+            "vision_output_dim": 96,
+            "image_size": 28,
+            "patch_size": 14,
+            "max_num_tiles": 4,
+        },
+        "image_token_index": VOCAB_SIZE,
+    },
+    # Images longer than the window.
+    "gemma3_vision": {
+        "model_type": "gemma3",
+        "text_config": COMMON | FAMILIES["gemma3"] | {"model_type": "gemma3_text", "tie_word_embeddings": False},
+        "vision_config": SIGLIP | {"image_size": 112},
+        "mm_tokens_per_image": 16,
+        "image_token_index": 310,
+        "boi_token_index": 311,
+        "eoi_token_index": 312,
         "tie_word_embeddings": False,
     },
 }
@@ -115,7 +152,7 @@ def build_tiny_model(family: str, directory: Path, *, seed: int = 0, two_layers:
         torch.manual_seed(seed)
         model = auto_class(config).from_config(config, dtype=torch.float32)
     # A tied head would otherwise find the input token again, whatever the layers add.
-    embedding_scale = 0.02 if config.tie_word_embeddings else 1.0
+    embedding_scale = 0.02 if getattr(config, "tie_word_embeddings", False) else 1.0
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() >= 2:

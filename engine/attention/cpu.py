@@ -12,6 +12,7 @@ import torch
 
 from engine.attention.cpu_torch import TorchDecode
 from engine.attention.sdpa import Run, attend_in_chunks, plan_run
+from engine.attention.spans import SpanAttention
 from engine.device.forward_batch import ForwardBatch
 from engine.device.kv_cache import LayerCache
 from engine.kernels.cpu import CpuKernels
@@ -44,10 +45,12 @@ class CpuAttention:
         self._block_size = block_size
         self._kernels = kernels
         self._torch_decode = TorchDecode(block_size)
+        self._spans = SpanAttention(block_size)
 
     def plan(self, batch: ForwardBatch) -> None:
         """See `AttentionBackend.plan`."""
         self._batch = batch
+        self._spans.plan(batch)
         self._parts: list[_Queries | Run] = []
         starts = np.cumsum([0, *batch.query_lens]).tolist()
         row, num_rows = 0, len(batch.query_lens)
@@ -134,4 +137,5 @@ class CpuAttention:
                         block_size=self._block_size, scaling=scaling, softcap=softcap, window=window,
                     )
                 )  # fmt: skip
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return self._spans.replace(out, q, cache, scaling, softcap, window)

@@ -60,7 +60,13 @@ class ReferenceAttention:
             if softcap:
                 scores = softcap * torch.tanh(scores / softcap)
             positions = torch.arange(context_len, device=q.device)
-            scores.masked_fill_(~visible(positions[-query_len:], positions, window), float("-inf"))
+            shown = visible(positions[-query_len:], positions, window)
+            for span in batch.spans:
+                if span.row == row:
+                    begin, image = span.start - (context_len - query_len), slice(span.start, span.start + span.length)
+                    inside = positions[image, None] - positions[None, image] < (window or context_len)
+                    shown[begin : begin + span.length, image] = inside
+            scores.masked_fill_(~shown, float("-inf"))
             outputs.append((scores.softmax(-1) @ values).to(q.dtype))
             start += query_len
         return torch.cat(outputs, dim=1).transpose(0, 1)

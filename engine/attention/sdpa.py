@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.attention.reference import visible
+from engine.attention.spans import SpanAttention
 from engine.device.forward_batch import ForwardBatch
 from engine.device.kv_cache import LayerCache
 
@@ -127,9 +128,11 @@ class SdpaAttention:
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
+        self._spans = SpanAttention(block_size)
 
     def plan(self, batch: ForwardBatch) -> None:
         """See `AttentionBackend.plan`."""
+        self._spans.plan(batch)
         self._slot_mapping = batch.slot_mapping
         starts = itertools.accumulate(batch.query_lens, initial=0)
         rows = range(len(batch.query_lens))
@@ -149,7 +152,8 @@ class SdpaAttention:
         """See `AttentionBackend.run`."""
         cache.k.index_copy_(1, self._slot_mapping, k)
         cache.v.index_copy_(1, self._slot_mapping, v)
-        return torch.cat([self._attend(q[:, run.tokens], run, cache, scaling, softcap, window) for run in self._runs])
+        out = torch.cat([self._attend(q[:, run.tokens], run, cache, scaling, softcap, window) for run in self._runs])
+        return self._spans.replace(out, q, cache, scaling, softcap, window)
 
     def _attend(
         self, q: torch.Tensor, run: Run, cache: LayerCache, scaling: float, softcap: float | None, window: int | None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.attention.long_prompts import SHORTEST, LongPrompt, LongPrompts
+from engine.attention.spans import SpanAttention
 from engine.device.forward_batch import ForwardBatch
 from engine.device.kv_cache import LayerCache
 from engine.kernels.reference import HeadNorms, less_offset, saturate
@@ -39,6 +40,7 @@ class TritonAttention:
             torch.cuda.get_device_properties(device).multi_processor_count if is_cuda else INTERPRETED_PROCESSORS
         )
         self.long_prompts = LongPrompts(block_size, device)
+        self._spans = SpanAttention(block_size)
         self._long: list[LongPrompt] = []
         self._runs: list[_Run] = []
 
@@ -48,6 +50,7 @@ class TritonAttention:
         self._num_decodes = decodes = batch.num_decodes
         self._decode_context = max(batch.context_lens[:decodes], default=0)
         self._long, self._runs = [], []
+        self._spans.plan(batch)
         if batch.mixture is not None:
             return
         starts = [0, *itertools.accumulate(batch.query_lens)]
@@ -152,7 +155,7 @@ class TritonAttention:
                 self.long_prompts.run(prompt, q, cache, scaling, out)
         for run in self._runs:
             attend(run.tokens, run.rows, batch.seqlens_k, run.query_starts, run.longest, 1)
-        return out
+        return self._spans.replace(out, q, cache, scaling, softcap, window)
 
 
 def _write(cache: torch.Tensor, slots: torch.Tensor, new: torch.Tensor) -> None:

@@ -1,15 +1,19 @@
 """The device tensors of one step, packed from what the scheduler chose."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from engine.device.device import to_device, upload
 from engine.scheduling.block_manager import NULL_BLOCK
-from engine.scheduling.images import ImageRows, rows_of
+from engine.scheduling.images import ImageRows, Look, PromptImage, looks_of, rows_of
 from engine.scheduling.scheduler import Scheduled
 from engine.scheduling.sequence import Sequence
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,19 @@ class Mixture:
     """int32 [S]: `seqlens_k` of a row that decodes, 0 of another. Those come first: row i is then token i."""
     prompt_starts: torch.Tensor
     """int32 [S + 1]: `query_starts` without the tokens that decode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens of a step that attend to each other in both directions."""
+
+    row: int
+    """Of which sequence of the step."""
+    token: int
+    """Of the step's tokens, the first of them."""
+    start: int
+    """Its place in the sequence."""
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +65,7 @@ class ForwardBatch:
     context_lens: list[int]
     """[S], `seqlens_k` on the host."""
     num_decodes: int
+    spans: list[Span] = field(default_factory=list)
     mixture: Mixture | None = None
     """Of a step that is recorded; `query_lens`, `context_lens` and `num_decodes` then say what there may be at most."""
 
@@ -75,11 +93,19 @@ class HostBatch:
     """Of `logits_index`, those at its beginning that sample; the others are scored."""
     images: list[ImageRows] = field(default_factory=list)
     """Tokens that stand for images."""
+    looks: list[Look] = field(default_factory=list)
+    """Tokens that look at images in layers of cross attention."""
+    spans: list[Span] = field(default_factory=list)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether images play no part in this step but through keys and values that are in the cache."""
+        return not self.images and not self.looks and self.positions.ndim == 1
 
     @property
     def only_decodes(self) -> bool:
         """Whether every sequence has one token of text, whose logits are needed, in that order, and no others."""
-        if self.images or self.positions.ndim > 1:
+        if not self.is_text:
             return False
         in_order = np.arange(len(self.query_lens))
         return self.num_decodes == len(in_order) and np.array_equal(self.logits_index, in_order)
@@ -89,9 +115,20 @@ class BatchBuilder:
     """Packs batches, and keeps on the device what they share: the newest tokens and the block tables, by slot."""
 
     def __init__(
-        self, *, max_num_seqs: int, max_blocks: int, block_size: int, device: torch.device, num_inputs: int = 0
+        self,
+        *,
+        max_num_seqs: int,
+        max_blocks: int,
+        block_size: int,
+        device: torch.device,
+        num_inputs: int = 0,
+        crosses: bool = False,
     ) -> None:
-        """`inputs` has room for `num_inputs` numbers behind the newest tokens, for whoever keeps a batch there."""
+        """`inputs` has room for `num_inputs` numbers behind the newest tokens, for whoever keeps a batch there.
+
+        With `crosses` tokens look at images instead of standing for them.
+        """
+        self._crosses = crosses
         self._block_size = block_size
         self._device = device
         self.inputs = torch.zeros(max_num_seqs + num_inputs, dtype=torch.int64, device=device)
@@ -148,11 +185,9 @@ class BatchBuilder:
             context_lens=context_lens,
             num_decodes=next((i for i, row in enumerate(rows) if row.num_tokens > 1), len(rows)),
             num_samples=num_samples,
-            images=[
-                found
-                for row, start in zip(rows, starts, strict=True)
-                for found in rows_of(row.sequence.images, row.first, row.end, start)
-            ],
+            images=[] if self._crosses else _parts(rows_of, rows, starts),
+            looks=_parts(looks_of, rows, starts) if self._crosses else [],
+            spans=_spans(rows, starts),
         )
 
     def upload(self, host: HostBatch) -> ForwardBatch:
@@ -179,6 +214,7 @@ class BatchBuilder:
             query_lens=host.query_lens,
             context_lens=host.context_lens,
             num_decodes=host.num_decodes,
+            spans=host.spans,
         )
 
     def _update_tables(self, rows: list[Scheduled]) -> None:
@@ -204,6 +240,26 @@ class BatchBuilder:
         # Only now: the device may have had no memory for this, and then the rows are tried again.
         for row in rows:
             self._copied[row.sequence.slot] = len(row.sequence.block_table)
+
+
+def _parts(
+    parts_of: Callable[[tuple[PromptImage, ...], int, int, int], list[T]], rows: list[Scheduled], starts: list[int]
+) -> list[T]:
+    return [
+        part
+        for row, start in zip(rows, starts, strict=True)
+        for part in parts_of(row.sequence.images, row.first, row.end, start)
+    ]
+
+
+def _spans(rows: list[Scheduled], starts: list[int]) -> list[Span]:
+    found = []
+    for number, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        for image in row.sequence.images:
+            if image.is_whole and row.first <= image.start < row.end:
+                assert image.end <= row.end, "an image that is computed whole is never cut"
+                found.append(Span(number, start + image.start - row.first, image.start, image.length))
+    return found
 
 
 def _placed(positions: np.ndarray, rows: list[Scheduled], starts: list[int]) -> np.ndarray:

@@ -25,7 +25,7 @@ class Runner(Protocol):
         """Launch the computation of the rows."""
 
     def encode_images(self, row: Scheduled) -> None:
-        """Encode the images that a row's tokens stand for, unless that is done. May raise, for this row alone."""
+        """Encode the images that a row has to do with, unless that is done. May raise, for this row alone."""
 
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """Zero the content of blocks."""

@@ -82,7 +82,7 @@ class MixedGraphs:
     def size_for(self, host: HostBatch) -> tuple[int, int] | None:
         """The size that a step is padded to; None for one that is too large, or has tokens to score, or images."""
         tokens, rows = len(host.token_ids), len(host.query_lens)
-        if len(host.logits_index) > host.num_samples or host.images or host.positions.ndim > 1:
+        if len(host.logits_index) > host.num_samples or not host.is_text:
             return None
         return next((size for size in self._sizes if size[0] >= tokens and size[1] > rows), None)
 

@@ -19,20 +19,19 @@ from engine.device.governor import ThreadGovernor
 from engine.device.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, overhead_bytes, size_cache
 from engine.execution.footprint import largest_step, peak_bytes, scored_bytes
 from engine.execution.graphs import FIELDS, DecodeGraphs, bucket_sizes, graphs_bytes
-from engine.execution.image_cache import ImageCache
 from engine.execution.mixed_graphs import MixedGraphs, input_room, step_sizes
 from engine.execution.recording import Recorder
+from engine.execution.sight import Seen, blindness, make_sight
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
 from engine.messages import TokenLogprobs
+from engine.models.cross_attention import cross_inputs, looking
 from engine.models.key_offsets import key_offsets
 from engine.models.load_check import CHECK_BLOCKS, check_layers, refusal
 from engine.models.loader import LoadedModel, load
 from engine.models.rotary import freeze_rotary
 from engine.models.surgery import Surgery
-from engine.models.vision import make_encoder
 from engine.sampling.logprobs import score_prompts
 from engine.sampling.sampler import PendingSample, Sampled, Sampler
-from engine.scheduling.images import rows_of
 from engine.scheduling.pacing import SMALLEST_CHUNK
 from engine.scheduling.scheduler import Scheduled
 from engine.scheduling.sequence import Sequence
@@ -44,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, float | None], None]
 CUDA_SMALLEST_CHUNK = 256
-IMAGE_CACHE_BYTES = 256 << 20
-"""Embeddings of images that are kept: about 60 images of a megapixel for a model of 7B in bf16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +126,12 @@ class ModelRunner:
         self.model = self.loaded.model
         self.dtype: torch.dtype = self.model.dtype
         self.kv_dtype = torch.float8_e4m3fn if config.kv_dtype == "fp8" else self.dtype
-        self.notes: list[str] = []
+        self.notes: list[str] = [note for note in (blindness(self.loaded),) if note is not None]
         self.surgery: list[str] = []
         """What was changed in transformers' model."""
         if self.loaded.fp8_linears and self.device.type == "cpu":
             self.notes.append("FP8 products are computed in plain torch on a CPU, slower than without them")
+        self.sight = make_sight(self.loaded)
         shapes = self._probe_layers()
         problem = problem_of(shapes, self.loaded.text_config, self.dtype, self.kv_dtype, config.block_size)
         self.attention: Choice = select_attention(config, problem, self.device, progress)
@@ -148,14 +146,13 @@ class ModelRunner:
         self._key_offsets = self._find_key_offsets(config, problem, progress)
         self._prepare(shapes, config, progress)
         self._allocate(shapes, config, progress)
-        self.encoder = make_encoder(self.loaded)
-        self.images = None if self.encoder is None else ImageCache(self.encoder.encode, IMAGE_CACHE_BYTES)
         self.builder = BatchBuilder(
             max_num_seqs=self.limits.max_num_seqs,
             max_blocks=-(-self.context // config.block_size) + 1,
             block_size=config.block_size,
             device=self.device,
             num_inputs=max(len(FIELDS) * self.limits.max_num_seqs, input_room(self.limits.max_num_seqs)),
+            crosses=self.sight is not None and self.sight.crosses,
         )
         self.graphs, self.mixed_graphs = self._make_graphs()
         if self.device.type == "cuda":
@@ -176,10 +173,9 @@ class ModelRunner:
         return StepInFlight(self, rows, logits, started)
 
     def encode_images(self, row: Scheduled) -> None:
-        """Encode the images that a row's tokens stand for, unless their embeddings are there."""
-        assert self.images is not None, "images without an encoder are refused"
-        for rows in rows_of(row.sequence.images, row.first, row.end, 0):
-            self.images.embeddings(rows.image)
+        """Encode the images that a row's tokens stand for, or look at, unless that is done."""
+        assert self.sight is not None, "images without an encoder are refused"
+        self.sight.encode(row)
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSample:
         """Launch the sampling of one token for each sequence, which the next forward pass can read."""
@@ -203,30 +199,29 @@ class ModelRunner:
                 part.view(torch.uint8)[:, index] = 0
 
     def _forward(self, batch: ForwardBatch, host: HostBatch | None = None) -> torch.Tensor:
-        embedded = None
-        if host is not None and host.images:
-            # Before the attention step: the tower attends too, in its own way.
-            assert self.images is not None, "images without an encoder are refused"
-            embedded = self.model.get_input_embeddings()(batch.input_ids)
-            self.images.put_into(embedded, host)
-        with attention_step(self.backend, self.caches, batch):
-            return self._logits(batch.input_ids, batch.positions, batch.logits_index, embedded)
+        seen = Seen()
+        if host is not None and not host.is_text and self.sight is not None:
+            seen = self.sight.see(host, lambda: self.model.get_input_embeddings()(batch.input_ids))
+        with attention_step(self.backend, self.caches, batch), looking(seen.looks):
+            return self._logits(batch.input_ids, batch.positions, batch.logits_index, seen)
 
     def _logits(
         self,
         input_ids: torch.Tensor,
         positions: torch.Tensor,
         index: torch.Tensor,
-        embedded: torch.Tensor | None = None,
+        seen: Seen | None = None,
     ) -> torch.Tensor:
-        """Logits `[R, V]` of tokens `[T]`, or of what is `embedded` `[T, hidden]` in their place."""
-        inputs = {"input_ids": input_ids} if embedded is None else {"inputs_embeds": embedded}
+        """Logits `[R, V]` of tokens `[T]` that have `seen` images, or none."""
+        seen = seen or Seen()
+        inputs = {"input_ids": input_ids} if seen.embedded is None else {"inputs_embeds": seen.embedded}
         output = self.model(
             **{name: tensor.unsqueeze(0) for name, tensor in inputs.items()},
             position_ids=positions.unsqueeze(-2),
             attention_mask=None,
             use_cache=False,
             logits_to_keep=index,
+            **(cross_inputs(seen.looks, input_ids) if seen.looks else {}),
         )
         return torch.as_tensor(output.logits[0])
 
@@ -328,6 +323,9 @@ class ModelRunner:
         overhead = overhead_bytes(shapes, self.kv_dtype, self._block_size, self.device)
         reserved = self.activation_bytes + self.graph_bytes + overhead
         torch.cuda.empty_cache()  # what was freed counts as free only now; nothing where CUDA is not in use
+        if self.sight is not None:
+            self.sight.allocate(reserved)
+            reserved += self.sight.num_bytes
         size = size_cache(config, token_bytes, self.loaded.max_context, self.device, reserved=reserved)
         if size.note:
             self.notes.append(size.note)

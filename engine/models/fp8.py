@@ -109,15 +109,15 @@ def quantize_linears(decoder: nn.Module, means: InputMeans) -> int:
     """Put an `Fp8Linear` in the place of each linear of a decoder, for good; the number changed.
 
     Each weight is freed when the next is quantised. The last layer, which costs more than others (bench/LOG.md,
-    2026-11-25), stays as it is, and so does a linear whose sides are not multiples of 16. One that is in `means` gets
-    a bias that takes off what rounding adds to its outputs on average.
+    2026-11-25), stays as it is, and so do cross attention and a linear whose sides are not multiples of 16. One that is
+    in `means` gets a bias that takes off what rounding adds to its outputs on average.
     """
     layers = getattr(decoder, "layers", None)
     last = set(layers[-1].modules()) if isinstance(layers, nn.ModuleList) and len(layers) > 1 else set()
     found = [
         (parent, name)
         for parent in decoder.modules()
-        if parent not in last
+        if parent not in last and not type(parent).__name__.endswith("CrossAttention")
         for name, child in parent.named_children()
         if type(child) is nn.Linear and fits(child.weight)
     ]

@@ -24,8 +24,10 @@ def read_sample(model: Any, directory: Path, attention: str, context: int = 0) -
     """
     if not (directory / "tokenizer.json").exists():
         return
-    ours, decoder = model.config._attn_implementation, model.get_decoder()
-    model.set_attn_implementation(attention)
+    decoder = model.get_decoder()
+    # Of the decoder alone: a tower attends in its own way.
+    ours = decoder.config._attn_implementation
+    decoder.set_attn_implementation(attention)
     try:
         vocab_size = model.get_input_embeddings().weight.shape[0]
         longest = int(model.config.get_text_config().max_position_embeddings)
@@ -34,7 +36,7 @@ def read_sample(model: Any, directory: Path, attention: str, context: int = 0) -
             where = torch.tensor([positions(len(window), number, context)], device=model.device)
             decoder(input_ids=torch.tensor([window], device=model.device), position_ids=where, use_cache=False)
     finally:
-        model.set_attn_implementation(ours)
+        decoder.set_attn_implementation(ours)
 
 
 def windows(tokenizer: Path, vocab_size: int) -> Iterator[list[int]]:

@@ -28,7 +28,9 @@ class TokenCounts:
             owner, counted = self._counted.get(slot, (None, 0))
             if owner is not sequence:
                 counted = sequence.num_prompt_tokens
-                prompt = to_device(np.array(sequence.token_ids[:counted], dtype=np.int64), self._device)
+                # A placeholder for an image may have no logit.
+                known = [token for token in sequence.token_ids[:counted] if token < self._vocab_size]
+                prompt = to_device(np.array(known, dtype=np.int64), self._device)
                 self.counts[slot] = 0
                 self.in_prompt[slot] = False
                 self.in_prompt[slot].index_fill_(0, prompt, True)

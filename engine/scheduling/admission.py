@@ -15,11 +15,13 @@ MAX_CHOICES = 128
 MAX_PRIORITY = 1000
 
 
-def check_request(request: AddRequest, *, vocab_size: int, context: int, capacity: int) -> None:
+def check_request(
+    request: AddRequest, *, vocab_size: int, context: int, capacity: int, image_token: int | None = None
+) -> None:
     """Raise RequestError for the first thing that cannot be served as asked.
 
     `vocab_size` is the width of the logits, `context` the most tokens of one sequence, prompt included, and `capacity`
-    the most that can be computed.
+    the most that can be computed. Where images stand there may be an `image_token` that has no logit.
     """
     prompt = request.prompt_token_ids
     request.params.check(vocab_size)
@@ -31,7 +33,7 @@ def check_request(request: AddRequest, *, vocab_size: int, context: int, capacit
         raise RequestError(
             f"priority must be between {-MAX_PRIORITY} and {MAX_PRIORITY}, got {request.priority}", param="priority"
         )
-    if not all(0 <= token < vocab_size for token in prompt):
+    if not all(0 <= token < vocab_size for token in _text_of(request, image_token)):
         raise RequestError(f"the prompt has a token outside the vocabulary of {vocab_size}", param="messages")
     if len(prompt) > (context - 1 if request.params.max_tokens else min(context, capacity)):
         reserved = ", of which at least one is for the answer" if request.params.max_tokens else ""
@@ -40,6 +42,15 @@ def check_request(request: AddRequest, *, vocab_size: int, context: int, capacit
             param="messages",
             code="context_length_exceeded",
         )
+
+
+def _text_of(request: AddRequest, image_token: int | None) -> list[int]:
+    """The tokens of a prompt but for `image_token` where images stand."""
+    prompt = request.prompt_token_ids
+    if image_token is None or not request.images:
+        return prompt
+    placed = {span.start + number for span in request.images for number in range(span.length)}
+    return [token for number, token in enumerate(prompt) if token != image_token or number not in placed]
 
 
 def make_sequences(

@@ -17,7 +17,7 @@ import hashlib
 from array import array
 from collections import OrderedDict, deque
 
-from engine.scheduling.images import marks
+from engine.scheduling.images import cut_in, marks
 from engine.scheduling.sequence import Sequence
 
 NULL_BLOCK = 0
@@ -81,7 +81,8 @@ class BlockManager:
     def match_prefix(self, sequence: Sequence) -> int:
         """Give a sequence without blocks the cached blocks of its leading tokens; the tokens they hold.
 
-        Tokens whose logits are still needed are left to compute: always the last, and those yet to be scored.
+        Tokens whose logits are still needed are left to compute: always the last, and those yet to be scored; and so
+        are all of an image that must be computed whole.
         """
         assert not sequence.block_table
         if not self.prefix_cache:
@@ -90,12 +91,17 @@ class BlockManager:
         if sequence.num_scored_tokens < sequence.num_tokens_to_score:
             spared = sequence.num_scored_tokens
         limit = spared // self.block_size
+        found: list[int] = []
         for position in range(limit):
             block = self._lookup(sequence, position)
             if block is None:
                 break
+            found.append(block)
+        while found and cut_in(sequence.images, len(found) * self.block_size):
+            found.pop()
+        for block in found:
             self._acquire(block)
-            sequence.block_table.append(block)
+        sequence.block_table += found
         return len(sequence.block_table) * self.block_size
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:

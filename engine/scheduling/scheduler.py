@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from engine.scheduling.block_manager import BlockManager
+from engine.scheduling.image_shelf import ImageShelf
+from engine.scheduling.images import cut_in
 from engine.scheduling.sequence import Sequence, Status
 
 MAX_PREEMPTIONS = 3
@@ -67,14 +69,23 @@ class _Budget:
 
     tokens: int
     scored: int
+    is_whole: bool = True
+    """Nothing was taken yet."""
 
     def take(self, sequence: Sequence) -> int:
         """Tokens that the sequence may compute now, taken from the budget."""
-        num_tokens = min(self.tokens, sequence.num_tokens - sequence.num_computed_tokens)
+        first = sequence.num_computed_tokens
+        num_tokens = min(self.tokens, sequence.num_tokens - first)
+        if num_tokens and (image := cut_in(sequence.images, first + num_tokens)):
+            # One image may be larger than any budget.
+            end = image.end if image.start == first and self.is_whole else image.start
+            num_tokens = end - first
+        if num_tokens:
+            self.is_whole = False
         if sequence.num_scored_tokens < sequence.num_tokens_to_score:
             num_tokens = min(num_tokens, self.scored)
             self.scored -= num_tokens
-        self.tokens -= num_tokens
+        self.tokens = max(0, self.tokens - num_tokens)
         return num_tokens
 
 
@@ -89,13 +100,16 @@ class Scheduler:
         max_batched_tokens: int,
         max_prefill_tokens: int = 0,
         step_sizes: tuple[int, ...] = (),
+        shelf: ImageShelf | None = None,
     ) -> None:
         """`max_batched_tokens` bounds the tokens of a step, `max_prefill_tokens` those of the rows that catch up by
         more than one token while others decode (0: no bound of its own), which bounds what a long prompt can add to
         their inter-token latency. A step with prompts that has no more than the largest of `step_sizes` tokens costs as
-        much as one of the next of them, so that bound is lowered to meet one that is near."""
+        much as one of the next of them, so that bound is lowered to meet one that is near. With a `shelf` a sequence
+        runs only while its images have a place on it."""
         assert max_batched_tokens >= max_num_seqs > 0
         self.blocks = blocks
+        self.shelf = shelf
         self.max_batched_tokens = max_batched_tokens
         self.max_prefill_tokens = max_prefill_tokens or max_batched_tokens
         self.waiting: deque[Sequence] = deque()
@@ -170,11 +184,20 @@ class Scheduler:
                 rows.append(Scheduled(sequence, num_tokens))
 
     def _reserve(self, sequence: Sequence) -> bool:
-        """Blocks for all tokens a waiting sequence holds, leaving one for each running sequence's next token.
+        """Room for its images, and blocks for all its tokens, leaving one for each running sequence's next token.
 
         A prompt admitted by its first chunk alone would only be preempted half-way; so a sequence that is catching up
         never asks for blocks.
         """
+        if self.shelf is not None and not self.shelf.take(sequence):
+            return False
+        if self._reserve_blocks(sequence):
+            return True
+        if self.shelf is not None:
+            self.shelf.give_back(sequence)
+        return False
+
+    def _reserve_blocks(self, sequence: Sequence) -> bool:
         if sequence.num_preemptions >= MAX_PREEMPTIONS:
             return self.blocks.grow(sequence, sequence.max_computed_tokens)
         missing = self.blocks.blocks_for(sequence.num_tokens) - len(sequence.block_table)
@@ -259,6 +282,8 @@ class Scheduler:
     def check(self) -> None:
         """Raise AssertionError if the books disagree anywhere."""
         self.blocks.check(self.running)
+        if self.shelf is not None:
+            self.shelf.check(self.running)
         queued = [id(s) for s in (*self.waiting, *self.running)]
         assert len(set(queued)) == len(queued), "a sequence is queued twice"
         assert not any(s.block_table or s.slot >= 0 for s in self.waiting), "a waiting sequence holds memory"
@@ -274,5 +299,7 @@ class Scheduler:
     def _leave(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self.blocks.release(sequence)
+        if self.shelf is not None:
+            self.shelf.give_back(sequence)
         self._free_slots.append(sequence.slot)
         sequence.slot = -1

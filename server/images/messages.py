@@ -15,6 +15,8 @@ class PrepareImage(msgspec.Struct, tag="prepare", frozen=True):
     model_dir: str
     family: str
     """`EngineInfo.images`' family."""
+    token_id: int
+    """And its placeholder."""
     detail: Detail
     salt: bytes
     """Of the tenant: equal images of different tenants have different digests."""
@@ -28,8 +30,8 @@ class PreparedImage(msgspec.Struct, tag="prepared", frozen=True):
     digest: bytes
     """Of salt, settings and pixels."""
     grid: list[int]
-    num_tokens: int
-    """Placeholder tokens that stand for it."""
+    token_ids: list[int]
+    """What stands in the prompt for it, placeholders and what is between and around them."""
     arrays: list[ImageArray]
 
 

@@ -5,69 +5,84 @@ Scaling and normalising are left to the engine, so that integers travel.
 """
 
 import hashlib
-from collections.abc import Mapping
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
+from tokenizers import Tokenizer
 
 from engine.messages import ImageArray
-from server.images.decode import DecodeError
 from server.images.messages import PreparedImage, PrepareImage
-
-LOW_DETAIL_PIXELS = 512 * 512
-"""What `detail: low` leaves of an image at most."""
-MAX_ASPECT = 200
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-class QwenProcessor:
-    """Qwen2-VL and Qwen2.5-VL: sides become multiples of two patches, the whole stays within a budget of pixels."""
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """An image cut for a model."""
 
-    def __init__(self, directory: Path) -> None:
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-        if (directory / "preprocessor_config.json").is_file():
-            self._processor = Qwen2VLImageProcessorPil.from_pretrained(directory, local_files_only=True)
-        else:
-            self._processor = Qwen2VLImageProcessorPil()
-
-    def prepare(self, pixels: Pixels, *, low: bool) -> tuple[list[int], int, list[ImageArray]]:
-        """Grid in patches, tokens, and the patches uint8 `[patches, channels, 1, size, size]`."""
-        height, width = pixels.shape[:2]
-        if max(height, width) > MAX_ASPECT * min(height, width):
-            raise DecodeError(f"its longer side must be at most {MAX_ASPECT} times the shorter, got {width} x {height}")
-        processor = self._processor
-        smallest, largest = processor.size["shortest_edge"], processor.size["longest_edge"]
-        largest = max(smallest, min(largest, LOW_DETAIL_PIXELS)) if low else largest
-        found = processor(
-            Image.fromarray(pixels),
-            do_rescale=False,
-            do_normalize=False,
-            size={"shortest_edge": smallest, "longest_edge": largest},
-            return_tensors="np",
-        )
-        grid = [int(side) for side in found["image_grid_thw"][0]]
-        size, frames = processor.patch_size, processor.temporal_patch_size
-        patches = np.asarray(found["pixel_values"]).reshape(len(found["pixel_values"]), -1, frames, size, size)
-        # Frames are equal, and the values are whole: resampling was done in integers.
-        one = np.ascontiguousarray(patches[:, :, :1]).astype(np.uint8)
-        tokens = grid[0] * grid[1] * grid[2] // processor.merge_size**2
-        return grid, tokens, [ImageArray("pixel_values", list(one.shape), "uint8", one.tobytes())]
+    grid: list[int]
+    """The family's measure of its size, as the engine's encoder knows it."""
+    token_ids: list[int]
+    """What stands in the prompt in the place of the token that the template shows."""
+    pixels: np.ndarray[Any, Any]
+    """Whole numbers from 0 to 255."""
 
 
-PROCESSORS: Mapping[str, type[QwenProcessor]] = {"qwen2_vl": QwenProcessor}
-"""By family, as `engine.models.vision` names it."""
+class Processor(ABC):
+    """Cuts images for one model."""
+
+    module: ClassVar[str]
+    """Of transformers' models, where the image processor is."""
+    name: ClassVar[str]
+    """Of that processor."""
+
+    def __init__(self, directory: Path, token_id: int) -> None:
+        """`token_id` is the placeholder that the engine names. Raises what transformers raises for a broken model."""
+        self.directory, self.token_id = directory, token_id
+        kind = getattr(import_module(f"transformers.models.{self.module}"), self.name)
+        files = ("preprocessor_config.json", "processor_config.json")
+        stored = any((directory / name).is_file() for name in files)
+        self.pil: Any = kind.from_pretrained(directory, local_files_only=True) if stored else kind()
+
+    @abstractmethod
+    def prepare(self, pixels: Pixels, *, low: bool) -> Cut:
+        """Cut an image; with `low` into as few tokens as is sensible. Raises `DecodeError` for one it cannot take."""
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json."""
+        content: dict[str, Any] = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
+        return content
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_file(str(self.directory / "tokenizer.json"))
+
+    def encoded(self, text: str) -> list[int]:
+        """Token ids of a text, in which control tokens are matched."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def cut(self, pixels: Pixels, **options: Any) -> Any:
+        """What transformers' processor makes of an image, but for scaling."""
+        image = Image.fromarray(pixels)
+        return self.pil(image, do_rescale=False, do_normalize=False, return_tensors="np", **options)
 
 
-def prepare(processor: QwenProcessor, question: PrepareImage, pixels: Pixels) -> PreparedImage:
+def prepare(processor: Processor, question: PrepareImage, pixels: Pixels) -> PreparedImage:
     """Cut an image as the model wants it. Raises `DecodeError` for one that it cannot take."""
-    grid, tokens, arrays = processor.prepare(pixels, low=question.detail == "low")
-    digest = hashlib.sha256(repr((question.family, question.model_dir, grid, tokens)).encode())
-    for part in (question.salt, *(f"{array.name}{array.shape}{array.dtype}".encode() for array in arrays)):
+    cut = processor.prepare(pixels, low=question.detail == "low")
+    # Resampling was done in integers, so the values are whole.
+    whole = np.ascontiguousarray(cut.pixels).astype(np.uint8)
+    array = ImageArray("pixel_values", list(whole.shape), "uint8", whole.tobytes())
+    digest = hashlib.sha256(repr((question.family, question.model_dir, cut.grid, cut.token_ids)).encode())
+    for part in (question.salt, f"{array.name}{array.shape}{array.dtype}".encode()):
         digest.update(hashlib.sha256(part).digest())
-    for array in arrays:
-        digest.update(array.data)
-    return PreparedImage(digest.digest(), grid, tokens, arrays)
+    digest.update(array.data)
+    return PreparedImage(digest.digest(), cut.grid, cut.token_ids, [array])

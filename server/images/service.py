@@ -63,7 +63,13 @@ class ImageService:
         assert info.images is not None
         detail: Detail = ref.detail or "auto"
         question = PrepareImage(
-            info.model_dir, info.images.family, detail, salt, self.limits.max_pixels, self.limits.max_side
+            info.model_dir,
+            info.images.family,
+            info.images.token_id,
+            detail,
+            salt,
+            self.limits.max_pixels,
+            self.limits.max_side,
         )
         try:
             location = parse_location(ref.url, max_bytes=self.limits.max_bytes)

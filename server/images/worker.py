@@ -23,9 +23,10 @@ NICENESS = 5
 
 def run(source: IO[bytes], sink: IO[bytes], seconds: int) -> None:
     """Answer questions until there are no more."""
-    from server.images.processor import PROCESSORS, QwenProcessor, prepare
+    from server.images.families import PROCESSORS
+    from server.images.processor import Processor, prepare
 
-    processors: dict[tuple[str, str], QwenProcessor] = {}
+    processors: dict[tuple[str, str], Processor] = {}
     while (frame := read_frame(source)) is not None:
         question = decode_question(frame)
         content = read_frame(source)
@@ -36,7 +37,7 @@ def run(source: IO[bytes], sink: IO[bytes], seconds: int) -> None:
             pixels = decode(content, ImageLimits(question.max_pixels, question.max_side))
             key = (question.family, question.model_dir)
             if key not in processors:
-                processors[key] = PROCESSORS[question.family](Path(question.model_dir))
+                processors[key] = PROCESSORS[question.family](Path(question.model_dir), question.token_id)
             answer = prepare(processors[key], question, pixels)
         except DecodeError as error:
             answer = ImageRefused(str(error))

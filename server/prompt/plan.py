@@ -79,7 +79,7 @@ class PromptPlan:
     unused: tuple[str, ...] = ()
     """JSON pointers of what the model makes no use of, or was ignored."""
     images: list[tuple[int, int]] = dataclasses.field(default_factory=list)
-    """Where in the prompt the tokens of each image begin, and how many there are."""
+    """Where in the prompt the tokens of each image begin, and how many there are to the last of them."""
     cache_key: str | None = None
     """Prompts are cached for requests of the same key alone."""
 
@@ -99,24 +99,23 @@ def plan_chat(
     tokenizer: ChatTokenizer,
     info: EngineInfo,
     defaults: SamplingDefaults,
-    image_tokens: Sequence[int] = (),
+    image_tokens: Sequence[list[int]] = (),
 ) -> PromptPlan:
     """Render, tokenise and check a request against one model.
 
-    `image_tokens` is how many tokens each image of the conversation has. Raises `ApiError` 400 for a conversation the
+    `image_tokens` are those that stand for each image of the conversation. Raises `ApiError` 400 for a conversation the
     template refuses, a prompt that leaves no room for an answer, a
     token limit beyond the room, reasoning where there is none, and token ids outside the vocabulary.
     """
-    prompt = conversation_ids(
+    prompt, images = conversation_ids(
         request,
         tokenizer,
+        info,
+        image_tokens,
         tools=[tool.plain() for _, tool in request.usable_tools],
         tool_prompt=request.tool_prompt or None if request.usable_tools else None,
         variables=template_variables(request, tokenizer),
-        context=usable_context(info),
     )
-    tokens = None if info.images is None else ImageTokens(info.images.token_id, tuple(image_tokens))
-    prompt, images = expand(prompt, tokens, len(request.images))
     answer = plan_answer(request, prompt, tokenizer)
     limit = token_limit(
         len(answer.prompt_token_ids),
@@ -143,27 +142,32 @@ def plan_chat(
 def conversation_ids(
     request: Conversation,
     tokenizer: ChatTokenizer,
+    info: EngineInfo,
+    image_tokens: Sequence[list[int]] = (),
     *,
     tools: list[dict[str, Any]] | None = None,
     tool_prompt: str | None = None,
     variables: Mapping[str, Any] | None = None,
-    context: int | None = None,
-) -> list[int]:
-    """The prompt that a conversation is. Raises `ApiError` 400 for what the model's template refuses.
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """The prompt that a conversation is, and where in it images are (`expand`).
 
-    `variables` stand in place of the request's `chat_template_kwargs`. A prompt that cannot fit into `context` tokens
-    may be refused too.
+    `image_tokens` are those that stand for each image; `variables` stand in place of the request's
+    `chat_template_kwargs`. Raises `ApiError` 400 for what the model's template refuses, and maybe for a prompt that
+    cannot fit into the context.
     """
     continues = bool(request.continue_final_message)
-    return tokenizer.encode_prompt(
+    ids = tokenizer.encode_prompt(
         plain_messages(request.messages),
         add_generation_prompt=_or(request.add_generation_prompt, not continues),
         continue_final_message=continues,
         tools=tools or None,
         tool_prompt=tool_prompt,
         kwargs=request.chat_template_kwargs if variables is None else variables,
-        context=context,
+        context=usable_context(info),
+        images=info.images,
     )
+    tokens = None if info.images is None else ImageTokens(info.images, tuple(image_tokens))
+    return expand(ids, tokens, len(request.images))
 
 
 def make_plan(

@@ -43,8 +43,8 @@ class MakePrompts(msgspec.Struct, tag="make", frozen=True):
     info: EngineInfo
     defaults: SamplingDefaults
     tools: ToolsSetting | None = None
-    image_tokens: list[int] = []
-    """How many tokens each image has."""
+    image_tokens: list[list[int]] = []
+    """What stands in the prompt for each image."""
 
 
 class PromptMade(msgspec.Struct, tag="prompt", frozen=True):

@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from engine.errors import ModelLoadError
+from engine.messages import ImageInfo
 from engine.token_text import TokenText
 from server.markup.formats import ToolForm, ToolsSetting
 from server.markup.reasoning import END_THINK, THINK
@@ -157,8 +158,9 @@ class ChatTokenizer:
         tool_prompt: str | None = None,
         kwargs: Mapping[str, Any] | None = None,
         context: int | None = None,
+        images: ImageInfo | None = None,
     ) -> list[int]:
-        """The prompt of a conversation as token ids; arguments as in `render`.
+        """The prompt of a conversation as token ids; arguments as in `render`. `images` is how the model takes them.
 
         Control tokens come from the template alone, a beginning-of-sequence token included. Raises `ApiError` 400 too
         for a prompt so much longer than `context` tokens that it need not be tokenised.
@@ -170,7 +172,14 @@ class ChatTokenizer:
         prompt = self._render(messages, add_generation_prompt, continue_final_message, tools, tool_prompt, kwargs or {})
         if context is not None:
             self.bounds.check(prompt.text, context, "messages")
-        return self._encode_broken(prompt.text, prompt.mark)
+        return self._encode_broken(self._spaced(prompt.text, images), prompt.mark)
+
+    def _spaced(self, text: str, images: ImageInfo | None) -> str:
+        """A prompt in which images stand apart from the text, where a model expects that."""
+        shown = None if images is None else self._tokenizer.id_to_token(images.shown_id)
+        if images is None or shown is None:
+            return text
+        return text.replace(shown, f"{images.spacing}{shown}{images.spacing}")
 
     def encode(self, text: str, *, allow_special: bool) -> list[int]:
         """Ids of a text, nothing added; with `allow_special` control tokens in it are matched."""

@@ -118,13 +118,13 @@ class Answer(Response):
                 ticket.release()
                 self._context.counters.duration.observe(time.monotonic() - self._began)
 
-    async def _look(self, handle: EngineHandle, refs: list[ImageRef]) -> list[int]:
-        """Fetch and prepare the images of the request; how many tokens each has."""
+    async def _look(self, handle: EngineHandle, refs: list[ImageRef]) -> list[list[int]]:
+        """Fetch and prepare the images of the request; which tokens stand for each."""
         assert handle.info is not None, "a loaded model has it"
         # Without the request's cache key: an image is the same whatever is asked about it.
         salt = self._request.state.salt
         self._images = await self._context.images.prepare(refs, handle.info, handle.images, salt)
-        return [image.num_tokens for image in self._images]
+        return [image.token_ids for image in self._images]
 
     async def _generate(self, plans: list[PromptPlan], watcher: DisconnectWatcher, send: Send) -> None:
         """Submit the prompts and send what comes of them."""

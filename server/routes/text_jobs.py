@@ -13,7 +13,7 @@ from server.prompt.plan_completion import check_token_ids, plan_completion
 from server.prompt.text_messages import TextRoute
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.completion_request import read_completion_request
-from server.protocol.errors import context_length_exceeded, unsupported
+from server.protocol.errors import context_length_exceeded
 from server.protocol.messages import ImageRef
 from server.protocol.request import read_chat_request
 from server.protocol.response import encode_json
@@ -33,8 +33,8 @@ class Model:
     tokenizer: ChatTokenizer
     info: EngineInfo
     defaults: SamplingDefaults
-    image_tokens: Sequence[int] = ()
-    """How many tokens each image of the request has."""
+    image_tokens: Sequence[list[int]] = ()
+    """What stands in the prompt for each image of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,8 @@ def _read_completion(raw: bytes, ignore_unknown: bool) -> TextJob:
 
 def _read_tokenize(raw: bytes, ignore_unknown: bool) -> TextJob:
     request = parse_tokenize_request(raw)
-    return TextJob(request.model, answer=lambda model: _tokenize(request, model))
+    images = request.images if isinstance(request, TokenizeChatRequest) else []
+    return TextJob(request.model, images=images, answer=lambda model: _tokenize(request, model))
 
 
 def _read_detokenize(raw: bytes, ignore_unknown: bool) -> TextJob:
@@ -101,12 +102,10 @@ READERS: Mapping[TextRoute, Callable[[bytes, bool], TextJob]] = {
 def _tokenize(request: TokenizeTextRequest | TokenizeChatRequest, model: Model) -> dict[str, Any]:
     tokenizer, context = model.tokenizer, model.info.context
     if isinstance(request, TokenizeChatRequest):
-        if request.images:
-            raise unsupported(
-                request.images[0].param, "images are not counted here: their tokens are known in answers only"
-            )
         tools = [tool.plain() for tool in request.tools or ()]
-        ids = conversation_ids(request, tokenizer, tools=tools, tool_prompt=request.tool_prompt, context=context)
+        ids, _ = conversation_ids(
+            request, tokenizer, model.info, model.image_tokens, tools=tools, tool_prompt=request.tool_prompt
+        )
     else:
         tokenizer.bounds.check(request.prompt, context, "prompt")
         ids, _ = tokenizer.encode_raw(request.prompt, add_special_tokens=request.add_special_tokens is not False)

@@ -16,8 +16,8 @@ INLINE_BYTES = 2048
 """Bodies up to this size are handled on the event loop: a hop to a thread would cost more."""
 
 T = TypeVar("T")
-Look = Callable[[EngineHandle, list[ImageRef]], Awaitable[list[int]]]
-"""From a loaded model and images, how many tokens each has for it. Raises `ApiError`."""
+Look = Callable[[EngineHandle, list[ImageRef]], Awaitable[list[list[int]]]]
+"""From a loaded model and images, what stands in its prompts for each. Raises `ApiError`."""
 Choose = Callable[[str | None, int], EngineHandle]
 """From the model that a request names and its number of choices, the model to use, loaded. Raises `ApiError`."""
 
@@ -34,7 +34,7 @@ async def do_text_work(
     """Read a body and do what its route does with text: the plans of its prompts, or the JSON of the whole answer.
 
     `ignore_unknown` lets fields pass that do not exist. `look` looks at the images of the request, if it has any, and
-    tells how many tokens each has; no route without it has images. Raises `ApiError` for all that is wrong with the
+    tells which tokens stand for each; no route without it has images. Raises `ApiError` for all that is wrong with the
     request, and what `choose` and `look` raise.
     """
     if len(raw) > texts.policy.here_bytes:
@@ -42,8 +42,8 @@ async def do_text_work(
             read = await process.read(route, raw, ignore_unknown=ignore_unknown)
             handle = choose(read.model, read.num_choices)
             assert handle.info is not None, "a loaded model has it"
-            counts = await look(handle, read.images) if look and read.images else []
-            return await process.make(MakePrompts(handle.info, handle.defaults, handle.tools, counts))
+            found = await look(handle, read.images) if look and read.images else []
+            return await process.make(MakePrompts(handle.info, handle.defaults, handle.tools, found))
     job = await _run(len(raw), lambda: READERS[route](raw, ignore_unknown))
     handle = choose(job.model, job.num_choices)
     model = _model(handle)

@@ -8,6 +8,7 @@ from server.edge.limits import ClientGone
 from server.edge.sse import DisconnectWatcher
 from server.fleet.fleet import EngineHandle
 from server.prompt.text_messages import TextRoute
+from server.protocol.messages import ImageRef
 from server.routes.answering import CLIENT_CLOSED_REQUEST
 from server.routes.text_work import do_text_work
 
@@ -36,12 +37,17 @@ async def _answer(request: Request, route: TextRoute) -> Response:
             raise not_ready(handle)
         return handle
 
+    async def look(handle: EngineHandle, refs: list[ImageRef]) -> list[list[int]]:
+        assert handle.info is not None, "a loaded model has it"
+        images = await context.images.prepare(refs, handle.info, handle.images, request.state.salt)
+        return [image.token_ids for image in images]
+
     ticket = context.admission.admit(1)
     try:
         body = await context.admission.read_json_body(request.headers, request.receive)
         try:
             with DisconnectWatcher(request.receive) as watcher:
-                _, content = await watcher.unless_gone(do_text_work(context.texts, route, body.raw, choose))
+                _, content = await watcher.unless_gone(do_text_work(context.texts, route, body.raw, choose, look=look))
         finally:
             body.release()
     except ClientGone:

@@ -178,9 +178,9 @@ def test_the_prefix_cache_is_shared_exactly_where_it_may_be(directory: Path) -> 
     assert cached(4, [head, image, 1, 2, 3]) == (8 + 1 + image.length + 1) // 4 * 4
     assert cached(5, parts, salt=b"other") == 0
     # The very same image further on in the text is another block, but not another encoding.
-    encoded = engine._runner.images.num_encoded  # type: ignore[attr-defined]
+    encoded = engine._runner.sight.images.num_encoded  # type: ignore[attr-defined]
     assert cached(6, [head, 5, image, TEXT]) == 8
-    assert engine._runner.images.num_encoded == encoded  # type: ignore[attr-defined]
+    assert engine._runner.sight.images.num_encoded == encoded  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("options", [{}, {"overlap": True}, {"graphs": True, "attention": "reference"}], ids=str)
@@ -199,7 +199,7 @@ def test_preempted_in_the_middle_of_an_image_and_several_choices(directory: Path
 
 def test_embeddings_that_are_gone_are_made_again(directory: Path) -> None:
     engine = make_engine(directory, max_batched_tokens=5)
-    cache = engine._runner.images  # type: ignore[attr-defined]
+    cache = engine._runner.sight.images  # type: ignore[attr-defined]
     cache._budget = picture(56, 84).length * 64 * 4  # one image at a time
     names = ["three sizes", "two turns", "adjacent"]
     for request_id, name in enumerate(names):

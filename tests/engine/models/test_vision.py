@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig
 
-from engine.models.vision import QwenEncoder
+from engine.models.vision_qwen import QwenEncoder
 from engine.scheduling.images import PromptImage
 from tests.tiny_models import auto_class
 

@@ -1,0 +1,43 @@
+"""Keys and values of images in layers of cross attention, for those that have a place on the shelf."""
+
+from collections.abc import Callable
+
+import torch
+
+from engine.models.cross_attention import CrossAttention, LookAt
+from engine.scheduling.image_shelf import ImageShelf
+from engine.scheduling.images import Look, PromptImage
+
+
+class CrossImages:
+    """What is kept follows the shelf: which images there is room for is decided where sequences are scheduled."""
+
+    def __init__(
+        self, encode: Callable[[PromptImage], torch.Tensor], layers: list[CrossAttention], shelf: ImageShelf
+    ) -> None:
+        """`encode` gives the states `[states, hidden]` of an image."""
+        self._encode = encode
+        self._layers = layers
+        self._shelf = shelf
+        self._kept: dict[bytes, torch.Tensor] = {}
+        self.num_encoded = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """What the images that are kept take."""
+        return sum(states.nbytes for states in self._kept.values())
+
+    @torch.inference_mode()
+    def states(self, image: PromptImage) -> torch.Tensor:
+        """Keys and values `[layers, 2, KV, states, D]`, computed now if they are not here."""
+        if image.digest not in self._kept:
+            for digest in [digest for digest in self._kept if digest not in self._shelf]:
+                del self._kept[digest]
+            found = self._encode(image)
+            self.num_encoded += 1
+            self._kept[image.digest] = torch.stack([layer.project(found) for layer in self._layers])
+        return self._kept[image.digest]
+
+    def look(self, look: Look) -> LookAt:
+        """What tokens of a step look at."""
+        return LookAt(slice(look.row, look.row + look.length), [self.states(image) for image in look.images])

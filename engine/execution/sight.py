@@ -1,0 +1,108 @@
+"""What a model that sees does with the images of a step: encodes them, keeps what it needs, puts them in their places.
+
+Two kinds of models: in most, tokens stand for an image and get its embeddings; in those with layers of cross attention,
+tokens look at images, whose keys and values then belong to the memory of the sequences that run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from engine.device.forward_batch import HostBatch
+from engine.device.kv_cache import memory_budget
+from engine.execution.cross_images import CrossImages
+from engine.execution.image_cache import ImageCache
+from engine.models.cross_attention import LookAt, replace_cross_attention
+from engine.models.image_encoder import ImageEncoder
+from engine.models.loader import LoadedModel
+from engine.models.vision import make_encoder
+from engine.scheduling.image_shelf import ImageShelf
+from engine.scheduling.images import looks_of, rows_of
+from engine.scheduling.scheduler import Scheduled
+
+IMAGE_CACHE_BYTES = 256 << 20
+"""Embeddings of images that are kept: about 60 images of a megapixel for a model of 7B in bf16."""
+CROSS_SHARE = 0.2
+"""Of the memory that is left, at most so much for images that tokens look at."""
+CROSS_IMAGES = 32
+"""And never more than so many of the largest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a step's images are to its forward pass."""
+
+    embedded: torch.Tensor | None = None
+    """`[T, hidden]`, in the place of the token ids."""
+    looks: list[LookAt] = field(default_factory=list)
+
+
+class Sight:
+    """The images of one model; made by `make_sight`."""
+
+    def __init__(self, encoder: ImageEncoder, loaded: LoadedModel) -> None:
+        """Puts our layers of cross attention in the place of transformers', where there are any."""
+        self.encoder = encoder
+        self._cross_layers = replace_cross_attention(loaded.model) if encoder.crosses else []
+        self._dtype: torch.dtype = loaded.model.dtype
+        self.shelf: ImageShelf | None = None
+        """Of a model whose tokens look at images."""
+        self.images: ImageCache | CrossImages
+        self.num_bytes = 0
+        """What images may take of the device's memory for good."""
+
+    @property
+    def crosses(self) -> bool:
+        """Whether tokens look at images instead of standing for them."""
+        return bool(self._cross_layers)
+
+    def allocate(self, reserved: int) -> None:
+        """Set memory aside, of which `reserved` bytes of what is free belong to others."""
+        left = memory_budget("auto", self.encoder.device, reserved)
+        if self._cross_layers:
+            unit = self.encoder.states_of_unit * sum(layer.bytes_per_state(self._dtype) for layer in self._cross_layers)
+            units = max(self.encoder.max_units, int(left * CROSS_SHARE // unit))
+            units = min(units, CROSS_IMAGES * self.encoder.max_units)
+            self.shelf = ImageShelf(units, self.encoder.num_units)
+            self.images = CrossImages(self.encoder.encode, self._cross_layers, self.shelf)
+            self.num_bytes = units * unit
+        else:
+            self.images = ImageCache(self.encoder.encode, IMAGE_CACHE_BYTES)
+
+    def encode(self, row: Scheduled) -> None:
+        """Encode the images that a row's tokens stand for, or look at, unless that is done."""
+        images = row.sequence.images
+        if isinstance(self.images, CrossImages):
+            for look in looks_of(images, row.first, row.end, 0):
+                self.images.look(look)
+        else:
+            for rows in rows_of(images, row.first, row.end, 0):
+                self.images.embeddings(rows.image)
+
+    def see(self, host: HostBatch, embed: Callable[[], torch.Tensor]) -> Seen:
+        """What a step's images are to its forward pass; `embed` gives the embeddings `[T, hidden]` of its tokens.
+
+        Not during an attention step: towers attend too, in their own way.
+        """
+        if isinstance(self.images, CrossImages):
+            return Seen(looks=[self.images.look(look) for look in host.looks])
+        if not host.images:
+            return Seen()
+        embedded = embed()
+        self.images.put_into(embedded, host)
+        return Seen(embedded)
+
+
+def make_sight(loaded: LoadedModel) -> Sight | None:
+    """None for a model that does not see, or in a way that is not known here (`blindness`)."""
+    encoder = make_encoder(loaded)
+    return None if encoder is None else Sight(encoder, loaded)
+
+
+def blindness(loaded: LoadedModel) -> str | None:
+    """What the operator should know of a model that could see and does not."""
+    config = loaded.hf_config
+    if not hasattr(config, "vision_config") or make_encoder(loaded) is not None:
+        return None
+    return f"it answers text alone: images of models of the type {config.model_type} are not taken here"

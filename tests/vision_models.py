@@ -1,0 +1,217 @@
+"""Tiny random models that see, as directories that the server could load, and how transformers itself is asked.
+
+`cut` goes the way of the server, through the worker's processors; `inputs` the way of transformers, in floats. What
+comes out of both on the same images has to be the same.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoConfig, PreTrainedModel
+
+from engine.messages import AddImage, AddRequest, ImageInfo, ImageSpan
+from engine.models.vision import FAMILIES as ENCODERS
+from engine.weights.random_tokenizer import write_tokenizer
+from server.images.families import PROCESSORS
+from server.images.messages import PreparedImage, PrepareImage
+from server.images.processor import Processor, prepare
+from server.prompt.image_spans import ImageTokens, expand
+from tests.tiny_models import EOS_TOKEN_ID, VOCAB_SIZE, auto_class, build_tiny_model
+
+Inputs = Callable[[Any, list[int], list[Image.Image]], dict[str, Any]]
+"""From transformers' image processor, the prompt and its images, what `generate` takes beside the prompt."""
+
+
+@dataclass(frozen=True)
+class Seeing:
+    """One family."""
+
+    processor: dict[str, Any]
+    """preprocessor_config.json."""
+    inputs: Inputs
+    text: Callable[[Any, Image.Image], str]
+    """What transformers' own processor puts into a prompt for an image."""
+    marks: dict[int, str] = field(default_factory=dict)
+    """Control tokens by id."""
+    shown: int = 310
+    """The token that a template shows for an image."""
+    around: tuple[str, str] = ("", "")
+    """What a template puts before and behind it."""
+
+    @property
+    def template(self) -> str:
+        """A chat template."""
+        return TEMPLATE.replace("IMAGE", self.around[0] + self.marks[self.shown] + self.around[1])
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
+    "{% if part.type == 'image' %}IMAGE{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def _qwen(processor: Any, ids: list[int], images: list[Image.Image]) -> dict[str, Any]:
+    found = processor(images, return_tensors="pt")
+    return {
+        "pixel_values": found["pixel_values"],
+        "image_grid_thw": found["image_grid_thw"],
+        "mm_token_type_ids": (torch.tensor([ids]) == 310).int(),
+    }
+
+
+def _mllama(processor: Any, ids: list[int], images: list[Image.Image]) -> dict[str, Any]:
+    from transformers.models.mllama import processing_mllama as ours
+
+    found = processor([images], return_tensors="pt")
+    tiles = found.pop("num_tiles")
+    mask = ours.convert_sparse_cross_attention_mask_to_dense(
+        [ours.get_cross_attention_token_mask(ids, VOCAB_SIZE)], tiles, 4, len(ids)
+    )
+    return {**found, "cross_attention_mask": torch.from_numpy(mask)}
+
+
+def _gemma3(processor: Any, ids: list[int], images: list[Image.Image]) -> dict[str, Any]:
+    found = processor(images, return_tensors="pt")
+    return {"pixel_values": found["pixel_values"], "token_type_ids": (torch.tensor([ids]) == 310).int()}
+
+
+SEEING: dict[str, Seeing] = {
+    "qwen2_5_vl": Seeing(
+        {"size": {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 24}},
+        _qwen,
+        lambda pil, image: "<|image_pad|>" * (int(pil(image)["image_grid_thw"][0].prod()) // 4),
+        {310: "<|image_pad|>", 311: "<|video_pad|>", 312: "<|vision_start|>", 313: "<|vision_end|>"},
+        around=("<|vision_start|>", "<|vision_end|>"),
+    ),
+    "mllama": Seeing(
+        {"size": {"height": 28, "width": 28}, "max_image_tiles": 4},
+        _mllama,
+        lambda pil, image: "<|image|>",
+        {VOCAB_SIZE: "<|image|>"},
+        shown=VOCAB_SIZE,
+    ),
+    "gemma3_vision": Seeing(
+        {"size": {"height": 112, "width": 112}},
+        _gemma3,
+        lambda pil, image: f"\n\n<start_of_image>{'<image_soft_token>' * 16}<end_of_image>\n\n",
+        {310: "<image_soft_token>", 311: "<start_of_image>", 312: "<end_of_image>"},
+        shown=311,
+    ),
+}  # fmt: skip
+
+
+def build_seeing_model(family: str, directory: Path) -> Path:
+    """A tiny model of a family with a tokenizer, an image processor and a chat template."""
+    seeing = SEEING[family]
+    build_tiny_model(family, directory)
+    write_tokenizer(directory, VOCAB_SIZE, EOS_TOKEN_ID)
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    by_id = {token_id: token for token, token_id in tokenizer["model"]["vocab"].items()} | seeing.marks
+    tokenizer["model"]["vocab"] = {token: token_id for token_id, token in by_id.items()}
+    tokenizer["added_tokens"] += [
+        {"id": i, "content": mark, "special": True, **flags} for i, mark in seeing.marks.items()
+    ]
+    tokenizer["added_tokens"].sort(key=lambda token: token["id"])
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = json.loads((directory / "tokenizer_config.json").read_text())
+    (directory / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": seeing.template}))
+    (directory / "preprocessor_config.json").write_text(json.dumps(seeing.processor))
+    return directory
+
+
+def noise(height: int, width: int, seed: int = 0) -> Image.Image:
+    """An image that no other is like."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@lru_cache(maxsize=4)
+def oracle(directory: Path) -> PreTrainedModel:
+    """transformers' own model, as it attends without us."""
+    model_class = auto_class(AutoConfig.from_pretrained(directory))
+    model = model_class.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+    for layer in getattr(model.get_decoder(), "layers", ()):
+        if hasattr(layer, "cross_attn"):
+            _blind_before_images(layer)
+    return model
+
+
+def _blind_before_images(layer: Any) -> None:
+    """Let tokens before the first image get nothing of a layer's attention, as they get nothing of its MLP."""
+
+    def note(module: Any, arguments: Any, options: dict[str, Any]) -> None:
+        module.cross_attn.shown = options["full_text_row_masked_out_mask"]
+
+    def hide(module: Any, arguments: Any, output: Any) -> Any:
+        return (output[0] if module.shown is None else module.shown[:, 0] * output[0], *output[1:])
+
+    layer.register_forward_pre_hook(note, with_kwargs=True)
+    layer.cross_attn.register_forward_hook(hide)
+
+
+class Eyes:
+    """Both ways of one model."""
+
+    def __init__(self, family: str, directory: Path) -> None:
+        self.family, self.directory, self.seeing = family, directory, SEEING[family]
+        config = AutoConfig.from_pretrained(directory)
+        encoder = object.__new__(ENCODERS[config.model_type])
+        encoder._config = config
+        self.info: ImageInfo = encoder.info
+        assert self.info.shown_id == self.seeing.shown
+        self.processor: Processor = PROCESSORS[self.info.family](directory, self.info.token_id)
+
+    @cache  # noqa: B019
+    def cut(self, height: int, width: int, seed: int = 0, detail: Any = "auto") -> PreparedImage:
+        """As the worker does."""
+        question = PrepareImage(
+            str(self.directory), self.info.family, self.info.token_id, detail, b"", 1 << 24, 1 << 12
+        )
+        return prepare(self.processor, question, np.asarray(noise(height, width, seed)))
+
+    def prompt(self, parts: Sequence[Any]) -> tuple[list[int], list[AddImage], list[ImageSpan]]:
+        """Parts are tokens, lists of tokens, and `(height, width, seed)` of images."""
+        ids: list[int] = []
+        images: list[PreparedImage] = []
+        for part in parts:
+            if isinstance(part, tuple):
+                images.append(self.cut(*part))
+                ids.append(self.info.shown_id)
+            else:
+                ids += part if isinstance(part, list) else [part]
+        tokens, spans = expand(ids, ImageTokens(self.info, tuple(image.token_ids for image in images)), len(images))
+        placed = [ImageSpan(s, n, image.digest) for (s, n), image in zip(spans, images, strict=True)]
+        return tokens, [AddImage(image.digest, image.grid, image.arrays) for image in images], placed
+
+    def generate(self, parts: Sequence[Any], max_tokens: int, **options: Any) -> list[int]:
+        """What transformers says, greedily."""
+        tokens, _, _ = self.prompt(parts)
+        ids = torch.tensor([tokens])
+        images = [noise(*part) for part in parts if isinstance(part, tuple)]
+        more = self.seeing.inputs(self.processor.pil, tokens, images) if images else {}
+        with torch.inference_mode():
+            output = oracle(self.directory).generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                **more,
+                **options,
+            )
+        return list(output[0, len(tokens) :].tolist())
+
+    def add(self, engine: Any, request_id: int, parts: Sequence[Any], params: Any, **options: Any) -> None:
+        """Ask the engine."""
+        tokens, images, spans = self.prompt(parts)
+        for image in images:
+            engine.add_image(image)
+        engine.add(AddRequest(request_id, tokens, params, images=spans, **options))
