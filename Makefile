@@ -19,6 +19,7 @@ test: .venv/.installed-dev ## Run the tests but for the slow ones; ARGS='-k name
 	@.venv/bin/python -m scripts.run_tests $(ARGS)
 
 test-slow: .venv/.installed-dev ## Run the tests that need minutes: real weights, long walks, kernels at length
+	@.venv/bin/python -m scripts.browser
 	@.venv/bin/python -m scripts.run_tests --slow $(ARGS)
 
 latency: .venv/.installed-dev ## Hold what one request costs another to its bounds, on a quiet machine
@@ -55,6 +56,7 @@ lint: .venv/.installed-dev ## Check style, format, types and the documentation's
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/python -m scripts.generate_docs --check
+	.venv/bin/python -m scripts.check_pages
 
 format: .venv/.installed-dev ## Format the code
 	.venv/bin/ruff check --fix .
@@ -64,7 +66,7 @@ docs: .venv/.installed-dev ## Rewrite the documentation's generated tables
 	.venv/bin/python -m scripts.generate_docs
 
 clean: ## Remove the environment and everything built
-	rm -rf .venv .venv-compat .venv-lm-eval .clients build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-compat .venv-lm-eval .clients .node build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamps are newer than what decides the content of .venv, so a second run starts at once.
 .venv/.installed: pyproject.toml constraints.txt scripts/install.py

@@ -28,7 +28,7 @@ MEDIA_TYPES = {
 """By suffix; files with others are not served."""
 _SMALLEST_COMPRESSED = 512
 _DIRECTORY = Path(__file__).resolve().parent
-_STATIC_IMPORT = re.compile(r'^(?:import|export)\b[^;"\']*?["\'](\.[^"\']+)["\']|\bfrom\s*"(\.[^"]+)"', re.MULTILINE)
+_STATIC_IMPORT = re.compile(r'(?:^|[;}*\s])from\s*"(\.[^"]+)"|^import\s*"(\.[^"]+)"', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@
  * @typedef {{[keyword: string]: any}} Schema
  */
 
+/** The default as a part of the meaning, which is shown by itself. */
+const TOLD_BESIDE = /\. Default \S+$/;
+
 /**
  * The fields of `POST /v1/chat/completions`, in the description's order.
  * @param {Schema} description the document of /openapi.json
@@ -38,7 +41,7 @@ export function chatFields(description) {
  */
 function readField(name, property) {
   const range = property["x-range"] ?? "";
-  const meaning = (property.description ?? "").slice(0, -` Range: ${range}`.length).replace(/\.$/, "");
+  const meaning = (property.description ?? "").slice(0, -` Range: ${range}`.length).replace(/\.$/, "").replace(TOLD_BESIDE, "");
   const schema = (property.anyOf ?? [property]).find((/** @type {Schema} */ one) => one.type !== "null") ?? {};
   return {
     name,

@@ -30,6 +30,27 @@ export const link = signal(/** @type {"connecting" | "connected" | "unreachable"
 /** By name. */
 export const modelsById = computed(() => new Map(models.value.map((model) => [model.id, model])));
 
+/**
+ * The model that settings ask for; the server's first if they name none.
+ * @param {{model: string | null}} settings
+ * @returns {Model | undefined}
+ */
+export function modelOf({ model }) {
+  return model === null ? models.value[0] : modelsById.value.get(model);
+}
+
+/**
+ * A model's name without who published it.
+ * @param {string} id
+ */
+export const nameOf = (id) => id.slice(id.lastIndexOf("/") + 1);
+
+/** @param {Model} model */
+export function stateWords({ state, progress }) {
+  if (state !== "loading" || !progress) return state;
+  return progress.fraction === null ? progress.stage : `${progress.stage}, ${Math.round(progress.fraction * 100)} %`;
+}
+
 const SETTLED = ["ready", "failed"];
 const POLL_MS = 1000;
 let asking = false;

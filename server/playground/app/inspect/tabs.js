@@ -1,0 +1,15 @@
+/**
+ * The tabs of the inspector, in their order. Each is read when it is first opened.
+ *
+ * @typedef {object} Tab
+ * @property {string} id
+ * @property {string} label
+ * @property {() => Promise<{default: (props: {talk: import("../talk/talk.js").Talk}) => any}>} load
+ */
+
+/** @type {Tab[]} */
+export const tabs = [
+  { id: "parameters", label: "Settings", load: () => import("./parameters.js") },
+  { id: "format", label: "Format", load: () => import("./format.js") },
+  { id: "tools", label: "Tools", load: () => import("./tools.js") },
+];

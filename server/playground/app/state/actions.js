@@ -1,0 +1,143 @@
+/** What a person does with conversations. */
+import { answer, runs, stopAll } from "../talk/run.js";
+import { columns } from "./library.js";
+import { notify, status } from "./notices.js";
+
+/**
+ * @typedef {import("../talk/talk.js").Talk} Talk
+ * @typedef {import("../talk/types.js").Message} Message
+ */
+
+const TITLE_CHARS = 60;
+
+/**
+ * Answer, and say when it is done: once, however many columns there are.
+ * @param {Promise<void>[]} answers
+ */
+async function announced(answers) {
+  status.value = "Generating";
+  await Promise.all(answers);
+  if (runs.peek().size) return;
+  const last = columns.peek().map((talk) => talk.shown().at(-1));
+  const tokens = last.reduce((sum, message) => sum + (message?.outcome?.tokens ?? 0), 0);
+  const failed = last.some((message) => message?.state === "failed");
+  status.value = failed ? "The answer failed" : last.some((message) => message?.state === "stopped") ? "Stopped" : `Answer complete, ${tokens} tokens`;
+}
+
+/**
+ * Say something to each of the conversations and have it answered; nothing said answers what stands there.
+ * @param {Talk[]} talks
+ * @param {{text: string, images: string[]}} said
+ */
+export function send(talks, { text, images }) {
+  /** @type {Promise<void>[]} */
+  const answers = [];
+  for (const talk of talks) {
+    let last = talk.path.peek().at(-1) ?? null;
+    if (text || images.length) {
+      last = talk.add(last, { role: "user", content: text, ...(images.length ? { images } : {}) });
+      if (!talk.record.peek().title) talk.changeRecord({ title: titleOf(text) });
+    }
+    if (last !== null) answers.push(answer(talk, last));
+  }
+  return announced(answers);
+}
+
+/** @param {string} text */
+export function titleOf(text) {
+  const line = text.trim().split("\n")[0] || "Images";
+  return line.length > TITLE_CHARS ? `${line.slice(0, TITLE_CHARS - 1)}…` : line;
+}
+
+/**
+ * Answer again: beside the answer that is there, or the message that is named.
+ * @param {Talk} talk
+ * @param {string} id
+ */
+export function retry(talk, id) {
+  const { role, parent } = talk.peek(id);
+  return announced([answer(talk, role === "assistant" ? parent : id)]);
+}
+
+/**
+ * Let the model go on from where an answer ends.
+ * @param {Talk} talk
+ * @param {string} id
+ */
+export function continueAnswer(talk, id) {
+  const { parent } = talk.peek(id);
+  return announced([answer(talk, parent, { continues: id })]);
+}
+
+/**
+ * @param {Talk} talk
+ * @param {string} id
+ * @param {Pick<Message, "role" | "content">} change
+ * @param {boolean} branch keep the old version, and answer the new one
+ */
+export function editMessage(talk, id, change, branch) {
+  if (!branch) return talk.change(id, { ...change, state: "done", tokens: undefined });
+  const { parent, images } = talk.peek(id);
+  const made = talk.add(parent, { ...change, ...(images ? { images } : {}) });
+  return announced([answer(talk, made)]);
+}
+
+/**
+ * Delete a message, with a notice that brings it back, and the focus on what stands there now.
+ * @param {Talk} talk
+ * @param {string} id
+ */
+export function deleteMessage(talk, id) {
+  const at = talk.path.peek().indexOf(id);
+  const restore = talk.remove(id);
+  notify("Message deleted", { label: "Undo", act: restore });
+  const path = talk.path.peek();
+  const neighbour = path[Math.min(at, path.length - 1)];
+  requestAnimationFrame(() => {
+    const next = neighbour && document.querySelector(`[data-id="${neighbour}"]`);
+    const place = next || document.querySelector("#composer textarea");
+    if (place instanceof HTMLElement) place.focus();
+  });
+}
+
+/**
+ * The result that stands behind a call, undefined if there is none.
+ * @param {Talk} talk
+ * @param {string} id the message with the call
+ * @param {string} callId
+ */
+export function resultOf(talk, id, callId) {
+  const path = talk.path.value;
+  for (const next of path.slice(path.indexOf(id) + 1)) {
+    const message = talk.messages.get(next)?.value;
+    if (message?.role !== "tool") return undefined;
+    if (message.callId === callId) return message.content;
+  }
+  return undefined;
+}
+
+/**
+ * Give calls their results, and have the model go on.
+ * @param {Talk} talk
+ * @param {string} id the message with the calls
+ * @param {string[]} results in the order of the calls
+ */
+export function answerCalls(talk, id, results) {
+  const calls = talk.peek(id).calls ?? [];
+  const path = talk.path.peek();
+  let last = id;
+  for (const next of path.slice(path.indexOf(id) + 1)) {
+    if (talk.peek(next).role !== "tool") break;
+    last = next;
+  }
+  const answered = new Set(path.map((one) => talk.peek(one).callId));
+  calls.forEach((call, index) => {
+    if (!answered.has(call.id)) last = talk.add(last, { role: "tool", callId: call.id, name: call.name, content: results[index] });
+  });
+  return announced([answer(talk, last)]);
+}
+
+/** End all answers that are shown. */
+export function stopShown() {
+  for (const talk of columns.peek()) stopAll(talk);
+}

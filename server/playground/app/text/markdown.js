@@ -1,0 +1,136 @@
+/**
+ * Markdown as elements, through an allow-list of the lexer's tokens.
+ *
+ * No string of HTML exists at any time: what a model writes as HTML is shown as the text that it is.
+ */
+import { Fragment, h, useRef } from "../core/ui.js";
+import { Marked } from "../../vendor/marked.js";
+import { CodeBlock } from "./code.js";
+
+/** @typedef {any} Token a token of marked's lexer */
+
+const marked = new Marked({ gfm: true });
+const SAFE_LINK = /^(https?:|mailto:)/i;
+/** Blocks behind the last of these may still change what stands before them, as the next item of a list. */
+const UNSETTLED_BLOCKS = 2;
+
+/**
+ * A text of Markdown. While it grows only its end is read again.
+ * @param {{text: string}} props
+ */
+export function Markdown({ text }) {
+  const settled = useRef({ text: "", blocks: /** @type {Token[]} */ ([]) });
+  if (!text.startsWith(settled.current.text)) settled.current = { text: "", blocks: [] };
+  const { text: before, blocks } = settled.current;
+  const tail = marked.lexer(text.slice(before.length));
+  const shown = [...blocks, ...tail];
+  const done = tail.slice(0, Math.max(0, tail.length - UNSETTLED_BLOCKS));
+  if (done.length) {
+    settled.current = { text: before + done.map((token) => token.raw).join(""), blocks: [...blocks, ...done] };
+    // The lexer may have read returns as line feeds or tabs as spaces; then its texts are not the beginning of ours.
+    if (!text.startsWith(settled.current.text)) settled.current = { text: before, blocks };
+  }
+  return h("div", { class: "markdown" }, shown.map((token, index) => h(Block, { key: index, token, raw: token.raw })));
+}
+
+/**
+ * One block; made again only when its own text has changed.
+ * @param {{token: Token, raw: string}} props
+ */
+function Block({ token, raw }) {
+  const made = useRef({ raw: "", node: /** @type {any} */ (null) });
+  if (made.current.raw !== raw || made.current.node === null) made.current = { raw, node: block(token) };
+  return made.current.node;
+}
+
+/** @param {Token[]} tokens */
+const blocks = (tokens) => tokens.map(block);
+
+/**
+ * @param {Token} token
+ * @returns {any}
+ */
+function block(token) {
+  switch (token.type) {
+    case "space":
+    case "def":
+      return null;
+    case "heading":
+      // The page has headings of its own above these.
+      return h(`h${Math.min(6, token.depth + 2)}`, { class: `heading-${token.depth}` }, spans(token.tokens));
+    case "paragraph":
+      return h("p", {}, spans(token.tokens));
+    case "text":
+      return token.tokens ? spans(token.tokens) : token.text;
+    case "code":
+      return h(CodeBlock, { text: token.text, language: (token.lang ?? "").match(/^\S*/)[0] });
+    case "blockquote":
+      return h("blockquote", {}, blocks(token.tokens));
+    case "list":
+      return h(token.ordered ? "ol" : "ul", token.ordered && token.start !== 1 ? { start: token.start } : {}, token.items.map(item));
+    case "table":
+      return table(token);
+    case "hr":
+      return h("hr", {});
+    default:
+      return h("p", { class: "verbatim" }, token.raw);
+  }
+}
+
+/** @param {Token} token */
+function item(token) {
+  const box = token.task && h("input", { type: "checkbox", checked: token.checked, disabled: true, "aria-label": token.checked ? "done" : "to do" });
+  const parts = token.tokens.filter((/** @type {Token} */ part) => part.type !== "checkbox");
+  return h("li", token.task ? { class: "task" } : {}, box, blocks(parts));
+}
+
+/** @param {Token} token */
+function table({ header, rows }) {
+  /** @type {(name: string) => (cell: Token) => any} */
+  const cell = (name) => ({ tokens, align }) => h(name, { class: align ? `align-${align}` : undefined, ...(name === "th" ? { scope: "col" } : {}) }, spans(tokens));
+  return h("div", { class: "table", role: "region", "aria-label": "Table", tabIndex: 0 }, h("table", {},
+    h("thead", {}, h("tr", {}, header.map(cell("th")))),
+    h("tbody", {}, rows.map((/** @type {Token[]} */ row) => h("tr", {}, row.map(cell("td"))))),
+  ));
+}
+
+/** @param {Token[]} tokens */
+const spans = (tokens) => (tokens ?? []).map(span);
+
+/**
+ * @param {Token} token
+ * @returns {any}
+ */
+function span(token) {
+  switch (token.type) {
+    case "text":
+    case "escape":
+      return token.tokens ? h(Fragment, {}, spans(token.tokens)) : token.text;
+    case "strong":
+    case "em":
+    case "del":
+      return h(token.type, {}, spans(token.tokens));
+    case "codespan":
+      return h("code", {}, token.text);
+    case "br":
+      return h("br", {});
+    case "link":
+      return link(token.href, spans(token.tokens), token.raw);
+    case "image":
+      return link(token.href, `Image: ${token.text || token.href}`, token.raw);
+    default:
+      return token.raw;
+  }
+}
+
+/**
+ * A link where it leads to the web; else the text that was written. Images of elsewhere are links as well, since to
+ * show one would tell its host that the answer was read.
+ * @param {string} address
+ * @param {any} children
+ * @param {string} raw
+ */
+function link(address, children, raw) {
+  if (!SAFE_LINK.test(address)) return raw;
+  return h("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, children);
+}

@@ -1,0 +1,43 @@
+/** The whole page: bar, history, conversation, inspector, and what lies over them. */
+import { h, useEffect } from "../core/ui.js";
+import { lazy } from "../core/lazy.js";
+import { keyWanted } from "../api/client.js";
+import { columns } from "../state/library.js";
+import { preferences } from "../state/preferences.js";
+import { Composer } from "./composer.js";
+import { History } from "./history.js";
+import { Inspector } from "./inspector.js";
+import { listenForKeys } from "./keys.js";
+import { Notices } from "./notices.js";
+import { overlay, panes } from "./panes.js";
+import { Topbar } from "./topbar.js";
+import { Column } from "./column.js";
+
+const KeyDialog = lazy(async () => (await import("./key.js")).KeyDialog);
+
+export function App() {
+  useEffect(listenForKeys, []);
+  const { inspector, history } = panes.value;
+  const talks = columns.value;
+  const Overlay = overlay.value;
+  return h("div", { class: `app ${history ? "with-history" : ""} ${inspector ? "with-inspector" : ""}`, style: { "--inspector": `${preferences.value.width}px` } },
+    h("a", { class: "skip", href: "#composer", onClick: skip }, "Skip to the message box"),
+    h(Topbar, {}),
+    h(History, { open: history }),
+    h("main", { class: `talks ${talks.length > 1 ? "several" : ""}` },
+      h("h1", { class: "offscreen" }, "Playground"),
+      h("div", { class: "columns", style: { "--columns": talks.length } }, talks.map((talk, index) => h(Column, { key: talk.id, talk, index, alone: talks.length === 1 }))),
+      h(Composer, { key: talks[0].id }),
+    ),
+    h(Inspector, { open: inspector }),
+    h(Notices, {}),
+    keyWanted.value ? h(KeyDialog, {}) : Overlay && h(Overlay.component, Overlay.props),
+  );
+}
+
+/** @param {Event} event */
+function skip(event) {
+  event.preventDefault();
+  const box = document.querySelector("#composer textarea");
+  if (box instanceof HTMLElement) box.focus();
+}

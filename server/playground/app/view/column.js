@@ -1,0 +1,43 @@
+/** One conversation: its messages, or what it can begin with. */
+import { h, useEffect, useLayoutEffect, useRef } from "../core/ui.js";
+import { runs } from "../talk/run.js";
+import { focused } from "../state/library.js";
+import { lazy } from "../core/lazy.js";
+import { Welcome } from "./welcome.js";
+
+export const Message = lazy(async () => (await import("./message.js")).Message);
+/** So near to the end the view follows what comes. */
+const PINNED_PX = 48;
+
+/** @param {{talk: import("../talk/talk.js").Talk, index: number, alone: boolean}} props */
+export function Column({ talk, index, alone }) {
+  const box = useRef(/** @type {HTMLElement | null} */ (null));
+  const inner = useRef(/** @type {HTMLElement | null} */ (null));
+  const pinned = useRef(true);
+  const path = talk.path.value;
+  const writes = [...runs.value.values()].some((run) => run.talk === talk);
+  const follow = () => {
+    if (pinned.current && box.current) box.current.scrollTop = box.current.scrollHeight;
+  };
+  useLayoutEffect(() => {
+    pinned.current = true;
+    follow();
+  }, [path.length, talk.id]);
+  useEffect(() => {
+    if (!inner.current) return;
+    const observer = new ResizeObserver(follow);
+    observer.observe(inner.current);
+    return () => observer.disconnect();
+  }, [talk.id, path.length === 0]);
+  const scrolled = () => {
+    const { current } = box;
+    if (current) pinned.current = current.scrollHeight - current.scrollTop - current.clientHeight < PINNED_PX;
+  };
+  return h("section", { class: "column", "aria-label": alone ? "Conversation" : `Column ${index + 1}`, onFocusCapture: () => (focused.value = index) },
+    h("div", { class: "transcript", ref: box, onScroll: scrolled, role: "log", "aria-live": "off", "aria-busy": writes, tabIndex: 0, "aria-label": "Messages" },
+      path.length
+        ? h("div", { class: "messages", ref: inner }, path.map((id, at) => h(Message, { key: id, talk, id, last: at === path.length - 1 })))
+        : h(Welcome, { talk }),
+    ),
+  );
+}

@@ -1,0 +1,44 @@
+/** The bar: the model, what can be done with the conversation, and how the server stands. */
+import { h } from "../core/ui.js";
+import { Glyph, IconButton } from "../core/glyphs.js";
+import { lazy } from "../core/lazy.js";
+import { link, modelOf, models, nameOf, stateWords } from "../api/server.js";
+import { begin, current, forgets } from "../state/library.js";
+import { prefer, preferences } from "../state/preferences.js";
+import { focusComposer } from "./keys.js";
+import { isWide, openOverlay, panes, toggle } from "./panes.js";
+
+const ModelDialog = lazy(async () => (await import("./models.js")).ModelDialog);
+const THEMES = /** @type {const} */ (["auto", "light", "dark"]);
+
+export function Topbar() {
+  const { history, inspector } = panes.value;
+  const { theme } = preferences.value;
+  const nextTheme = () => prefer({ theme: THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length] });
+  return h("header", { class: "topbar" },
+    h(IconButton, { glyph: "menu", label: history ? "Close the history" : "Open the history", "aria-expanded": history, onClick: () => toggle("history") }),
+    h("span", { class: "brand" }, "Headrace"),
+    h(ModelButton, {}),
+    h("span", { class: "spring" }),
+    forgets.value && h("span", { class: "chip", title: "This browser keeps no data for this page" }, "Not kept"),
+    h(IconButton, { glyph: "theme", label: `Colours: ${theme}`, class: "wide-only", onClick: nextTheme }),
+    h(IconButton, { glyph: "plus", label: "New conversation", onClick: () => (begin(), focusComposer()) }),
+    h(IconButton, { glyph: "sliders", label: inspector ? "Close the inspector" : "Open the inspector", "aria-expanded": inspector, onClick: () => toggle("inspector") }),
+    link.value === "unreachable" && h("div", { class: "banner", role: "alert" }, h("span", { class: "dot unreachable" }), "The server cannot be reached; trying again."),
+  );
+}
+
+/** The model that answers, and a way to another. */
+function ModelButton() {
+  const talk = current.value;
+  const model = modelOf(talk.settings.value);
+  const { state } = model ?? { state: link.value === "connecting" ? "connecting" : "unknown" };
+  const choose = () => openOverlay(ModelDialog, { talk });
+  const words = model ? stateWords(model) : "";
+  return h("button", { type: "button", class: "button model-button", "aria-haspopup": "dialog", onClick: choose, disabled: !models.value.length, title: model?.id },
+    h("span", { class: `dot ${state}` }),
+    h("span", { class: "name" }, model ? (isWide.value ? model.id : nameOf(model.id)) : link.value === "connecting" ? "Connecting" : "No model"),
+    model && model.state !== "ready" && h("span", { class: "muted small" }, words),
+    h(Glyph, { name: "down" }),
+  );
+}

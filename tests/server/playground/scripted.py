@@ -1,0 +1,283 @@
+"""A server that plays parts: the playground's real files and description, answers by script.
+
+The last message of a request chooses the script (`SCRIPTS`). What was asked is kept in `requests`; what stands still
+goes on when `gate` is set.
+"""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from server.app import ROUTES
+from server.openapi.document import describe_api
+from server.playground.assets import load_assets
+from server.playground.pages import playground_router
+from tests.server.fakes import wait_until
+
+HOSTILE = (
+    "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+    "[a](javascript:alert(1)) ![pixel](http://192.0.2.1/pixel.png) <a href='javascript:alert(1)'>b</a>"
+    "[c](data:text/html,x) <style>body{display:none}</style> <iframe src='http://192.0.2.1/'></iframe>"
+)
+SHOWPIECE = (
+    "## Fibonacci\n\nEach number is the *sum* of the **two before** it, see [here](https://example.org/fib).\n\n"
+    "```python\ndef fib(n):\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a\n```\n\n"
+    "| n | value |\n|---|---:|\n| 5 | 5 |\n| 10 | 55 |\n\n1. one\n2. two\n   - nested\n\n- [x] done\n\n> quoted"
+    "\n\nIt costs $5 or $10."
+)
+MODELS = ("scripted/large-model", "scripted/small")
+
+
+@dataclass
+class Scripted:
+    """A running server."""
+
+    port: int = 0
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    gate: threading.Event = field(default_factory=threading.Event)
+    key: str = ""
+    """Asked for if there is one."""
+    left: int = 0
+    """Streams whose client went away."""
+
+    @property
+    def url(self) -> str:
+        """With a trailing slash."""
+        return f"http://127.0.0.1:{self.port}/"
+
+
+def model(name: str) -> dict[str, Any]:
+    """An entry of /v1/models."""
+    capabilities = {
+        "input": ["text", "image"] if name == MODELS[0] else ["text"],
+        "output": ["text"],
+        "streaming": True,
+        "logprobs": True,
+        "tools": True,
+        "structured_outputs": ["json_object", "json_schema", "json", "regex", "choice", "grammar"],
+        "reasoning": True,
+    }
+    defaults = {"temperature": 0.5, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "headrace",
+        "state": "ready",
+        "context_length": 4096,
+        "max_model_len": 4096,
+        "architecture": "LlamaForCausalLM",
+        "capabilities": capabilities,
+        "sampling_defaults": defaults,
+        "generation_config": {},
+        "kv_cache_tokens": 100_000,
+        "dtype": "bfloat16",
+        "device": "cpu",
+    }
+
+
+def chunk(delta: dict[str, Any] | None = None, finish: str | None = None, **fields: Any) -> bytes:
+    """One event of a stream."""
+    index = fields.pop("index", 0)
+    logprobs = fields.pop("logprobs", None)
+    choices = [{"index": index, "delta": delta or {}, "finish_reason": finish, "logprobs": logprobs}]
+    body = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": MODELS[0], "choices": choices}
+    return b"data: " + json.dumps(body | fields, ensure_ascii=False).encode() + b"\n\n"
+
+
+def usage(tokens: int) -> bytes:
+    """The last chunk but for the end."""
+    details = {"prompt_tokens": 20, "completion_tokens": tokens, "total_tokens": 20 + tokens}
+    return chunk(choices=[], usage=details | {"prompt_tokens_details": {"cached_tokens": 16}})
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def texts(*pieces: str) -> list[bytes]:
+    """A whole answer of these pieces."""
+    return [chunk({"role": "assistant", "content": ""}), *(chunk({"content": piece}) for piece in pieces)]
+
+
+def ended(events: list[bytes], finish: str = "stop") -> list[bytes]:
+    """Events with an end behind them."""
+    return [*events, chunk({}, finish), usage(len(events) - 1), DONE]
+
+
+def token(text: str, logprob: float, *others: tuple[str, float]) -> dict[str, Any]:
+    """An entry of logprobs.content."""
+    tops = [(text, logprob), *others]
+    entries = [{"token": one, "logprob": value, "bytes": list(one.encode())} for one, value in tops]
+    return {**entries[0], "top_logprobs": sorted(entries, key=lambda entry: -entry["logprob"])}
+
+
+def with_logprobs() -> list[bytes]:
+    """An answer of five tokens, one of them a surprise."""
+    tokens = [
+        token("The", -0.1, (" A", -2.5)),
+        token(" Danube", -3.2, (" Rhine", -0.9), (" Seine", -1.5)),
+        token(" is", -0.01, (" was", -5.0)),
+        token(" long", -1.2, (" wide", -1.3)),
+        token(".", -0.02, ("!", -4.5)),
+    ]
+    return ended([chunk({"content": one["token"]}, logprobs={"content": [one]}) for one in tokens])
+
+
+def split_characters() -> list[bytes]:
+    """An answer whose bytes are cut within characters, line ends and events."""
+    whole = b"".join(ended(texts("Grüße, ", "日本語 ", "🌍🌎 fin"))).replace(b"\n\n", b"\r\n\r\n")
+    return [whole[at : at + 3] for at in range(0, len(whole), 3)]
+
+
+def calls() -> list[bytes]:
+    """Two calls, their arguments in pieces."""
+    first = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": ""}}
+    second = {"index": 1, "id": "call_2", "type": "function", "function": {"name": "<b>get_time</b>", "arguments": ""}}
+    return ended(
+        [
+            chunk({"role": "assistant", "content": None, "tool_calls": [first]}),
+            chunk({"tool_calls": [{"index": 0, "function": {"arguments": '{"city": "Par'}}]}),
+            chunk({"tool_calls": [{"index": 0, "function": {"arguments": 'is"}'}}]}),
+            chunk({"tool_calls": [second]}),
+            chunk({"tool_calls": [{"index": 1, "function": {"arguments": "{}"}}]}),
+        ],
+        "tool_calls",
+    )
+
+
+STALL = b"(stall)"
+"""Not sent: waits for the gate."""
+CUT = b"(cut)"
+"""Not sent: the connection ends."""
+ERROR = b'data: {"error": {"message": "The <b>engine</b> died", "type": "server_error", "code": "engine_died"}}\n\n'
+SCRIPTS: dict[str, list[bytes]] = {
+    "hello": ended(texts("Hello ", "**there**", ", friend.")),
+    "stall": [*ended(texts("First"))[:2], STALL, *ended(texts(" second."))[1:]],
+    "silence": [STALL, *ended(texts("At last."))],
+    "split": split_characters(),
+    "broken": [*texts("Half an ans"), ERROR, DONE],
+    "cut": [*texts("Half"), CUT],
+    "short": ended(texts("It goes"), "length"),
+    "think": ended(
+        [chunk({"reasoning": "Let me <i>think</i>.", "reasoning_content": "Let me <i>think</i>."}), *texts("So.")]
+    ),
+    "call": calls(),
+    "hostile": ended([chunk({"reasoning": HOSTILE}), *texts(HOSTILE)]),
+    "show": ended(texts(*(SHOWPIECE[at : at + 7] for at in range(0, len(SHOWPIECE), 7)))),
+    "rivers": with_logprobs(),
+}
+
+
+def script_for(body: dict[str, Any]) -> list[bytes]:
+    """What is answered to a request."""
+    last = body["messages"][-1]
+    if body.get("continue_final_message"):
+        return ended(texts(" and on."))
+    if last["role"] == "tool":
+        return ended(texts("It is warm."))
+    content = last["content"]
+    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    if body.get("n"):
+        return ended([chunk({"content": f"Choice {index}"}, index=index) for index in range(body["n"])])
+    return SCRIPTS.get(text.split(" ")[0], ended(texts(f"You said: {text}")))
+
+
+def build(server: Scripted) -> FastAPI:
+    """The application."""
+    app = FastAPI(openapi_url=None)
+    app.include_router(playground_router(load_assets()))
+
+    def refused(request: Request) -> JSONResponse | None:
+        if not server.key or request.headers.get("authorization") == f"Bearer {server.key}":
+            return None
+        return JSONResponse({"error": {"message": "A valid API key is needed", "code": "invalid_api_key"}}, 401)
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        return refused(request) or JSONResponse({"object": "list", "data": [model(name) for name in MODELS]})
+
+    @app.get("/openapi.json")
+    async def openapi(request: Request) -> Response:
+        return refused(request) or JSONResponse(describe_api(ROUTES, version="1", needs_key=False))
+
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> Response:
+        body = await request.json()
+        count = len(json.dumps(body["messages"]))
+        return JSONResponse({"count": count, "max_model_len": 4096, "tokens": [1] * count, "token_strs": None})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return PlainTextResponse("")
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        body = await request.json()
+        if body.get("max_tokens") == 1 and not body.get("stream"):
+            return _checked(body)
+        server.requests.append(body)
+        if body["messages"][-1].get("content") == "refuse":
+            error = {
+                "message": "temperature must be at most 2.0, got 3",
+                "param": "temperature",
+                "code": "invalid_value",
+            }
+            return JSONResponse({"error": error}, 400, headers={"x-request-id": "req-refused"})
+        headers = {"x-request-id": "req-scripted"}
+        return StreamingResponse(_play(server, script_for(body)), media_type="text/event-stream", headers=headers)
+
+    return app
+
+
+def _checked(body: dict[str, Any]) -> Response:
+    """What the page's editors ask: whether a format is taken."""
+    if "not-supported" in json.dumps(body):
+        message = (
+            "response_format.json_schema.schema at /properties/a/format: 'format' 'not-supported' is not supported"
+        )
+        return JSONResponse({"error": {"message": message, "param": "response_format.json_schema.schema"}}, 400)
+    return JSONResponse({"choices": []})
+
+
+async def _play(server: Scripted, events: list[bytes]) -> AsyncIterator[bytes]:
+    try:
+        for event in events:
+            if event == CUT:
+                return
+            while event == STALL and not server.gate.is_set():
+                await asyncio.sleep(0.01)
+            if event != STALL:
+                yield event
+                await asyncio.sleep(0.001)
+    except (asyncio.CancelledError, GeneratorExit):
+        server.left += 1
+        raise
+
+
+@contextmanager
+def running_scripted(*, key: str = "") -> Iterator[Scripted]:
+    """Run one in a thread."""
+    state = Scripted(key=key)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        state.port = listener.getsockname()[1]
+        config = uvicorn.Config(build(state), log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            wait_until(lambda: server.started)
+            yield state
+        finally:
+            state.gate.set()
+            server.should_exit = True
+            thread.join()
