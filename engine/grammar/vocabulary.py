@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,22 +56,45 @@ class Vocabulary:
         """Width of the logits."""
         return len(self.tokens)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, nothing added. Without a tokenizer the longest tokens that fit, from the left."""
-        if self._tokenizer is not None:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-            return ids
-        return self._longest(text.encode())
+    def spelled(self, text: bytes) -> list[int]:
+        """Ordinary tokens whose bytes are exactly these, up to a byte that no token spells.
+
+        They are the tokenizer's as far as its normaliser leaves the text as it is, then the longest that fit.
+        """
+        ids: list[int] = []
+        for token_id in self._usual(text):
+            token = self.tokens[token_id] if token_id < len(self.tokens) and token_id not in self.special_ids else b""
+            if not token or not text.startswith(token):
+                break
+            ids.append(token_id)
+            text = text[len(token) :]
+        return [*ids, *self._longest(text)]
+
+    def _usual(self, text: bytes) -> list[int]:
+        """The tokenizer's tokens of as much as is whole characters, which say something else where it normalises."""
+        if self._tokenizer is None:
+            return []
+        ids: list[int] = self._tokenizer.encode(text.decode("utf-8", "ignore"), add_special_tokens=False).ids
+        return ids
 
     def _longest(self, text: bytes) -> list[int]:
-        known = {token: i for i, token in enumerate(self.tokens) if token and i not in self.special_ids}
-        longest = max(map(len, known))
         ids: list[int] = []
         while text:
-            size = next(n for n in range(longest, 0, -1) if text[:n] in known)
-            ids.append(known[text[:size]])
+            ends = range(min(len(text), self._longest_size), 0, -1)
+            size = next((end for end in ends if text[:end] in self._by_text), 0)
+            if not size:
+                break
+            ids.append(self._by_text[text[:size]])
             text = text[size:]
         return ids
+
+    @cached_property
+    def _by_text(self) -> dict[bytes, int]:
+        return {token: i for i, token in enumerate(self.tokens) if token and i not in self.special_ids}
+
+    @cached_property
+    def _longest_size(self) -> int:
+        return max(map(len, self._by_text), default=0)
 
 
 class LlguidanceVocabulary:
@@ -87,5 +111,5 @@ class LlguidanceVocabulary:
         self._vocabulary = vocabulary
 
     def __call__(self, text: Any) -> list[int]:
-        """Token ids of a text; used only where tokens are forced."""
-        return self._vocabulary.encode(text if isinstance(text, str) else bytes(text).decode("utf-8", "replace"))
+        """Tokens of a text; used only where they are forced."""
+        return self._vocabulary.spelled(text.encode() if isinstance(text, str) else bytes(text))
