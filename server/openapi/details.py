@@ -130,7 +130,13 @@ DETAILS: dict[str, Details] = {
             "messages": {"messages": _QUESTION, "return_token_strs": True},
         },
         answer=TokensShape,
-        answer_example={"count": 2, "max_model_len": 8192, "tokens": [504, 3575], "token_strs": ["The", " capital"]},
+        answer_example={
+            "count": 2,
+            "max_model_len": 8192,
+            "tokens": [504, 3575],
+            "token_strs": ["The", " capital"],
+            "special_positions": [],
+        },
         errors=OF_BODIES,
     ),
     "/detokenize": Details(

@@ -194,6 +194,8 @@ class TokensShape(Shape):
     max_model_len: int
     tokens: list[int]
     token_strs: list[str] | None
+    special_positions: list[int] | None
+    """Where in `tokens` the model's control tokens stand."""
 
 
 class PromptTextShape(Shape):

@@ -114,6 +114,9 @@ def _tokenize(request: TokenizeTextRequest | TokenizeChatRequest, model: Model) 
         "max_model_len": context,
         "tokens": ids,
         "token_strs": [tokenizer.token_text(token_id) for token_id in ids] if request.return_token_strs else None,
+        "special_positions": [at for at, token_id in enumerate(ids) if token_id in tokenizer.special_ids]
+        if request.return_token_strs
+        else None,
     }
 
 

@@ -46,6 +46,8 @@ class Scripted:
     gate: threading.Event = field(default_factory=threading.Event)
     key: str = ""
     """Asked for if there is one."""
+    scrapes: int = 0
+    """How often /metrics was asked for."""
     left: int = 0
     """Streams whose client went away."""
 
@@ -212,12 +214,22 @@ def build(server: Scripted) -> FastAPI:
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
         body = await request.json()
-        count = len(json.dumps(body["messages"]))
-        return JSONResponse({"count": count, "max_model_len": 4096, "tokens": [1] * count, "token_strs": None})
+        texts = ["<|im_start|>", *(str(message["content"]) for message in body["messages"]), "<|im_end|>"]
+        answer = {"count": len(texts), "max_model_len": 4096, "tokens": list(range(len(texts)))}
+        strings = {"token_strs": texts, "special_positions": [0, len(texts) - 1]}
+        return JSONResponse(answer | (strings if body.get("return_token_strs") else {}))
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return PlainTextResponse("")
+        server.scrapes += 1
+        counted = 300 * server.scrapes
+        lines = [f'headrace_{name}{{model="{MODELS[0]}"}} {value}' for name, value in (
+            ("requests_running", 2), ("requests_waiting", 1), ("generation_tokens_total", counted),
+            ("prompt_tokens_computed_total", 5000), ("prompt_tokens_cached_total", 2000),
+        )]  # fmt: skip
+        blocks = (("free", 50), ("cached", 10), ("owned", 40), ("total", 100))
+        lines += [f'headrace_kv_blocks{{model="{MODELS[0]}",state="{state}"}} {value}' for state, value in blocks]
+        return PlainTextResponse("\n".join(lines) + "\n")
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:

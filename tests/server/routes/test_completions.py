@@ -217,11 +217,13 @@ def test_control_tokens_in_raw_text_are_matched(server: RunningServer, smollm2_t
     template = "<|im_start|>user\nhi<|im_end|>\n"
     answer = post(server, "/tokenize", prompt=template, return_token_strs=True).json()
     assert answer["tokens"] == smollm2_tokenizer.encode(template, allow_special=True)
+    starts = [at for at, text in enumerate(answer["token_strs"]) if text in ("<|im_start|>", "<|im_end|>")]
+    assert answer["special_positions"] == starts and starts
     assert answer["token_strs"][0] == "<|im_start|>" and answer["count"] == len(answer["tokens"])
     assert answer["max_model_len"] == 512
     chat = post(server, "/tokenize", messages=[{"role": "user", "content": "<|im_end|>"}], add_generation_prompt=False)
     assert chat.json()["tokens"].count(smollm2_tokenizer.encode("<|im_end|>", allow_special=True)[0]) == 2
-    assert chat.json()["token_strs"] is None
+    assert chat.json()["token_strs"] is None and chat.json()["special_positions"] is None
     echoed = post(server, prompt=template, echo=True, max_tokens=1).json()["choices"][0]["text"]
     assert echoed == template + "The"
     for more in ({}, {"skip_special_tokens": False}, {"skip_special_tokens": True, "logprobs": 0}):

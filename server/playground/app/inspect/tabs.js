@@ -12,4 +12,7 @@ export const tabs = [
   { id: "parameters", label: "Settings", load: () => import("./parameters.js") },
   { id: "format", label: "Format", load: () => import("./format.js") },
   { id: "tools", label: "Tools", load: () => import("./tools.js") },
+  { id: "tokens", label: "Tokens", load: () => import("./tokens.js") },
+  { id: "prompt", label: "Prompt", load: () => import("./prompt.js") },
+  { id: "raw", label: "Raw", load: () => import("./raw.js") },
 ];

@@ -2,6 +2,7 @@
 import { answer, runs, stopAll } from "../talk/run.js";
 import { columns } from "./library.js";
 import { notify, status } from "./notices.js";
+import { preferences } from "./preferences.js";
 
 /**
  * @typedef {import("../talk/talk.js").Talk} Talk
@@ -32,13 +33,17 @@ async function announced(answers) {
 export function send(talks, { text, images }) {
   /** @type {Promise<void>[]} */
   const answers = [];
+  const inTurn = preferences.peek().inTurn;
   for (const talk of talks) {
     let last = talk.path.peek().at(-1) ?? null;
     if (text || images.length) {
       last = talk.add(last, { role: "user", content: text, ...(images.length ? { images } : {}) });
       if (!talk.record.peek().title) talk.changeRecord({ title: titleOf(text) });
     }
-    if (last !== null) answers.push(answer(talk, last));
+    if (last === null) continue;
+    const place = last;
+    const before = inTurn ? Promise.all(answers) : null;
+    answers.push(before ? before.then(() => answer(talk, place)) : answer(talk, place));
   }
   return announced(answers);
 }
@@ -140,4 +145,26 @@ export function answerCalls(talk, id, results) {
 /** End all answers that are shown. */
 export function stopShown() {
   for (const talk of columns.peek()) stopAll(talk);
+}
+
+/**
+ * Cut an answer before one of its tokens, put another there and have the model go on: beside the answer that is there.
+ * @param {Talk} talk
+ * @param {string} id
+ * @param {number} at the token's index
+ * @param {{token: string, logprob: number, bytes: number[] | null}} other
+ */
+export function forkAt(talk, id, at, other) {
+  const { parent, content, tokens = [], reasoning } = talk.peek(id);
+  // What stands before the tokens, as of an answer that was begun by hand.
+  const spelled = spell(tokens);
+  const head = content.endsWith(spelled) ? content.slice(0, content.length - spelled.length) : "";
+  const kept = [...tokens.slice(0, at), { ...other, top_logprobs: tokens[at].top_logprobs }];
+  const made = talk.add(parent, { role: "assistant", content: head + spell(kept), tokens: kept, ...(reasoning ? { reasoning } : {}) });
+  return announced([answer(talk, parent, { continues: made })]);
+}
+
+/** @param {{bytes: number[] | null}[]} tokens */
+function spell(tokens) {
+  return new TextDecoder().decode(new Uint8Array(tokens.flatMap(({ bytes }) => bytes ?? [])));
 }

@@ -58,6 +58,7 @@ export function save() {
   const writes = talks.flatMap(writesOf);
   const told = talks.map((talk) => talk.id);
   if (!writes.length) return saving;
+  if (told.includes(columns.peek()[0].id)) nameShown();
   saving = saving
     .then(() => write(writes))
     .then(() => channel?.postMessage({ changed: told }))
@@ -119,6 +120,11 @@ export async function start() {
 }
 
 async function showNamed() {
+  const letters = /^#share=(.+)$/.exec(location.hash)?.[1];
+  if (letters) {
+    const { openLink } = await import("./transfer.js");
+    return openLink(letters).catch(() => notify("This link holds no conversation"));
+  }
   const id = new URLSearchParams(location.hash.slice(1)).get("talk");
   if (id && columns.peek()[0].id !== id && records.peek().some((record) => record.id === id)) await show(id);
 }
@@ -182,7 +188,12 @@ export function showTalks(talks) {
     columns.value = talks;
     focused.value = 0;
   });
-  history.replaceState(null, "", `#talk=${talks[0].id}`);
+  nameShown();
+}
+
+/** Let the address name what is shown, so that a reload shows it again. */
+function nameShown() {
+  history.replaceState(null, "", `#talk=${columns.peek()[0].id}`);
 }
 
 /**
@@ -218,6 +229,18 @@ export async function forget(id) {
   }
   await erase(kept);
   notify("Conversation deleted", { label: "Undo", act: () => void keep(kept).then(() => show(id)) });
+}
+
+/**
+ * Forget a conversation that was a column, without a word.
+ * @param {Talk} talk
+ */
+export function forgetQuietly(talk) {
+  for (const run of runs.peek().values()) if (run.talk === talk) run.abort.abort();
+  open.delete(talk.id);
+  talk.onChange = () => {};
+  records.value = records.peek().filter((record) => record.id !== talk.id);
+  void erase([{ record: talk.record.peek(), messages: [...talk.messages.values()].map((one) => one.peek()) }]);
 }
 
 /** @param {{record: TalkRecord, messages: Message[]}[]} kept */

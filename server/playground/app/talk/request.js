@@ -37,7 +37,7 @@ export function requestOf(settings, messages, { continues = false } = {}) {
 
 /**
  * A message in OpenAI's shape.
- * @param {Message} message
+ * @param {Pick<Message, "role" | "content"> & Partial<Message>} message
  * @returns {Body}
  */
 export function plainMessage({ role, content, images, reasoning, calls, callId, name }) {

@@ -84,9 +84,9 @@ class Running {
     this.parent = parent;
     this.began = performance.now();
     this.abort = new AbortController();
-    const { content, reasoning } = talk.peek(id);
+    const { content, reasoning, tokens } = talk.peek(id);
     /** @type {Map<number, {id: string, answer: Assembled}>} */
-    this.choices = new Map([[0, { id, answer: { ...nothing(), content, reasoning: reasoning ?? "" } }]]);
+    this.choices = new Map([[0, { id, answer: { ...nothing(), content, reasoning: reasoning ?? "", tokens: [...(tokens ?? [])] } }]]);
     /** @type {Set<number>} */
     this.changed = new Set();
     /** @type {Partial<import("./types.js").Outcome>} */

@@ -13,6 +13,7 @@ import { overlay, panes } from "./panes.js";
 import { Topbar } from "./topbar.js";
 import { Column } from "./column.js";
 
+const CompareBar = lazy(async () => (await import("./heads.js")).CompareBar);
 const KeyDialog = lazy(async () => (await import("./key.js")).KeyDialog);
 
 export function App() {
@@ -27,6 +28,7 @@ export function App() {
     h("main", { class: `talks ${talks.length > 1 ? "several" : ""}` },
       h("h1", { class: "offscreen" }, "Playground"),
       h("div", { class: "columns", style: { "--columns": talks.length } }, talks.map((talk, index) => h(Column, { key: talk.id, talk, index, alone: talks.length === 1 }))),
+      talks.length > 1 && h(CompareBar, {}),
       h(Composer, { key: talks[0].id }),
     ),
     h(Inspector, { open: inspector }),

@@ -5,6 +5,7 @@ import { focused } from "../state/library.js";
 import { lazy } from "../core/lazy.js";
 import { Welcome } from "./welcome.js";
 
+const ColumnHead = lazy(async () => (await import("./heads.js")).ColumnHead);
 export const Message = lazy(async () => (await import("./message.js")).Message);
 /** So near to the end the view follows what comes. */
 const PINNED_PX = 48;
@@ -29,11 +30,18 @@ export function Column({ talk, index, alone }) {
     observer.observe(inner.current);
     return () => observer.disconnect();
   }, [talk.id, path.length === 0]);
+  const lastTop = useRef(0);
   const scrolled = () => {
     const { current } = box;
-    if (current) pinned.current = current.scrollHeight - current.scrollTop - current.clientHeight < PINNED_PX;
+    if (!current) return;
+    const { scrollTop: top } = current;
+    // What has come since the view was moved makes the distance larger; only a person moves it up.
+    if (current.scrollHeight - top - current.clientHeight < PINNED_PX) pinned.current = true;
+    else if (top < lastTop.current) pinned.current = false;
+    lastTop.current = top;
   };
   return h("section", { class: "column", "aria-label": alone ? "Conversation" : `Column ${index + 1}`, onFocusCapture: () => (focused.value = index) },
+    !alone && h(ColumnHead, { talk, index }),
     h("div", { class: "transcript", ref: box, onScroll: scrolled, role: "log", "aria-live": "off", "aria-busy": writes, tabIndex: 0, "aria-label": "Messages" },
       path.length
         ? h("div", { class: "messages", ref: inner }, path.map((id, at) => h(Message, { key: id, talk, id, last: at === path.length - 1 })))

@@ -23,7 +23,7 @@ export function Composer() {
   const ready = talks.every((one) => modelOf(one.settings.value)?.state === "ready");
   const writes = [...runs.value.values()].some((run) => talks.includes(run.talk));
   const isEmpty = !draft.text.trim() && !draft.images.length;
-  const canAnswer = talks.some((one) => one.path.value.length > 0);
+  const canAnswer = talks.some((one) => isOpen(one));
   useLayoutEffect(() => fit(area.current), [draft.text]);
   useEffect(() => {
     if (!isPhone.peek()) area.current?.focus();
@@ -92,6 +92,15 @@ export function Composer() {
       ),
     ),
   );
+}
+
+/**
+ * Whether the last message has no answer yet, as one that was deleted or that was edited in its place.
+ * @param {import("../talk/talk.js").Talk} talk
+ */
+function isOpen(talk) {
+  const last = talk.path.value.at(-1);
+  return last !== undefined && talk.messages.get(last)?.value.role !== "assistant";
 }
 
 /**

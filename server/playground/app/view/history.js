@@ -1,9 +1,11 @@
 /** The conversations that are kept. */
 import { h, useState } from "../core/ui.js";
 import { Glyph, IconButton } from "../core/glyphs.js";
+import { preferences } from "../state/preferences.js";
 import { begin, columns, forget, listed, show } from "../state/library.js";
 import { focusComposer } from "./keys.js";
-import { isWide, toggle } from "./panes.js";
+import { compare, nextTheme, openShare } from "./doing.js";
+import { isPhone, isWide, toggle } from "./panes.js";
 
 const DAY_MS = 86_400_000;
 
@@ -31,7 +33,12 @@ export function History({ open }) {
             h(IconButton, { glyph: "trash", label: `Delete “${record.title || "Untitled"}”`, small: true, onClick: () => void forget(record.id) }),
           ),
         )))
-      : h("p", { class: "muted small empty" }, listed.value.length ? "Nothing found." : "What you ask is kept in this browser and listed here."),
+      : h("p", { class: "muted small empty grow" }, listed.value.length ? "Nothing found." : "What you ask is kept in this browser and listed here."),
+    isPhone.value && h("div", { class: "history-foot" },
+      h("button", { type: "button", class: "button quiet", onClick: () => (leave(), compare()) }, h(Glyph, { name: "columns" }), "Compare"),
+      h("button", { type: "button", class: "button quiet", onClick: () => (leave(), openShare()) }, h(Glyph, { name: "share" }), "Share, export, import"),
+      h("button", { type: "button", class: "button quiet", onClick: nextTheme }, h(Glyph, { name: "theme" }), `Colours: ${preferences.value.theme}`),
+    ),
   );
 }
 

@@ -5,6 +5,8 @@ import { Glyph, IconButton } from "../core/glyphs.js";
 import { CopyButton } from "../text/code.js";
 import { runs } from "../talk/run.js";
 import { continueAnswer, deleteMessage, editMessage, retry } from "../state/actions.js";
+import { lookInto } from "../state/inspected.js";
+import { inspect } from "./panes.js";
 import { Body } from "./body.js";
 import { Calls } from "./calls.js";
 
@@ -142,6 +144,7 @@ function Actions({ talk, message, last, onEdit }) {
     h(CopyButton, { text: content, label: "Copy message" }),
     h(IconButton, { glyph: "edit", label: "Edit", small: true, onClick: onEdit }),
     (isAnswer || role === "user") && h(IconButton, { glyph: "retry", label: isAnswer ? "Answer again" : "Answer from here", small: true, onClick: () => retry(talk, id) }),
+    isAnswer && h(IconButton, { glyph: "search", label: "Look inside", small: true, onClick: () => (lookInto(talk.id, id), inspect(message.tokens ? "tokens" : "raw")) }),
     isAnswer && last && content && h(IconButton, { glyph: "forward", label: state === "done" ? "Continue this answer" : "Continue", small: true, onClick: () => continueAnswer(talk, id) }),
     !first && h(IconButton, { glyph: "up", label: "Move up", small: true, onClick: () => talk.move(id, -1) }),
     !last && h(IconButton, { glyph: "down", label: "Move down", small: true, onClick: () => talk.move(id, 1) }),

@@ -22,12 +22,11 @@ export function Tokens({ talk }) {
       countTokens(talk, abort.signal).then(setCounted, () => abort.signal.aborted || setCounted(null));
     }, PAUSE_MS);
     return () => (clearTimeout(timer), abort.abort());
-  }, [draft.text, settings.model, settings.tools, path.join(), last?.content, ready, writes]);
+  }, [draft.text, draft.images.length, settings.model, settings.tools, path.join(), last?.content, ready, writes]);
   if (!counted) return null;
   const full = counted.count > counted.max;
-  const hasImages = draft.images.length > 0 || talk.shown().some(({ images }) => images?.length);
   return h("span", { class: `count small ${full ? "full" : "muted"}`, title: "Tokens of the prompt, as the server counts them, of the model's context" },
-    `${count(counted.count)} / ${count(counted.max)} tokens`, hasImages && " without images");
+    `${count(counted.count)} / ${count(counted.max)} tokens`);
 }
 
 /**
@@ -37,8 +36,8 @@ export function Tokens({ talk }) {
 async function countTokens(talk, abort) {
   const { draft, settings } = talk.record.peek();
   const shown = talk.shown().filter((message) => message.state !== "failed" || message.content);
-  const messages = shown.map((message) => plainMessage({ ...message, images: undefined }));
-  if (draft.text) messages.push({ role: "user", content: draft.text });
+  const messages = shown.map(plainMessage);
+  if (draft.text || draft.images.length) messages.push(plainMessage({ role: "user", content: draft.text, images: draft.images }));
   if (!messages.length) return null;
   const tools = toolsOf(settings.tools);
   const json = { ...(settings.model ? { model: settings.model } : {}), messages, ...(tools ? { tools } : {}) };

@@ -3,24 +3,28 @@ import { h } from "../core/ui.js";
 import { Glyph, IconButton } from "../core/glyphs.js";
 import { lazy } from "../core/lazy.js";
 import { link, modelOf, models, nameOf, stateWords } from "../api/server.js";
-import { begin, current, forgets } from "../state/library.js";
-import { prefer, preferences } from "../state/preferences.js";
+import { begin, columns, current, forgets } from "../state/library.js";
+import { preferences } from "../state/preferences.js";
+import { MOST_COLUMNS } from "../state/compare.js";
+import { compare, nextTheme, openShare } from "./doing.js";
 import { focusComposer } from "./keys.js";
 import { isWide, openOverlay, panes, toggle } from "./panes.js";
 
+const ServerChip = lazy(async () => (await import("./chip.js")).ServerChip);
 const ModelDialog = lazy(async () => (await import("./models.js")).ModelDialog);
-const THEMES = /** @type {const} */ (["auto", "light", "dark"]);
 
 export function Topbar() {
   const { history, inspector } = panes.value;
   const { theme } = preferences.value;
-  const nextTheme = () => prefer({ theme: THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length] });
   return h("header", { class: "topbar" },
     h(IconButton, { glyph: "menu", label: history ? "Close the history" : "Open the history", "aria-expanded": history, onClick: () => toggle("history") }),
     h("span", { class: "brand" }, "Headrace"),
     h(ModelButton, {}),
     h("span", { class: "spring" }),
     forgets.value && h("span", { class: "chip", title: "This browser keeps no data for this page" }, "Not kept"),
+    h(ServerChip, {}),
+    h(IconButton, { glyph: "columns", label: "Compare: add a column", class: "wide-only", disabled: columns.value.length >= MOST_COLUMNS, onClick: compare }),
+    h(IconButton, { glyph: "share", label: "Share, export, import", class: "wide-only", "aria-haspopup": "dialog", onClick: openShare }),
     h(IconButton, { glyph: "theme", label: `Colours: ${theme}`, class: "wide-only", onClick: nextTheme }),
     h(IconButton, { glyph: "plus", label: "New conversation", onClick: () => (begin(), focusComposer()) }),
     h(IconButton, { glyph: "sliders", label: inspector ? "Close the inspector" : "Open the inspector", "aria-expanded": inspector, onClick: () => toggle("inspector") }),
