@@ -13,14 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.grammar.schema.values import NUMBER, Schema
+from engine.grammar.schema.implied import implied_types
+from engine.grammar.schema.values import ALL_TYPES, Schema, type_of
 
-_SPEAKS_OF = {
-    "object": ("properties", "patternProperties", "additionalProperties", "required", "minProperties", "maxProperties"),
-    "array": ("items", "prefixItems", "minItems", "maxItems", "uniqueItems"),
-    "string": ("minLength", "maxLength", "pattern", "format"),
-    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-}
 OTHERS = ("patternProperties", "additionalProperties")
 """Keywords that say something of members that are not listed."""
 ITEMS = ("items", "prefixItems")
@@ -29,15 +24,6 @@ _OPEN = "open"
 
 Subject = tuple[str, str]
 """What a schema says something of: `member` and a name, `others`, or `items`."""
-
-
-def implied_types(schema: dict[str, Any]) -> frozenset[str]:
-    """The types that the keywords of a schema speak of."""
-    types: set[str] = set()
-    for kind, names in _SPEAKS_OF.items():
-        if schema.keys() & set(names):
-            types |= NUMBER if kind == "number" else {kind}
-    return frozenset(types)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +68,7 @@ class Closing:
         elsewhere = around.subjects | self._below(schema)
         if "anyOf" in schema and "allOf" not in schema:
             return self._chosen(schema, around, here, elsewhere)
-        typed = self._typed(schema, around) if not schema.keys() & {"allOf", "$ref"} else schema
-        return self._without_others(self._inner(typed, elsewhere), here)
+        return self._without_others(self._inner(self._typed(schema, around), elsewhere), here)
 
     def _chosen(
         self, schema: dict[str, Any], around: _Around, here: _Around, elsewhere: frozenset[Subject]
@@ -91,7 +76,7 @@ class Closing:
         """Each choice closed, with what stands beside the choices."""
         typed = self._typed(schema, around)
         beside = replace(here, is_typed=here.is_typed or typed.keys() != schema.keys())
-        out = self._inner({name: value for name, value in typed.items() if name != "anyOf"}, elsewhere)
+        out = self._inner(_without_choices(typed), elsewhere)
         choices = [choice for choice in schema["anyOf"] if not self._needs_others(choice, beside)]
         return {**out, "anyOf": [self._closed(choice, beside) for choice in choices or schema["anyOf"]]}
 
@@ -159,14 +144,14 @@ class Closing:
 
     def _with(self, around: _Around, schema: dict[str, Any], *, choices: bool) -> _Around:
         """What is around, and what the schema itself says, with that of its choices if they cannot be told apart."""
-        names, lists, is_open, typed, fewest = set(around.names), around.lists_names, around.is_open, around.is_typed, 0
+        names, lists, is_open, fewest = set(around.names), around.lists_names, around.is_open, 0
+        typed = around.is_typed or self._says_type(schema if choices else _without_choices(schema))
         subjects = set(around.subjects)
         for part in self._in_place(schema, set(), choices=choices):
             names |= {*part.get("properties", {}), *part.get("required", ())}
             members = part.get("properties")
             lists = lists or (members is not None and (not members or any(m is not False for m in members.values())))
             is_open = is_open or any(name in part for name in OTHERS)
-            typed = typed or "type" in part or "enum" in part
             fewest = max(fewest, part.get("minProperties", 0))
             subjects |= _subjects(part)
         return _Around(frozenset(names), frozenset(subjects), lists, is_open, typed, max(fewest, around.has_fewest))
@@ -189,11 +174,35 @@ class Closing:
             yield from self._in_place(self._definitions[schema["$ref"].rpartition("/")[2]], seen, choices=True)
 
     def _typed(self, schema: dict[str, Any], around: _Around) -> dict[str, Any]:
-        """With the type that the keywords speak of, where none is said."""
-        types = implied_types(schema)
-        if around.is_typed or schema.keys() & {"type", "enum"} or not types:
+        """With the types that the keywords speak of, its own and those of its parts, where none is said."""
+        if around.is_typed or schema.keys() & {"type", "enum"} or self._says_type(schema):
             return schema
-        return {"type": types, **schema}
+        parts = self._in_place(_without_choices(schema), set(), choices=True)
+        types = frozenset(kind for part in parts if not part.keys() & {"type", "enum"} for kind in implied_types(part))
+        return {"type": types, **schema} if types else schema
+
+    def _says_type(self, schema: dict[str, Any]) -> bool:
+        return self._types(schema, frozenset()) != ALL_TYPES
+
+    def _types(self, schema: Schema, seen: frozenset[str]) -> frozenset[str]:
+        """Types outside of which a rewritten schema accepts nothing."""
+        if isinstance(schema, bool):
+            return ALL_TYPES if schema else frozenset()
+        found: frozenset[str] = schema.get("type", ALL_TYPES)
+        if "enum" in schema:
+            found &= {type_of(value) for value in schema["enum"]}
+        for part in schema.get("allOf", ()):
+            found &= self._types(part, seen)
+        if "anyOf" in schema:
+            found &= frozenset().union(*(self._types(part, seen) for part in schema["anyOf"]))
+        if "$ref" in schema and schema["$ref"] not in seen:
+            target = self._definitions[schema["$ref"].rpartition("/")[2]]
+            found &= self._types(target, seen | {schema["$ref"]})
+        return found
+
+
+def _without_choices(schema: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in schema.items() if name != "anyOf"}
 
 
 def _subjects(schema: dict[str, Any]) -> set[Subject]:

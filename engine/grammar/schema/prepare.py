@@ -4,9 +4,9 @@ from decimal import Decimal
 from typing import Any
 
 from engine.errors import RequestError
-from engine.grammar.schema.closing import implied_types
 from engine.grammar.schema.document import keywords
 from engine.grammar.schema.faults import Beyond, SchemaFault, Unplaced
+from engine.grammar.schema.implied import implied_types
 from engine.grammar.schema.relaxing import Degree, Relaxing
 from engine.grammar.schema.rewrite import Rewriter
 from engine.grammar.schema.strings import Strings

@@ -21,16 +21,6 @@ _GO_WITH = {
     "if": ("then", "else"),
 }
 """Keyword → those that would come to refuse more without it, or to mean nothing."""
-_TRACES = {
-    "pattern": "minLength",
-    "format": "minLength",
-    "patternProperties": "minProperties",
-    "properties": "minProperties",
-    "minProperties": "minProperties",
-    "maxProperties": "minProperties",
-}
-"""Keyword → one that, being 0, still speaks of the same type (`Closing`)."""
-
 PatternFault = Callable[[str], str | None]
 """Why a pattern cannot be followed, None if it can."""
 
@@ -158,10 +148,7 @@ def _without(keys: dict[str, Any], keyword: str) -> dict[str, Any]:
     if keyword == "oneOf":
         return keys
     gone = {keyword, *_GO_WITH.get(keyword, ())}
-    left = {name: value for name, value in keys.items() if name not in gone}
-    if "type" not in left and keyword in _TRACES:
-        left.setdefault(_TRACES[keyword], 0)
-    return left
+    return {name: value for name, value in keys.items() if name not in gone}
 
 
 def _pointer(at: str, keyword: str) -> str:

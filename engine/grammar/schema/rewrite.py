@@ -10,13 +10,14 @@ from typing import Any
 from engine.grammar.language.expression import LanguageError
 from engine.grammar.language.items import looks_around
 from engine.grammar.schema.algebra import Algebra
-from engine.grammar.schema.closing import Closing, implied_types
+from engine.grammar.schema.closing import Closing
 from engine.grammar.schema.complement import Complement
 from engine.grammar.schema.counted import Counted
 from engine.grammar.schema.document import Document
 from engine.grammar.schema.evaluate import Evaluator
 from engine.grammar.schema.faults import Budget, Unfollowable, escape
 from engine.grammar.schema.formats import said_format
+from engine.grammar.schema.implied import implied_types, traces
 from engine.grammar.schema.members import apart
 from engine.grammar.schema.names import Names
 from engine.grammar.schema.overlap import Overlap
@@ -117,6 +118,8 @@ class Rewriter:
         if listed is not None:
             return listed
         parts = [self._plain(keys, at)]
+        if self._closes:
+            parts[0] |= traces(schema, parts[0])
         if _JOINED.isdisjoint(keys):
             return parts[0]
         if not _APPLIED.isdisjoint(keys):
@@ -206,7 +209,7 @@ class Rewriter:
     def _types_behind(self, reference: str) -> frozenset[str]:
         return self._overlap.types(self._targets[reference]) if reference in self._targets else ALL_TYPES
 
-    def _plain(self, keys: dict[str, Any], at: str) -> Schema:
+    def _plain(self, keys: dict[str, Any], at: str) -> dict[str, Any]:
         out = {name: value for name, value in keys.items() if name in _COPIED}
         for name in ("properties", "patternProperties"):
             if name in keys:

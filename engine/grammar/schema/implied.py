@@ -1,0 +1,68 @@
+"""Which types a schema without `type` means: those that its keywords speak of, for generation (`Closing`).
+
+`properties` or `contains` accept any text; who writes them means an object or an array. What a keyword has been
+rewritten into does not always show of what it speaks, so a keyword that refuses nothing is left beside it as its trace.
+"""
+
+from typing import Any
+
+from engine.grammar.schema.values import NUMBER, Schema
+
+_SPEAKS_OF = {
+    "object": ("properties", "patternProperties", "additionalProperties", "unevaluatedProperties", "propertyNames",
+               "required", "minProperties", "maxProperties", "dependentRequired", "dependentSchemas", "dependencies"),
+    "array": ("items", "prefixItems", "additionalItems", "unevaluatedItems", "contains", "minContains", "maxContains",
+              "minItems", "maxItems", "uniqueItems"),
+    "string": ("minLength", "maxLength", "pattern", "contentEncoding", "contentMediaType"),
+    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "notMultipleOf"),
+}  # fmt: skip
+_KINDS = {name: kind for kind, names in _SPEAKS_OF.items() for name in names}
+_NUMERIC_FORMATS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float",
+                              "double", "decimal", "decimal128", "single-int", "double-int"})  # fmt: skip
+"""Of OpenAPI's registry of formats, those of numbers."""
+_TRACES: dict[str, tuple[str, Any]] = {
+    "object": ("minProperties", 0),
+    "array": ("minItems", 0),
+    "string": ("minLength", 0),
+    "number": ("notMultipleOf", []),
+}
+_SAYS_TYPE = frozenset({"type", "enum", "const", "$ref"})
+_CONDITIONS = ("if", "then", "else", "not")
+_PARTS = ("allOf", "anyOf", "oneOf")
+
+
+def implied_types(schema: dict[str, Any]) -> frozenset[str]:
+    """The types that the keywords of a schema speak of, as it came or rewritten."""
+    return frozenset(name for kind in _kinds(schema) for name in (NUMBER if kind == "number" else (kind,)))
+
+
+def traces(schema: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """Keywords that keep what a schema, as it came, speaks of in what it has become; none where it says its type.
+
+    Where no keyword of its own speaks of a type, those of its conditions and of what it denies do.
+    """
+    if not schema.keys().isdisjoint(_SAYS_TYPE):
+        return {}
+    kinds = _kinds(schema) or {kind for name in _CONDITIONS for kind in _kinds_within(schema.get(name))}
+    return dict(_TRACES[kind] for kind in sorted(kinds - _kinds(said)))
+
+
+def _kinds(schema: dict[str, Any]) -> set[str]:
+    found = {_KINDS[name] for name in schema if name in _KINDS and not _is_draft_3(name, schema)}
+    if isinstance(named := schema.get("format"), str):
+        found.add("number" if named in _NUMERIC_FORMATS else "string")
+    return found
+
+
+def _is_draft_3(name: str, schema: dict[str, Any]) -> bool:
+    """Whether it is Draft 3's `required`, which speaks of the member itself."""
+    return name == "required" and isinstance(schema[name], bool)
+
+
+def _kinds_within(schema: Schema) -> set[str]:
+    """What a schema speaks of that holds, or does not, for the same value."""
+    if not isinstance(schema, dict) or not schema.keys().isdisjoint(_SAYS_TYPE):
+        return set()
+    inner = [part for name in _PARTS if isinstance(schema.get(name), list) for part in schema[name]]
+    inner += [schema[name] for name in _CONDITIONS if name in schema]
+    return _kinds(schema).union(*map(_kinds_within, inner))
