@@ -1,4 +1,4 @@
-"""Every family that sees, over HTTP on a real server: it says what transformers says of the same images and words."""
+"""Families that see, over HTTP on a real server: it says what transformers says of the same images and words."""
 
 import base64
 import io
@@ -13,17 +13,19 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from tests.serving import running_server, write_models
-from tests.vision_models import SEEING, Eyes, build_seeing_model, noise, oracle
+from tests.vision_models import Eyes, build_seeing_model, noise, oracle
 
+FAMILIES = ["qwen3_vl", "mllama", "gemma3_vision", "smolvlm", "pixtral", "llava_onevision"]
+"""Those whose prompts or images the server treats in ways of their own."""
 Server = tuple[str, dict[str, Eyes]]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     work = tmp_path_factory.mktemp("families")
-    eyes = {family: Eyes(family, build_seeing_model(family, work / family)) for family in SEEING}
+    eyes = {family: Eyes(family, build_seeing_model(family, work / family)) for family in FAMILIES}
     common = {"dtype": "float32", "load": "startup", "memory": "16MiB", "threads": 1}
-    entries = [{"name": family, "source": str(work / family), **common} for family in SEEING]
+    entries = [{"name": family, "source": str(work / family), **common} for family in FAMILIES]
     with running_server("--models", str(write_models(work, *entries)), seconds=600) as url:
         yield url, eyes
 
@@ -55,7 +57,7 @@ def expected(eyes: Eyes, prompt: str, images: list[Image.Image]) -> tuple[list[i
     return ids, str(tokenizer.decode(output[0, len(ids) :].tolist(), skip_special_tokens=True))
 
 
-@pytest.mark.parametrize("family", SEEING)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_images_in_two_turns(server: Server, family: str) -> None:
     url, all_eyes = server
     eyes = all_eyes[family]
@@ -78,7 +80,7 @@ def test_images_in_two_turns(server: Server, family: str) -> None:
     assert counted["tokens"] == ids and counted["count"] == len(ids)
 
 
-@pytest.mark.parametrize("family", SEEING)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_little_detail_is_never_more(server: Server, family: str) -> None:
     url, _ = server
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)

@@ -75,6 +75,34 @@ SIGLIP: dict[str, Any] = {
     "patch_size": 14,
 }
 
+PIXTRAL = SIGLIP | {"model_type": "pixtral", "image_size": 112, "patch_size": 16, "head_dim": 16}
+
+IDEFICS: dict[str, Any] = {
+    "text_config": COMMON | {"model_type": "llama"},
+    "vision_config": {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 56,
+        "patch_size": 14,
+    },
+    "scale_factor": 2,
+    "image_token_id": 310,
+    "tie_word_embeddings": False,
+}
+
+LLAVA: dict[str, Any] = {
+    "model_type": "llava",
+    "text_config": COMMON | {"model_type": "llama"},
+    "image_token_index": 310,
+    "vision_feature_select_strategy": "default",
+    "vision_feature_layer": -2,
+    "tie_word_embeddings": False,
+}
+
+WHOLE = {"vision_feature_select_strategy": "full", "vision_feature_layer": -1}
+
 VISION_FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2_5_vl": {
         "model_type": "qwen2_5_vl",
@@ -110,6 +138,77 @@ VISION_FAMILIES: dict[str, dict[str, Any]] = {
             "max_num_tiles": 4,
         },
         "image_token_index": VOCAB_SIZE,
+    },
+    "qwen3_vl": {
+        "model_type": "qwen3_vl",
+        "text_config": COMMON
+        | {
+            "head_dim": 16,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [2, 3, 3],
+                "mrope_interleaved": True,
+            },
+        },
+        "vision_config": {
+            "depth": 3,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        "image_token_id": 310,
+        "video_token_id": 311,
+        "vision_start_token_id": 312,
+        "vision_end_token_id": 313,
+        "tie_word_embeddings": False,
+    },
+    "idefics3": IDEFICS | {"model_type": "idefics3"},
+    "smolvlm": IDEFICS | {"model_type": "smolvlm"},
+    "internvl": {
+        "model_type": "internvl",
+        "text_config": COMMON | {"model_type": "qwen2"},
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": [56, 56],
+            "patch_size": [14, 14],
+        },
+        "image_token_id": 310,
+        "image_seq_length": 4,
+    },
+    "llava": LLAVA | {"vision_config": SIGLIP | {"model_type": "clip_vision_model", "image_size": 56}},
+    "llava_siglip": LLAVA
+    | {
+        "vision_config": SIGLIP | {"image_size": 56},
+        "vision_feature_select_strategy": "full",
+        "vision_feature_layer": -1,
+    },
+    "pixtral": LLAVA | {"vision_config": PIXTRAL, "vision_feature_select_strategy": "full", "vision_feature_layer": -1},
+    "mistral3": LLAVA
+    | {
+        "model_type": "mistral3",
+        "text_config": COMMON | {"model_type": "mistral", "head_dim": 16},
+        "vision_config": PIXTRAL,
+        "vision_feature_layer": -1,
+        "spatial_merge_size": 2,
+    },
+    "llava_onevision": LLAVA
+    | {
+        "model_type": "llava_onevision",
+        "text_config": COMMON | {"model_type": "qwen2"},
+        "vision_config": SIGLIP | {"image_size": 56},
+        "image_token_index": 310,
+        "video_token_index": 311,
+        "image_grid_pinpoints": [[56 * a, 56 * b] for a in range(1, 4) for b in range(1, 4)],
+        "vision_aspect_ratio": "anyres_max_4",
+        "vision_feature_select_strategy": "full",
+        "vision_feature_layer": -1,
     },
     # Images longer than the window.
     "gemma3_vision": {

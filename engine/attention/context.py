@@ -18,7 +18,12 @@ from engine.errors import ModelLoadError
 ATTENTION_NAME = "headrace"
 """Has no entry in transformers' mask registry, so no mask is ever built for it."""
 
-HARMLESS = frozenset({"dropout", "position_ids", "use_cache", "is_causal", "output_attentions", "cache_position"})
+HARMLESS = frozenset(
+    {
+        "dropout", "position_ids", "use_cache", "is_causal", "output_attentions", "cache_position", "logits_to_keep",
+        "vision_feature_layer", "vision_feature_select_strategy",
+    }
+)  # fmt: skip
 """What transformers passes to attention functions beside what ours takes, and what changes nothing here."""
 
 

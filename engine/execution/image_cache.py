@@ -16,7 +16,7 @@ class ImageCache:
     """The least recently used are given up first, as soon as all take more than `budget` bytes."""
 
     def __init__(self, encode: Callable[[PromptImage], torch.Tensor], budget: int) -> None:
-        """`encode` gives the embeddings `[length, hidden]` of an image."""
+        """`encode` gives the embeddings `[length, hidden]` of an image, with more behind them in some families."""
         self._encode = encode
         self._budget = budget
         self._kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
@@ -39,8 +39,15 @@ class ImageCache:
                 self.num_bytes -= self._kept.popitem(last=False)[1].nbytes
         return found
 
-    def put_into(self, embedded: torch.Tensor, host: HostBatch) -> None:
-        """Write the embeddings of a step's image tokens over those of their placeholders, `[T, hidden]`."""
+    def put_into(self, embedded: torch.Tensor, host: HostBatch) -> torch.Tensor:
+        """Write the embeddings of a step's image tokens over those of their placeholders, `[T, hidden]`.
+
+        What a family has beside them comes back, `[image tokens, more]`.
+        """
+        width = embedded.shape[1]
+        more = []
         for rows in host.images:
-            part = self.embeddings(rows.image)[rows.offset : rows.offset + rows.length]
-            embedded[rows.row : rows.row + rows.length] = part.to(embedded.dtype)
+            part = self.embeddings(rows.image)[rows.offset : rows.offset + rows.length].to(embedded.dtype)
+            embedded[rows.row : rows.row + rows.length] = part[:, :width]
+            more.append(part[:, width:])
+        return torch.cat(more)

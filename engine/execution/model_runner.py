@@ -21,7 +21,7 @@ from engine.execution.footprint import largest_step, peak_bytes, scored_bytes
 from engine.execution.graphs import FIELDS, DecodeGraphs, bucket_sizes, graphs_bytes
 from engine.execution.mixed_graphs import MixedGraphs, input_room, step_sizes
 from engine.execution.recording import Recorder
-from engine.execution.sight import Seen, blindness, make_sight
+from engine.execution.sight import Seen, blindness, given, make_sight
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
 from engine.messages import TokenLogprobs
 from engine.models.cross_attention import cross_inputs, looking
@@ -215,14 +215,15 @@ class ModelRunner:
         """Logits `[R, V]` of tokens `[T]` that have `seen` images, or none."""
         seen = seen or Seen()
         inputs = {"input_ids": input_ids} if seen.embedded is None else {"inputs_embeds": seen.embedded}
-        output = self.model(
-            **{name: tensor.unsqueeze(0) for name, tensor in inputs.items()},
-            position_ids=positions.unsqueeze(-2),
-            attention_mask=None,
-            use_cache=False,
-            logits_to_keep=index,
-            **(cross_inputs(seen.looks, input_ids) if seen.looks else {}),
-        )
+        with given(self.model.get_decoder(), seen.of_decoder):
+            output = self.model(
+                **{name: tensor.unsqueeze(0) for name, tensor in inputs.items()},
+                position_ids=positions.unsqueeze(-2),
+                attention_mask=None,
+                use_cache=False,
+                logits_to_keep=index,
+                **(cross_inputs(seen.looks, input_ids) if seen.looks else {}),
+            )
         return torch.as_tensor(output.logits[0])
 
     def _make_sampler(self) -> "Sampler | DeviceSampler":

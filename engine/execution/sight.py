@@ -4,8 +4,10 @@ Two kinds of models: in most, tokens stand for an image and get its embeddings; 
 tokens look at images, whose keys and values then belong to the memory of the sequences that run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -16,7 +18,7 @@ from engine.execution.image_cache import ImageCache
 from engine.models.cross_attention import LookAt, replace_cross_attention
 from engine.models.image_encoder import ImageEncoder
 from engine.models.loader import LoadedModel
-from engine.models.vision import make_encoder
+from engine.models.vision import family_of, make_encoder
 from engine.scheduling.image_shelf import ImageShelf
 from engine.scheduling.images import looks_of, rows_of
 from engine.scheduling.scheduler import Scheduled
@@ -36,6 +38,21 @@ class Seen:
     embedded: torch.Tensor | None = None
     """`[T, hidden]`, in the place of the token ids."""
     looks: list[LookAt] = field(default_factory=list)
+    of_decoder: dict[str, Any] = field(default_factory=dict)
+    """What else the decoder itself is given."""
+
+
+@contextmanager
+def given(decoder: torch.nn.Module, inputs: dict[str, Any]) -> Iterator[None]:
+    """Inside, a decoder is called with these inputs too, which the model around it does not pass on."""
+    if not inputs:
+        yield
+        return
+    handle = decoder.register_forward_pre_hook(lambda _, args, kwargs: (args, kwargs | inputs), with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class Sight:
@@ -90,8 +107,8 @@ class Sight:
         if not host.images:
             return Seen()
         embedded = embed()
-        self.images.put_into(embedded, host)
-        return Seen(embedded)
+        deep = self.images.put_into(embedded, host)
+        return Seen(embedded, of_decoder=self.encoder.deep_inputs(deep, host.images, len(embedded)))
 
 
 def make_sight(loaded: LoadedModel) -> Sight | None:
@@ -103,6 +120,6 @@ def make_sight(loaded: LoadedModel) -> Sight | None:
 def blindness(loaded: LoadedModel) -> str | None:
     """What the operator should know of a model that could see and does not."""
     config = loaded.hf_config
-    if not hasattr(config, "vision_config") or make_encoder(loaded) is not None:
+    if not hasattr(config, "vision_config") or family_of(config) is not None:
         return None
     return f"it answers text alone: images of models of the type {config.model_type} are not taken here"

@@ -16,7 +16,7 @@ import torch
 from engine.errors import RequestError
 from engine.messages import ImageArray, ImageInfo
 from engine.models.loader import LoadedModel
-from engine.scheduling.images import Placement, PromptImage
+from engine.scheduling.images import ImageRows, Placement, PromptImage
 
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 """Mean and deviation by channel of OpenAI's CLIP."""
@@ -68,6 +68,13 @@ class ImageEncoder(ABC):
     @abstractmethod
     def features(self, image: PromptImage) -> torch.Tensor:
         """Embeddings `[placeholders, hidden]` of an image; states `[states, hidden]` to look at where it `crosses`."""
+
+    def deep_inputs(self, deep: torch.Tensor, images: list[ImageRows], num_tokens: int) -> dict[str, Any]:
+        """What the decoder is given beside embeddings, for a step of `num_tokens` tokens: nothing, in most families.
+
+        `deep` `[image tokens, more]` is what `features` gave behind the embeddings of the `images`.
+        """
+        return {}
 
     def num_units(self, grid: tuple[int, ...]) -> int:
         """What an image of that size takes of the room for those that tokens look at; only of one that `crosses`."""
@@ -126,5 +133,7 @@ def _scaling(directory: Path, default: Scaling) -> Scaling:
         except (OSError, ValueError):
             continue
         content = content.get("image_processor") or content
+        if content.get("do_normalize") is False:
+            return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         return tuple(content.get("image_mean") or default[0]), tuple(content.get("image_std") or default[1])
     return default

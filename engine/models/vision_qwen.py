@@ -1,14 +1,16 @@
 """Qwen's towers: patches of any number, and places in three directions."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
-from engine.models.image_encoder import ImageEncoder, tensor_of
-from engine.scheduling.images import Placement, PromptImage
+from engine.models.image_encoder import HALF, ImageEncoder, tensor_of
+from engine.scheduling.images import ImageRows, Placement, PromptImage
 
 
 class QwenEncoder(ImageEncoder):
-    """Qwen2-VL, Qwen2.5-VL: patches of 14 by 14 over a grid, merged two by two; rotary places in three directions.
+    """Qwen2-VL, Qwen2.5-VL: patches over a grid, merged two by two; rotary places in three directions.
 
     `grid` is (time, height, width) in patches; the array `pixel_values` is uint8 `[patches, channels, 1, size, size]`,
     without the second of two equal frames.
@@ -53,4 +55,26 @@ class QwenEncoder(ImageEncoder):
         pixels = self._scaled(tensor_of(array, self.device).squeeze(2)).unsqueeze(2)
         patches = pixels.expand(-1, -1, frames, -1, -1).flatten(1)
         grid = torch.tensor([image.grid], device=self.device)
-        return torch.cat(list(self._model.get_image_features(patches, grid).pooler_output))
+        return self._found(self._model.get_image_features(patches, grid))
+
+    def _found(self, output: Any) -> torch.Tensor:
+        return torch.cat(list(output.pooler_output))
+
+
+class Qwen3Encoder(QwenEncoder):
+    """Qwen3-VL: what some layers of the tower see is added behind the first layers of the decoder as well."""
+
+    scaling = HALF
+
+    def _found(self, output: Any) -> torch.Tensor:
+        """Embeddings, and behind them those for each of the layers."""
+        deep = [torch.cat(list(features)) for features in output.deepstack_features]
+        return torch.cat([super()._found(output), *deep], dim=1)
+
+    def deep_inputs(self, deep: torch.Tensor, images: list[ImageRows], num_tokens: int) -> dict[str, Any]:
+        """Which tokens of the step are images', and what is added to them behind each layer."""
+        shown = torch.zeros(1, num_tokens, dtype=torch.bool, device=deep.device)
+        for rows in images:
+            shown[:, rows.row : rows.row + rows.length] = True
+        width = self._config.text_config.hidden_size
+        return {"visual_pos_masks": shown, "deepstack_visual_embeds": list(torch.split(deep, width, dim=1))}

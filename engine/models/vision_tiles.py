@@ -4,8 +4,9 @@ from typing import ClassVar
 
 import torch
 
+from engine.anyres import anyres_tokens
 from engine.messages import ImageInfo
-from engine.models.image_encoder import HALF, ImageEncoder, tensor_of
+from engine.models.image_encoder import CLIP, HALF, ImageEncoder, tensor_of
 from engine.scheduling.images import Placement, PromptImage
 
 
@@ -46,3 +47,124 @@ class Gemma3Encoder(TileEncoder):
         """The tower's output, pooled."""
         found: torch.Tensor = self._model.get_image_features(self.tiles(image)).pooler_output
         return found.flatten(0, 1)
+
+
+class Idefics3Encoder(TileEncoder):
+    """Idefics3, SmolVLM: rows and columns of squares, then all of the image as one; `grid` is (rows, columns).
+
+    A small image is one square alone, and (0, 0).
+    """
+
+    family = "idefics3"
+
+    def num_tokens(self, grid: tuple[int, ...]) -> int:
+        """As many for each square."""
+        if len(grid) != 2 or min(grid) < 0 or (0 in grid and any(grid)):
+            return 0
+        vision = self._config.vision_config
+        square = (vision.image_size // vision.patch_size // self._config.scale_factor) ** 2
+        return int((grid[0] * grid[1] + 1) * square)
+
+    def features(self, image: PromptImage) -> torch.Tensor:
+        """The tower's output behind the connector."""
+        found = self._model.get_image_features(self.tiles(image)[None]).pooler_output
+        return torch.cat(list(found)).flatten(0, -2)
+
+
+class SmolEncoder(Idefics3Encoder):
+    """SmolVLM: only what cuts the image differs."""
+
+    family = "smolvlm"
+
+
+class InternEncoder(TileEncoder):
+    """InternVL: up to a dozen tiles, then all of the image as one."""
+
+    family = "internvl"
+    scaling = CLIP
+
+    def num_tokens(self, grid: tuple[int, ...]) -> int:
+        """As many for each tile."""
+        return int(self._config.image_seq_length) * grid[0] if len(grid) == 1 and grid[0] > 0 else 0
+
+    def features(self, image: PromptImage) -> torch.Tensor:
+        """The tower's output, four patches to a token."""
+        found: torch.Tensor = self._model.get_image_features(self.tiles(image)).pooler_output
+        return found.flatten(0, 1)
+
+
+class LlavaEncoder(TileEncoder):
+    """LLaVA: one square, seen by CLIP or SigLIP."""
+
+    family = "llava"
+    scaling = CLIP
+
+    def num_tokens(self, grid: tuple[int, ...]) -> int:
+        """A token for each patch; CLIP has one for the whole, which may be left out."""
+        if grid != (1,):
+            return 0
+        vision = self._config.vision_config
+        patches = (vision.image_size // vision.patch_size) ** 2 + ("clip" in vision.model_type)
+        return int(patches) - int(self._config.vision_feature_select_strategy == "default")
+
+    def features(self, image: PromptImage) -> torch.Tensor:
+        """The tower's output behind the projector."""
+        return torch.cat(list(self._model.get_image_features(self.tiles(image)).pooler_output))
+
+
+class OnevisionEncoder(TileEncoder):
+    """LLaVA-OneVision: all of an image as one tile, then as many as its shape wants; `grid` is (height, width, tiles).
+
+    Where there are several images in a conversation each is one tile.
+    """
+
+    family = "llava_onevision"
+
+    @property
+    def _side(self) -> int:
+        vision = self._config.vision_config
+        return int(vision.image_size // vision.patch_size)
+
+    def num_tokens(self, grid: tuple[int, ...]) -> int:
+        """As `anyres_tokens`, or one tile and what ends it."""
+        if len(grid) != 3 or min(grid) < 1:
+            return 0
+        if grid[2] == 1:
+            return self._side**2 + 1
+        return anyres_tokens(
+            grid[0],
+            grid[1],
+            tile=int(self._config.vision_config.image_size),
+            side=self._side,
+            canvases=self._config.image_grid_pinpoints,
+            max_tiles=int(self._config.vision_aspect_ratio.removeprefix("anyres_max_")),
+        )
+
+    def features(self, image: PromptImage) -> torch.Tensor:
+        """The tower's output, cut to the image's shape."""
+        height, width, tiles = image.grid
+        size = torch.tensor([[height, width]], device=self.device)
+        found = self._model.get_image_features(
+            self.tiles(image), image_sizes=size, batch_num_images=torch.tensor([1 if tiles > 1 else 2])
+        ).pooler_output
+        return torch.cat(list(found))
+
+
+class PixtralEncoder(TileEncoder):
+    """Pixtral and Mistral Small 3: an image in its own shape, row by row; `grid` is (rows, columns) of tokens."""
+
+    family = "pixtral"
+    scaling = CLIP
+
+    def num_tokens(self, grid: tuple[int, ...]) -> int:
+        """A token for each patch, or group of them; what ends a row is none."""
+        return grid[0] * grid[1] if len(grid) == 2 and min(grid) > 0 else 0
+
+    def features(self, image: PromptImage) -> torch.Tensor:
+        """The tower's output behind the projector."""
+        # transformers takes the only embedding of an only image of one token for all there are.
+        times = 2 if image.length == 1 else 1
+        pixels = self.tiles(image).repeat(times, 1, 1, 1)
+        size = torch.tensor([list(pixels.shape[-2:])] * times, device=self.device)
+        found: torch.Tensor = self._model.get_image_features(pixels, image_sizes=size).pooler_output[0]
+        return found

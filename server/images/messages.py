@@ -22,6 +22,8 @@ class PrepareImage(msgspec.Struct, tag="prepare", frozen=True):
     """Of the tenant: equal images of different tenants have different digests."""
     max_pixels: int
     max_side: int
+    is_alone: bool = True
+    """No other image is in the conversation."""
 
 
 class PreparedImage(msgspec.Struct, tag="prepared", frozen=True):

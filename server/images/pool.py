@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -83,9 +84,11 @@ class ImagePool:
         return reply
 
     async def close(self) -> None:
-        """End all processes."""
-        for process in list(self._all):
+        """End all processes, and wait for their ends."""
+        processes = list(self._all)
+        for process in processes:
             self._kill(process)
+        await asyncio.gather(*(_ended(process) for process in processes))
 
     async def _take(self) -> asyncio.subprocess.Process:
         if self._idle:
@@ -143,7 +146,17 @@ class ImagePool:
         if (timer := self._timers.pop(process, None)) is not None:
             timer.cancel()
             self._idle.remove(process)
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        # Not by the process object: that would look whether it has ended, and so take its exit code from asyncio.
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
         assert process.stdin is not None
         process.stdin.close()
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    assert process.stdin is not None and process.stdout is not None
+    with contextlib.suppress(OSError):
+        await process.stdin.wait_closed()
+    await process.stdout.read()  # to its end, which closes it
+    await process.wait()

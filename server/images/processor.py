@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,7 @@ from engine.messages import ImageArray
 from server.images.messages import PreparedImage, PrepareImage
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+RAW = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,9 @@ class Cut:
 class Processor(ABC):
     """Cuts images for one model."""
 
-    module: ClassVar[str]
+    module: str
     """Of transformers' models, where the image processor is."""
-    name: ClassVar[str]
+    name: str
     """Of that processor."""
 
     def __init__(self, directory: Path, token_id: int) -> None:
@@ -52,8 +53,11 @@ class Processor(ABC):
         self.pil: Any = kind.from_pretrained(directory, local_files_only=True) if stored else kind()
 
     @abstractmethod
-    def prepare(self, pixels: Pixels, *, low: bool) -> Cut:
-        """Cut an image; with `low` into as few tokens as is sensible. Raises `DecodeError` for one it cannot take."""
+    def prepare(self, pixels: Pixels, *, low: bool, alone: bool) -> Cut:
+        """Cut an image; with `low` into as few tokens as is sensible. Raises `DecodeError` for one it cannot take.
+
+        `alone` says that no other image is in the conversation, which some families make more tokens of.
+        """
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -71,13 +75,16 @@ class Processor(ABC):
 
     def cut(self, pixels: Pixels, **options: Any) -> Any:
         """What transformers' processor makes of an image, but for scaling."""
-        image = Image.fromarray(pixels)
-        return self.pil(image, do_rescale=False, do_normalize=False, return_tensors="np", **options)
+        return self.pil(Image.fromarray(pixels), **RAW, **options)
+
+    def cut_several(self, pixels: Pixels) -> Any:
+        """The same, as the first of several images of a conversation."""
+        return self.pil([[Image.fromarray(pixels), Image.new("RGB", (1, 1))]], **RAW)
 
 
 def prepare(processor: Processor, question: PrepareImage, pixels: Pixels) -> PreparedImage:
     """Cut an image as the model wants it. Raises `DecodeError` for one that it cannot take."""
-    cut = processor.prepare(pixels, low=question.detail == "low")
+    cut = processor.prepare(pixels, low=question.detail == "low", alone=question.is_alone)
     # Resampling was done in integers, so the values are whole.
     whole = np.ascontiguousarray(cut.pixels).astype(np.uint8)
     array = ImageArray("pixel_values", list(whole.shape), "uint8", whole.tobytes())

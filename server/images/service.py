@@ -50,7 +50,8 @@ class ImageService:
             )
         different = list(dict.fromkeys((ref.url, ref.detail) for ref in refs))
         first = {(ref.url, ref.detail): ref for ref in reversed(refs)}
-        tasks = [asyncio.ensure_future(self._prepare(first[key], info, policy, salt)) for key in different]
+        alone = len(refs) == 1
+        tasks = [asyncio.ensure_future(self._prepare(first[key], info, policy, salt, alone=alone)) for key in different]
         try:
             found = await asyncio.gather(*tasks)
         finally:
@@ -59,7 +60,9 @@ class ImageService:
         by_key = dict(zip(different, found, strict=True))
         return [by_key[ref.url, ref.detail] for ref in refs]
 
-    async def _prepare(self, ref: ImageRef, info: EngineInfo, policy: RemotePolicy, salt: bytes) -> PreparedImage:
+    async def _prepare(
+        self, ref: ImageRef, info: EngineInfo, policy: RemotePolicy, salt: bytes, *, alone: bool
+    ) -> PreparedImage:
         assert info.images is not None
         detail: Detail = ref.detail or "auto"
         question = PrepareImage(
@@ -70,6 +73,7 @@ class ImageService:
             salt,
             self.limits.max_pixels,
             self.limits.max_side,
+            alone,
         )
         try:
             location = parse_location(ref.url, max_bytes=self.limits.max_bytes)
