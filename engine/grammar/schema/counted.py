@@ -28,7 +28,7 @@ class Counted:
         return self._algebra.any_of([_NO_OBJECT, absent, present])
 
     def property_names(self, said: Schema, at: str) -> Schema:
-        """`propertyNames` of the schema `at` a pointer. Raises `Unfollowable`."""
+        """`propertyNames` of the schema `at` a pointer, said without references. Raises `Unfollowable`."""
         names = self._algebra.all_of({"type": frozenset({"string"})}, said)
         if names is False:
             return self._algebra.any_of([_NO_OBJECT, {**_OBJECT, "maxProperties": 0}])
@@ -36,10 +36,8 @@ class Counted:
             return {}
         try:
             pattern = self._strings.of_schema(names)
-        except LanguageError:
-            pattern = None
-        if pattern is None:
-            raise Unfollowable(at, "propertyNames", "of this kind cannot be followed")
+        except LanguageError as error:
+            raise Unfollowable(at, "propertyNames", f"cannot be followed: {error}") from None
         return {"patternProperties": {pattern: {}}, "additionalProperties": False}
 
     def contains(self, item: Schema, keys: dict[str, Any], at: str) -> Schema:

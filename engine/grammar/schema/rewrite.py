@@ -74,8 +74,11 @@ class Rewriter:
         self._targets: dict[str, Schema] = {}
         """What references of ours that are no complements point to."""
         self._inlined: dict[str, Schema] = {}
+        self._inlining: list[str] = []
         self._denied: dict[tuple[str, frozenset[str]], Schema] = {}
         self._denying: list[str] = []
+        self._is_in_full = False
+        """Whether references are replaced by what they refer to."""
         self._recursions = 0
         """How often a complement needed itself."""
         self._pending: list[tuple[str, Schema, str, bool]] = []
@@ -177,15 +180,29 @@ class Rewriter:
     def _inline(self, schema: dict[str, Any], at: str) -> Schema:
         """What a `$ref` points to, in full: llguidance joins no recursive reference with keywords beside it."""
         target, pointer = self._document.resolve(schema, at)
+        if pointer in self._inlining:
+            raise Unfollowable(at, "$ref", "leads to itself where it cannot be followed")
         if pointer not in self._inlined:
-            with self._budget:
-                self._inlined[pointer] = self._whole(target, pointer)
+            self._inlining.append(pointer)
+            try:
+                with self._budget:
+                    self._inlined[pointer] = self._whole(target, pointer)
+            finally:
+                self._inlining.pop()
         return self._inlined[pointer]
 
     def _whole(self, schema: Schema, at: str) -> Schema:
         """The schema in other words, which are no reference."""
         is_reference = isinstance(schema, dict) and "$ref" in schema and not schema.keys() & _BESIDE_REFERENCES
         return self._inline(schema, at) if is_reference else self.say(schema, at)
+
+    def _in_full(self, schema: Schema, at: str) -> Schema:
+        """The schema in other words, with what it refers to in the place of references."""
+        outer, self._is_in_full = self._is_in_full, True
+        try:
+            return self.say(schema, at)
+        finally:
+            self._is_in_full = outer
 
     def _deny_reference(self, schema: dict[str, Any], at: str) -> Schema:
         """The complement of what a `$ref` points to: in full, unless it is part of itself."""
@@ -246,7 +263,7 @@ class Rewriter:
         """The keywords whose schemas are about the value itself."""
         parts: list[Schema] = []
         if "$ref" in keys:
-            alone = not keys.keys() & _BESIDE_REFERENCES
+            alone = not (self._is_in_full or keys.keys() & _BESIDE_REFERENCES)
             parts.append(self.refer(schema, at, holds=True) if alone else self._inline(schema, at))
         parts += [self.say(part, f"{at}/allOf/{number}") for number, part in enumerate(keys.get("allOf", ()))]
         if "anyOf" in keys:
@@ -270,7 +287,7 @@ class Rewriter:
         """The keywords about how many, or what kind of, members there are."""
         parts: list[Schema] = []
         if "propertyNames" in keys:
-            parts.append(self._says.property_names(self.say(keys["propertyNames"], f"{at}/propertyNames"), at))
+            parts.append(self._says.property_names(self._in_full(keys["propertyNames"], f"{at}/propertyNames"), at))
         if "contains" in keys:
             parts.append(self._says.contains(self.say(keys["contains"], f"{at}/contains"), keys, at))
         return parts + ([{"uniqueItems": True}] if keys.get("uniqueItems") is True else [])

@@ -11,7 +11,7 @@ from engine.grammar.language.node import Node
 from engine.grammar.language.patterns import Reader
 from engine.grammar.language.sets import ALL
 from engine.grammar.language.writing import write, written_parts
-from engine.grammar.schema.values import Schema, quote
+from engine.grammar.schema.values import ALL_TYPES, Schema, quote
 
 _ESCAPES = re.compile(r"\\.|\[(?:[^\]\\]|\\.)*\]", re.DOTALL)
 _ENDS_OF_CHOICES = re.compile(r"^\^|\$$")
@@ -20,8 +20,6 @@ MAX_LEAST = 10_000
 """Longest length that texts are asked for whether some have it."""
 MAX_NAME_STATES = 40
 """Of the automaton of names that is looked through for places where they run out."""
-MAX_LENGTH = 64
-"""Longest counted length that becomes part of an automaton."""
 
 
 class Strings:
@@ -160,23 +158,40 @@ class Strings:
             *map(self._reader.read, found), *(make.negation(self._reader.read(pattern)) for pattern in not_found)
         )
 
-    def of_schema(self, schema: dict[str, Any]) -> str | None:
-        """A pattern of the strings that a rewritten schema of `type`, `pattern`, `enum` and lengths accepts."""
-        make = self._languages
-        if schema.keys() - {"type", "pattern", "enum", "minLength", "maxLength"}:
-            return None
+    def of_schema(self, schema: dict[str, Any]) -> str:
+        """A pattern of the strings that a rewritten schema without references accepts."""
         if schema.keys() == {"type", "pattern"}:
             return self.plain(schema["pattern"])
-        parts = [self._reader.read(schema["pattern"])] if "pattern" in schema else []
-        if "enum" in schema:
-            parts.append(self._listed(schema["enum"]))
         low, high = schema.get("minLength", 0), schema.get("maxLength")
         if schema.keys() <= {"type", "minLength", "maxLength"}:
             return f"^{ANY_CHAR}{{{low},{'' if high is None else high}}}$"
-        if max(low, high or 0) > MAX_LENGTH:
-            return None
-        parts.append(make.repeat(make.chars(ALL), low, high))
-        return self._write(make.both(*parts))
+        node = self._of_schema(schema)
+        parts = written_parts(self._languages, node)
+        pattern = parts[0] if len(parts) == 1 else f"^{''.join(f'(?={part})' for part in parts)}"
+        self._known[pattern] = parts
+        self._reader.learn(pattern, node)
+        return pattern
+
+    def _of_schema(self, schema: Schema) -> Node:
+        """The language of the strings that a rewritten schema accepts, of which only these keywords speak."""
+        make = self._languages
+        if isinstance(schema, bool):
+            return make.letters if schema else make.none
+        if "$ref" in schema:
+            raise LanguageError("it refers to itself")
+        if "string" not in schema.get("type", ALL_TYPES):
+            return make.none
+        low, high = schema.get("minLength", 0), schema.get("maxLength")
+        if low > MAX_LEAST:
+            raise LanguageError(f"strings of more than {MAX_LEAST} characters are asked for")
+        parts = [self._reader.read(schema["pattern"])] if "pattern" in schema else []
+        if "enum" in schema:
+            parts.append(self._listed(value for value in schema["enum"] if isinstance(value, str)))
+        if low or high is not None:
+            parts.append(make.repeat(make.chars(ALL), low, high))
+        if "anyOf" in schema:
+            parts.append(make.either(*map(self._of_schema, schema["anyOf"])))
+        return make.both(make.letters, *parts, *map(self._of_schema, schema.get("allOf", ())))
 
     def _listed(self, words: Iterable[str]) -> Node:
         """The language of these texts, of which those that begin alike are read together; they may be long."""

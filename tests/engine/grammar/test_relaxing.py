@@ -59,7 +59,8 @@ PLACES: dict[str, tuple[Any, list[str]]] = {
     "counts": ({"properties": MANY, "minProperties": 2}, []),
     "counts elsewhere": ({"properties": MANY, "allOf": [{"minProperties": 2}]}, []),
     "contains": ({"contains": {"type": "null"}, "maxContains": 1}, ["/maxContains"]),
-    "names": ({"propertyNames": {"maxLength": 100, "pattern": "a.*b"}}, ["/propertyNames"]),
+    "names": ({"propertyNames": {"maxLength": 100, "pattern": "a.*b"}}, []),
+    "very long names": ({"propertyNames": {"minLength": 20_000, "pattern": "a"}}, ["/propertyNames"]),
     "lengths of names": ({"propertyNames": {"minLength": 2, "maxLength": 100}}, []),
     "patternProperties": (
         {"properties": {"a~/b": {"patternProperties": {r"(x)\1": {}}, "additionalProperties": False}}},
