@@ -1,7 +1,8 @@
 /* The small operations of a decoding step on a CPU: what is left of a layer beside its matrix products.
  *
- * Written for the vectoriser of the system's C compiler; built once per machine by engine/kernels/cpu.py, which states
- * every argument's shape. This file is compiled twice, for element type T = bfloat16 and T = float; sums are in fp32.
+ * Written for the vectoriser of the system's C compiler; engine/kernels/build.py builds it, once per machine, and
+ * engine/kernels/cpu.py states every argument's shape. This file is compiled twice, for element type T = bfloat16 and
+ * T = float; sums are in fp32.
  */
 #ifndef SUFFIX
 

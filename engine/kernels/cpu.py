@@ -1,33 +1,17 @@
-"""The CPU's small operations in C, built by the system's compiler at the first start and kept in the cache.
+"""The CPU's small operations in C.
 
-Building takes about two seconds and happens once per machine and source. Without a compiler there are no kernels
-(`load_kernels` returns None) and plain torch does the same work, slower. The tests hold each kernel against torch.
+Without a compiler there are no kernels (`load_kernels` returns None) and plain torch does the same work, slower. The
+tests hold each kernel against torch.
 """
 
 import ctypes
-import hashlib
-import logging
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from engine.cache import cache_dir
+from engine.kernels.build import built
 
-logger = logging.getLogger(__name__)
-
-SOURCE = Path(__file__).with_name("cpu.c")
-# Sums may be reordered, which vectorising them needs. -ffast-math would also make the process flush denormals.
-FLAGS = (
-    "-O3 -march=native -fopenmp -shared -fPIC -fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math"
-)
-BUILD_SECONDS = 60
 MAX_HEAD_DIM = 256
 
 _SUFFIX = {torch.bfloat16: "bf16", torch.float32: "f32"}
@@ -121,44 +105,6 @@ class CpuKernels:
 
 
 def load_kernels(dtype: torch.dtype) -> CpuKernels | None:
-    """The kernels for a dtype, built if need be; None, with a logged reason, where that is not possible."""
-    library = _library()
+    """The kernels for a dtype, built if need be; None where that is not possible."""
+    library = built("cpu.c")
     return CpuKernels(library, dtype) if library is not None and dtype in _SUFFIX else None
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        logger.warning("no C compiler found: the CPU's small operations run in plain torch, which is slower")
-        return None
-    try:
-        return ctypes.CDLL(str(_build(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        detail = getattr(error, "stderr", None) or error
-        logger.warning("the CPU kernels could not be built, plain torch serves instead: %s", str(detail)[-2000:])
-        return None
-
-
-def _build(compiler: str) -> Path:
-    """Path of the shared library for this source, compiler and processor."""
-    key = hashlib.sha256("\n".join((SOURCE.read_text(), compiler, FLAGS, _processor())).encode()).hexdigest()[:32]
-    target = cache_dir() / "kernels" / f"cpu-{key}.so"
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        built = Path(scratch) / target.name
-        command = [compiler, *FLAGS.split(), "-o", str(built), str(SOURCE), "-lm"]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=BUILD_SECONDS)
-        built.replace(target)  # whole or not at all, also when two processes build at once
-    return target
-
-
-def _processor() -> str:
-    """What -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))}))

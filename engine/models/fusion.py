@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from engine.models.fp8 import Fp8Linear
+from engine.models.quantized import QuantizedLinear
 
 logger = logging.getLogger(__name__)
 
@@ -31,19 +32,10 @@ class MergedLinear(nn.Module):
     """
 
     def __init__(self, linears: list[Any]) -> None:
-        """Of `nn.Linear`s, or of `Fp8Linear`s, whose scales by output stay as they are."""
+        """Of `nn.Linear`s, `QuantizedLinear`s, or `Fp8Linear`s, whose scales by output stay as they are."""
         super().__init__()
         self.sizes = [linear.out_features for linear in linears]
-        first = linears[0]
-        names = [name for name in ("weight", "scale", "bias") if getattr(first, name, None) is not None]
-        whole = {name: _joined([getattr(linear, name) for linear in linears]) for name in names}
-        self.linear: nn.Linear | Fp8Linear
-        if isinstance(first, Fp8Linear):
-            self.linear = Fp8Linear(whole["weight"], whole["scale"], whole.get("bias"))
-        else:
-            self.linear = nn.Linear(first.in_features, sum(self.sizes), bias="bias" in whole, device="meta")
-            for name, tensor in whole.items():
-                setattr(self.linear, name, nn.Parameter(tensor, requires_grad=False))
+        self.linear = _merged(linears)
         self._input: torch.Tensor | None = None
         self._slices: list[torch.Tensor] = []
 
@@ -60,6 +52,22 @@ class MergedLinear(nn.Module):
         if not self._slices:
             self._input = None
         return result
+
+
+def _merged(linears: list[Any]) -> nn.Module:
+    """One linear with the outputs of several."""
+    first = linears[0]
+    if isinstance(first, QuantizedLinear):
+        return QuantizedLinear.joined(linears)
+    names = [name for name in ("weight", "scale", "bias") if getattr(first, name, None) is not None]
+    whole = {name: _joined([getattr(linear, name) for linear in linears]) for name in names}
+    if isinstance(first, Fp8Linear):
+        return Fp8Linear(whole["weight"], whole["scale"], whole.get("bias"))
+    outputs = sum(linear.out_features for linear in linears)
+    merged = nn.Linear(first.in_features, outputs, bias="bias" in whole, device="meta")
+    for name, tensor in whole.items():
+        setattr(merged, name, nn.Parameter(tensor, requires_grad=False))
+    return merged
 
 
 def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
@@ -198,7 +206,7 @@ def merge_linears(model: nn.Module, undo: Undo) -> int:
     for parent in list(model.modules()):
         for names in MERGES:
             children = [getattr(parent, name, None) for name in names]
-            linears = [child for child in children if type(child) in (nn.Linear, Fp8Linear)]
+            linears = [child for child in children if type(child) in (nn.Linear, Fp8Linear, QuantizedLinear)]
             if len(linears) == len(names) and _mergeable(linears):
                 merged = MergedLinear(linears)
                 _replace(parent, names[0], merged, undo)
@@ -213,7 +221,7 @@ def _mergeable(linears: list[Any]) -> bool:
     return all(
         type(linear) is type(first)
         and linear.in_features == first.in_features
-        and linear.weight.dtype == first.weight.dtype
+        and (isinstance(linear, QuantizedLinear) or linear.weight.dtype == first.weight.dtype)
         and (linear.bias is None) == (first.bias is None)
         for linear in linears
     )

@@ -14,9 +14,11 @@ from engine.cache import Progress
 from engine.config import EngineConfig
 from engine.device.device import available_memory, check_fp8, select_dtype
 from engine.errors import HeadraceError, ModelLoadError
+from engine.kernels import cpu_quantized
 from engine.models.fp8 import Fp8Linear, check_products, quantize_linears, refuse_experts
 from engine.models.fp8_checkpoint import Fp8Files, Fp8Layout, fill, read_layout
 from engine.models.fp8_offsets import input_means
+from engine.models.quantized import QuantizedEmbedding, QuantizedLinear, fill_quantized, quantized_bytes
 from engine.weights.checkpoint import weight_files, weights_size
 from engine.weights.random_model import SEED_FILE
 from engine.weights.sources import ResolvedModel, resolve
@@ -58,12 +60,13 @@ def load(config: EngineConfig, device: torch.device, attention_name: str, progre
 
     `attention_name` must be registered with transformers before. Raises `ModelLoadError` with a hint.
     """
-    converted_size = select_dtype(config.dtype, torch.bfloat16, device).itemsize
+    converted_dtype = select_dtype(config.dtype, torch.bfloat16, device)
     resolved = resolve(
         config.source,
         config.revision,
         progress=progress,
-        check_size=lambda num_weights: _check_memory(num_weights * converted_size, device),
+        check_size=lambda num_weights: _check_memory(num_weights * converted_dtype.itemsize, device),
+        converts=not _keeps_quantized(config, device, converted_dtype),
     )
     progress("reading the configuration", None)
     hush_transformers()
@@ -71,7 +74,9 @@ def load(config: EngineConfig, device: torch.device, attention_name: str, progre
         hf_config = _read_config(resolved.directory)
         dtype = select_dtype(config.dtype, _checkpoint_dtype(hf_config), device)
         layout = _fp8_layout(config, hf_config, device)
-        if layout is not None:
+        if resolved.gguf is not None:
+            model = _load_quantized(resolved.gguf, resolved.directory, hf_config, attention_name, progress)
+        elif layout is not None:
             progress("loading the weights", None)
             keep = config.quantization != "none"
             model = _load_fp8(resolved, hf_config, layout, device, dtype, attention_name, progress, keep=keep)
@@ -187,6 +192,35 @@ def _load_weights(
     return model
 
 
+def _keeps_quantized(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a GGUF file's weights stay as they are: on a CPU that computes in fp32, with a compiler for the kernels.
+
+    `fusion: false` asks for transformers' own products.
+    """
+    return (
+        device.type == "cpu"
+        and dtype == torch.float32
+        and config.quantization == "auto"
+        and config.fusion
+        and cpu_quantized.is_available()
+    )
+
+
+def _load_quantized(
+    path: Path, directory: Path, config: "PretrainedConfig", attention_name: str, progress: Progress
+) -> "PreTrainedModel":
+    """Build the model without parameters, then give it those of a GGUF file, in the fewest bits."""
+    from accelerate import init_empty_weights
+
+    _check_memory(quantized_bytes(path), torch.device("cpu"))
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = _auto_class(config).from_config(
+            config, dtype=torch.float32, attn_implementation=attention_name, trust_remote_code=False
+        )
+    fill_quantized(model, path, directory, progress)
+    return model
+
+
 def _fp8_layout(config: EngineConfig, hf_config: "PretrainedConfig", device: torch.device) -> Fp8Layout | None:
     """How the checkpoint is quantised, None if it is not. Raises ConfigError or ModelLoadError where it must not be."""
     quantization = getattr(hf_config, "quantization_config", None)
@@ -282,20 +316,36 @@ def _describe(model: "PreTrainedModel", directory: Path, config: "PretrainedConf
     eos = generation.get("eos_token_id", getattr(text_config, "eos_token_id", None))
     if eos is None:
         eos = []
-    parameters = list(model.parameters())
+    weights_bytes, num_parameters = _size_of(model)
     return LoadedModel(
         model=model,
         directory=directory,
         architecture=type(model).__name__,
         hf_config=config,
         text_config=text_config,
-        vocab_size=int(model.get_output_embeddings().weight.shape[0]),
+        vocab_size=int(model.get_output_embeddings().out_features),
         eos_token_ids=[int(token) for token in (eos if isinstance(eos, list) else [eos])],
         max_context=int(text_config.max_position_embeddings),
         generation_defaults=_said_of_generation(generation),
-        weights_bytes=sum(parameter.nbytes for parameter in parameters),
-        num_parameters=sum(parameter.numel() for parameter in parameters),
+        weights_bytes=weights_bytes,
+        num_parameters=num_parameters,
         fp8_linears=sum(isinstance(module, Fp8Linear) for module in model.modules()),
+    )
+
+
+def _size_of(model: "PreTrainedModel") -> tuple[int, int]:
+    """Bytes and number of a model's weights."""
+    parameters = list(model.parameters())
+    weights = [weight for module in model.modules() if isinstance(module, QuantizedLinear) for weight in module.weights]
+    embeddings = [module for module in model.modules() if isinstance(module, QuantizedEmbedding)]
+    tied = embeddings and model.config.get_text_config().tie_word_embeddings
+    return (
+        sum(parameter.nbytes for parameter in parameters)
+        + sum(weight.packed.nbytes for weight in weights)
+        + sum(embedding.nbytes for embedding in embeddings),
+        sum(parameter.numel() for parameter in parameters)
+        + sum(weight.outputs * weight.size for weight in weights)
+        + sum(0 if tied else embedding.num_embeddings * embedding.dim for embedding in embeddings),
     )
 
 

@@ -18,6 +18,7 @@ from engine.models.fp8 import whole_rows
 from engine.models.fusion import PackedHead, Undo, apply_checked, fuse_norms, merge_linears, pack_linears
 from engine.models.load_check import CHECK_TOKENS, CheckBatches, check_batching
 from engine.models.loader import LoadedModel
+from engine.models.quantized import QuantizedLinear
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ Logits = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Of token ids `[T]` at positions `[T]`, those `[R, V]` of an index `[R]`."""
 TOLERANCE = {torch.float32: 1e-4}
 """How far logits may move, in parts of their spread."""
+QUANTIZED_TOLERANCE = 2e-3
+"""Where activations are rounded to 16 bits on the way into each product."""
 ROUGH_TOLERANCE = 0.25
 
 
@@ -98,7 +101,8 @@ class Surgery:
             return torch.cat([whole, self._run(*self._last())])
 
     def _change(self, name: str, operate: Callable[[Undo], int]) -> None:
-        tolerance = TOLERANCE.get(self._dtype, ROUGH_TOLERANCE)
+        rounds = any(isinstance(module, QuantizedLinear) for module in self._model.modules())
+        tolerance = QUANTIZED_TOLERANCE if rounds else TOLERANCE.get(self._dtype, ROUGH_TOLERANCE)
         self._done[name] = apply_checked(name, operate, self._outcome, tolerance=tolerance)
         if self._done[name] is None:
             self.notes.append(f"{name} switched off: the changed model's logits differ")

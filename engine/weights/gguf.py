@@ -1,4 +1,10 @@
-"""Converting a GGUF file, once, into a directory that transformers loads as it loads any other model.
+"""A GGUF file made into what transformers reads: a description of its model alone, or with converted weights.
+
+Where weights stay as the file has them (`engine.models.quantized`), only the small files are written:
+
+    <cache>/described/<digest>/  config.json  generation_config.json  tokenizer.json  tokenizer_config.json  complete
+
+Elsewhere a file is converted, once, into a directory that is loaded as any other model:
 
     <cache>/converted/<digest>/  config.json  generation_config.json  tokenizer.json  tokenizer_config.json
                                  model.safetensors (bf16), or parts of it and their index  complete
@@ -15,7 +21,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +63,11 @@ def is_gguf(path: Path) -> bool:
 
 def converted_dir(path: Path) -> Path:
     """Where the conversion of this file lies or will lie."""
+    return cache_dir() / "converted" / _digest(path)
+
+
+def _digest(path: Path) -> str:
+    """Of this converter's version, and the file's name and content."""
     size = path.stat().st_size
     digest = hashlib.sha256(f"{_CONVERTER_VERSION}\0{path.name}\0{size}\0".encode())
     with path.open("rb") as file:
@@ -68,7 +79,7 @@ def converted_dir(path: Path) -> Path:
             for start in range(0, size, max(_CHUNK_BYTES, size // _NUM_SAMPLES)):
                 file.seek(start)
                 digest.update(file.read(_CHUNK_BYTES))
-    return cache_dir() / "converted" / digest.hexdigest()[:32]
+    return digest.hexdigest()[:32]
 
 
 def is_converted(path: Path) -> bool:
@@ -87,17 +98,31 @@ def convert(path: Path, progress: Progress) -> Path:
     Needs the size of the bf16 weights on disk, which is looked for first, and some 3 GiB of memory however large the
     file is. Calls `progress` with the share of the tensors that are unpacked.
     """
+    return _made(path, converted_dir(path), lambda target: _convert_into(path, target, progress))
+
+
+def describe_model(path: Path) -> Path:
+    """Directory of the file's configuration and tokenizer, without weights. Raises `ModelLoadError`."""
+
+    def write(target: Path) -> None:
+        with _whole_or_not(target) as work:
+            _write_description(GGUFFile(path), work)
+
+    return _made(path, cache_dir() / "described" / _digest(path), write)
+
+
+def _made(path: Path, target: Path, make: Callable[[Path], None]) -> Path:
+    """The directory, made under a lock if it is not there. Raises `ModelLoadError`."""
     from filelock import FileLock
     from safetensors import SafetensorError
 
-    target = converted_dir(path)
     if (target / _MARKER).exists():
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not (target / _MARKER).exists():
-                _convert_into(path, target, progress)
+                make(target)
     except (OSError, SafetensorError) as error:
         raise ModelLoadError(
             f"cannot write the converted weights of {path.name}: {getattr(error, 'strerror', None) or error}",
@@ -111,32 +136,45 @@ def _disk_hint() -> str:
 
 
 def _convert_into(path: Path, target: Path, progress: Progress) -> None:
-    for left in target.parent.glob(f"{target.name}.*/"):  # of a process that was killed: whoever has the lock is alone
-        shutil.rmtree(left, ignore_errors=True)
     needed, free = num_weights(path) * _BF16_BYTES, shutil.disk_usage(target.parent).free
     if needed > free:
         raise ModelLoadError(
             f"the converted weights of {path.name} need {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free",
             hint=_disk_hint(),
         )
-    work = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
-    try:
+    with _whole_or_not(target) as work:
         progress(f"converting {path.name}", 0.0)
         file = GGUFFile(path)
-        config = build_config(file)
-        _write_json(work / "config.json", config)
-        _write_json(work / "generation_config.json", _generation_config(file, config))
-        tokenizer, tokenizer_config = build_tokenizer(file)
-        _write_json(work / "tokenizer.json", tokenizer)
-        _write_json(work / "tokenizer_config.json", tokenizer_config)
+        config = _write_description(file, work)
         _write_weights(file, config, work, progress)
+    progress(f"converting {path.name}", 1.0)
+
+
+@contextlib.contextmanager
+def _whole_or_not(target: Path) -> Iterator[Path]:
+    """A directory to write in, which stands at `target` with its marker when the block has ended well."""
+    for left in target.parent.glob(f"{target.name}.*/"):  # of a process that was killed: whoever has the lock is alone
+        shutil.rmtree(left, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    try:
+        yield work
         (work / _MARKER).touch()
         shutil.rmtree(target, ignore_errors=True)
         os.replace(work, target)
-        progress(f"converting {path.name}", 1.0)
     finally:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(work)
+
+
+def _write_description(file: GGUFFile, directory: Path) -> dict[str, Any]:
+    """Write all but the weights; the configuration."""
+    config = build_config(file)
+    _write_json(directory / "config.json", config)
+    _write_json(directory / "generation_config.json", _generation_config(file, config))
+    tokenizer, tokenizer_config = build_tokenizer(file)
+    _write_json(directory / "tokenizer.json", tokenizer)
+    _write_json(directory / "tokenizer_config.json", tokenizer_config)
+    return config
 
 
 def _write_weights(file: GGUFFile, config: dict[str, Any], directory: Path, progress: Progress) -> None:

@@ -97,20 +97,36 @@ def build_config(file: GGUFFile) -> dict[str, Any]:
     return config
 
 
+def target_name(file: GGUFFile, name: str) -> str | None:
+    """transformers' name of a tensor; None for those that are not weights. Raises `ModelLoadError` for unknown ones."""
+    return None if name in _ROPE_TENSORS else _target_name(architecture_of(file), name)
+
+
 def convert_tensor(file: GGUFFile, name: str, config: dict[str, Any]) -> tuple[str, Array] | None:
     """One tensor under transformers' name, in its layout, float32; None for those that are not weights."""
-    if name in _ROPE_TENSORS:
+    target = target_name(file, name)
+    if target is None:
         return None
-    arch = architecture_of(file)
-    target = _target_name(arch, name)
     values = file.tensor(name)
-    if arch.norm_offset and name.endswith("norm.weight"):
-        values = values - arch.norm_offset
-    if arch.rotary_interleaved and ".attn_q." in name:
-        values = _rotary_halves(values, config["num_attention_heads"])
-    elif arch.rotary_interleaved and ".attn_k." in name:
-        values = _rotary_halves(values, config["num_key_value_heads"])
-    return target, values
+    offset = architecture_of(file).norm_offset
+    if offset and name.endswith("norm.weight"):
+        values = values - offset
+    return target, _reordered(file, name, values, config)
+
+
+def converted_rows(file: GGUFFile, name: str, config: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The rows of one tensor in transformers' order, as the file has them: uint8 `[..., bytes of a row]`."""
+    rows: np.ndarray[Any, np.dtype[np.uint8]] = _reordered(file, name, file.raw(name), config)
+    return rows
+
+
+def _reordered(file: GGUFFile, name: str, values: Any, config: dict[str, Any]) -> Any:
+    """Rows of queries and keys as transformers has them."""
+    if architecture_of(file).rotary_interleaved and ".attn_q." in name:
+        return _rotary_halves(values, config["num_attention_heads"])
+    if architecture_of(file).rotary_interleaved and ".attn_k." in name:
+        return _rotary_halves(values, config["num_key_value_heads"])
+    return values
 
 
 def _target_name(arch: Architecture, name: str) -> str:
@@ -124,7 +140,7 @@ def _target_name(arch: Architecture, name: str) -> str:
     return f"model.layers.{prefix.removeprefix('blk.')}.{target}.{kind}"
 
 
-def _rotary_halves(values: Array, num_heads: int) -> Array:
+def _rotary_halves(values: Any, num_heads: int) -> Any:
     """Rows (pair, half) of each head back to (half, pair): the order transformers' rotate-half expects."""
     head_dim = values.shape[0] // num_heads
     paired = values.reshape(num_heads, head_dim // 2, 2, *values.shape[1:])

@@ -59,19 +59,34 @@ class GGUFFile:
 
     def tensor(self, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
         """One tensor unpacked to float32, in torch's order of dimensions."""
-        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
+        from gguf import GGMLQuantizationType, dequantize
 
+        kind = GGMLQuantizationType(self.tensors[name].ggml_type)
+        raw = self.raw(name).view({"F32": np.float32, "F16": np.float16}.get(kind.name, np.uint8))
+        values: np.ndarray[Any, np.dtype[np.float32]] = dequantize(raw, kind)
+        return values.reshape(self.tensors[name].shape)
+
+    def raw(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The bytes of one tensor `[..., bytes of a row]`, in the file's own memory, which is not to be written to."""
         info = self.tensors[name]
-        kind = GGMLQuantizationType(info.ggml_type)
-        block_elements, block_bytes = GGML_QUANT_SIZES[kind]
+        start, size = self._extent(info)
+        return np.frombuffer(self._bytes, np.uint8, size, start).reshape(*info.shape[:-1], -1)
+
+    def forget(self, name: str) -> None:
+        """Let the pages of a tensor go; they are read anew when they are looked at again."""
+        start, size = self._extent(self.tensors[name])
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        whole = (start + size - first) // mmap.PAGESIZE * mmap.PAGESIZE
+        if whole > 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self._bytes.madvise(mmap.MADV_DONTNEED, first, whole)
+
+    def _extent(self, info: TensorInfo) -> tuple[int, int]:
+        """Where a tensor begins in the file, and its bytes."""
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        block_elements, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(info.ggml_type)]
         row_bytes = info.shape[-1] // block_elements * block_bytes
-        rows = int(np.prod(info.shape[:-1], dtype=np.int64))
-        start = self._data_start + info.offset
-        raw = np.frombuffer(self._bytes, np.uint8, rows * row_bytes, start).reshape(*info.shape[:-1], row_bytes)
-        values: np.ndarray[Any, np.dtype[np.float32]] = dequantize(
-            raw.view({"F32": np.float32, "F16": np.float16}.get(kind.name, np.uint8)), kind
-        )
-        return values.reshape(info.shape)
+        return self._data_start + info.offset, int(np.prod(info.shape[:-1], dtype=np.int64)) * row_bytes
 
     def _read_header(self) -> int:
         """Fill `metadata` and `tensors`; returns the offset of the tensors' data."""

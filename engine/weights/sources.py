@@ -24,17 +24,19 @@ from engine.weights.checkpoint import check_directory, missing_weights, weights_
 from engine.weights.random_model import random_model_dir
 
 Kind = Literal["hub", "directory", "gguf", "random"]
-State = Literal["ready", "to convert", "to download", "missing"]
+State = Literal["ready", "to download", "missing"]
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """A model on local disk. For `random` the directory holds no weights."""
+    """A model on local disk. For `random`, and for a GGUF file that stays as it is, the directory holds no weights."""
 
     directory: Path
     kind: Kind
+    gguf: Path | None = None
+    """The file that holds the weights, where it was not converted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +55,20 @@ def resolve(
     *,
     progress: Progress = no_progress,
     check_size: Callable[[int], None] = lambda num_weights: None,
+    converts: bool = True,
 ) -> ResolvedModel:
     """Make the weights of a source available in a local directory, downloading or converting them if need be.
 
-    `check_size` is called with the number of weights before any are converted, and may raise. Raises
-    `ModelLoadError`, with a hint, for a source that is missing, unreadable, gated or unsafe.
+    Without `converts` a GGUF file's weights stay where they are. `check_size` is called with the number of weights
+    before any are converted, and may raise. Raises `ModelLoadError`, with a hint, for a source that is missing,
+    unreadable, gated or unsafe.
     """
     if source.startswith("random://"):
         return ResolvedModel(random_model_dir(source.removeprefix("random://")), "random")
     if source.startswith("package://"):
-        return _resolve_path(_package_file(source), source, progress, check_size)
+        return _resolve_path(_package_file(source), source, progress, check_size if converts else None)
     if is_path(source):
-        return _resolve_path(Path(source).expanduser(), source, progress, check_size)
+        return _resolve_path(Path(source).expanduser(), source, progress, check_size if converts else None)
     _check_hub_id(source)
     directory = hub.cached_snapshot(source, revision) or hub.download(source, revision, progress)
     check_directory(directory, source)
@@ -123,7 +127,10 @@ def _package_file(source: str) -> Path:
     return path
 
 
-def _resolve_path(path: Path, source: str, progress: Progress, check_size: Callable[[int], None]) -> ResolvedModel:
+def _resolve_path(
+    path: Path, source: str, progress: Progress, check_size: Callable[[int], None] | None
+) -> ResolvedModel:
+    """A GGUF file is converted only if there is a `check_size`."""
     if not path.exists():
         raise ModelLoadError(f"{source} does not exist", hint="Check the path; ~ and relative paths are understood.")
     if path.is_dir():
@@ -135,6 +142,8 @@ def _resolve_path(path: Path, source: str, progress: Progress, check_size: Calla
                 f"{source} is not a GGUF file",
                 hint="Only GGUF is read as a single file; of other weights give the directory.",
             )
+        if check_size is None:
+            return ResolvedModel(gguf.describe_model(path), "gguf", path.resolve())
         if not gguf.is_converted(path):
             check_size(gguf.num_weights(path))
         return ResolvedModel(gguf.convert(path, progress), "gguf")
@@ -151,5 +160,4 @@ def _describe_path(path: Path, source: str) -> SourceState:
         return SourceState("gguf", f"{source} does not exist", None, "missing")
     if not gguf.is_gguf(path):
         return SourceState("gguf", f"{source} is not a GGUF file", None, "missing")
-    state: State = "ready" if gguf.is_converted(path) else "to convert"
-    return SourceState("gguf", source, path.stat().st_size, state)
+    return SourceState("gguf", source, path.stat().st_size, "ready")

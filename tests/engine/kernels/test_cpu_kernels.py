@@ -129,11 +129,11 @@ def test_paged_decode(
 
 
 def test_without_a_compiler_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.kernels import cpu
+    from engine.kernels import build
 
-    monkeypatch.setattr(cpu.shutil, "which", lambda name: None)
-    cpu._library.cache_clear()
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    build.built.cache_clear()
     try:
         assert load_kernels(torch.float32) is None
     finally:
-        cpu._library.cache_clear()
+        build.built.cache_clear()

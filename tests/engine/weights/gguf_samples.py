@@ -17,8 +17,10 @@ BYTE_LETTERS += [chr(256 + rank) for rank in range(256 - len(BYTE_LETTERS))]
 _ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3"}
 
 
-def write_model(path: Path, model_dir: Path, *, kind: GGMLQuantizationType = F32) -> None:
-    """A GGUF file of the tiny model in `model_dir`, with a vocabulary of bytes."""
+def write_model(
+    path: Path, model_dir: Path, *, kind: GGMLQuantizationType = F32, values: GGMLQuantizationType | None = None
+) -> None:
+    """A GGUF file of the tiny model in `model_dir`, with a vocabulary of bytes; `values` is the kind of `attn_v`."""
     config = json.loads((model_dir / "config.json").read_text())
     arch = _ARCHITECTURES.get(config["model_type"], config["model_type"])
     writer = gguf.GGUFWriter(path, arch)
@@ -28,10 +30,11 @@ def write_model(path: Path, model_dir: Path, *, kind: GGMLQuantizationType = F32
         next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch), config["num_hidden_layers"]
     )
     for name, tensor in load_file(model_dir / "model.safetensors").items():
-        values = _as_stored(arch, name, tensor.float().numpy(), config)
+        numbers = _as_stored(arch, name, tensor.float().numpy(), config)
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        stored = kind if values.ndim == 2 and values.shape[-1] % 32 == 0 else F32
-        writer.add_tensor(target, gguf.quantize(values, stored), raw_dtype=stored)
+        asked = values if values is not None and "v_proj" in name else kind
+        stored = asked if numbers.ndim == 2 and numbers.shape[-1] % 32 == 0 else F32
+        writer.add_tensor(target, gguf.quantize(numbers, stored), raw_dtype=stored)
     _finish(writer)
 
 

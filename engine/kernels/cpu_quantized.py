@@ -1,0 +1,93 @@
+"""Products with weights that stay quantised as a GGUF file has them, on a CPU.
+
+Activations are rounded to 16 bits with a scale for each 32 of them, so a product is within
+`2**-16 * max|x| * sum|w|` of the exact one, block by block, and beyond that within fp32's rounding: finer than bf16
+activations by some 2^7. The weights themselves are met exactly.
+"""
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+
+from engine.kernels.build import built
+
+FORMATS = {2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K"}
+"""GGUF's numbers of the formats that are known here."""
+
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
+
+
+class _Part(ctypes.Structure):
+    _fields_ = [("packed", _POINTER), ("outputs", _INT), ("format", _INT)]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedWeight:
+    """A weight `[outputs, size]` in the layout of cpu_quantized.c."""
+
+    packed: torch.Tensor
+    """uint8 `[bytes]`."""
+    outputs: int
+    size: int
+    format: int
+    """A key of `FORMATS`."""
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    library = built("cpu_quantized.c")
+    if library is not None:
+        library.packed_bytes.argtypes, library.packed_bytes.restype = [_INT] * 3, _INT
+        library.pack_quantized.argtypes, library.pack_quantized.restype = [_POINTER] * 2 + [_INT] * 3, None
+        library.quantized_linear.argtypes = [_POINTER] * 4 + [_INT] * 3
+        library.quantized_linear.restype = ctypes.c_int
+    return library
+
+
+def is_available() -> bool:
+    """Whether this machine can compute with quantised weights; builds what does it on the first call."""
+    return _library() is not None
+
+
+def packed_size(number: int, outputs: int, size: int) -> int:
+    """Bytes that a weight takes in memory; 0 where the format, or the size in it, is not known here."""
+    library = _library()
+    return library.packed_bytes(number, outputs, size) if library is not None and number in FORMATS else 0
+
+
+def pack(blocks: np.ndarray, number: int, size: int) -> QuantizedWeight:
+    """Lay out a weight: blocks uint8 `[outputs, bytes of a row]`, contiguous, in format `number`."""
+    library = _library()
+    assert library is not None and blocks.flags.c_contiguous and blocks.dtype == np.uint8
+    outputs = len(blocks)
+    packed = torch.empty(packed_size(number, outputs, size), dtype=torch.uint8)
+    assert len(packed), f"weights of format {number} with {size} inputs are not known"
+    library.pack_quantized(packed.data_ptr(), blocks.ctypes.data, number, outputs, size)
+    return QuantizedWeight(packed, outputs, size, number)
+
+
+class QuantizedProduct:
+    """The product with one or several weights of the same size, whose outputs stand beside one another."""
+
+    def __init__(self, weights: list[QuantizedWeight]) -> None:
+        library = _library()
+        assert library is not None and len({weight.size for weight in weights}) == 1
+        self.weights = weights
+        self.size, self.outputs = weights[0].size, sum(weight.outputs for weight in weights)
+        self._function = library.quantized_linear
+        self._parts = (_Part * len(weights))(
+            *[_Part(weight.packed.data_ptr(), weight.outputs, weight.format) for weight in weights]
+        )
+
+    def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """x fp32 `[rows, size]`, contiguous, and bias fp32 `[outputs]` → fp32 `[rows, outputs]`."""
+        rows, size = x.shape
+        assert x.dtype == torch.float32 and x.is_contiguous() and size == self.size
+        out = torch.empty(rows, self.outputs)
+        added = bias.data_ptr() if bias is not None else None
+        if self._function(out.data_ptr(), x.data_ptr(), added, self._parts, len(self.weights), rows, size):
+            raise MemoryError("no memory for the activations of a step")
+        return out
