@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SHORTEST_SLICE = 0.005
+"""Seconds of encoding beside a decoding step, where such steps are shorter still."""
+LONGEST_SLICE = 0.1
+"""Seconds of encoding between two looks at what has arrived."""
+
 
 class Engine:
     """Requests in, token outputs out. Single-threaded: the process loop calls it between reading and writing."""
@@ -143,7 +148,7 @@ class Engine:
         """Run one step and return all outputs that are there then."""
         self._admit_compiled()
         former, launched, error = self._step, None, None
-        rows = [row for row in self._scheduler.schedule() if self._encode(row)]
+        rows, is_encoding = self._seeing(self._scheduler.schedule())
         if rows:
             try:
                 launched = self._launch(rows)
@@ -159,7 +164,7 @@ class Engine:
             self._land(launched)
             launched = None
         self._step = launched
-        if not rows and former is None:
+        if not rows and former is None and not is_encoding:
             self._rest()
         return self.take_outputs()
 
@@ -261,17 +266,28 @@ class Engine:
         self._sequences[request.request_id] = sequences
         self._outbox.accepted(request, relaxed)
 
-    def _encode(self, row: Scheduled) -> bool:
-        """Encode the images that a row has to do with; False if that failed, and the request with it."""
-        if not row.sequence.images:
-            return True
-        try:
-            self._runner.encode_images(row)
-        except Exception:
-            logger.exception("an image of request %d could not be encoded", row.sequence.request_id)
-            self._fail(row.sequence, "an image of this request could not be encoded")
-            return False
-        return True
+    def _seeing(self, rows: list[Scheduled]) -> tuple[list[Scheduled], bool]:
+        """Those whose images are encoded, and whether others are not.
+
+        These wait for a step to come, so that those that decode need not wait for them: what a step takes is doubled.
+        """
+        if not any(row.sequence.images for row in rows):
+            return rows, False
+        decodes = any(row.num_tokens == 1 for row in rows)
+        seconds = max(self._pacer.decode_seconds, SHORTEST_SLICE) if decodes else LONGEST_SLICE
+        ready = []
+        for row in rows:
+            try:
+                is_ready = not row.sequence.images or self._runner.encode_images(row, seconds)
+            except Exception:
+                logger.exception("an image of request %d could not be encoded", row.sequence.request_id)
+                self._fail(row.sequence, "an image of this request could not be encoded")
+                continue
+            if is_ready:
+                ready.append(row)
+            else:
+                seconds = 0.0
+        return ready, seconds == 0.0
 
     def _launch(self, rows: list[Scheduled]) -> Step:
         self._num_steps += 1

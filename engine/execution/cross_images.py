@@ -27,15 +27,26 @@ class CrossImages:
         """What the images that are kept take."""
         return sum(states.nbytes for states in self._kept.values())
 
+    def __contains__(self, image: PromptImage) -> bool:
+        return image.digest in self._kept
+
     @torch.inference_mode()
+    def make(self, image: PromptImage) -> torch.Tensor:
+        """Keys and values `[layers, 2, KV, states, D]`, computed now."""
+        self.num_encoded += 1
+        found = self._encode(image)
+        return torch.stack([layer.project(found) for layer in self._layers])
+
+    def keep(self, image: PromptImage, found: torch.Tensor) -> None:
+        """Keep what `make` gave, in the place that the image has on the shelf."""
+        for digest in [digest for digest in self._kept if digest not in self._shelf]:
+            del self._kept[digest]
+        self._kept[image.digest] = found
+
     def states(self, image: PromptImage) -> torch.Tensor:
         """Keys and values `[layers, 2, KV, states, D]`, computed now if they are not here."""
-        if image.digest not in self._kept:
-            for digest in [digest for digest in self._kept if digest not in self._shelf]:
-                del self._kept[digest]
-            found = self._encode(image)
-            self.num_encoded += 1
-            self._kept[image.digest] = torch.stack([layer.project(found) for layer in self._layers])
+        if image not in self:
+            self.keep(image, self.make(image))
         return self._kept[image.digest]
 
     def look(self, look: Look) -> LookAt:

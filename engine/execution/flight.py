@@ -24,8 +24,11 @@ class Runner(Protocol):
     def forward(self, rows: list[Scheduled]) -> Flight:
         """Launch the computation of the rows."""
 
-    def encode_images(self, row: Scheduled) -> None:
-        """Encode the images that a row has to do with, unless that is done. May raise, for this row alone."""
+    def encode_images(self, row: Scheduled, seconds: float | None) -> bool:
+        """Encode the images that a row has to do with, for about so long; whether all are there.
+
+        0 seconds: only look. None: until they are. May raise, for this row alone.
+        """
 
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """Zero the content of blocks."""

@@ -4,7 +4,7 @@ What is here may always be given up: the pixels stay with the sequences, and are
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -24,30 +24,44 @@ class ImageCache:
         self.num_encoded = 0
         """Images that were not here."""
 
-    def embeddings(self, image: PromptImage) -> torch.Tensor:
-        """`[length, hidden]`, encoded now if they are not here."""
-        found = self._kept.get(image.digest)
-        if found is not None:
-            self._kept.move_to_end(image.digest)
-            return found
-        found = self._encode(image)
+    def __contains__(self, image: PromptImage) -> bool:
+        return image.digest in self._kept
+
+    def make(self, image: PromptImage) -> torch.Tensor:
+        """`[length, hidden]`, encoded now."""
         self.num_encoded += 1
-        if found.nbytes <= self._budget:
+        return self._encode(image)
+
+    def keep(self, image: PromptImage, found: torch.Tensor) -> None:
+        """Keep what `make` gave, as long as there is room."""
+        if found.nbytes <= self._budget and image not in self:
             self._kept[image.digest] = found
             self.num_bytes += found.nbytes
             while self.num_bytes > self._budget:
                 self.num_bytes -= self._kept.popitem(last=False)[1].nbytes
+
+    def embeddings(self, image: PromptImage) -> torch.Tensor:
+        """`[length, hidden]`, encoded now if they are not here."""
+        found = self._kept.get(image.digest)
+        if found is None:
+            found = self.make(image)
+            self.keep(image, found)
+        else:
+            self._kept.move_to_end(image.digest)
         return found
 
-    def put_into(self, embedded: torch.Tensor, host: HostBatch) -> torch.Tensor:
+    def put_into(self, embedded: torch.Tensor, host: HostBatch, held: Mapping[bytes, torch.Tensor]) -> torch.Tensor:
         """Write the embeddings of a step's image tokens over those of their placeholders, `[T, hidden]`.
 
-        What a family has beside them comes back, `[image tokens, more]`.
+        Those that are `held` for the step are not looked for here. What a family has beside them comes back,
+        `[image tokens, more]`.
         """
         width = embedded.shape[1]
         more = []
         for rows in host.images:
-            part = self.embeddings(rows.image)[rows.offset : rows.offset + rows.length].to(embedded.dtype)
+            found = held.get(rows.image.digest)
+            found = self.embeddings(rows.image) if found is None else found
+            part = found[rows.offset : rows.offset + rows.length].to(embedded.dtype)
             embedded[rows.row : rows.row + rows.length] = part[:, :width]
             more.append(part[:, width:])
         return torch.cat(more)

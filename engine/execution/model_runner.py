@@ -172,10 +172,10 @@ class ModelRunner:
             logits = self._forward(self.builder.upload(host), host)
         return StepInFlight(self, rows, logits, started)
 
-    def encode_images(self, row: Scheduled) -> None:
-        """Encode the images that a row's tokens stand for, or look at, unless that is done."""
+    def encode_images(self, row: Scheduled, seconds: float | None) -> bool:
+        """See `Runner.encode_images`."""
         assert self.sight is not None, "images without an encoder are refused"
-        self.sight.encode(row)
+        return self.sight.encode(row, seconds)
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSample:
         """Launch the sampling of one token for each sequence, which the next forward pass can read."""

@@ -7,6 +7,7 @@ tokens look at images, whose keys and values then belong to the memory of the se
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +16,13 @@ from engine.device.forward_batch import HostBatch
 from engine.device.kv_cache import memory_budget
 from engine.execution.cross_images import CrossImages
 from engine.execution.image_cache import ImageCache
+from engine.execution.slices import Slices
 from engine.models.cross_attention import LookAt, replace_cross_attention
 from engine.models.image_encoder import ImageEncoder
 from engine.models.loader import LoadedModel
 from engine.models.vision import family_of, make_encoder
 from engine.scheduling.image_shelf import ImageShelf
-from engine.scheduling.images import looks_of, rows_of
+from engine.scheduling.images import PromptImage, looks_of, rows_of
 from engine.scheduling.scheduler import Scheduled
 
 IMAGE_CACHE_BYTES = 256 << 20
@@ -62,7 +64,11 @@ class Sight:
         """Puts our layers of cross attention in the place of transformers', where there are any."""
         self.encoder = encoder
         self._cross_layers = replace_cross_attention(loaded.model) if encoder.crosses else []
+        self._model: Any = loaded.model
         self._dtype: torch.dtype = loaded.model.dtype
+        self._slices: Slices | None = None
+        self._held: dict[bytes, torch.Tensor] = {}
+        """Embeddings for the next step, whatever there is room for."""
         self.shelf: ImageShelf | None = None
         """Of a model whose tokens look at images."""
         self.images: ImageCache | CrossImages
@@ -87,15 +93,46 @@ class Sight:
         else:
             self.images = ImageCache(self.encoder.encode, IMAGE_CACHE_BYTES)
 
-    def encode(self, row: Scheduled) -> None:
-        """Encode the images that a row's tokens stand for, or look at, unless that is done."""
+    def encode(self, row: Scheduled, seconds: float | None = None) -> bool:
+        """Encode the images that a row has to do with, for about so many seconds; whether all are there.
+
+        None: until they are. 0: not at all. Where work cannot be cut into slices it is done to its end.
+        """
+        for image in self._wanted(row):
+            if image in self.images or image.digest in self._held:
+                continue
+            if seconds == 0:
+                return False
+            found = self._make(image, seconds)
+            if found is None:
+                return False
+            self.images.keep(image, found)
+            if isinstance(self.images, ImageCache):
+                self._held[image.digest] = found
+        return True
+
+    def _wanted(self, row: Scheduled) -> list[PromptImage]:
         images = row.sequence.images
-        if isinstance(self.images, CrossImages):
-            for look in looks_of(images, row.first, row.end, 0):
-                self.images.look(look)
-        else:
-            for rows in rows_of(images, row.first, row.end, 0):
-                self.images.embeddings(rows.image)
+        if self.crosses:
+            return [image for look in looks_of(images, row.first, row.end, 0) for image in look.images]
+        return [rows.image for rows in rows_of(images, row.first, row.end, 0)]
+
+    def _make(self, image: PromptImage, seconds: float | None) -> torch.Tensor | None:
+        if seconds is None or self.encoder.device.type != "cpu":
+            return self.images.make(image)
+        if self._slices is None:
+            # Only now: whatever is done to a model at load is done.
+            self._slices = Slices(self._parts_of_tower())
+        found = self._slices.go_on(image.digest, partial(self.images.make, image), seconds)
+        return found
+
+    def _parts_of_tower(self) -> list[torch.nn.Module]:
+        """Modules that do the work of encoding, the smallest there are."""
+        of_text = set(self._model.get_decoder().modules())
+        roots = [self._model, *self._cross_layers]
+        leaves = [module for root in roots for module in root.modules() if not list(module.children())]
+        projections = {module for layer in self._cross_layers for module in (layer.key, layer.value)}
+        return [module for module in dict.fromkeys(leaves) if module not in of_text or module in projections]
 
     def see(self, host: HostBatch, embed: Callable[[], torch.Tensor]) -> Seen:
         """What a step's images are to its forward pass; `embed` gives the embeddings `[T, hidden]` of its tokens.
@@ -107,7 +144,8 @@ class Sight:
         if not host.images:
             return Seen()
         embedded = embed()
-        deep = self.images.put_into(embedded, host)
+        deep = self.images.put_into(embedded, host, self._held)
+        self._held.clear()
         return Seen(embedded, of_decoder=self.encoder.deep_inputs(deep, host.images, len(embedded)))
 
 

@@ -50,6 +50,11 @@ class PrefillPacer:
         return max(self._chunk, self._large) if self._is_due else self._chunk
 
     @property
+    def decode_seconds(self) -> float:
+        """D, or 0 as long as it is not known."""
+        return median(self._decode_seconds) if self._decode_seconds else 0.0
+
+    @property
     def fixed_seconds(self) -> float:
         """F, as far as it is known: of two findings the lower, since what holds a step up makes it seem more."""
         return median_low(self._fixed) if self._fixed else 0.0
