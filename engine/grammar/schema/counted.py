@@ -22,9 +22,9 @@ class Counted:
         self._strings = strings
 
     def dependent(self, name: str, needed: Schema) -> Schema:
-        """`dependentSchemas`: no such member, or what it needs."""
+        """`dependentSchemas`: no such member, or what it needs, which comes behind it."""
         absent = {**_OBJECT, "properties": {name: False}}
-        present = self._algebra.all_of({**_OBJECT, "required": [name]}, needed)
+        present = self._algebra.all_of({**_OBJECT, "required": [name], "properties": {name: {}}}, needed)
         return self._algebra.any_of([_NO_OBJECT, absent, present])
 
     def property_names(self, said: Schema, at: str) -> Schema:

@@ -1,9 +1,10 @@
-"""Which types a schema without `type` means: those that its keywords speak of, for generation (`Closing`).
+"""What a schema says by speaking of it, for generation (`Closing`): types, where it has no `type`, and members.
 
 `properties` or `contains` accept any text; who writes them means an object or an array. What a keyword has been
 rewritten into does not always show of what it speaks, so a keyword that refuses nothing is left beside it as its trace.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from engine.grammar.schema.values import NUMBER, Schema
@@ -45,6 +46,44 @@ def traces(schema: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
         return {}
     kinds = _kinds(schema) or {kind for name in _CONDITIONS for kind in _kinds_within(schema.get(name))}
     return dict(_TRACES[kind] for kind in sorted(kinds - _kinds(said)))
+
+
+def with_spoken_names(schema: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """What a schema, as it came, has become, with the members listed that its conditions and choices ask for.
+
+    Only beside `properties`, which close an object: where nothing else is said of others, those would never come.
+    """
+    if "properties" not in said or said.keys() & {"patternProperties", "additionalProperties"}:
+        return said
+    more: dict[str, Schema] = {name: {} for name in asked_for(schema) if name not in said["properties"]}
+    return {**said, "properties": {**said["properties"], **more}} if more else said
+
+
+def asked_for(schema: Schema) -> Iterator[str]:
+    """The members that a schema, as it came, requires on some condition, or makes one, and says nothing else of."""
+    if not isinstance(schema, dict):
+        return
+    for keyword in ("dependentRequired", "dependencies", "dependentSchemas"):
+        for name, needed in _items(schema.get(keyword)):
+            yield name
+            yield from _names(needed) if isinstance(needed, list | str) else asked_for(needed)
+    own = dict(_items(schema.get("properties")))
+    yield from (name for name in _names(schema.get("required")) if name not in own)
+    if isinstance(condition := schema.get("if"), dict):
+        yield from (name for name, _ in _items(condition.get("properties")))
+    for name in (*_PARTS, "if", "then", "else"):
+        value = schema.get(name)
+        for part in value if isinstance(value, list) else [value]:
+            yield from asked_for(part)
+
+
+def _items(value: Any) -> Iterable[tuple[str, Any]]:
+    return value.items() if isinstance(value, dict) else ()
+
+
+def _names(value: Any) -> list[str]:
+    listed = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return [name for name in listed if isinstance(name, str)]
 
 
 def _kinds(schema: dict[str, Any]) -> set[str]:

@@ -17,7 +17,7 @@ from engine.grammar.schema.document import Document
 from engine.grammar.schema.evaluate import Evaluator
 from engine.grammar.schema.faults import Budget, Unfollowable, escape
 from engine.grammar.schema.formats import said_format
-from engine.grammar.schema.implied import implied_types, traces
+from engine.grammar.schema.implied import asked_for, implied_types, traces, with_spoken_names
 from engine.grammar.schema.members import apart
 from engine.grammar.schema.names import Names
 from engine.grammar.schema.overlap import Overlap
@@ -122,7 +122,7 @@ class Rewriter:
             return listed
         parts = [self._plain(keys, at)]
         if self._closes:
-            parts[0] |= traces(schema, parts[0])
+            parts[0] = with_spoken_names(schema, parts[0] | traces(schema, parts[0]))
         if _JOINED.isdisjoint(keys):
             return parts[0]
         if not _APPLIED.isdisjoint(keys):
@@ -312,8 +312,14 @@ class Rewriter:
         """`if`: the value is not so, or `then`; it is so, or `else`."""
         parts = []
         if "then" in keys:
-            then = self.say(keys["then"], f"{at}/then")
+            then = self._algebra.all_of(_members(keys["if"]), self.say(keys["then"], f"{at}/then"))
             parts.append(self._algebra.any_of([self.deny(keys["if"], f"{at}/if"), then]))
         if "else" in keys:
             parts.append(self._algebra.any_of([self.say(keys["if"], f"{at}/if"), self.say(keys["else"], f"{at}/else")]))
         return self._algebra.all_of(*parts)
+
+
+def _members(condition: Schema) -> Schema:
+    """The members that a condition is about, which come before those that are asked for if it holds."""
+    properties: dict[str, Schema] = {name: {} for name in asked_for({"if": condition})}
+    return {"properties": properties} if properties else {}
