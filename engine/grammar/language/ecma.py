@@ -6,10 +6,12 @@ from. Digits and words are ASCII, `\\s` has U+FEFF and not U+0085, `.` no end of
 """
 
 import re
+from collections.abc import Sequence
 from functools import cache, lru_cache
 
 from engine.grammar.language.counts import MAX_POSITIONS, positions
 from engine.grammar.language.expression import LanguageError
+from engine.grammar.language.properties import property_chars
 from engine.grammar.language.remembered import remembered
 from engine.grammar.language.sets import ALL, LAST, Ranges, holds, ranges, without
 
@@ -143,9 +145,21 @@ class Translation:
         """How a character outside of classes is written."""
         return written_char(code)
 
-    def property_text(self, chars: str) -> str:
-        """How a class with properties of Unicode in it (`\\p{L}`) is written."""
-        return chars
+    def property_text(self, members: Ranges, properties: Sequence[str], *, negated: bool = False) -> str:
+        """How a class of some characters and properties of Unicode (`\\p{L}`) is written."""
+        if not members and not negated and len(properties) == 1:
+            return properties[0]
+        return f"[{'^' if negated else ''}{_members(_in_text(members))}{''.join(properties)}]"
+
+    def spelled_out(self, members: Ranges, properties: Sequence[str], *, negated: bool = False) -> str:
+        """The same without properties. Raises `LanguageError` for one whose characters are not known here."""
+        found = list(members)
+        for name in properties:
+            chars = property_chars(name[2:])
+            if chars is None:
+                raise LanguageError(f"{name[:50]} is not known beside lookaround and in complements")
+            found += chars if name[1] == "p" else without(chars)
+        return self.class_text(without(ranges(found)) if negated else ranges(found))
 
     def _next(self) -> str:
         char = self._pattern[self._at]
@@ -209,7 +223,7 @@ class Translation:
             return f"\\{kind}"
         if found := _PROPERTY.match(self._pattern, self._at):
             self._at = found.end()
-            return self.property_text(f"\\{found[0]}")
+            return self.property_text((), [f"\\{found[0]}"])
         code = self._escaped_char()
         return "\\" if code is None else self.char_text(code)
 
@@ -265,7 +279,7 @@ class Translation:
         chars = ranges(found)
         if not properties:
             return self.class_text(without(chars) if negated else chars)
-        return self.property_text(f"[{'^' if negated else ''}{_members(_in_text(chars))}{''.join(properties)}]")
+        return self.property_text(chars, properties, negated=negated)
 
     def _kept_escape(self) -> str:
         """Behind a backslash: the classes, and all else as it stands."""

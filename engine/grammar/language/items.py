@@ -5,13 +5,13 @@ Groups are opened, flags applied and classes made sets, so that what is left is 
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
-from engine.grammar.language.ecma import SPACE, folded, translated
+from engine.grammar.language.ecma import SPACE, Translation, folded, translated
 from engine.grammar.language.expression import LanguageError
 from engine.grammar.language.remembered import remembered
 from engine.grammar.language.sets import Ranges, ranges, without
@@ -21,6 +21,7 @@ _SPACES = {op.CATEGORY_SPACE: SPACE, op.CATEGORY_NOT_SPACE: without(SPACE)}
 """All that is left of Python's categories in a translation: both, for any character, or neither."""
 _MAY_LOOK = re.compile(r"\(\?<?[=!]|\\[bB]")
 _MAY_ASSERT = re.compile(r"[$^]|\(\?<?[=!]|\\[bB]")
+_PROPERTY = re.compile(r"\\[pP](?:\{[^{}]*\}|[A-Z])")
 _MALFORMED = re.compile(
     "missing|unbalanced|untermin|nothing to repeat|min repeat|bad character range|unknown extension|unexpected end"
     r"|bad escape \(end"
@@ -79,6 +80,13 @@ Item = Chars | Choice | Repeat | Edge | Boundary | Look
 Items = tuple[Item, ...]
 
 
+class _SpelledOut(Translation):
+    """A pattern without properties of Unicode, of which Python's knows none."""
+
+    def property_text(self, members: Ranges, properties: Sequence[str], *, negated: bool = False) -> str:
+        return self.spelled_out(members, properties, negated=negated)
+
+
 @remembered
 def parsed(pattern: str) -> Items:
     """The items of a pattern, in ECMA-262's words. Raises `LanguageError`."""
@@ -87,7 +95,7 @@ def parsed(pattern: str) -> Items:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = parser.parse(translated(pattern))
+            found = parser.parse(_SpelledOut(translated(pattern)).text())
         flags = _known(found.state.flags & ~re.UNICODE)
         return tuple(_items(found, bool(flags & re.IGNORECASE)))
     except RecursionError:
@@ -101,7 +109,7 @@ def is_malformed(pattern: str) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            parser.parse(translated(pattern[:MAX_PATTERN_CHARS]))
+            parser.parse(_PROPERTY.sub("x", translated(pattern[:MAX_PATTERN_CHARS])))
     except (re.error, OverflowError) as error:
         return len(pattern) <= MAX_PATTERN_CHARS and bool(_MALFORMED.match(str(error)))
     except RecursionError:

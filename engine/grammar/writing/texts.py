@@ -3,6 +3,7 @@ where there are any (RFC 8259, section 7). So names are equal exactly where thei
 
 import json
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from engine.grammar.anchors import alternatives
@@ -101,14 +102,13 @@ class _Spelling(Translation):
         is_written = holds(_SIMPLE, code) if self._is_simple else code not in _ESCAPED
         return written_char(code) if is_written else self.class_text(((code, code),))
 
-    def property_text(self, chars: str) -> str:
-        """Whether a property holds for what must be escaped is known of general categories and scripts."""
-        names = {name.strip("{}").rpartition("=")[2].replace("_", "").lower()
-                 for name in chars.replace("\\P", "\\p").split("\\p")[1:]
-                 for name in [name.partition("}")[0] if name.startswith("{") else name[:1]]}  # fmt: skip
-        if names & (_WITH_CONTROLS | _WITH_QUOTES) or "^" in chars or "\\P" in chars:
-            raise LanguageError(f"{chars[:50]} may stand for characters that JSON escapes")
-        return f'[{chars}--["\\\\\\x00-\\x1F]]'
+    def property_text(self, members: Ranges, properties: Sequence[str], *, negated: bool = False) -> str:
+        """By name where it is known to hold for nothing that JSON escapes, as it is of most categories and scripts."""
+        names = {name[2:].strip("{}").rpartition("=")[2].replace("_", "").lower() for name in properties}
+        is_plain = not (names & (_WITH_CONTROLS | _WITH_QUOTES) or any(name[1] == "P" for name in properties))
+        if not is_plain or negated or any(holds(members, code) for code in _ESCAPED):
+            return self.spelled_out(members, properties, negated=negated)
+        return f'[{super().property_text(members, properties)}--["\\\\\\x00-\\x1F]]'
 
 
 @lru_cache(maxsize=512)
