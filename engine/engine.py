@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_PIXEL_BYTES = 1 << 30
+"""Of the images of all requests, which are kept until these end."""
 SHORTEST_SLICE = 0.005
 """Seconds of encoding beside a decoding step, where such steps are shorter still."""
 LONGEST_SLICE = 0.1
@@ -230,14 +232,25 @@ class Engine:
     def _check_images(self, images: tuple[PromptImage, ...]) -> None:
         if images and self._encoder is None:
             raise RequestError("this model takes no images", param="messages")
-        if images and self._encoder is not None:
-            self._encoder.check(images)
+        if not images or self._encoder is None:
+            return
+        self._encoder.check(images)
+        held = sum(image.num_bytes for asked in self._asked_images() for image in asked)
+        if held and held + sum(image.num_bytes for image in images) > MAX_PIXEL_BYTES:
+            raise RequestError(
+                f"the images of other requests take {held >> 20} MiB, and {MAX_PIXEL_BYTES >> 20} MiB is what may wait",
+                code="overloaded",
+            )
         shelf = self._scheduler.shelf
         if shelf is not None and (units := shelf.units(images)) > shelf.capacity:
             raise RequestError(
                 f"the images of this request take {units} tiles; at most {shelf.capacity} can be seen at once",
                 param="messages",
             )
+
+    def _asked_images(self) -> list[tuple[PromptImage, ...]]:
+        """The images of each request that is here."""
+        return [*self._images.values(), *(sequences[0].images for sequences in self._sequences.values())]
 
     def _admit_compiled(self) -> None:
         """Queue the requests whose constraints have been compiled meanwhile."""

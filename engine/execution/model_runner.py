@@ -21,7 +21,7 @@ from engine.execution.footprint import largest_step, peak_bytes, scored_bytes
 from engine.execution.graphs import FIELDS, DecodeGraphs, bucket_sizes, graphs_bytes
 from engine.execution.mixed_graphs import MixedGraphs, input_room, step_sizes
 from engine.execution.recording import Recorder
-from engine.execution.sight import Seen, blindness, given, make_sight
+from engine.execution.sight import Seen, Sight, blindness, given, make_sight
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
 from engine.messages import TokenLogprobs
 from engine.models.cross_attention import cross_inputs, looking
@@ -131,7 +131,7 @@ class ModelRunner:
         """What was changed in transformers' model."""
         if self.loaded.fp8_linears and self.device.type == "cpu":
             self.notes.append("FP8 products are computed in plain torch on a CPU, slower than without them")
-        self.sight = make_sight(self.loaded)
+        self.sight = make_sight(self.loaded, config.context or self.loaded.max_context)
         shapes = self._probe_layers()
         problem = problem_of(shapes, self.loaded.text_config, self.dtype, self.kv_dtype, config.block_size)
         self.attention: Choice = select_attention(config, problem, self.device, progress)
@@ -291,6 +291,9 @@ class ModelRunner:
         self.surgery = surgery.changes
         self.launches_per_layer = surgery.launches
         self.activation_bytes = peak_bytes(lambda: self.rehearse(caches), self.device)
+        if self.sight is not None:
+            progress("encoding an image", None)
+            self._rehearse_images(self.sight)
         self.graph_bytes = 0
         if self.device.type == "cuda":
             self.activation_bytes += scored_bytes(self.loaded.vocab_size)
@@ -301,6 +304,17 @@ class ModelRunner:
                 self.graph_bytes = graphs_bytes(
                     number, limits.max_num_seqs, self.loaded.vocab_size, self.dtype.itemsize
                 )
+
+    def _rehearse_images(self, sight: Sight) -> None:
+        try:
+            # The largest image and the largest step do not take memory at the same time.
+            self.activation_bytes = max(self.activation_bytes, sight.rehearse())
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of a checkpoint whose tower is not as its family's
+            logger.exception("no image can be encoded")
+            self.notes.append(f"it answers text alone: its tower does not run ({type(error).__name__})")
+            self.sight = None
 
     @torch.inference_mode()
     def rehearse(self, caches: dict[int, LayerCache]) -> Sampled:

@@ -15,6 +15,7 @@ import torch
 from engine.device.forward_batch import HostBatch
 from engine.device.kv_cache import memory_budget
 from engine.execution.cross_images import CrossImages
+from engine.execution.footprint import peak_bytes
 from engine.execution.image_cache import ImageCache
 from engine.execution.slices import Slices
 from engine.models.cross_attention import LookAt, replace_cross_attention
@@ -27,6 +28,8 @@ from engine.scheduling.scheduler import Scheduled
 
 IMAGE_CACHE_BYTES = 256 << 20
 """Embeddings of images that are kept: about 60 images of a megapixel for a model of 7B in bf16."""
+IMAGE_CACHE_SHARE = 0.1
+"""Of the memory that is left, at most so much for them."""
 CROSS_SHARE = 0.2
 """Of the memory that is left, at most so much for images that tokens look at."""
 CROSS_IMAGES = 32
@@ -60,9 +63,13 @@ def given(decoder: torch.nn.Module, inputs: dict[str, Any]) -> Iterator[None]:
 class Sight:
     """The images of one model; made by `make_sight`."""
 
-    def __init__(self, encoder: ImageEncoder, loaded: LoadedModel) -> None:
-        """Puts our layers of cross attention in the place of transformers', where there are any."""
+    def __init__(self, encoder: ImageEncoder, loaded: LoadedModel, context: int) -> None:
+        """Puts our layers of cross attention in the place of transformers', where there are any.
+
+        Images larger than the `context` are refused.
+        """
         self.encoder = encoder
+        self._context = context
         self._cross_layers = replace_cross_attention(loaded.model) if encoder.crosses else []
         self._model: Any = loaded.model
         self._dtype: torch.dtype = loaded.model.dtype
@@ -81,7 +88,7 @@ class Sight:
         return bool(self._cross_layers)
 
     def allocate(self, reserved: int) -> None:
-        """Set memory aside, of which `reserved` bytes of what is free belong to others."""
+        """Set memory aside, where `reserved` bytes of what is free belong to others."""
         left = memory_budget("auto", self.encoder.device, reserved)
         if self._cross_layers:
             unit = self.encoder.states_of_unit * sum(layer.bytes_per_state(self._dtype) for layer in self._cross_layers)
@@ -91,7 +98,18 @@ class Sight:
             self.images = CrossImages(self.encoder.encode, self._cross_layers, self.shelf)
             self.num_bytes = units * unit
         else:
-            self.images = ImageCache(self.encoder.encode, IMAGE_CACHE_BYTES)
+            # However little there is, the largest image is not encoded again for each of its chunks.
+            largest = self.encoder.example(self._context).length * self.encoder.bytes_per_token(self._dtype)
+            self.num_bytes = max(largest, min(IMAGE_CACHE_BYTES, int(left * IMAGE_CACHE_SHARE)))
+            self.images = ImageCache(self.encoder.encode, self.num_bytes)
+
+    def rehearse(self) -> int:
+        """Encode a small image, so that no request waits for what a first one takes; and on CUDA the largest.
+
+        How much memory that holds beside the model, 0 on a CPU. Raises what the tower raises.
+        """
+        self.encoder.encode(self.encoder.example(None))
+        return peak_bytes(lambda: self.encoder.encode(self.encoder.example(self._context)), self.encoder.device)
 
     def encode(self, row: Scheduled, seconds: float | None = None) -> bool:
         """Encode the images that a row has to do with, for about so many seconds; whether all are there.
@@ -149,10 +167,10 @@ class Sight:
         return Seen(embedded, of_decoder=self.encoder.deep_inputs(deep, host.images, len(embedded)))
 
 
-def make_sight(loaded: LoadedModel) -> Sight | None:
+def make_sight(loaded: LoadedModel, context: int) -> Sight | None:
     """None for a model that does not see, or in a way that is not known here (`blindness`)."""
     encoder = make_encoder(loaded)
-    return None if encoder is None else Sight(encoder, loaded)
+    return None if encoder is None else Sight(encoder, loaded, context)
 
 
 def blindness(loaded: LoadedModel) -> str | None:

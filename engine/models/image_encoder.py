@@ -33,7 +33,8 @@ class ImageEncoder(ABC):
         self._model: Any = loaded.model
         self._config: Any = loaded.hf_config
         self.device: torch.device = loaded.model.device
-        mean, std = _scaling(loaded.directory, self.scaling)
+        self._processing = _processing(loaded.directory)
+        mean, std = _scaling(self._processing, self.scaling)
         self._mean = torch.tensor(mean, dtype=torch.float32, device=self.device)
         self._std = torch.tensor(std, dtype=torch.float32, device=self.device)
 
@@ -68,6 +69,30 @@ class ImageEncoder(ABC):
     @abstractmethod
     def features(self, image: PromptImage) -> torch.Tensor:
         """Embeddings `[placeholders, hidden]` of an image; states `[states, hidden]` to look at where it `crosses`."""
+
+    @abstractmethod
+    def example_shape(self, most_tokens: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Grid and shape of the pixels of the largest image there may be, of about so many tokens at most.
+
+        None: of a small one.
+        """
+
+    def example(self, most_tokens: int | None) -> PromptImage:
+        """An image of nothing in that size."""
+        grid, shape = self.example_shape(most_tokens)
+        array = ImageArray("pixel_values", list(shape), "uint8", bytes(int(np.prod(shape))))
+        length = self.num_tokens(grid)
+        return PromptImage(0, length, b"example", grid, (array,), (self.token_id,) * length)
+
+    def bytes_per_token(self, dtype: torch.dtype) -> int:
+        """What is kept of one token of an image."""
+        return int(self._config.get_text_config().hidden_size) * dtype.itemsize
+
+    @property
+    def _side(self) -> int:
+        """Of the tower's squares, in pixels."""
+        side = self._config.vision_config.image_size
+        return int(side[0] if isinstance(side, list | tuple) else side)
 
     def deep_inputs(self, deep: torch.Tensor, images: list[ImageRows], num_tokens: int) -> dict[str, Any]:
         """What the decoder is given beside embeddings, for a step of `num_tokens` tokens: nothing, in most families.
@@ -125,15 +150,19 @@ def tensor_of(array: ImageArray, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(values.copy()).to(device)
 
 
-def _scaling(directory: Path, default: Scaling) -> Scaling:
-    """Mean and deviation by channel, as the model's image processor has them."""
+def _processing(directory: Path) -> dict[str, Any]:
+    """How the model's image processor is set up, as far as the checkpoint says."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         try:
             content = json.loads((directory / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        content = content.get("image_processor") or content
-        if content.get("do_normalize") is False:
-            return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        return tuple(content.get("image_mean") or default[0]), tuple(content.get("image_std") or default[1])
-    return default
+        return dict(content.get("image_processor") or content)
+    return {}
+
+
+def _scaling(processing: dict[str, Any], default: Scaling) -> Scaling:
+    """Mean and deviation by channel."""
+    if processing.get("do_normalize") is False:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return tuple(processing.get("image_mean") or default[0]), tuple(processing.get("image_std") or default[1])

@@ -23,6 +23,11 @@ class MllamaEncoder(ImageEncoder):
         """One, of an arrangement of tiles that the tower knows."""
         return 1 if self._arrangement(grid) else 0
 
+    def example_shape(self, most_tokens: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """All tiles there may be, or one."""
+        tiles = 1 if most_tokens is None else self.max_units
+        return (1, tiles), (tiles, 3, self._side, self._side)
+
     def num_units(self, grid: tuple[int, ...]) -> int:
         """Tiles: each takes as much memory while tokens look at it."""
         return grid[0] * grid[1]

@@ -1,5 +1,6 @@
 """Qwen's towers: patches of any number, and places in three directions."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,9 @@ import torch
 
 from engine.models.image_encoder import HALF, ImageEncoder, tensor_of
 from engine.scheduling.images import ImageRows, Placement, PromptImage
+
+MAX_PIXELS = 16384 * 28 * 28
+"""Of an image where the checkpoint does not say."""
 
 
 class QwenEncoder(ImageEncoder):
@@ -24,6 +28,18 @@ class QwenEncoder(ImageEncoder):
         if len(grid) != 3 or grid[0] != 1 or min(grid) < 1 or grid[1] % merge or grid[2] % merge:
             return 0
         return int(grid[1] * grid[2] // merge**2)
+
+    def example_shape(self, most_tokens: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """About a square, of as many patches as the processor's budget of pixels has."""
+        vision = self._config.vision_config
+        merge, patch = vision.spatial_merge_size, vision.patch_size
+        tokens = 4
+        if most_tokens is not None:
+            pixels = (self._processing.get("size") or {}).get("longest_edge") or self._processing.get("max_pixels")
+            tokens = max(1, min((pixels or MAX_PIXELS) // (patch * merge) ** 2, most_tokens))
+        rows = math.isqrt(tokens)
+        grid = (1, rows * merge, tokens // rows * merge)
+        return grid, (grid[1] * grid[2], vision.in_channels, 1, patch, patch)
 
     def place(self, num_tokens: int, images: tuple[PromptImage, ...]) -> Placement | None:
         """Text counts on in all three; an image stays at one time, and what follows it begins behind its longer side.
@@ -70,6 +86,10 @@ class Qwen3Encoder(QwenEncoder):
         """Embeddings, and behind them those for each of the layers."""
         deep = [torch.cat(list(features)) for features in output.deepstack_features]
         return torch.cat([super()._found(output), *deep], dim=1)
+
+    def bytes_per_token(self, dtype: torch.dtype) -> int:
+        """The embedding, and those for the layers."""
+        return super().bytes_per_token(dtype) * (1 + len(self._config.vision_config.deepstack_visual_indexes))
 
     def deep_inputs(self, deep: torch.Tensor, images: list[ImageRows], num_tokens: int) -> dict[str, Any]:
         """Which tokens of the step are images', and what is added to them behind each layer."""

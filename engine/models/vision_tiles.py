@@ -19,6 +19,13 @@ class TileEncoder(ImageEncoder):
         """As in any text."""
         return None
 
+    def example_shape(self, most_tokens: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """One square."""
+        return (1,), self._shape(1)
+
+    def _shape(self, tiles: int) -> tuple[int, ...]:
+        return tiles, 3, self._side, self._side
+
     def tiles(self, image: PromptImage) -> torch.Tensor:
         """Scaled as the processor would, fp32."""
         (array,) = image.arrays
@@ -65,6 +72,13 @@ class Idefics3Encoder(TileEncoder):
         square = (vision.image_size // vision.patch_size // self._config.scale_factor) ** 2
         return int((grid[0] * grid[1] + 1) * square)
 
+    def example_shape(self, most_tokens: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """As many squares as a square image is cut into, or one."""
+        size, square = (self._processing.get(name) or {} for name in ("size", "max_image_size"))
+        sides = -(-size.get("longest_edge", 4 * self._side) // square.get("longest_edge", self._side))
+        sides = 0 if most_tokens is None or sides < 2 else sides
+        return (sides, sides), self._shape(sides**2 + 1)
+
     def features(self, image: PromptImage) -> torch.Tensor:
         """The tower's output behind the connector."""
         found = self._model.get_image_features(self.tiles(image)[None]).pooler_output
@@ -86,6 +100,11 @@ class InternEncoder(TileEncoder):
     def num_tokens(self, grid: tuple[int, ...]) -> int:
         """As many for each tile."""
         return int(self._config.image_seq_length) * grid[0] if len(grid) == 1 and grid[0] > 0 else 0
+
+    def example_shape(self, most_tokens: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """As many tiles as there may be, and the whole, or one."""
+        tiles = 1 if most_tokens is None else int(self._processing.get("max_patches") or 12) + 1
+        return (tiles,), self._shape(tiles)
 
     def features(self, image: PromptImage) -> torch.Tensor:
         """The tower's output, four patches to a token."""
@@ -120,25 +139,29 @@ class OnevisionEncoder(TileEncoder):
 
     family = "llava_onevision"
 
-    @property
-    def _side(self) -> int:
-        vision = self._config.vision_config
-        return int(vision.image_size // vision.patch_size)
-
     def num_tokens(self, grid: tuple[int, ...]) -> int:
         """As `anyres_tokens`, or one tile and what ends it."""
         if len(grid) != 3 or min(grid) < 1:
             return 0
+        side = self._side // int(self._config.vision_config.patch_size)
         if grid[2] == 1:
-            return self._side**2 + 1
+            return side**2 + 1
         return anyres_tokens(
             grid[0],
             grid[1],
-            tile=int(self._config.vision_config.image_size),
-            side=self._side,
+            tile=self._side,
+            side=side,
             canvases=self._config.image_grid_pinpoints,
             max_tiles=int(self._config.vision_aspect_ratio.removeprefix("anyres_max_")),
         )
+
+    def example_shape(self, most_tokens: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The largest canvas, filled, or one tile."""
+        if most_tokens is None:
+            return (self._side, self._side, 1), self._shape(1)
+        height, width = max(self._config.image_grid_pinpoints, key=lambda canvas: canvas[0] * canvas[1])
+        tiles = height // self._side * (width // self._side) + 1
+        return (height, width, tiles), self._shape(tiles)
 
     def features(self, image: PromptImage) -> torch.Tensor:
         """The tower's output, cut to the image's shape."""
@@ -159,6 +182,14 @@ class PixtralEncoder(TileEncoder):
     def num_tokens(self, grid: tuple[int, ...]) -> int:
         """A token for each patch, or group of them; what ends a row is none."""
         return grid[0] * grid[1] if len(grid) == 2 and min(grid) > 0 else 0
+
+    def example_shape(self, most_tokens: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """A square of the longest side there may be."""
+        patch = int(self._config.vision_config.patch_size) * int(getattr(self._config, "spatial_merge_size", 1))
+        size = self._processing.get("size") or {}
+        longest = int(size.get("longest_edge") or size.get("height") or 1024)
+        side = 2 if most_tokens is None else -(-longest // patch)
+        return (side, side), (1, 3, side * patch, side * patch)
 
     def features(self, image: PromptImage) -> torch.Tensor:
         """The tower's output behind the projector."""

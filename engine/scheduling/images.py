@@ -34,6 +34,11 @@ class PromptImage:
     """Its tokens attend to each other in both directions, so they are computed in one step."""
 
     @property
+    def num_bytes(self) -> int:
+        """Of its pixels."""
+        return sum(len(array.data) for array in self.arrays)
+
+    @property
     def end(self) -> int:
         """The place behind its last token."""
         return self.start + self.length
