@@ -21,7 +21,8 @@
 #define BLOCK 32
 #define PAIRS (BLOCK / 2)
 #define ROWS_MAX 64 /* rows of x at a time, which stay in the second cache while weights pass by */
-#define SHARE 4     /* groups of outputs that a thread takes at a time */
+#define SHARE 4     /* pairs of groups of outputs that a thread takes at a time */
+#define AHEAD 4096  /* bytes that are asked of memory before they are needed; what a processor asks for by itself is less */
 #define INLINE static inline __attribute__((always_inline))
 
 enum { Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14 };
@@ -355,6 +356,8 @@ INLINE void product(const int format, const int groups, const uint8_t *record, c
         for (int64_t number = 0; number < layout->weights / BLOCK; number++, k++) {
             for (int g = 0; g < groups; g++) {
                 const uint8_t *own = record + g * count * bytes;
+                for (int64_t line = 0; line < layout->head + layout->piece; line += 64)
+                    __builtin_prefetch(own + layout->head + number * layout->piece + AHEAD + line);
                 read_piece(format, pieces + g, own, own + layout->head + number * layout->piece);
                 if (rows > 1)
 #pragma GCC unroll 16

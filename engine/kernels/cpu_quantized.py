@@ -5,7 +5,9 @@ Activations are rounded to 16 bits with a scale for each 32 of them, so a produc
 activations by some 2^7. The weights themselves are met exactly.
 """
 
+import contextlib
 import ctypes
+import mmap
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,6 +19,9 @@ from engine.kernels.build import built
 FORMATS = {2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K"}
 """GGUF's numbers of the formats that are known here."""
 
+_LINE = 64
+_LARGE_PAGE = 1 << 21
+_ROOM_BYTES = 32 << 20
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -58,12 +63,41 @@ def packed_size(number: int, outputs: int, size: int) -> int:
     return library.packed_bytes(number, outputs, size) if library is not None and number in FORMATS else 0
 
 
-def pack(blocks: np.ndarray, number: int, size: int) -> QuantizedWeight:
+class Room:
+    """Memory for the weights of a model, in large pages where the system has them.
+
+    Weights are read from end to end at every step, and half of the time of that can be looking up small pages.
+    """
+
+    def __init__(self) -> None:
+        self._left = np.empty(0, np.uint8)
+
+    def take(self, size: int) -> torch.Tensor:
+        """uint8 `[size]`, which begins at a line of the cache."""
+        aligned = -(-size // _LINE) * _LINE
+        if len(self._left) < aligned:
+            self._left = _pages(max(aligned, _ROOM_BYTES))
+        taken, self._left = self._left[:size], self._left[aligned:]
+        return torch.from_numpy(taken)
+
+
+def _pages(size: int) -> np.ndarray:
+    """Fresh memory, uint8 `[at least size]`, that begins at a large page."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.empty(size, np.uint8)
+    memory = mmap.mmap(-1, size + _LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(memory, np.uint8)
+    return whole[-whole.ctypes.data % _LARGE_PAGE :]
+
+
+def pack(blocks: np.ndarray, number: int, size: int, room: Room) -> QuantizedWeight:
     """Lay out a weight: blocks uint8 `[outputs, bytes of a row]`, contiguous, in format `number`."""
     library = _library()
     assert library is not None and blocks.flags.c_contiguous and blocks.dtype == np.uint8
     outputs = len(blocks)
-    packed = torch.empty(packed_size(number, outputs, size), dtype=torch.uint8)
+    packed = room.take(packed_size(number, outputs, size))
     assert len(packed), f"weights of format {number} with {size} inputs are not known"
     library.pack_quantized(packed.data_ptr(), blocks.ctypes.data, number, outputs, size)
     return QuantizedWeight(packed, outputs, size, number)

@@ -14,7 +14,7 @@ from torch import nn
 
 from engine.cache import Progress
 from engine.errors import ModelLoadError
-from engine.kernels.cpu_quantized import QuantizedProduct, QuantizedWeight, pack, packed_size
+from engine.kernels.cpu_quantized import QuantizedProduct, QuantizedWeight, Room, pack, packed_size
 from engine.weights.gguf_config import convert_tensor, converted_rows, target_name
 from engine.weights.gguf_file import GGUFFile, TensorInfo
 
@@ -93,7 +93,7 @@ def fill_quantized(model: Any, path: Path, directory: Path, progress: Progress) 
 
 class _Filling:
     def __init__(self, model: Any, file: GGUFFile, config: dict[str, Any]) -> None:
-        self._model, self._file, self._config = model, file, config
+        self._model, self._file, self._config, self._room = model, file, config, Room()
 
     def take(self, name: str) -> None:
         """Put one tensor where it belongs, with its bias if it is a linear's."""
@@ -140,7 +140,7 @@ class _Filling:
         blocks = converted_rows(self._file, name, self._config)
         if type(module) is nn.Embedding:
             return QuantizedEmbedding(blocks, info.ggml_type, info.shape[1])
-        packed = pack(np.ascontiguousarray(blocks), info.ggml_type, info.shape[1])
+        packed = pack(np.ascontiguousarray(blocks), info.ggml_type, info.shape[1], self._room)
         bias = name.removesuffix("weight") + "bias"
         found = convert_tensor(self._file, bias, self._config) if bias in self._file.tensors else None
         if name != "token_embd.weight":

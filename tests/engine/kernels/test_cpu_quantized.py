@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,15 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
 from engine.kernels import build
-from engine.kernels.cpu_quantized import FORMATS, QuantizedProduct, QuantizedWeight, is_available, pack, packed_size
+from engine.kernels.cpu_quantized import (
+    FORMATS,
+    QuantizedProduct,
+    QuantizedWeight,
+    Room,
+    is_available,
+    pack,
+    packed_size,
+)
 from tests.places import ROOT
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="no C compiler here")
@@ -51,13 +60,13 @@ def bound(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """How far a product may be from the exact one: activations in 16 bits, sums in fp32; fp64 `[rows, outputs]`."""
     blocks = x.double().abs().unflatten(1, (-1, 32))
     rounding = (blocks.amax(-1, keepdim=True) / 65534).expand_as(blocks).flatten(1)
-    return rounding @ weight.abs().T + 2e-6 * (x.double().abs() @ weight.abs().T)
+    return torch.as_tensor(rounding @ weight.abs().T + 2e-6 * (x.double().abs() @ weight.abs().T))
 
 
 def check(x: torch.Tensor, number: int, outputs: int, *, bias: torch.Tensor | None = None) -> None:
     blocks = random_blocks(number, outputs, x.shape[1])
     weight = unpacked(number, blocks)
-    result = QuantizedProduct([pack(blocks, number, x.shape[1])])(x, bias)
+    result = QuantizedProduct([pack(blocks, number, x.shape[1], Room())])(x, bias)
     exact = x.double() @ weight.T + (0 if bias is None else bias.double())
     assert result.shape == exact.shape
     assert ((result.double() - exact).abs() <= bound(x, weight)).all()
@@ -82,7 +91,7 @@ def test_rows_of_every_number_and_size_are_met(number: int) -> None:
 
 @pytest.mark.parametrize("number", FORMATS, ids=FORMATS.values())
 def test_no_row_depends_on_its_neighbours(number: int) -> None:
-    product = QuantizedProduct([pack(random_blocks(number, 40, 768), number, 768)])
+    product = QuantizedProduct([pack(random_blocks(number, 40, 768), number, 768, Room())])
     x = torch.randn(70, 768)
     whole = product(x, None)
     for rows in (1, 2, 3, 4, 6, 13, 64):
@@ -91,7 +100,7 @@ def test_no_row_depends_on_its_neighbours(number: int) -> None:
 
 
 def test_threads_change_nothing() -> None:
-    product = QuantizedProduct([pack(random_blocks(12, 512, 768), 12, 768)])
+    product = QuantizedProduct([pack(random_blocks(12, 512, 768), 12, 768, Room())])
     x = torch.randn(9, 768)
     alone = product(x, None)
     torch.set_num_threads(2)
@@ -100,7 +109,7 @@ def test_threads_change_nothing() -> None:
 
 def test_several_weights_stand_beside_one_another() -> None:
     numbers, outputs = (12, 14, 8), (20, 9, 33)
-    weights = [pack(random_blocks(n, rows, 512, n), n, 512) for n, rows in zip(numbers, outputs, strict=True)]
+    weights = [pack(random_blocks(n, rows, 512, n), n, 512, Room()) for n, rows in zip(numbers, outputs, strict=True)]
     x, bias = torch.randn(6, 512), torch.randn(sum(outputs))
     alone = torch.cat([QuantizedProduct([weight])(x, None) for weight in weights], dim=1)
     assert torch.equal(QuantizedProduct(weights)(x, bias), alone + bias)
@@ -108,7 +117,7 @@ def test_several_weights_stand_beside_one_another() -> None:
 
 def test_outliers_zeros_and_what_is_no_number() -> None:
     blocks = random_blocks(3, 8, 64)
-    product = QuantizedProduct([pack(blocks, 3, 64)])
+    product = QuantizedProduct([pack(blocks, 3, 64, Room())])
     x = torch.zeros(5, 64)
     x[1, 3], x[2, :], x[3, 40], x[4, 5] = 1e30, 1e-38, float("nan"), float("inf")
     result = product(x, None)
@@ -131,8 +140,8 @@ def test_it_compiles_without_a_warning(options: str, tmp_path: Path) -> None:
     compiler = shutil.which("cc")
     assert compiler
     flags = [flag for flag in build.FLAGS.split() if not flag.startswith("-march")]
-    command = [compiler, *flags, *options.split(), "-Wall", "-Wextra", "-Werror", "-o", str(tmp_path / "k.so"), SOURCE]
-    subprocess.run([*command, "-lm"], check=True)
+    warned = [*flags, options, "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([compiler, *warned, "-o", str(tmp_path / "k.so"), str(SOURCE), "-lm"], check=True)
 
 
 def test_plain_c_gives_what_vectors_give(tmp_path: Path) -> None:
@@ -161,7 +170,7 @@ from tests.engine.kernels.test_cpu_quantized import random_blocks
 torch.manual_seed(1)
 products = []
 for number in cpu_quantized.FORMATS:
-    weight = cpu_quantized.pack(random_blocks(number, 17, 512), number, 512)
+    weight = cpu_quantized.pack(random_blocks(number, 17, 512), number, 512, cpu_quantized.Room())
     products.append(cpu_quantized.QuantizedProduct([weight])(torch.randn(5, 512), None))
 torch.save(products, sys.argv[2])
 """
@@ -211,6 +220,16 @@ def test_nothing_is_read_or_written_out_of_bounds(tmp_path: Path) -> None:
 
 
 def test_weights_are_values(tmp_path: Path) -> None:
-    weight = pack(random_blocks(3, 8, 64), 3, 64)
+    weight = pack(random_blocks(3, 8, 64), 3, 64, Room())
     assert isinstance(weight, QuantizedWeight) and (weight.outputs, weight.size, weight.format) == (8, 64, 3)
     assert weight.packed.nbytes == packed_size(3, 8, 64)
+
+
+def test_a_room_gives_memory_that_nobody_else_has() -> None:
+    room = Room()
+    sizes = [1, 63, 64, 65, 1000, 40 << 20, 7]
+    taken = [room.take(size) for size in sizes]
+    places = sorted((part.data_ptr(), part.data_ptr() + len(part)) for part in taken)
+    assert all(start % 64 == 0 for start, _ in places)
+    assert all(end <= start for (_, end), (start, _) in pairwise(places))
+    assert [len(part) for part in taken] == sizes
