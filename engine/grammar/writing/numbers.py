@@ -65,6 +65,12 @@ class Bounds:
 
 
 UNBOUNDED = Bounds()
+_BEYOND = Fraction(10) ** 130
+_HUGE = Fraction(10) ** 100
+"""A number on one side of this, and without a bound on the other, is below `_BEYOND`, and if above 0 not below its
+inverse."""
+_EXACT_DIGITS = 17
+"""Of a huge lower bound; below the next number of so many digits none is offered, for patterns nest only so deep."""
 
 
 def integers(bounds: Bounds) -> str | None:
@@ -72,6 +78,9 @@ def integers(bounds: Bounds) -> str | None:
     low, high = bounds.integers()
     if low is not None and high is not None and low > high:
         return None
+    reached = _reached(Bounds(None if low is None else Fraction(low), None if high is None else Fraction(high)))
+    low = None if reached.low is None else low
+    high = None if reached.high is None else high
     parts = []
     if low is None or low < 0:
         below = _naturals(1 if high is None or high >= 0 else -high, None if low is None else -low)
@@ -85,6 +94,7 @@ def decimals(bounds: Bounds) -> str | None:
     """All numbers of a range; None if there are none."""
     if bounds.is_empty:
         return None
+    bounds = _reached(bounds)
     if bounds == UNBOUNDED:
         return f"-?{_INTEGER}(?:{_FRACTION})?(?:{_EXPONENT})?"
     parts = []
@@ -100,6 +110,19 @@ def decimals(bounds: Bounds) -> str | None:
     above = _positives(bounds.meet(Bounds(low=Fraction(0))))
     parts += [] if above is None else [above]
     return _any(parts) if parts else None
+
+
+def _reached(bounds: Bounds) -> Bounds:
+    """Without bounds that no number comes near which is written without them."""
+    if bounds.low is not None and bounds.low < -_BEYOND and (bounds.high is None or bounds.high > -_HUGE):
+        bounds = replace(bounds, low=None, low_excluded=False)
+    if bounds.high is not None and bounds.high > _BEYOND and (bounds.low is None or bounds.low < _HUGE):
+        bounds = replace(bounds, high=None, high_excluded=False)
+    if bounds.low is not None and 0 < bounds.low < 1 / _BEYOND and (bounds.high is None or bounds.high >= 1):
+        bounds = replace(bounds, low=Fraction(0), low_excluded=True)
+    if bounds.high is not None and -1 / _BEYOND < bounds.high < 0 and (bounds.low is None or bounds.low <= -1):
+        bounds = replace(bounds, high=Fraction(0), high_excluded=True)
+    return bounds
 
 
 def fraction_digits(value: Fraction) -> str:
@@ -163,6 +186,8 @@ def _from(low: str, included: bool) -> Tail:
     """At least, or more than, 0.LOW; LOW ends with no zero."""
     if not low:
         return (f"[0-9]{_TAIL}", True) if included else (f"{_ZEROS}[1-9]{_TAIL}", False)
+    if (zeros := _zeros(low)) > 1:
+        return _any([*_after(f"0{{{zeros}}}", _from(low[zeros:], included)), f"0{{0,{zeros - 1}}}[1-9]{_TAIL}"]), False
     parts = _after(low[0], _from(low[1:], included))
     if low[0] < "9":
         parts.append(f"{_digit(int(low[0]) + 1, 9)}{_TAIL}")
@@ -173,6 +198,8 @@ def _up_to(high: str, included: bool) -> Tail:
     """At most, or less than, 0.HIGH; HIGH ends with no zero."""
     if not high:
         return (f"0{_ZEROS}", True) if included else (None, False)
+    if (zeros := _zeros(high)) > 1:
+        return _any([*_after(f"0{{{zeros}}}", _up_to(high[zeros:], included)), f"0{{1,{zeros - 1}}}"]), True
     parts = _after(high[0], _up_to(high[1:], included))
     if high[0] > "0":
         parts.append(f"{_digit(0, int(high[0]) - 1)}{_TAIL}")
@@ -185,6 +212,10 @@ def _between(low: str, high: str, low_included: bool, high_included: bool) -> Ta
         return _up_to(high, high_included)
     if not high:
         return None, False
+    if (zeros := min(_zeros(low), _zeros(high))) > 1:
+        inner = _between(low[zeros:], high[zeros:], low_included, high_included)
+        parts = _after(f"0{{{zeros}}}", inner)
+        return (_any(parts) if parts else None), False
     one, two = int(low[0]) if low else 0, int(high[0])
     if one == two:
         inner = _between(low[1:], high[1:], low_included, high_included)
@@ -197,12 +228,20 @@ def _between(low: str, high: str, low_included: bool, high_included: bool) -> Ta
     return (_any(parts) if parts else None), False
 
 
+def _zeros(digits: str) -> int:
+    """How many zeros they begin with: a run of them is written as one, for patterns nest only so deep."""
+    return len(digits) - len(digits.lstrip("0"))
+
+
 def _naturals(low: int, high: int | None) -> str:
     """From one natural number to another, which is not below it."""
     if high is None:
         if low == 0:
             return _INTEGER
         size = len(str(low))
+        if low > _HUGE:
+            step = 10 ** (size - _EXACT_DIGITS)
+            low = -(-low // step) * step
         return _any([*_by_size(low, 10**size - 1), f"[1-9][0-9]{{{size},{size + MAX_EXTRA_DIGITS - 1}}}"])
     return _any(_by_size(low, high))
 

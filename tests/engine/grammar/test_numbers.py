@@ -212,3 +212,26 @@ def test_numbers_end() -> None:
         assert grammar.try_consume_tokens(list(b"9" * 100)) < 50
     grammar = compiled({"type": "number"})
     assert grammar.try_consume_tokens(list(b"0." + b"3" * 100)) < 50
+
+
+HUGE, TINY = Fraction(10) ** 308, Fraction(5, 10**324)
+FAR: dict[str, tuple[Bounds, list[str], list[str]]] = {
+    "above the least double": (Bounds(low=TINY), ["0.1", "5e-99", "7"], ["0", "-1", "-1e-9"]),
+    "below the largest double": (Bounds(high=HUGE), ["0", "-5", "1e50"], []),
+    "every double": (Bounds(-HUGE, HUGE), ["0", "-1e9", "12.5"], []),
+    "below no number": (Bounds(high=-TINY), ["-0.1", "-3"], ["0", "1"]),
+    "from the largest on": (Bounds(low=HUGE), ["2" + "0" * 308], ["1", "9" * 300, "1e99"]),
+    "between two huge ones": (Bounds(HUGE, HUGE * 2), ["15" + "0" * 307], ["3" + "0" * 308, "1"]),
+    "between two tiny ones": (Bounds(TINY, TINY * 10**9), ["0." + "0" * 320 + "3"], ["0", "0.1", "1e-99"]),
+}
+
+
+@pytest.mark.parametrize("case", FAR)
+def test_bounds_far_from_all_that_is_written(case: str) -> None:
+    bounds, good, bad = FAR[case]
+    pattern = decimals(bounds)
+    assert pattern is not None
+    assert [text for text in good if not re.fullmatch(pattern, text)] == []
+    assert [text for text in bad if re.fullmatch(pattern, text)] == []
+    matcher = llguidance.LLMatcher(byte_tokenizer(), llguidance.LLMatcher.grammar_from_regex(pattern), log_level=0)
+    assert not matcher.is_error()
