@@ -15,6 +15,7 @@ from engine.grammar.schema.complement import Complement
 from engine.grammar.schema.counted import Counted
 from engine.grammar.schema.document import Document
 from engine.grammar.schema.evaluate import Evaluator
+from engine.grammar.schema.evaluated import said_items, said_members
 from engine.grammar.schema.faults import Budget, Unfollowable, escape
 from engine.grammar.schema.formats import said_format
 from engine.grammar.schema.implied import asked_for, implied_types, traces, with_spoken_names
@@ -28,12 +29,14 @@ from engine.grammar.schema.values import ALL_TYPES, Schema, type_of
 _COPIED = frozenset({"type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
                      "minLength", "maxLength", "pattern", "minItems", "maxItems", "required", "minProperties",
                      "maxProperties"})  # fmt: skip
+_UNEVALUATED = {"unevaluatedProperties": said_members, "unevaluatedItems": said_items}
 _BESIDE_REFERENCES = {*_COPIED, "properties", "patternProperties", "additionalProperties", "items", "prefixItems",
                       "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "dependencies", "dependentRequired",
-                      "const", "propertyNames", "contains", "format", "unevaluatedProperties"}  # fmt: skip
-_REFUSED = ("unevaluatedItems", "$dynamicRef", "$recursiveRef")
+                      "const", "propertyNames", "contains", "format", *_UNEVALUATED}  # fmt: skip
+_REFUSED = ("$dynamicRef", "$recursiveRef")
+
 _APPLIED = frozenset({"$ref", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "format"})
-_COUNTED = frozenset({"propertyNames", "contains", "uniqueItems"})
+_COUNTED = frozenset({"propertyNames", "contains", "uniqueItems", *_UNEVALUATED})
 _CHOOSING = frozenset({*_BESIDE_REFERENCES, *_COUNTED, "$ref", *_REFUSED}) - {"type", "enum", "const"}
 """Keywords that choose among listed values, besides `type`."""
 _JOINED = frozenset({*_APPLIED, *_COUNTED, "patternProperties", "required", "minProperties"})
@@ -128,7 +131,7 @@ class Rewriter:
         if not _APPLIED.isdisjoint(keys):
             parts += self._applied(schema, keys, at)
         if not _COUNTED.isdisjoint(keys):
-            parts += self._counted(keys, at)
+            parts += self._counted(schema, keys, parts[0], at)
         return self._names.listed(self._algebra.all_of(*parts))
 
     def _listed(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> Schema | None:
@@ -242,12 +245,6 @@ class Rewriter:
                 out[name] = self.say(keys[name], f"{at}/{name}")
         if "prefixItems" in keys:
             out["prefixItems"] = [self.say(part, f"{at}/prefixItems/{n}") for n, part in enumerate(keys["prefixItems"])]
-        if "unevaluatedProperties" in keys:
-            if keys.keys() & {"$ref", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas"}:
-                raise Unfollowable(at, "unevaluatedProperties", "beside keywords that evaluate is not supported")
-            out.setdefault(
-                "additionalProperties", self.say(keys["unevaluatedProperties"], f"{at}/unevaluatedProperties")
-            )
         return out
 
     def _pattern(self, pattern: str, at: str, keyword: str) -> str:
@@ -283,14 +280,17 @@ class Rewriter:
             parts.append(said_format(keys["format"], at))
         return parts
 
-    def _counted(self, keys: dict[str, Any], at: str) -> list[Schema]:
+    def _counted(self, schema: dict[str, Any], keys: dict[str, Any], plain: dict[str, Any], at: str) -> list[Schema]:
         """The keywords about how many, or what kind of, members there are."""
         parts: list[Schema] = []
         if "propertyNames" in keys:
             parts.append(self._says.property_names(self._in_full(keys["propertyNames"], f"{at}/propertyNames"), at))
         if "contains" in keys:
             parts.append(self._says.contains(self.say(keys["contains"], f"{at}/contains"), keys, at))
-        return parts + ([{"uniqueItems": True}] if keys.get("uniqueItems") is True else [])
+        for name in _UNEVALUATED.keys() & keys.keys():
+            said = self.say(keys[name], f"{at}/{name}")
+            parts.append({} if said in (True, {}) else _UNEVALUATED[name](schema, said, at, self._document))
+        return parts + ([self._says.distinct(plain, keys)] if keys.get("uniqueItems") is True else [])
 
     def _one_of(self, choices: list[Schema], at: str) -> Schema:
         said = [self.say(part, f"{at}/oneOf/{number}") for number, part in enumerate(choices)]

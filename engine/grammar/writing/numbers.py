@@ -70,7 +70,7 @@ _HUGE = Fraction(10) ** 100
 """A number on one side of this, and without a bound on the other, is below `_BEYOND`, and if above 0 not below its
 inverse."""
 _EXACT_DIGITS = 17
-"""Of a huge lower bound; below the next number of so many digits none is offered, for patterns nest only so deep."""
+"""Of huge bounds; between them and the next number of so many digits none is offered: patterns nest only so deep."""
 
 
 def integers(bounds: Bounds) -> str | None:
@@ -235,13 +235,13 @@ def _zeros(digits: str) -> int:
 
 def _naturals(low: int, high: int | None) -> str:
     """From one natural number to another, which is not below it."""
+    if low > _HUGE:
+        step = 10 ** (len(str(low)) - _EXACT_DIGITS)
+        low, high = -(-low // step) * step, None if high is None else max(high // step * step, -(-low // step) * step)
     if high is None:
         if low == 0:
             return _INTEGER
         size = len(str(low))
-        if low > _HUGE:
-            step = 10 ** (size - _EXACT_DIGITS)
-            low = -(-low // step) * step
         return _any([*_by_size(low, 10**size - 1), f"[1-9][0-9]{{{size},{size + MAX_EXTRA_DIGITS - 1}}}"])
     return _any(_by_size(low, high))
 

@@ -51,9 +51,10 @@ PLACES: dict[str, tuple[Any, list[str]]] = {
     "pattern": ({"items": WORDS}, ["/items/pattern"]),
     "patterns": ({"prefixItems": [WORDS, {"pattern": r"(a)\1"}]}, ["/prefixItems/0/pattern", "/prefixItems/1/pattern"]),
     "format": ({"items": {"format": "regex"}}, ["/items/format"]),
-    "unevaluatedItems": ({"prefixItems": [{}], "unevaluatedItems": False}, ["/unevaluatedItems"]),
+    "unevaluatedItems": ({"prefixItems": [{}], "anyOf": [{"items": {}}, {}], "unevaluatedItems": False},
+                         ["/unevaluatedItems"]),
     "unevaluatedProperties": (
-        {"allOf": [{"properties": {"a": {}}}], "unevaluatedProperties": False},
+        {"oneOf": [{"properties": {"a": {}}}, False], "unevaluatedProperties": False},
         ["/unevaluatedProperties"],
     ),
     "counts": ({"properties": MANY, "minProperties": 2}, []),
@@ -73,7 +74,7 @@ PLACES: dict[str, tuple[Any, list[str]]] = {
     ),
     "not": ({"items": {"type": "number", "not": ENDLESS}}, ["/items/not"]),
     "deep in not": ({"not": {"properties": {"a": {"allOf": [ENDLESS]}}, "required": ["a"]}}, ["/not"]),
-    "not of not": ({"not": {"not": {"type": "array", "unevaluatedItems": False}}}, ["/not/not/unevaluatedItems"]),
+    "not of not": ({"not": {"not": {"type": "array", "$dynamicRef": "#i"}}}, ["/not/not/$dynamicRef"]),
     "not of a definition": ({"not": {"$ref": "#/$defs/n"}, "$defs": {"n": ENDLESS}}, ["/not"]),
     "if": ({"if": ENDLESS, "then": {"minimum": 3}, "else": {"maximum": 3}}, ["/if"]),
     "then": ({"if": {"type": "string"}, "then": WORDS}, ["/then/pattern"]),
@@ -83,8 +84,8 @@ PLACES: dict[str, tuple[Any, list[str]]] = {
         ["/oneOf/1/not", "/oneOf"],
     ),
     "apart": (
-        {"oneOf": [{"type": "null"}, {"type": "array", "unevaluatedItems": False}]},
-        ["/oneOf/1/unevaluatedItems"],
+        {"oneOf": [{"type": "null"}, {"type": "array", "$dynamicRef": "#i"}]},
+        ["/oneOf/1/$dynamicRef"],
     ),
 }  # fmt: skip
 
@@ -245,7 +246,7 @@ def test_each_schema_beside_others_is_strict_or_not() -> None:
 
 
 def test_of_very_many_the_first_are_named_and_all_counted() -> None:
-    some = {"type": "array", "unevaluatedItems": False}
+    some = {"type": "array", "$dynamicRef": "#i"}
     found = answer({"properties": {f"p{number}": some for number in range(3 * MAX_POINTERS)}})
     assert found.relaxed is not None and found.relaxed.count == 3 * MAX_POINTERS
     assert len(found.relaxed.pointers) == MAX_POINTERS
