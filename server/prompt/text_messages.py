@@ -57,6 +57,8 @@ class Answered(msgspec.Struct, tag="answered", frozen=True):
     """The work is done; `content` is the JSON of an answer that needs nothing but text work."""
 
     content: bytes = b""
+    unused: list[str] = []
+    """JSON pointers of what such a request holds that is not used; plans have their own."""
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True):

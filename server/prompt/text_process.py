@@ -102,15 +102,15 @@ class TextProcess:
             assert isinstance(reply, BodyRead), "each question has its answers"
             return reply
 
-    async def make(self, question: MakePrompts) -> tuple[list[PromptPlan], bytes]:
-        """The plans of the request that was read, or the JSON of its whole answer. Raises `ApiError`."""
+    async def make(self, question: MakePrompts) -> tuple[list[PromptPlan], Answered]:
+        """The plans of the request that was read, or its whole answer. Raises `ApiError`."""
         plans: list[PromptPlan] = []
         async with self._conversation():
             await self._write(frame_of(question))
             while not isinstance(reply := await self._reply(), Answered):
                 assert isinstance(reply, PromptMade), "each question has its answers"
                 plans.append(reply.plan)
-            return plans, reply.content
+            return plans, reply
 
     def stop(self) -> None:
         """Kill the process; the request that has it is told that the server ends."""

@@ -1,5 +1,6 @@
 """What the content of an answer is to match: all spellings of it, made one."""
 
+import dataclasses
 import re
 from contextlib import suppress
 from typing import Annotated, Any, Literal
@@ -10,8 +11,9 @@ from engine.constraint import Constraint
 from server.markup.frames import escape
 from server.protocol.errors import bad_request
 from server.protocol.exact_numbers import schema_text
-from server.protocol.json_values import MAX_SCHEMA_INTEGER, check_json_value, json_decoder, read_json
-from server.protocol.messages import Name, StrictModel
+from server.protocol.given_schemas import GivenSchema, SchemaValue, of_object, read_schema
+from server.protocol.json_values import MAX_SCHEMA_INTEGER, check_json_value, json_decoder
+from server.protocol.messages import StrictModel
 
 MAX_CHOICES = 1024
 MAX_CHOICE_CHARS = 4096
@@ -24,26 +26,34 @@ class JsonSchemaFormat(StrictModel):
     """OpenAI's wrapping of a JSON Schema. Unless `strict` is true it is followed as far as possible; without a schema,
     any object will do."""
 
-    name: Name | None = None
+    name: str | None = None
     description: str | None = None
-    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    schema_: SchemaValue = Field(default=None, alias="schema")
+    value: SchemaValue = None
     strict: bool | None = None
 
-
-_WRAPPING = {"name", "description", "schema", "strict"}
+    @model_validator(mode="after")
+    def _one_schema(self) -> "JsonSchemaFormat":
+        if self.schema_ is not None and self.value is not None:
+            raise ValueError("must have 'schema' or 'value', not both")
+        return self
 
 
 class ResponseFormat(StrictModel):
     """All spellings: `json` and `regex` with a `value`, `text`, `json_object`, and `json_schema`.
 
-    A schema may stand in `json_schema`, as OpenAI has it, in `value`, wrapped or not, as Text Generation Inference and
-    huggingface_hub's client have it, or in `schema`, as llama.cpp has it.
+    A schema may stand in `json_schema`, as OpenAI has it, in `value`, as Text Generation Inference and
+    huggingface_hub's client have it, or in `schema`, as llama.cpp has it, with what else is in OpenAI's wrapping beside
+    it, as OpenAI's newer interface has it. In each place it may be wrapped once more, and be text.
     """
 
     type: Literal["text", "json_object", "json_schema", "json", "regex"]
     value: Any = None
     json_schema: JsonSchemaFormat | None = None
-    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    schema_: SchemaValue = Field(default=None, alias="schema")
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
 
     @model_validator(mode="after")
     def _has_what_type_says(self) -> "ResponseFormat":
@@ -58,7 +68,7 @@ class ResponseFormat(StrictModel):
             raise ValueError(f"must have '{given[0]}' or '{given[1]}', not both")
         if self.type == "regex" and not isinstance(self.value, str):
             raise ValueError("of type 'regex' must have a string as its 'value'")
-        if not isinstance(self.value, str | dict | None):
+        if not isinstance(self.value, str | dict | bool | None):
             raise ValueError(f"of type '{self.type}' must have a JSON Schema, or its text, as its 'value'")
         return self
 
@@ -67,46 +77,29 @@ class ResponseFormat(StrictModel):
 
     @property
     def place(self) -> tuple[str, ...]:
-        """Where the schema stands, as keys from here on; empty where there is none."""
+        """Where what holds the schema stands, as keys from here on; empty where there is none."""
         if self.json_schema is not None:
-            return () if self.json_schema.schema_ is None else ("json_schema", "schema")
+            names = ("value",) if self.json_schema.schema_ is None else ("schema",)
+            return () if self.json_schema.schema_ is self.json_schema.value is None else ("json_schema", *names)
         if self.schema_ is not None:
             return ("schema",)
-        if self.value is None or self.type == "regex":
-            return ()
-        return ("value", "schema") if self._is_wrapped else ("value",)
+        return () if self.value is None or self.type == "regex" else ("value",)
 
     @property
     def schema_given(self) -> Any:
-        """The schema, or its text; None where there is none."""
-        match self.place:
-            case ():
-                return None
-            case ("json_schema", "schema"):
-                assert self.json_schema is not None
-                return self.json_schema.schema_
-            case ("schema",):
-                return self.schema_
-            case ("value", "schema"):
-                return self.value["schema"]
-        return self.value
+        """The schema, in a wrapper or as text, as it came; None where there is none."""
+        holder, value = self.json_schema, self.value
+        if holder is not None:
+            return holder.value if holder.schema_ is None else holder.schema_
+        return value if self.schema_ is None else self.schema_
 
-    @property
-    def is_strict(self) -> bool:
-        """Whether what cannot be followed of the schema is refused."""
-        if self.type != "json_schema":
-            return self.schema_ is None
-        if self.json_schema is not None:
-            return self.json_schema.strict is True
-        return self._is_wrapped and self.value.get("strict") is True
-
-    @property
-    def _is_wrapped(self) -> bool:
-        """Whether `value` holds OpenAI's object around the schema. A schema that has a keyword `schema` has others."""
-        value = self.value
-        if self.type != "json_schema" or not isinstance(value, dict) or not value.keys() <= _WRAPPING:
-            return False
-        return isinstance(value.get("schema"), dict)
+    def is_strict(self, wrapped: bool | None) -> bool:
+        """Whether what cannot be followed of the schema is refused; `wrapped` is what a wrapper in it says."""
+        holder = None if self.json_schema is None else self.json_schema.strict
+        said = next((strict for strict in (self.strict, holder, wrapped) if strict is not None), None)
+        if said is not None:
+            return said
+        return self.type != "json_schema" and self.schema_ is None
 
 
 _PLACES: dict[str, tuple[tuple[str, ...], bool]] = {
@@ -148,17 +141,30 @@ def _of_format(asked: ResponseFormat) -> Constraint | None:
             return None
         case "regex":
             return Constraint(kind="regex", source=asked.value, param="response_format.value")
-    schema, param = asked.schema_given, ".".join(("response_format", *asked.place))
-    if asked.type == "json_schema" and not asked.place:
-        param = "response_format.json_schema.schema"
-    source = ANY_OBJECT if schema is None else schema if isinstance(schema, str) else schema_text(schema)
-    return Constraint(kind="json_schema", source=source, param=param, strict=asked.is_strict)
+    if not asked.place:
+        param = "response_format.json_schema.schema" if asked.type == "json_schema" else "response_format"
+        return Constraint(kind="json_schema", source=ANY_OBJECT, param=param, strict=asked.is_strict(None))
+    param, found = _schema_of(asked)
+    as_written = isinstance(asked.schema_given, str) and not found.place and asked.type != "json_object"
+    source = asked.schema_given if as_written else schema_text(found.schema)
+    return Constraint(kind="json_schema", source=source, param=param, strict=asked.is_strict(found.strict))
+
+
+def _schema_of(asked: ResponseFormat) -> tuple[str, GivenSchema]:
+    """The field that holds the schema, and the schema, for `json_object` that of an object. Raises `ApiError` 400."""
+    param = ".".join(("response_format", *asked.place))
+    found = read_schema(asked.schema_given, param)
+    param = ".".join((param, *found.place))
+    if asked.type == "json_object":
+        schema = of_object(found.schema, param, "as the type 'json_object' says")
+        found = dataclasses.replace(found, schema=schema)
+    return param, found
 
 
 def restore_numbers(request: ConstraintFields, body: dict[str, Any]) -> None:
     """Let the schema of a request have the numbers of its body, which are exact."""
     asked = request.response_format
-    if asked is None or not isinstance(schema := asked.schema_given, dict):
+    if asked is None or not asked.place or not isinstance(schema := asked.schema_given, dict):
         return
     given = body["response_format"]
     for key in asked.place:
@@ -177,8 +183,8 @@ def check_constraints(request: ConstraintFields) -> None:
     if request.grammar is not None:
         _check_grammar(request.grammar)
     if asked is not None and asked.place:
-        param = ".".join(("response_format", *asked.place))
-        check_json_value(_parsed(asked.schema_given, param), param, largest=MAX_SCHEMA_INTEGER)
+        param, found = _schema_of(asked)
+        check_json_value(found.schema, param, largest=MAX_SCHEMA_INTEGER)
 
 
 def _check_grammar(grammar: str) -> None:
@@ -186,16 +192,5 @@ def _check_grammar(grammar: str) -> None:
     decoder = json_decoder(param="grammar")
     for found in _SCHEMA_IN_GRAMMAR.finditer(grammar):
         with suppress(ValueError, RecursionError):
-            decoder.raw_decode(grammar, found.end())
-
-
-def _parsed(value: str | dict[str, Any], param: str) -> Any:
-    if isinstance(value, dict):
-        return value
-    try:
-        schema = read_json(value, param=param)
-    except (ValueError, RecursionError):
-        schema = None
-    if not isinstance(schema, dict | bool):
-        raise bad_request(f"{param} must be a JSON Schema, or its text, and is text of another kind", param=param)
-    return schema
+            schema, _ = decoder.raw_decode(grammar, found.end())
+            check_json_value(schema, "grammar", largest=MAX_SCHEMA_INTEGER)

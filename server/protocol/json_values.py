@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 from server.protocol.errors import ApiError, bad_request, shorten
@@ -32,8 +33,8 @@ def read_json(text: str | bytes, *, param: str | None = None) -> Any:
     return json_decoder(param=param).decode(text if isinstance(text, str) else text.decode())
 
 
-def json_decoder(*, param: str | None = None) -> json.JSONDecoder:
-    """What `read_json` reads with."""
+def json_decoder(*, param: str | None = None, parse_float: Callable[[str], float] | None = None) -> json.JSONDecoder:
+    """What `read_json` reads with; `parse_float` makes numbers of texts with a point or an exponent."""
     subject = param or "The request body"
 
     def check_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -51,11 +52,11 @@ def json_decoder(*, param: str | None = None) -> json.JSONDecoder:
                 seen.add(key)
         return found
 
-    return json.JSONDecoder(object_pairs_hook=check_pairs)
+    return json.JSONDecoder(object_pairs_hook=check_pairs, parse_float=parse_float)
 
 
 def check_json_value(value: Any, param: str, *, largest: int = MAX_INTEGER) -> None:
-    """Refuse what JSON text can spell and JSON values are not: NaN, infinities, and absurd integers or depth.
+    """Refuse what JSON can spell and is of no use: NaN, infinities, halves of characters, absurd integers or depth.
 
     Raises `ApiError` 400 on `param`.
     """
@@ -65,10 +66,23 @@ def check_json_value(value: Any, param: str, *, largest: int = MAX_INTEGER) -> N
         if isinstance(item, dict | list):
             if depth > MAX_DEPTH:
                 raise bad_request(f"{param} is nested deeper than {MAX_DEPTH} levels", param=param)
+            if isinstance(item, dict):
+                for key in item:
+                    _check_text(key, param)
             children = item.values() if isinstance(item, dict) else item
             pending.extend((child, depth + 1) for child in children)
+        elif isinstance(item, str):
+            _check_text(item, param)
         else:
             _check_scalar(item, param, largest)
+
+
+def _check_text(text: str, param: str) -> None:
+    """Half of a surrogate pair can be escaped in JSON, and is no character that a tokenizer or a grammar could take."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise bad_request(f"{param} holds half of a surrogate pair, which is no character", param=param) from None
 
 
 def _check_scalar(item: Any, param: str, largest: int) -> None:

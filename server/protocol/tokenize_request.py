@@ -1,7 +1,6 @@
 """The bodies of POST /tokenize and POST /detokenize, in the shapes of vLLM's routes of these names."""
 
 import json
-from typing import TypeVar
 
 from server.protocol.generation_request import ModelName, TokenId
 from server.protocol.json_values import check_object_keys
@@ -9,8 +8,6 @@ from server.protocol.messages import StrictModel
 from server.protocol.prompts import Conversation, check_conversation
 from server.protocol.tools import DescribedTools, check_described_tools
 from server.protocol.unknown_fields import parse_body
-
-M = TypeVar("M", bound=StrictModel)
 
 
 class TokenizeTextRequest(StrictModel):
@@ -36,26 +33,27 @@ class DetokenizeRequest(StrictModel):
     model: ModelName | None = None
 
 
-def parse_tokenize_request(raw: bytes) -> TokenizeTextRequest | TokenizeChatRequest:
-    """Read a request body; `messages` make it one of a conversation. Raises `ApiError` 400."""
+def read_tokenize_request(
+    raw: bytes, *, ignore_unknown: bool = False
+) -> tuple[TokenizeTextRequest | TokenizeChatRequest, tuple[str, ...]]:
+    """The request that a body holds; `messages` make it one of a conversation.
+
+    With it come JSON pointers of the unknown fields that were ignored. Raises `ApiError` 400.
+    """
     check_object_keys(raw)
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):
         body = None  # the validator has the better words for what is no JSON
     if not isinstance(body, dict) or "messages" not in body:
-        return _validated(TokenizeTextRequest, raw)
-    request = _validated(TokenizeChatRequest, raw)
+        return parse_body(TokenizeTextRequest, raw, ignore_unknown=ignore_unknown)
+    request, ignored = parse_body(TokenizeChatRequest, raw, ignore_unknown=ignore_unknown)
     check_conversation(request)
     check_described_tools(request)
-    return request
+    return request, ignored
 
 
-def parse_detokenize_request(raw: bytes) -> DetokenizeRequest:
-    """Read a request body. Raises `ApiError` 400."""
+def read_detokenize_request(raw: bytes, *, ignore_unknown: bool = False) -> tuple[DetokenizeRequest, tuple[str, ...]]:
+    """The request that a body holds, and JSON pointers of what was ignored. Raises `ApiError` 400."""
     check_object_keys(raw)
-    return _validated(DetokenizeRequest, raw)
-
-
-def _validated(model: type[M], raw: bytes) -> M:
-    return parse_body(model, raw)[0]
+    return parse_body(DetokenizeRequest, raw, ignore_unknown=ignore_unknown)

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from engine.grammar.schema.nulls import without_nulls
 from server.protocol.errors import bad_request, shorten
+from server.protocol.given_schemas import SchemaValue, of_object, read_schema
 from server.protocol.json_values import MAX_SCHEMA_INTEGER, check_json_value
 from server.protocol.messages import CacheHint, Name, StrictModel
 from server.protocol.tool_choice import Choice, FunctionChoice, ToolChoice, choice_of
@@ -24,8 +25,8 @@ class FunctionDefinition(StrictModel):
 
     name: Name
     description: str | None = None
-    parameters: dict[str, Any] | None = None
-    arguments: dict[str, Any] | None = None
+    parameters: SchemaValue = None
+    arguments: SchemaValue = None
     strict: bool | None = None
     cache_control: CacheHint = None
 
@@ -61,14 +62,19 @@ class Tool(StrictModel):
 
         A function of no parameters is declared without any (OpenAI's API reference, `tools.function.parameters`).
         """
+        return self.read_schema(self.schema_field)
+
+    def read_schema(self, param: str) -> dict[str, Any]:
+        """As `schema_`. Raises `ApiError` 400 on `param` for what is no schema, or none of an object."""
         function = self.function
-        given: dict[str, Any] | None = without_nulls(function.arguments or function.parameters)
-        if not given:
+        given = function.parameters if function.arguments is None else function.arguments
+        if given is None or (isinstance(given, str) and not given.strip()):
             return {"type": "object", "properties": {}}
-        kind = given.get("type")
-        if kind is None or (isinstance(kind, list) and "object" in kind):
-            return {"type": "object"} | given | {"type": "object"}
-        return given
+        found = read_schema(given, param)
+        schema = without_nulls(found.schema) if isinstance(found.schema, dict) else found.schema
+        if schema == {}:
+            return {"type": "object", "properties": {}}
+        return of_object(schema, ".".join((param, *found.place)), "for arguments are an object")
 
     def plain(self) -> dict[str, Any]:
         """OpenAI's object of the tool, as chat templates expect it."""
@@ -141,7 +147,7 @@ def restore_numbers(request: DescribedTools, body: dict[str, Any]) -> None:
     for function, given in pairs:
         for name in ("parameters", "arguments"):
             schema = getattr(function, name)
-            if schema is not None:
+            if isinstance(schema, dict):
                 schema.update(given[name])
 
 
@@ -182,10 +188,4 @@ def _check_choice(param: str, choice: Choice, names: set[str]) -> None:
 
 
 def _check_schema(tool: Tool, param: str) -> None:
-    schema = tool.schema_
-    check_json_value(schema, param, largest=MAX_SCHEMA_INTEGER)
-    if schema["type"] != "object":
-        raise bad_request(
-            f"{param}.type must be 'object', for arguments are an object, got {shorten(schema['type'])}",
-            param=f"{param}.type",
-        )
+    check_json_value(tool.read_schema(param), param, largest=MAX_SCHEMA_INTEGER)

@@ -10,8 +10,9 @@ from server.answer.echo import with_shown_prompt
 from server.config.settings import SamplingDefaults
 from server.prompt.plan import PromptPlan, conversation_ids, plan_chat
 from server.prompt.plan_completion import check_token_ids, plan_completion
-from server.prompt.text_messages import TextRoute
+from server.prompt.text_messages import Answered, TextRoute
 from server.prompt.tokenizer import ChatTokenizer
+from server.prompt.unused import unused_fields
 from server.protocol.completion_request import read_completion_request
 from server.protocol.errors import context_length_exceeded
 from server.protocol.messages import ImageRef
@@ -21,8 +22,8 @@ from server.protocol.tokenize_request import (
     DetokenizeRequest,
     TokenizeChatRequest,
     TokenizeTextRequest,
-    parse_detokenize_request,
-    parse_tokenize_request,
+    read_detokenize_request,
+    read_tokenize_request,
 )
 
 
@@ -51,12 +52,12 @@ class TextJob:
     """The images of its conversation, in order."""
     plans: Callable[[Model], Iterator[PromptPlan]] | None = None
     """The prompts, one by one."""
-    answer: Callable[[Model], dict[str, Any]] | None = None
+    answer: Callable[[Model], Answered] | None = None
     """The whole answer, which is made of text alone."""
 
-    def do(self, model: Model) -> tuple[list[PromptPlan], bytes]:
-        """The plans, or the JSON of the answer."""
-        return list(self.plans(model)) if self.plans else [], encode_json(self.answer(model)) if self.answer else b""
+    def do(self, model: Model) -> tuple[list[PromptPlan], Answered]:
+        """The plans, or the answer."""
+        return list(self.plans(model)) if self.plans else [], self.answer(model) if self.answer else Answered()
 
 
 def _read_chat(raw: bytes, ignore_unknown: bool) -> TextJob:
@@ -80,14 +81,23 @@ def _read_completion(raw: bytes, ignore_unknown: bool) -> TextJob:
 
 
 def _read_tokenize(raw: bytes, ignore_unknown: bool) -> TextJob:
-    request = parse_tokenize_request(raw)
+    request, ignored = read_tokenize_request(raw, ignore_unknown=ignore_unknown)
     images = request.images if isinstance(request, TokenizeChatRequest) else []
-    return TextJob(request.model, images=images, answer=lambda model: _tokenize(request, model))
+
+    def answer(model: Model) -> Answered:
+        unused = list(ignored)
+        if isinstance(request, TokenizeChatRequest):
+            unused += unused_fields(request, model.tokenizer, tools=bool(request.tools))
+        return Answered(encode_json(_tokenize(request, model)), unused)
+
+    return TextJob(request.model, images=images, answer=answer)
 
 
 def _read_detokenize(raw: bytes, ignore_unknown: bool) -> TextJob:
-    request = parse_detokenize_request(raw)
-    return TextJob(request.model, answer=lambda model: _detokenize(request, model))
+    request, ignored = read_detokenize_request(raw, ignore_unknown=ignore_unknown)
+    return TextJob(
+        request.model, answer=lambda model: Answered(encode_json(_detokenize(request, model)), list(ignored))
+    )
 
 
 READERS: Mapping[TextRoute, Callable[[bytes, bool], TextJob]] = {

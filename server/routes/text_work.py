@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from server.fleet.fleet import EngineHandle
 from server.prompt.plan import PromptPlan
-from server.prompt.text_messages import MakePrompts, TextRoute
+from server.prompt.text_messages import Answered, MakePrompts, TextRoute
 from server.prompt.text_pool import TextPool
 from server.protocol.messages import ImageRef
 from server.routes.text_jobs import READERS, Model
@@ -30,8 +30,8 @@ async def do_text_work(
     *,
     ignore_unknown: bool = False,
     look: Look | None = None,
-) -> tuple[list[PromptPlan], bytes]:
-    """Read a body and do what its route does with text: the plans of its prompts, or the JSON of the whole answer.
+) -> tuple[list[PromptPlan], Answered]:
+    """Read a body and do what its route does with text: the plans of its prompts, or the whole answer.
 
     `ignore_unknown` lets fields pass that do not exist. `look` looks at the images of the request, if it has any, and
     tells which tokens stand for each; no route without it has images. Raises `ApiError` for all that is wrong with the

@@ -28,7 +28,6 @@ from server.prompt.text_messages import (
 from server.prompt.text_process import OUT_OF_MEMORY
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError, internal_error
-from server.protocol.response import encode_json
 from server.routes.text_jobs import READERS, Model, TextJob
 
 logger = logging.getLogger(__name__)
@@ -80,7 +79,7 @@ class TextWorker:
         model = Model(tokenizer, question.info, question.defaults, question.image_tokens)
         for plan in job.plans(model) if job.plans else ():
             write_message(self._sink, PromptMade(plan))
-        write_message(self._sink, Answered(encode_json(job.answer(model)) if job.answer else b""))
+        write_message(self._sink, job.answer(model) if job.answer else Answered())
 
     def _tokenizer(self, directory: str, tools: ToolsSetting | None) -> ChatTokenizer:
         key = (directory, tools)

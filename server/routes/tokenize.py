@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from server.answer.relaxed import UNUSED_HEADER, pointers_header
 from server.context import ServerContext, not_ready
 from server.edge.limits import ClientGone
 from server.edge.sse import DisconnectWatcher
@@ -47,7 +48,15 @@ async def _answer(request: Request, route: TextRoute) -> Response:
         body = await context.admission.read_json_body(request.headers, request.receive)
         try:
             with DisconnectWatcher(request.receive) as watcher:
-                _, content = await watcher.unless_gone(do_text_work(context.texts, route, body.raw, choose, look=look))
+                work = do_text_work(
+                    context.texts,
+                    route,
+                    body.raw,
+                    choose,
+                    ignore_unknown=context.ignore_unknown_fields,
+                    look=look,
+                )
+                _, answer = await watcher.unless_gone(work)
         finally:
             body.release()
     except ClientGone:
@@ -55,4 +64,6 @@ async def _answer(request: Request, route: TextRoute) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     finally:
         ticket.release()
-    return Response(content, media_type="application/json")
+    unused = pointers_header(answer.unused, len(answer.unused)).decode()
+    headers = {UNUSED_HEADER.decode(): unused} if unused else {}
+    return Response(answer.content, media_type="application/json", headers=headers)

@@ -15,13 +15,13 @@ from server.protocol.error_table import ERROR_TABLE
 from server.protocol.fields import field_table
 from server.protocol.generation_request import MAX_N
 from server.protocol.request import parse_chat_request
-from server.protocol.tokenize_request import parse_detokenize_request, parse_tokenize_request
+from server.protocol.tokenize_request import read_detokenize_request, read_tokenize_request
 
 PARSERS: dict[str, Any] = {
     "/v1/chat/completions": parse_chat_request,
     "/v1/completions": parse_completion_request,
-    "/tokenize": parse_tokenize_request,
-    "/detokenize": parse_detokenize_request,
+    "/tokenize": read_tokenize_request,
+    "/detokenize": read_detokenize_request,
 }
 
 

@@ -371,9 +371,19 @@ def test_tools_and_constraints_that_make_no_sense(fields: dict[str, Any], param:
     [
         ({"response_format": OBJECT}, "json_schema", '{"type": "object"}', "response_format"),
         ({"response_format": {"type": "json", "value": {"a": 1}}}, "json_schema", '{"a":1}', "response_format.value"),
-        ({"response_format": OBJECT | {"value": {"a": 1}}}, "json_schema", '{"a":1}', "response_format.value"),
+        (
+            {"response_format": OBJECT | {"value": {"a": 1}}},
+            "json_schema",
+            '{"type":"object","a":1}',
+            "response_format.value",
+        ),
         ({"response_format": {"type": "json", "value": "true"}}, "json_schema", "true", "response_format.value"),
-        ({"response_format": OBJECT | {"schema": {"a": 1}}}, "json_schema", '{"a":1}', "response_format.schema"),
+        (
+            {"response_format": OBJECT | {"schema": {"a": 1}}},
+            "json_schema",
+            '{"type":"object","a":1}',
+            "response_format.schema",
+        ),
         ({"response_format": {"type": "json", "schema": {"a": 1}}}, "json_schema", '{"a":1}', "response_format.schema"),
         (
             {"response_format": {"type": "json_schema", "value": {"type": "object"}}},
