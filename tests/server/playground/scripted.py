@@ -46,6 +46,8 @@ class Scripted:
     gate: threading.Event = field(default_factory=threading.Event)
     key: str = ""
     """Asked for if there is one."""
+    pace: float = 0.001
+    """Seconds between events."""
     scrapes: int = 0
     """How often /metrics was asked for."""
     left: int = 0
@@ -269,7 +271,7 @@ async def _play(server: Scripted, events: list[bytes]) -> AsyncIterator[bytes]:
                 await asyncio.sleep(0.01)
             if event != STALL:
                 yield event
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(server.pace)
     except (asyncio.CancelledError, GeneratorExit):
         server.left += 1
         raise

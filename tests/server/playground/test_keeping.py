@@ -166,7 +166,7 @@ def test_a_file_of_anybody_is_taken_for_what_is_known_of_it(page: Page, tmp_path
     page.get_by_label("File to import").set_input_files(path)
     expect(messages(page)).to_have_count(1)
     expect(messages(page).locator("img")).to_have_count(0)
-    expect(messages(page).get_by_role("heading")).to_have_text("You")
+    expect(messages(page).get_by_role("heading", level=2)).to_have_text("You")
 
 
 def test_a_link_holds_the_conversation_and_no_key(browser: Browser, scripted: Scripted) -> None:

@@ -138,3 +138,17 @@ def test_keys_open_tabs_and_panes_and_walk_through_messages(page: Page) -> None:
     page.keyboard.press("Control+Shift+O")
     expect(messages(page)).to_have_count(0)
     expect(page.get_by_label("Message", exact=True)).to_be_focused()
+
+
+def test_everything_is_found_by_typing(page: Page) -> None:
+    say(page, "hello")
+    done(page)
+    page.keyboard.press("Control+k")
+    dialog = page.get_by_role("dialog", name="What can be done")
+    expect(dialog.get_by_role("combobox", name="Search")).to_be_focused()
+    expect(dialog.get_by_role("option", name="Inspector: Raw")).to_contain_text("Alt 6")
+    page.keyboard.type("promp")
+    expect(dialog.get_by_role("option")).to_have_count(1)
+    page.keyboard.press("Enter")
+    expect(dialog).to_have_count(0)
+    expect(page.get_by_role("tab", name="Prompt")).to_have_attribute("aria-selected", "true")

@@ -13,7 +13,8 @@ export function lazy(load) {
   function Lazy(props) {
     const [state, setState] = useState(component ? "there" : "waiting");
     useEffect(() => {
-      if (!component) ready().then(() => setState("there"), () => setState("failed"));
+      // The module may have come between the rendering and this.
+      if (state === "waiting") ready().then(() => setState("there"), () => setState("failed"));
     }, []);
     if (state === "failed") return h("p", { class: "note error", role: "alert" }, "A part of the page could not be loaded; reload it.");
     return component && h(component, props);

@@ -96,7 +96,6 @@ export function Row({ talk, field, model }) {
  * @param {string} name
  */
 function faultOf(talk, name) {
-  const last = talk.path.value.at(-1);
-  const error = last ? talk.messages.get(last)?.value.outcome?.error : undefined;
+  const error = talk.lastError.value;
   return error?.param?.split(/[.[]/)[0] === name ? error.message : "";
 }

@@ -1,5 +1,5 @@
 /** An answer by its tokens: how likely each was, what else could have come, and a way to go on with that. */
-import { h, useState } from "../core/ui.js";
+import { Fragment, h, useState } from "../core/ui.js";
 import { forkAt } from "../state/actions.js";
 import { inspectedOf } from "../state/inspected.js";
 import { retry } from "../state/actions.js";
@@ -21,11 +21,11 @@ export default function Tokens({ talk }) {
   return h("div", { class: "stack" },
     h("p", { class: "small muted" }, `${tokens.length} tokens; on average each had ${percent(sure)}. Point at one, or move to it with the keys, for what else could have come.`),
     h("div", { class: "legend", "aria-hidden": "true" }, STEPS.map((label, index) => h("span", { key: label, class: `token step-${index}` }, label))),
-    h("div", { class: "token-text", role: "group", "aria-label": "Tokens of the answer" }, tokens.map((token, index) => h("button", {
-      key: index, type: "button", class: `token step-${stepOf(token)}`, "aria-pressed": index === at,
+    h("div", { class: "token-text", role: "group", "aria-label": "Tokens of the answer" }, tokens.map((token, index) => h(Fragment, { key: index }, h("button", {
+      type: "button", class: `token step-${stepOf(token)}`, "aria-pressed": index === at,
       "aria-label": `${visible(token.token)}, ${percent(Math.exp(token.logprob))}`,
       onClick: () => setAt(index), onFocus: () => setAt(index), onMouseEnter: () => setAt(index),
-    }, shown(token.token)))),
+    }, shown(token.token)), token.token.includes("\n") && h("br", {})))),
     chosen ? h(Alternatives, { talk, message, at, token: chosen }) : null,
   );
 }
@@ -85,7 +85,7 @@ const percent = (probability) => (probability >= 0.9995 ? "100 %" : probability 
 const visible = (text) => text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "␣") || "∅";
 
 /** @param {string} text */
-const shown = (text) => text.replaceAll("\n", "⏎\n");
+const shown = (text) => text.replaceAll("\n", "⏎");
 
 /**
  * Whether a token ends with a whole character, so that an answer can be cut behind it.

@@ -1,4 +1,5 @@
 /** What a person does with conversations. */
+import { counted } from "../core/format.js";
 import { answer, runs, stopAll } from "../talk/run.js";
 import { columns } from "./library.js";
 import { notify, status } from "./notices.js";
@@ -22,7 +23,7 @@ async function announced(answers) {
   const last = columns.peek().map((talk) => talk.shown().at(-1));
   const tokens = last.reduce((sum, message) => sum + (message?.outcome?.tokens ?? 0), 0);
   const failed = last.some((message) => message?.state === "failed");
-  status.value = failed ? "The answer failed" : last.some((message) => message?.state === "stopped") ? "Stopped" : `Answer complete, ${tokens} tokens`;
+  status.value = failed ? "The answer failed" : last.some((message) => message?.state === "stopped") ? "Stopped" : `Answer complete, ${counted(tokens, "token")}`;
 }
 
 /**

@@ -1,7 +1,7 @@
 /** Conversations side by side, each with its own settings, asked the same. */
 import { signal } from "../core/ui.js";
 import { newRecord, Talk } from "../talk/talk.js";
-import { adopt, columns, forgetQuietly, showTalks } from "./library.js";
+import { adopt, columns, focused, forgetQuietly, showTalks } from "./library.js";
 
 export const MOST_COLUMNS = 4;
 
@@ -18,6 +18,7 @@ export function addColumn() {
   for (const { id: _, talk: __, parent: ___, order: ____, ...message } of model.shown()) parent = talk.add(parent, { ...message, state: message.state === "writing" ? "stopped" : message.state });
   talk.changeRecord({ title: shown[0].record.peek().title });
   set([...shown, talk]);
+  focused.value = shown.length; // it was added for its settings to be changed
 }
 
 /**

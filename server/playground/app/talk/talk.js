@@ -63,6 +63,12 @@ export class Talk {
     this.children = computed(() => this.#children());
     /** Ids from the root to the last message that is shown. */
     this.path = computed(() => this.#path());
+    const last = computed(() => this.messages.get(this.path.value.at(-1) ?? "")?.value);
+    // Of the last message what does not change with every token of it, so that what depends on it is not made anew.
+    this.lastRole = computed(() => last.value?.role);
+    this.lastError = computed(() => last.value?.outcome?.error);
+    /** What the last message says once it is written; undefined while it is. */
+    this.lastText = computed(() => (last.value?.state === "writing" ? undefined : (last.value?.content ?? "")));
     this.settings = computed(() => this.record.value.settings);
   }
 

@@ -11,6 +11,8 @@ import { CodeBlock } from "./code.js";
 
 const marked = new Marked({ gfm: true });
 const SAFE_LINK = /^(https?:|mailto:)/i;
+/** The heading of the message that the text is of. */
+const MESSAGE_LEVEL = 2;
 /** Blocks behind the last of these may still change what stands before them, as the next item of a list. */
 const UNSETTLED_BLOCKS = 2;
 
@@ -30,16 +32,25 @@ export function Markdown({ text }) {
     // The lexer may have read returns as line feeds or tabs as spaces; then its texts are not the beginning of ours.
     if (!text.startsWith(settled.current.text)) settled.current = { text: before, blocks };
   }
-  return h("div", { class: "markdown" }, shown.map((token, index) => h(Block, { key: index, token, raw: token.raw })));
+  let above = MESSAGE_LEVEL;
+  return h("div", { class: "markdown" }, shown.map((token, index) => {
+    // A model may begin anywhere; a page's headings go down step by step.
+    if (token.type === "heading") above = Math.min(MESSAGE_LEVEL + token.depth, above + 1, 6);
+    return h(Block, { key: index, token, raw: token.raw, level: above });
+  }));
 }
 
 /**
  * One block; made again only when its own text has changed.
- * @param {{token: Token, raw: string}} props
+ * @param {{token: Token, raw: string, level: number}} props `level` is that of a heading
  */
-function Block({ token, raw }) {
-  const made = useRef({ raw: "", node: /** @type {any} */ (null) });
-  if (made.current.raw !== raw || made.current.node === null) made.current = { raw, node: block(token) };
+function Block({ token, raw, level }) {
+  const made = useRef({ raw: "", level: 0, node: /** @type {any} */ (null) });
+  const { current } = made;
+  if (current.raw !== raw || current.level !== level || current.node === null) {
+    const node = token.type === "heading" ? h(`h${level}`, { class: `heading-${token.depth}` }, spans(token.tokens)) : block(token);
+    made.current = { raw, level, node };
+  }
   return made.current.node;
 }
 
@@ -56,8 +67,7 @@ function block(token) {
     case "def":
       return null;
     case "heading":
-      // The page has headings of its own above these.
-      return h(`h${Math.min(6, token.depth + 2)}`, { class: `heading-${token.depth}` }, spans(token.tokens));
+      return h("p", { class: `heading-${token.depth}` }, h("strong", {}, spans(token.tokens)));
     case "paragraph":
       return h("p", {}, spans(token.tokens));
     case "text":

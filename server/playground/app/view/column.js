@@ -1,5 +1,5 @@
 /** One conversation: its messages, or what it can begin with. */
-import { h, useEffect, useLayoutEffect, useRef } from "../core/ui.js";
+import { h, useEffect, useLayoutEffect, useRef, useState } from "../core/ui.js";
 import { runs } from "../talk/run.js";
 import { focused } from "../state/library.js";
 import { lazy } from "../core/lazy.js";
@@ -9,6 +9,24 @@ const ColumnHead = lazy(async () => (await import("./heads.js")).ColumnHead);
 export const Message = lazy(async () => (await import("./message.js")).Message);
 /** So near to the end the view follows what comes. */
 const PINNED_PX = 48;
+/** So many messages are made in one piece of work. */
+const AT_ONCE = 20;
+
+/**
+ * From which message on they are shown. A long conversation is shown from its end; the rest follows piece by piece, so
+ * that the page is never busy for long.
+ * @param {number} length
+ */
+function useBeginning(length) {
+  const [count, setCount] = useState(AT_ONCE);
+  const from = Math.max(0, length - count);
+  useEffect(() => {
+    if (!from) return;
+    const timer = setTimeout(() => setCount(count + AT_ONCE));
+    return () => clearTimeout(timer);
+  }, [from, count]);
+  return from;
+}
 
 /** @param {{talk: import("../talk/talk.js").Talk, index: number, alone: boolean}} props */
 export function Column({ talk, index, alone }) {
@@ -16,6 +34,7 @@ export function Column({ talk, index, alone }) {
   const inner = useRef(/** @type {HTMLElement | null} */ (null));
   const pinned = useRef(true);
   const path = talk.path.value;
+  const from = useBeginning(path.length);
   const writes = [...runs.value.values()].some((run) => run.talk === talk);
   const follow = () => {
     if (pinned.current && box.current) box.current.scrollTop = box.current.scrollHeight;
@@ -44,7 +63,7 @@ export function Column({ talk, index, alone }) {
     !alone && h(ColumnHead, { talk, index }),
     h("div", { class: "transcript", ref: box, onScroll: scrolled, role: "log", "aria-live": "off", "aria-busy": writes, tabIndex: 0, "aria-label": "Messages" },
       path.length
-        ? h("div", { class: "messages", ref: inner }, path.map((id, at) => h(Message, { key: id, talk, id, last: at === path.length - 1 })))
+        ? h("div", { class: "messages", ref: inner }, path.slice(from).map((id, at) => h(Message, { key: id, talk, id, last: from + at === path.length - 1 })))
         : h(Welcome, { talk }),
     ),
   );

@@ -99,8 +99,8 @@ export function Composer() {
  * @param {import("../talk/talk.js").Talk} talk
  */
 function isOpen(talk) {
-  const last = talk.path.value.at(-1);
-  return last !== undefined && talk.messages.get(last)?.value.role !== "assistant";
+  const role = talk.lastRole.value;
+  return role !== undefined && role !== "assistant";
 }
 
 /**

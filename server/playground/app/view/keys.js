@@ -1,22 +1,12 @@
 /** What keys do, wherever the focus is. No single letters: those belong to whoever types (WCAG 2.1.4). */
+import { lazy } from "../core/lazy.js";
 import { runs } from "../talk/run.js";
 import { stopShown } from "../state/actions.js";
 import { begin, current } from "../state/library.js";
 import { tabs } from "../inspect/tabs.js";
-import { inspect, overlay, panes, toggle } from "./panes.js";
+import { inspect, openOverlay, overlay, panes, toggle } from "./panes.js";
 
-/** What the help shows: keys, and what they do. */
-export const KEYS = [
-  ["Enter", "Send (on a phone: a new line)"],
-  ["Ctrl/⌘ Enter", "Send"],
-  ["Esc", "Stop all answers"],
-  ["↑ in an empty box", "Bring back what was sent last"],
-  ["Alt ↑ / Alt ↓", "Go from message to message"],
-  ["Alt 1 … 7", "Open a tab of the inspector"],
-  ["Ctrl .", "Open or close the inspector"],
-  ["Ctrl B", "Open or close the history"],
-  ["Ctrl Shift O", "New conversation"],
-];
+const Palette = lazy(async () => (await import("./palette.js")).Palette);
 
 /** Listen; gives back what ends it. */
 export function listenForKeys() {
@@ -39,14 +29,22 @@ function onKey(event) {
 function act(event, command) {
   const { key, altKey, shiftKey, code } = event;
   if (key === "Escape") return escape();
+  if (command && !shiftKey && key.toLowerCase() === "k") return openOverlay(Palette), true;
   if (command && key === ".") return toggle("inspector"), true;
-  if (command && !shiftKey && key.toLowerCase() === "b") return toggle("history"), focusComposer(), true;
+  if (command && !shiftKey && key.toLowerCase() === "b") return toggleHistory(), true;
   if (command && shiftKey && key.toLowerCase() === "o") return begin(), focusComposer(), true;
   const digit = altKey && !command ? /^Digit([1-9])$/.exec(code) : null;
   const tab = digit && tabs[Number(digit[1]) - 1];
   if (tab) return inspect(tab.id), true;
   if (altKey && (key === "ArrowUp" || key === "ArrowDown")) return walk(key === "ArrowUp" ? -1 : 1);
   return false;
+}
+
+/** The history closes with what had the focus in it. */
+function toggleHistory() {
+  const hadFocus = document.activeElement?.closest(".history");
+  toggle("history");
+  if (hadFocus) focusComposer();
 }
 
 function escape() {

@@ -15,6 +15,7 @@ import { Calls } from "./calls.js";
  * @typedef {import("../talk/talk.js").Talk} Talk
  */
 
+const NAMES = { system: "System message", user: "Your message", assistant: "Answer", tool: "Result of a call" };
 const ROLES = { system: "System", user: "You", assistant: "Assistant", tool: "Result" };
 const SHOWN_MODEL = /[^/]*$/;
 
@@ -24,9 +25,9 @@ export function Message({ talk, id, last }) {
   const message = talk.messages.get(id)?.value;
   if (!message) return null;
   const actions = !editing && message.state !== "writing" && h(Actions, { talk, message, last, onEdit: () => setEditing(true) });
-  return h("article", { class: `message ${message.role}`, "data-id": id, tabIndex: -1, "aria-label": `${ROLES[message.role]}'s message` },
+  return h("article", { class: `message ${message.role}`, "data-id": id, tabIndex: -1, "aria-label": NAMES[message.role] },
     h("header", {},
-      h("h3", {}, ROLES[message.role]),
+      h("h2", {}, ROLES[message.role]),
       message.role === "assistant" && message.outcome?.model && h("span", { class: "muted small" }, message.outcome.model.match(SHOWN_MODEL)?.[0]),
       message.role === "tool" && message.name && h("code", {}, message.name),
       h(Branches, { talk, id }),

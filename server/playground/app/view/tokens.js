@@ -13,8 +13,8 @@ export function Tokens({ talk }) {
   const { draft, settings } = talk.record.value;
   const path = talk.path.value;
   const ready = modelOf(settings)?.state === "ready";
-  const last = path.length ? talk.messages.get(path[path.length - 1])?.value : undefined;
-  const writes = last?.state === "writing";
+  const lastText = talk.lastText.value;
+  const writes = lastText === undefined;
   useEffect(() => {
     if (!ready || writes) return;
     const abort = new AbortController();
@@ -22,7 +22,7 @@ export function Tokens({ talk }) {
       countTokens(talk, abort.signal).then(setCounted, () => abort.signal.aborted || setCounted(null));
     }, PAUSE_MS);
     return () => (clearTimeout(timer), abort.abort());
-  }, [draft.text, draft.images.length, settings.model, settings.tools, path.join(), last?.content, ready, writes]);
+  }, [draft.text, draft.images.length, settings.model, settings.tools, path.join(), lastText, ready]);
   if (!counted) return null;
   const full = counted.count > counted.max;
   return h("span", { class: `count small ${full ? "full" : "muted"}`, title: "Tokens of the prompt, as the server counts them, of the model's context" },

@@ -57,5 +57,6 @@ export function Welcome({ talk }) {
       h("strong", {}, title),
       h("span", { class: "muted small" }, text),
     ))),
+    h("p", { class: "muted small wide-only" }, h("kbd", {}, "Ctrl K"), " shows all that can be done."),
   );
 }

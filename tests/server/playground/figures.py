@@ -1,0 +1,153 @@
+"""What the playground costs, measured: `python -m tests.server.playground.figures`.
+
+Prints the time to the first view and the bytes of it and of what follows when the page is idle, the longest task while
+four columns stream 60 tokens a second each, the times until the end of 500 messages is shown and until all of them are,
+and the memory that an hour's worth of streamed text leaves behind. Not a test: it reads a clock.
+"""
+
+import json
+import time
+from typing import Any
+
+from playwright.sync_api import Page, expect
+
+from tests.server.playground.browser import Watched, chromium, messages, say
+from tests.server.playground.scripted import SCRIPTS, chunk, ended, running_scripted, texts
+
+STREAM_SECONDS = 15
+RATE = 60
+HOUR_TOKENS = 3600 * RATE
+LONG_TASKS = """
+() => {
+  window.longest = 0;
+  new PerformanceObserver((list) => {
+    for (const task of list.getEntries()) window.longest = Math.max(window.longest, task.duration);
+  }).observe({ entryTypes: ["longtask"] });
+}
+"""
+
+
+def first_view(watch: Watched) -> dict[str, Any]:
+    """The time until the page can be used, and what crossed the wire."""
+    times = []
+    for _ in range(5):
+        page = watch.context.new_page()
+        began = time.perf_counter()
+        page.goto(watch.url)
+        page.get_by_role("button", name="Ask a question").wait_for()
+        times.append(time.perf_counter() - began)
+        size = page.evaluate(
+            "performance.getEntriesByType('resource').filter((entry) => entry.name.includes('/playground/'))"
+            ".reduce((sum, entry) => sum + entry.encodedBodySize, 0)"
+        )
+        page.close()
+    return {"first_view_s": round(min(times), 3), "first_and_idle_bytes": size}
+
+
+def streaming(watch: Watched) -> dict[str, Any]:
+    """The longest task while four columns stream."""
+    page = watch.page()
+    for _ in range(3):
+        page.get_by_role("button", name="Compare").click()
+    page.evaluate(LONG_TASKS)
+    say(page, "paced")
+    page.wait_for_timeout(2000)
+    start = page.evaluate("window.longest")
+    page.evaluate("window.longest = 0")
+    page.wait_for_timeout(STREAM_SECONDS * 1000)
+    longest = page.evaluate("window.longest")
+    page.get_by_role("button", name="Stop").click()
+    page.close()
+    return {"longest_task_at_the_start_ms": start, "longest_task_ms": longest}
+
+
+def opening(watch: Watched) -> dict[str, Any]:
+    """The time in which a conversation of 500 messages is shown."""
+    page = watch.page()
+    talk = {"id": "long", "title": "Long", "created": 1, "updated": 1, "settings": {}, "chosen": {}, "columns": []}
+    listed = [
+        {
+            "id": f"m{index}",
+            "talk": "long",
+            "parent": f"m{index - 1}" if index else None,
+            "order": index,
+            "role": "assistant" if index % 2 else "user",
+            "content": f"Message {index}. " + "Some **words** and `code` in a paragraph.\n\n- a list\n- of two\n\n" * 4,
+        }
+        for index in range(500)
+    ]
+    content = json.dumps({"headrace": 1, "talks": [{"record": talk, "messages": listed}]}).encode()
+    page.get_by_role("button", name="Share, export, import").click()
+    page.get_by_label("File to import").set_input_files({"name": "a.json", "mimeType": "", "buffer": content})
+    expect(messages(page)).to_have_count(500)
+    page.get_by_role("button", name="New conversation").first.click()
+    times = []
+    for _ in range(3):
+        times.append(page.evaluate(_OPEN))
+        page.get_by_role("button", name="New conversation").first.click()
+    page.close()
+    shown, complete = min(times)
+    return {"open_500_messages_ms": round(shown), "complete_500_messages_ms": round(complete)}
+
+
+_OPEN = """
+() => new Promise((resolve) => {
+  const began = performance.now();
+  document.querySelector(".entry .title").click();
+  let shown = 0;
+  const look = () => {
+    if (!shown && document.querySelector("article.message")) {
+      shown = -1;
+      requestAnimationFrame(() => setTimeout(() => { shown = performance.now() - began; }));
+    }
+    const complete = document.querySelectorAll("article.message").length === 500;
+    if (shown > 0 && complete) resolve([shown, performance.now() - began]);
+    else setTimeout(look);
+  };
+  look();
+})
+"""
+
+
+def memory(page: Page) -> float:
+    """Megabytes that the page's objects take, after what is garbage has gone."""
+    session = page.context.new_cdp_session(page)
+    session.send("HeapProfiler.collectGarbage")
+    return round(session.send("Runtime.getHeapUsage")["usedSize"] / 1e6, 1)
+
+
+def growth(watch: Watched) -> dict[str, Any]:
+    """Memory before and after as many tokens as an hour brings, in sixty answers."""
+    page = watch.page()
+    say(page, "hello")
+    before = memory(page)
+    for _ in range(60):
+        say(page, "minute")
+        expect(messages(page).last.locator(".outcome")).to_be_visible(timeout=600_000)
+        page.get_by_role("button", name="New conversation").first.click()
+    after = memory(page)
+    page.close()
+    return {"heap_mb_before": before, "heap_mb_after_an_hour_of_tokens": after}
+
+
+def main() -> None:
+    """Measure and print."""
+    word = "Some words of an answer with **bold** text, one after another.\n"
+    SCRIPTS["minute"] = ended(texts(*([word] * (HOUR_TOKENS // 60 // 12))))
+    SCRIPTS["paced"] = [chunk({"content": " word" if index % 12 else ".\n\nNext"}) for index in range(RATE * 60)]
+    found: dict[str, Any] = {}
+    with chromium() as browser, running_scripted() as server:
+        server.pace = 1 / RATE
+        for measure in (first_view, streaming, opening):
+            watch = Watched(browser, server.url, viewport={"width": 1600, "height": 900})
+            found |= measure(watch)
+            watch.context.close()
+        server.pace = 0.0
+        watch = Watched(browser, server.url, viewport={"width": 1600, "height": 900})
+        found |= growth(watch)
+        watch.context.close()
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

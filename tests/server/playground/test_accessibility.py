@@ -1,0 +1,166 @@
+"""axe finds nothing to say about the page: in its states, light and dark, on a phone and on a wide screen."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from scripts import check_pages
+from tests.server.playground.browser import messages, needs_browser, say, watched
+from tests.server.playground.scripted import Scripted, running_scripted
+
+pytestmark = [pytest.mark.slow, needs_browser]
+
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    if not check_pages.install():
+        pytest.skip("axe-core comes from npm, which is missing or reaches no registry")
+    return (check_pages.NODE / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Scripted]:
+    with running_scripted() as running:
+        yield running
+
+
+def faults(page: Page, axe: str) -> list[str]:
+    """What axe objects to, with the elements."""
+    page.evaluate(axe)
+    found: dict[str, Any] = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [f"{one['id']}: {node['html'][:160]}" for one in found["violations"] for node in one["nodes"]]
+
+
+def tab(page: Page, name: str) -> None:
+    """Open a tab of the inspector, which lies over the conversation on small screens."""
+    opener = page.get_by_role("button", name="Open the inspector")
+    if opener.count():
+        opener.click()
+    page.get_by_role("tab", name=name).click()
+
+
+def ask(page: Page, text: str) -> None:
+    page.get_by_label("Message", exact=True).fill(text)
+    page.get_by_role("button", name="Send").click()
+    expect(messages(page).last.locator(".outcome")).to_be_visible()
+
+
+def failed(page: Page) -> None:
+    ask(page, "broken")
+    expect(messages(page).last.get_by_role("alert")).to_be_visible()
+
+
+def writing(page: Page) -> None:
+    page.get_by_label("Message", exact=True).fill("stall")
+    page.get_by_role("button", name="Send").click()
+    expect(messages(page).last).to_contain_text("First")
+
+
+def stopped(page: Page) -> None:
+    writing(page)
+    page.get_by_role("button", name="Stop").click()
+    expect(messages(page).last.get_by_text("Stopped")).to_be_visible()
+
+
+def editing(page: Page) -> None:
+    ask(page, "hello")
+    messages(page).last.get_by_role("button", name="Edit").click()
+
+
+def deleted(page: Page) -> None:
+    ask(page, "hello")
+    messages(page).last.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("button", name="Undo")).to_be_visible()
+
+
+def tokens(page: Page) -> None:
+    tab(page, "Settings")
+    page.get_by_label("logprobs", exact=True).select_option("true")
+    closer = page.locator(".inspector-head").get_by_role("button", name="Close the inspector")
+    if closer.count():
+        closer.click()
+    ask(page, "rivers")
+    tab(page, "Tokens")
+    page.locator(".token-text button").nth(1).focus()
+    expect(page.get_by_role("region", name="Alternatives")).to_be_visible()
+
+
+def compared(page: Page) -> None:
+    if page.get_by_role("button", name="Compare").count() == 0:
+        page.get_by_role("button", name="Open the history").click()
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("section.column")).to_have_count(2)
+    ask(page, "hello")
+
+
+def in_tab(name: str) -> Callable[[Page], None]:
+    def open_it(page: Page) -> None:
+        ask(page, "hello")
+        tab(page, name)
+        page.wait_for_timeout(300)
+
+    return open_it
+
+
+def format_of_a_schema(page: Page) -> None:
+    tab(page, "Format")
+    page.get_by_label("The answer is").select_option("json_schema")
+    expect(page.get_by_text("The server takes it")).to_be_visible()
+
+
+STATES: dict[str, Callable[[Page], None]] = {
+    "empty": lambda page: page.wait_for_timeout(300),
+    "markdown": lambda page: ask(page, "show"),
+    "thought": lambda page: ask(page, "think"),
+    "calls": lambda page: ask(page, "call"),
+    "writing": writing,
+    "stopped": stopped,
+    "failed": failed,
+    "editing": editing,
+    "deleted": deleted,
+    "settings": lambda page: tab(page, "Settings"),
+    "format": format_of_a_schema,
+    "tools": lambda page: tab(page, "Tools"),
+    "tokens": tokens,
+    "prompt": in_tab("Prompt"),
+    "raw": in_tab("Raw"),
+    "compared": compared,
+    "models": lambda page: page.locator(".model-button").click(),
+    "palette": lambda page: page.keyboard.press("Control+k"),
+    "server": lambda page: page.locator(".server-chip").click(),
+}
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_axe_finds_nothing_in_any_state(browser: Browser, server: Scripted, axe: str, size: dict[str, int]) -> None:
+    found: dict[str, list[str]] = {}
+    for name, reach in STATES.items():
+        # Without motion, so that no colour is measured on its way to another.
+        with watched(browser, server.url, viewport=size, reduced_motion="reduce") as watch:
+            page = watch.page()
+            expect(page.get_by_label("Message", exact=True)).to_be_visible()
+            expect(page.locator(".model-button .dot.ready")).to_be_visible()
+            reach(page)
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)
+                if wrong := faults(page, axe):
+                    found.setdefault(name, []).extend(f"{scheme}: {one}" for one in wrong)
+            if page.evaluate("document.documentElement.scrollWidth") > size["width"]:
+                found.setdefault(name, []).append("the page is wider than the screen")
+    assert not found, "\n".join(f"{name}: {one}" for name, wrong in found.items() for one in wrong)
+
+
+def test_streaming_text_stands_in_no_live_region_and_the_end_is_told_once(page: Page, scripted: Scripted) -> None:
+    say(page, "stall")
+    expect(page.get_by_role("status").first).to_have_text("Generating")
+    log = page.get_by_role("log")
+    expect(log).to_have_attribute("aria-busy", "true")
+    expect(log).to_have_attribute("aria-live", "off")
+    expect(page.get_by_label("Message", exact=True)).to_be_focused()
+    scripted.gate.set()
+    expect(page.get_by_role("status").first).to_have_text("Answer complete, 1 token")
+    expect(log).to_have_attribute("aria-busy", "false")
