@@ -1,10 +1,11 @@
 """What one request may cost another, and what it spares it, held to bounds: `make latency`.
 
-The engine alone, in this process, on a machine that does nothing else. Two promises:
+The engine alone, in this process, on a machine that does nothing else. What is promised:
 
 - While `--streams` (8) decode, a prompt of `--prompt` (6,000) tokens at most triples the 99th percentile of their
   inter-token latency.
 - A second request with the same first 2,000 tokens has at most a tenth of the first one's time to first token.
+- A second request about an image has at most a fifth of the first one's time to first token.
 
 Ends with 1 if one is broken. What they rest on is tested without a clock: that a shared prefix is not computed again
 (tests/engine/test_engine.py), and how prompts are cut into pieces beside streams (tests/engine/scheduling).
@@ -16,6 +17,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.image_latency import ImageBench
 from bench.record import circumstances, percentile, table, write_json
 from engine.build import build_engine
 from engine.config import EngineConfig
@@ -111,6 +113,14 @@ def _prompt(length: int, salt: int) -> list[int]:
     return [(salt * 7919 + i * 31) % 40_000 + 100 for i in range(length)]
 
 
+def image_promise(threads: int) -> Promise:
+    """That of a model that sees."""
+    bench = ImageBench(threads)
+    cold, warm = bench.second_turn()
+    bench.close()
+    return Promise("time to first token, image seen before", cold, warm, 1 / 5)
+
+
 def main() -> int:
     """Measure, print, and judge; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -124,6 +134,7 @@ def main() -> int:
     bench = Bench(options.source or file.find(file.default).engine_config().source, options.threads)
     promises = [bench.prefix(), bench.long_prompt(options.streams, options.prompt)]
     bench.engine.close()
+    promises.append(image_promise(options.threads))
     rows = [
         [one.name, f"{one.before * 1e3:.0f}", f"{one.after * 1e3:.0f}", f"{one.ratio:.2f}", f"{one.bound:.2f}",
          "kept" if one.is_kept else "BROKEN"]

@@ -1,0 +1,93 @@
+"""What an image that was seen before spares: the promise of `make latency` that is about images.
+
+The model is made here, with random weights: a small text model behind a tower of 384 dimensions and twelve layers, as
+the smallest SigLIPs are, which sees an image as 1,024 patches.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from engine.build import build_engine
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.messages import AddImage, AddRequest, ImageArray, ImageSpan
+from engine.sampling_params import SamplingParams
+
+SIDE, PATCH = 512, 16
+IMAGE_TOKEN = 5
+NUM_TOKENS = (SIDE // PATCH) ** 2
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llava",
+    "architectures": ["LlavaForConditionalGeneration"],
+    "image_token_index": IMAGE_TOKEN,
+    "vision_feature_layer": -1,
+    "vision_feature_select_strategy": "full",
+    "text_config": {
+        "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
+        "num_hidden_layers": 3, "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192,
+    },
+    "vision_config": {
+        "model_type": "siglip_vision_model", "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 12,
+        "num_attention_heads": 6, "image_size": SIDE, "patch_size": PATCH,
+    },
+}  # fmt: skip
+
+
+def build_model(directory: Path) -> None:
+    """Save the model."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    torch.manual_seed(0)
+    options = {name: value for name, value in CONFIG.items() if name != "model_type"}
+    config = AutoConfig.for_model(CONFIG["model_type"], **options)
+    AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16).save_pretrained(directory)
+
+
+class ImageBench:
+    """One engine that sees, and images that are all different."""
+
+    def __init__(self, threads: int) -> None:
+        self._directory = tempfile.TemporaryDirectory()
+        build_model(Path(self._directory.name))
+        config = EngineConfig(
+            name="bench", source=self._directory.name, device="cpu", memory="1GiB", threads=threads, context=4096
+        )
+        self.engine: Engine = build_engine(config, lambda *_: None)[0]
+        self._requests = 0
+
+    def close(self) -> None:
+        """End the engine and remove the model."""
+        self.engine.close()
+        self._directory.cleanup()
+
+    def add(self, image: int | None, text: list[int], max_tokens: int) -> None:
+        """Queue a request about the image of that number, or about none."""
+        self._requests += 1
+        tokens, spans = text, []
+        if image is not None:
+            digest = image.to_bytes(8, "little")
+            pixels = bytes([image % 256]) * (3 * SIDE * SIDE)
+            self.engine.add_image(
+                AddImage(digest, [1], [ImageArray("pixel_values", [1, 3, SIDE, SIDE], "uint8", pixels)])
+            )
+            tokens, spans = [7, *[IMAGE_TOKEN] * NUM_TOKENS, *text], [ImageSpan(1, NUM_TOKENS, digest)]
+        params = SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
+        self.engine.add(AddRequest(self._requests, tokens, params, images=spans))
+
+    def first_token(self, image: int, text: list[int]) -> float:
+        """Seconds until a request alone has its first token."""
+        began = time.perf_counter()
+        self.add(image, text, 1)
+        while not any(output.token_ids for output in self.engine.step()):
+            pass
+        return time.perf_counter() - began
+
+    def second_turn(self) -> tuple[float, float]:
+        """Time to first token about an image, and again about the same one, in seconds."""
+        self.first_token(1, [8, 9, 10])
+        cold = min(self.first_token(image, [8, 9, 10]) for image in range(2, 5))
+        return cold, min(self.first_token(image, [8, 9, 10, 11, 12, 13]) for image in range(2, 5))
