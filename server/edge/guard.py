@@ -50,8 +50,8 @@ class Edge:
         self._keys = keys
         self._counters = counters
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
-        self._open_paths = OPEN_PATHS.union(pages)
-        self._quiet_paths = PROBED_PATHS.union(pages)
+        self._pages = frozenset(pages)
+        self._quiet_paths = PROBED_PATHS | self._pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; whatever it raises becomes an answer, or the end of the connection."""
@@ -92,7 +92,8 @@ class Edge:
         state = exchange.scope.setdefault("state", {})
         state["request_id"] = exchange.request_id
         state["salt"] = b""
-        if exchange.scope["path"] in self._open_paths:
+        path, reads = exchange.scope["path"], exchange.scope["method"] in ("GET", "HEAD")
+        if path in OPEN_PATHS or (reads and path in self._pages):
             return
         authorization = headers.get("authorization")
         salt = self._keys.salt_for(authorization.encode("latin-1") if authorization is not None else None)
