@@ -154,7 +154,8 @@ class HeadraceServer:
             hosts=allowed_hosts(self._settings),
             playground=self._settings.playground,
         )
-        server = HttpServer(app, max_connections=self._settings.limits.max_connections)
+        limits = self._settings.limits
+        server = HttpServer(app, max_connections=limits.max_connections, max_body_bytes=limits.max_body_bytes)
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         closed = asyncio.create_task(self._close.wait())
         await asyncio.wait({serving, closed}, return_when=asyncio.FIRST_COMPLETED)
@@ -195,7 +196,7 @@ class HeadraceServer:
 
     async def _drain(self) -> None:
         """Refuse what is new, and give what runs some time."""
-        self.admission.draining = True
+        self.admission.drain()
         seconds = self._settings.drain_seconds
         if self.admission.in_flight and seconds:
             self._console.line(

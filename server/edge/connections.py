@@ -23,6 +23,8 @@ ACCEPTS_AT_ONCE = 8
 RESERVED_DESCRIPTORS = EXTRA_CONNECTIONS + ACCEPTS_AT_ONCE + 12
 """What must be left: for connections that are being ended, for text processes, for an engine that is started again."""
 RETRY_SECONDS = 0.2
+NEW_SECONDS = 0.25
+"""What a new connection gets to send the first bytes of a request before it counts as idle."""
 LOG_SECONDS = 1.0
 
 
@@ -33,8 +35,15 @@ class Evictable(Protocol):
     def idle_since(self) -> float | None:
         """Since when it has had no request, in seconds of the event loop; None while it has one."""
 
+    @property
+    def spoke(self) -> bool:
+        """Whether it has ever sent anything."""
+
+    def has_input(self) -> bool:
+        """Whether bytes have arrived that are not read yet."""
+
     def evict(self) -> None:
-        """End it at once."""
+        """End it at once, with an answer if a request has begun."""
 
 
 def raise_descriptor_limit() -> None:
@@ -140,8 +149,15 @@ class Acceptor:
             self._unmade -= not made
 
     def _longest_idle(self) -> Evictable | None:
-        idle = [(since, connection) for connection in self._connections if (since := connection.idle_since) is not None]
-        return min(idle, key=lambda entry: entry[0])[1] if idle else None
+        """The connection to be ended next: of those that never said anything, and then of others, the longest idle."""
+        newest = self._loop.time() - NEW_SECONDS
+        idle = [
+            (connection.spoke, since, connection)
+            for connection in self._connections
+            if (since := connection.idle_since) is not None and (connection.spoke or since <= newest)
+        ]
+        idle.sort(key=lambda entry: entry[:2])
+        return next((connection for _, _, connection in idle if not connection.has_input()), None)
 
     def _evict(self) -> None:
         """End the connection that has been without a request for longest."""

@@ -8,8 +8,11 @@ takes for a while what a client still sends.
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import socket
+import struct
+import termios
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -20,7 +23,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from server.edge.connections import Acceptor, most_connections
-from server.edge.request_head import StrictConnection
+from server.edge.limits import RETRY_SECONDS
+from server.edge.request_head import Refusal, StrictConnection
 
 EXTRA = "is_extra"
 """In the state of requests on connections beyond their limit, which are only told how the server is."""
@@ -38,9 +42,10 @@ LAST_ANSWERS_SECONDS = 2
 class HttpServer(uvicorn.Server):
     """uvicorn as this server runs it: h11, no websockets, no logging of its own, and signals are not its business."""
 
-    def __init__(self, app: ASGIApp, *, max_connections: int | None = None) -> None:
-        """`max_connections` is None for as many as this process's open files allow."""
+    def __init__(self, app: ASGIApp, *, max_connections: int | None = None, max_body_bytes: int | None = None) -> None:
+        """`max_connections` is None for as many as this process's open files allow, `max_body_bytes` for any size."""
         self._max_connections = max_connections
+        self._max_body_bytes = max_body_bytes
         super().__init__(
             uvicorn.Config(
                 app,
@@ -76,7 +81,9 @@ class HttpServer(uvicorn.Server):
 
     def _make_protocol(self, is_extra: bool) -> "GuardedH11Protocol":
         state = {**self.lifespan.state, EXTRA: True} if is_extra else self.lifespan.state
-        return GuardedH11Protocol(self.config, self.server_state, state)
+        protocol = GuardedH11Protocol(self.config, self.server_state, state)
+        protocol.conn.max_body_bytes = self._max_body_bytes
+        return protocol
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -93,6 +100,7 @@ class GuardedH11Protocol(H11Protocol):
     _header_timer: asyncio.TimerHandle | None = None
     _linger_timer: asyncio.TimerHandle | None = None
     _lingered = 0
+    _spoke = False
 
     conn: StrictConnection
 
@@ -113,10 +121,27 @@ class GuardedH11Protocol(H11Protocol):
         has_request = self.cycle is not None and not self.cycle.response_complete
         return None if has_request else self._idle_since
 
+    @property
+    def spoke(self) -> bool:
+        """Whether any byte has come."""
+        return self._spoke
+
+    def has_input(self) -> bool:
+        """Whether the kernel holds bytes of the client's."""
+        raw = self.transport.get_extra_info("socket")
+        try:
+            (waiting,) = struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.FIONREAD, bytes(4)))
+        except OSError:
+            return False
+        return bool(waiting)
+
     def evict(self) -> None:
         """End the connection at once; from now on it does not count."""
         self.connections.discard(self)
-        self.transport.abort()
+        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+            self._refuse(Refusal(503, "All connections of this server are in use", "overloaded"))
+        else:
+            self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Arm both deadlines."""
@@ -128,6 +153,7 @@ class GuardedH11Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and keep the deadline running exactly while a request's headers are incomplete."""
+        self._spoke = True
         if self._linger_timer is not None:
             self._lingered += len(data)
             if self._lingered > LINGER_BYTES:
@@ -157,19 +183,13 @@ class GuardedH11Protocol(H11Protocol):
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no clear HTTP/1.1, or what has too long headers, and close."""
-        refusal = self.conn.refusal
-        body = json.dumps(
-            {
-                "error": {
-                    "message": refusal.message,
-                    "type": "invalid_request_error",
-                    "param": None,
-                    "code": refusal.code,
-                }
-            }
-        ).encode()
-        self._answer_and_close(refusal.status, body)
+        """Answer what is no clear HTTP/1.1, or what is too long, and close."""
+        self._refuse(self.conn.refusal)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
+        error = {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}
+        self._answer_and_close(refusal.status, json.dumps({"error": error}).encode())
 
     def _arm_header_timer(self) -> None:
         if self._header_timer is None:
@@ -192,6 +212,8 @@ class GuardedH11Protocol(H11Protocol):
                 (b"content-length", str(len(body)).encode()),
                 (b"connection", b"close"),
             ]
+            if status == 503:
+                headers.append((b"retry-after", str(RETRY_SECONDS).encode()))
             for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()

@@ -8,6 +8,8 @@ from starlette.types import Receive
 
 from server.protocol.errors import ApiError, bad_request, overloaded
 
+_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+"""UTF-8, and what is a part of it."""
 MIB = 1024 * 1024
 RETRY_SECONDS = 2
 
@@ -72,6 +74,13 @@ class Admission:
         self.draining = False
         self.buffered = 0
         """Bytes of bodies."""
+        self._reading: set[asyncio.Timeout] = set()
+
+    def drain(self) -> None:
+        """Refuse what comes from now on, and what has not come whole."""
+        self.draining = True
+        for deadline in self._reading:
+            deadline.reschedule(asyncio.get_running_loop().time())
 
     def check(self, cost: int = 1) -> None:
         """Raise `ApiError` 503 with Retry-After if `cost` more choices find no place, 400 if they never could."""
@@ -104,13 +113,19 @@ class Admission:
         """
         _check_type(headers)
         try:
-            async with asyncio.timeout(self.limits.body_seconds):
-                body = await self._read(headers, receive)
+            async with asyncio.timeout(self.limits.body_seconds) as deadline:
+                self._reading.add(deadline)
+                try:
+                    body = await self._read(headers, receive)
+                finally:
+                    self._reading.discard(deadline)
         except _BodyTooLargeError:
             raise ApiError(
                 413, f"The request body is larger than {self.limits.max_body_bytes} bytes", code="request_too_large"
             ) from None
         except TimeoutError:
+            if self.draining:
+                raise overloaded("The server is shutting down", retry_after=RETRY_SECONDS) from None
             raise ApiError(
                 408, f"The request body did not arrive within {self.limits.body_seconds:g} s", code="request_timeout"
             ) from None
@@ -149,8 +164,11 @@ def _check_type(headers: Headers) -> None:
         raise ApiError(
             415, f"The content type must be application/json, got {content_type[:100]!r}", code="unsupported_media_type"
         )
-    charsets = [part for part in parameters if part.partition("=")[0].strip() == "charset"]
-    if len(charsets) > 1 or any(part.partition("=")[2].strip().strip('"') != "utf-8" for part in charsets):
+    given = [
+        (name.strip(), value.strip().strip('"')) for name, _, value in (part.partition("=") for part in parameters)
+    ]
+    charsets = [(name, value) for name, value in given if name.rstrip("*0123456789") == "charset"]
+    if len(charsets) > 1 or any(name != "charset" or value not in _CHARSETS for name, value in charsets):
         raise ApiError(400, f"The charset must be UTF-8, got {content_type[:100]!r}", code="bad_http")
     encoding = headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":

@@ -1,11 +1,14 @@
 """More connections than there may be, and than there are descriptors."""
 
+import asyncio
 import json
 import os
 import resource
+import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -124,6 +127,67 @@ def test_connections_with_requests_stay_and_health_is_answered_beside_them(serve
         assert ask(server.port).startswith(b"HTTP/1.1 200")
     wait_until(lambda: server.call(lambda: server.server.admission.buffered) == 0)
     assert ask(server.port, HEALTH.replace(b"/health", b"/v1/models")).startswith(b"HTTP/1.1 200")
+
+
+def test_requests_beside_a_flood_of_idle_connections_are_answered(server: RunningServer) -> None:
+    """Their bytes come a moment after the connection, and wait a moment until they are read."""
+    body = b'{"prompt": "a"}'
+    request = SLOW.replace(b"Content-Length: 100", b"Connection: close\r\nContent-Length: %d" % len(body))[:-1] + body
+    answers: list[bytes] = []
+
+    def post() -> None:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+            connection.sendall(request)
+            answers.append(connection.recv(65536)[:12])
+
+    for _ in range(5):
+        with ExitStack() as stack:
+            clients = [threading.Thread(target=post) for _ in range(4)]
+            for client in clients:
+                client.start()
+            for _ in range(4 * LIMIT):
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE))
+            for client in clients:
+                client.join()
+    assert len(answers) == 20 and set(answers) <= {b"HTTP/1.1 200", b"HTTP/1.1 503"}, answers
+
+
+def test_a_request_that_has_begun_is_told_why_it_ends(server: RunningServer) -> None:
+    with ExitStack() as stack:
+        begun = [stack.enter_context(server.connect()) for _ in range(LIMIT)]
+        for connection in begun:
+            connection.sendall(b"GET /health HTTP/1.1\r\n")
+        wait_until(lambda: ask(server.port).startswith(b"HTTP/1.1 200") and select.select(begun, [], [], 0)[0])
+        for ended in select.select(begun, [], [], 0)[0]:
+            assert ended.recv(65536).startswith(b"HTTP/1.1 503")
+
+
+def test_who_never_said_anything_is_ended_first() -> None:
+    class Open:
+        def __init__(self, since: float | None, *, spoke: bool = False, waiting: bool = False) -> None:
+            self.idle_since, self.spoke, self.waiting = since, spoke, waiting
+
+        def has_input(self) -> bool:
+            return self.waiting
+
+        def evict(self) -> None:
+            opened.remove(self)
+
+    async def evicted() -> list[Open]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            acceptor = connections.Acceptor(listener, lambda extra: asyncio.Protocol(), opened, LIMIT)
+            gone = []
+            while opened and (chosen := acceptor._longest_idle()) is not None:
+                chosen.evict()
+                gone.append(chosen)
+            acceptor.close()
+            return gone  # type: ignore[return-value]
+
+    now = time.monotonic()
+    busy, fresh, written = Open(None, spoke=True), Open(now + 60), Open(now - 9, waiting=True)
+    quiet, quieter, kept = Open(now - 2), Open(now - 3), Open(now - 99, spoke=True)
+    opened: list[Open] = [busy, fresh, written, quiet, kept, quieter]
+    assert asyncio.run(evicted()) == [quieter, quiet, kept]
 
 
 def test_as_many_connections_as_open_files_leave(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from tests.server.fakes import RunningServer, Script, running_server
 
 END = "Connection: close\r\n\r\n"
 POST = "POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHUNKED = POST + "Transfer-Encoding: chunked\r\n\r\n"
 VALUES = {"host": "localhost", "content-length": "2", "content-type": "application/json", "expect": "100-continue",
           "transfer-encoding": "chunked", "content-encoding": "identity"}  # fmt: skip
 
@@ -37,7 +38,22 @@ AMBIGUOUS = {
     "HTTP/0.9": "GET /health HTTP/0.9\r\nHost: localhost\r\n" + END,
     "HTTP/1.10": "GET /health HTTP/1.10\r\nHost: localhost\r\n" + END,
     "http/1.1": "GET /health http/1.1\r\nHost: localhost\r\n" + END,
-    "an empty line before": "\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n" + END,
+    "two empty lines before": "\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n" + END,
+    "a control character in a header": "GET /health HTTP/1.1\r\nHost: localhost\r\nX: a\x01b\r\n" + END,
+    "an escape in a header": "GET /health HTTP/1.1\r\nHost: localhost\r\nX: \x1b[2J\r\n" + END,
+    "no host": "GET /health HTTP/1.1\r\n" + END,
+    "a user in the target": "GET http://a@localhost/health HTTP/1.1\r\nHost: localhost\r\n" + END,
+    "a target of another kind": "GET ftp://localhost/health HTTP/1.1\r\nHost: localhost\r\n" + END,
+    "an encoded charset": POST.replace("json\r", "json; charset*=utf-8''utf-8\r") + "Content-Length: 2\r\n\r\n{}",
+    "a chunk after a bare line feed": CHUNKED + "2\n{}\r\n0\r\n\r\n",
+    "a bare line feed after a chunk": CHUNKED + "2\r\n{}\n0\r\n\r\n",
+    "a bare line feed after the last size": CHUNKED + "2\r\n{}\r\n0\n",
+    "no header behind the last chunk": CHUNKED + "2\r\n{}\r\n0\r\nXX\r\n",
+    "a chunk of a wrong length": CHUNKED + "2\r\n{}XX",
+    "a size with a space": CHUNKED + "2 \r\n{}\r\n0\r\n\r\n",
+    "a size of many digits": CHUNKED + "ffffffffffffffffff\r\n{}",
+    "no size": CHUNKED + "\r\n{}\r\n",
+    "an endless line before a chunk": CHUNKED + "2;" + 2000 * "x",
     "no version": "GET /health\r\nHost: localhost\r\n" + END,
     "two spaces": "GET  /health HTTP/1.1\r\nHost: localhost\r\n" + END,
     "1.0 with chunks": "POST /tokenize HTTP/1.0\r\nContent-Type: application/json\r\n"
@@ -89,7 +105,33 @@ def test_it_is_refused_byte_by_byte_too(server: RunningServer) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 400")
 
 
+@pytest.mark.parametrize("sizes", ["fffffff", "ffffffffffffffff", "18000\r\n" + 0x18000 * "x" + "\r\n18000"])
+def test_chunks_that_announce_too_much_are_refused_at_once(sizes: str, server: RunningServer) -> None:
+    """The connection stays open for writing, as that of a client that goes on."""
+    with server.connect() as connection:
+        connection.sendall(f"{CHUNKED}{sizes}\r\n{{".encode())
+        head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 413") and b"request_too_large" in (body or connection.recv(65536))
+
+
+def test_a_host_in_the_target_is_the_request_s(server: RunningServer) -> None:
+    """RFC 9112, section 3.2.2; a page whose name points here gets in by neither."""
+    for target, host, wanted in (("localhost", "evil", 200), ("evil", "localhost", 403)):
+        request = f"GET http://{target}/health?x=1 HTTP/1.1\r\nHost: {host}\r\n{END}"
+        assert exchange(server, request.encode())[0] == wanted
+
+
 CLEAR = {
+    "an absolute target": "GET http://localhost/health HTTP/1.1\r\nHost: localhost\r\n" + END,
+    "an absolute target with a port": "GET HTTP://localhost:80/health HTTP/1.1\r\nHost: localhost:80\r\n" + END,
+    "an empty line before": "\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n" + END,
+    "a tab in a header": "GET /health HTTP/1.1\r\nHost: localhost\r\nX: a\tb\r\n" + END,
+    "utf8": POST.replace("json\r", "json; charset=UTF8\r")
+    + 'Connection: close\r\nContent-Length: 14\r\n\r\n{"prompt":"a"}',
+    "ascii": POST.replace("json\r", "json; charset=US-ASCII\r")
+    + 'Connection: close\r\nContent-Length: 14\r\n\r\n{"prompt":"a"}',
+    "an extension of a chunk": POST + "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    'E;a=b\r\n{"prompt":"a"}\r\n000\r\n\r\n',
     "HTTP/1.0": "GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n",
     "a header twice that may be a list": "GET /health HTTP/1.1\r\nHost: localhost\r\nAccept: a\r\nAccept: b\r\n" + END,
     "a charset": POST.replace("json\r", 'json; Charset="UTF-8"\r') + "Connection: close\r\n"

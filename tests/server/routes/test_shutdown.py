@@ -60,3 +60,22 @@ def test_what_is_left_at_the_end_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp
             head, body = rest(connection)
             assert head.startswith(b"HTTP/1.1 503") and code_of(body) == "overloaded", body
         assert not texts.num_processes
+
+
+def test_a_body_that_has_not_come_whole_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smollm2_dir: Path
+) -> None:
+    """What runs still has its time then."""
+    script = Script(model_dir=str(smollm2_dir), token_ids=[504], step_seconds=0.01, context=10**7)
+    with running_server(monkeypatch, tmp_path, script) as server:
+        streamed = send(server, CHAT, json.dumps({**ENDLESS, "stream": True}).encode())
+        assert streamed.recv(100)
+        half_sent = [send(server, path, b"{", missing=100) for path in ("/tokenize", CHAT)]
+        wait_until(lambda: server.call(lambda: server.server.admission.buffered) == 2)
+        server.call(server.server.admission.drain)
+        for connection in half_sent:
+            with connection:
+                assert connection.recv(65536).startswith(b"HTTP/1.1 503")
+        assert b"data: " in streamed.recv(65536)
+        streamed.close()
+        server.server.admission.draining = False  # it has not been told to end yet
