@@ -104,7 +104,7 @@ def compile_grammar(
     limits = TRIAL_LIMITS if is_trial else LIMITS
     matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
     if matcher.is_error():
-        short = schema_error if constraint.kind == "json_schema" else short_error
+        short = short_error if constraint.kind == "lark" else expression_error
         raise RequestError(f"{constraint.param}: {short(matcher.get_error())}", param=constraint.param)
     return LlguidanceGrammar(matcher)
 
@@ -116,8 +116,8 @@ def short_error(message: str) -> str:
     return said[:MAX_MESSAGE_CHARS] or "it cannot be compiled"
 
 
-def schema_error(message: str) -> str:
-    """The library's message without the rules that a schema was written in, which only we know."""
+def expression_error(message: str) -> str:
+    """The library's message without the rules that a schema or an expression was written in, which only we know."""
     found = _WRONG_PATTERN.findall(message)
     if found:
         return f"invalid regex: {next(filter(None, reversed([one or two for one, two in found])), '')}"[

@@ -16,6 +16,8 @@ from server.protocol.tool_choice import Choice, FunctionChoice, ToolChoice, choi
 MAX_TOOLS = 512
 MAX_TOOL_PROMPT_CHARS = 100_000
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
+_REMARKS = frozenset({"type", "required", "title", "description", "$schema", "$id", "$comment", "examples", "default"})
+"""Keywords that say nothing of an object's members, `required` where it is empty."""
 
 T = TypeVar("T")
 
@@ -60,7 +62,8 @@ class Tool(StrictModel):
     def schema_(self) -> dict[str, Any]:
         """JSON Schema of the arguments, which are an object; without one, that without members.
 
-        A function of no parameters is declared without any (OpenAI's API reference, `tools.function.parameters`).
+        A function of no parameters is declared without any (OpenAI's API reference, `tools.function.parameters`), or
+        with an object of which nothing is said; one that takes any members says `additionalProperties`.
         """
         return self.read_schema(self.schema_field)
 
@@ -72,9 +75,9 @@ class Tool(StrictModel):
             return {"type": "object", "properties": {}}
         found = read_schema(given, param)
         schema = without_nulls(found.schema) if isinstance(found.schema, dict) else found.schema
-        if schema == {}:
-            return {"type": "object", "properties": {}}
-        return of_object(schema, ".".join((param, *found.place)), "for arguments are an object")
+        said = of_object(schema, ".".join((param, *found.place)), "for arguments are an object")
+        is_bare = schema is not True and _REMARKS.issuperset(said) and not said.get("required")
+        return said | {"properties": {}} if is_bare else said
 
     def plain(self) -> dict[str, Any]:
         """OpenAI's object of the tool, as chat templates expect it."""

@@ -36,6 +36,8 @@ _IPV6 = "|".join(
 """RFC 3986, section 3.2.2, which says in one rule each how many groups may stand on either side of `::`."""
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOSTNAME = rf"{_LABEL}(?:\.{_LABEL})*"
+MAX_HOSTNAME = 253
+"""Characters of a host's name (RFC 1123, section 2.1, and RFC 1035, section 2.3.4, whose 255 octets count two more)."""
 _ATOM = r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+"
 _HEX = "[0-9A-Fa-f]"
 _TIME_PARTS = "(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S)"
@@ -91,4 +93,5 @@ def said_format(name: str, at: str) -> Schema:
     """The `format` of a schema at a pointer as a pattern; nothing where it is a remark. Raises `Unfollowable`."""
     if name in REFUSED:
         raise Unfollowable(at, "format", f"{name!r} is not supported")
-    return {"pattern": PATTERNS[name]} if name in PATTERNS else {}
+    length = {"maxLength": MAX_HOSTNAME} if name == "hostname" else {}
+    return {"pattern": PATTERNS[name], **length} if name in PATTERNS else {}

@@ -48,6 +48,17 @@ def traces(schema: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
     return dict(_TRACES[kind] for kind in sorted(kinds - _kinds(said)))
 
 
+def with_draft_3(schema: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """With the members required that say so themselves, as Draft 3 has it; later drafts give that no meaning."""
+    asked = [name for name, part in _items(schema.get("properties")) if _asks_for_itself(part)]
+    known = said.get("required", [])
+    return {**said, "required": [*known, *(name for name in asked if name not in known)]} if asked else said
+
+
+def _asks_for_itself(part: Schema) -> bool:
+    return isinstance(part, dict) and part.get("required") is True
+
+
 def with_spoken_names(schema: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
     """What a schema, as it came, has become, with the members listed that its conditions and choices ask for.
 

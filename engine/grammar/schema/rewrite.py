@@ -18,7 +18,7 @@ from engine.grammar.schema.evaluate import Evaluator
 from engine.grammar.schema.evaluated import said_items, said_members
 from engine.grammar.schema.faults import Budget, Unfollowable, escape
 from engine.grammar.schema.formats import said_format
-from engine.grammar.schema.implied import asked_for, implied_types, traces, with_spoken_names
+from engine.grammar.schema.implied import asked_for, implied_types, traces, with_draft_3, with_spoken_names
 from engine.grammar.schema.members import apart
 from engine.grammar.schema.names import Names
 from engine.grammar.schema.overlap import Overlap
@@ -125,7 +125,7 @@ class Rewriter:
             return listed
         parts = [self._plain(keys, at)]
         if self._closes:
-            parts[0] = with_spoken_names(schema, parts[0] | traces(schema, parts[0]))
+            parts[0] = with_spoken_names(schema, with_draft_3(schema, parts[0] | traces(schema, parts[0])))
         if _JOINED.isdisjoint(keys):
             return parts[0]
         if not _APPLIED.isdisjoint(keys):
@@ -172,6 +172,7 @@ class Rewriter:
     def refer(self, schema: dict[str, Any], at: str, *, holds: bool) -> Schema:
         """What an object's `$ref` points to, or its complement, as a reference of ours."""
         target, pointer = self._document.resolve(schema, at)
+        self._check_end(target, pointer, at)
         key = (pointer, holds)
         if key not in self._references:
             name = self._references[key] = f"{'is' if holds else 'not'}{len(self._references)}"
@@ -179,6 +180,15 @@ class Rewriter:
                 self._targets[f"#/$defs/{name}"] = target
             self._pending.append((name, target, pointer, holds))
         return {"$ref": f"#/$defs/{self._references[key]}"}
+
+    def _check_end(self, target: Schema, pointer: str, at: str) -> None:
+        """Raise `Unfollowable` where what the `$ref` of a schema points to is but a reference, and so on for ever."""
+        seen: set[str] = set()
+        while isinstance(target, dict) and "$ref" in target and not target.keys() & _BESIDE_REFERENCES:
+            if pointer in seen:
+                raise Unfollowable(at, "$ref", "leads to itself, and to no schema")
+            seen.add(pointer)
+            target, pointer = self._document.resolve(target, pointer)
 
     def _inline(self, schema: dict[str, Any], at: str) -> Schema:
         """What a `$ref` points to, in full: llguidance joins no recursive reference with keywords beside it."""

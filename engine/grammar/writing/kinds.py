@@ -110,7 +110,7 @@ class Reader:
         while isinstance(schema, dict) and schema.keys() == {"$ref"}:
             name = schema["$ref"].rpartition("/")[2]
             if name in seen:
-                raise Beyond("", "a reference leads to itself")
+                raise Beyond("", "'$ref' leads to itself")
             seen.add(name)
             schema = self._definitions[name]
         return schema
@@ -147,7 +147,7 @@ class Reader:
 
     def _referred(self, name: str) -> Kinds:
         if name in self._entered:
-            raise Beyond("", "a reference leads to itself")
+            raise Beyond("", "'$ref' leads to itself")
         self._entered.append(name)
         try:
             return self.kinds(self._definitions[name])

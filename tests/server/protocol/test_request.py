@@ -434,6 +434,10 @@ def test_the_schema_of_a_tool() -> None:
 
     nothing = {"type": "object", "properties": {}}
     assert schema() == schema(parameters={}) == schema(parameters=None) == schema(arguments=None) == nothing
+    assert schema(parameters={"type": "object"}) == schema(parameters={"type": "object", "properties": None}) == nothing
+    assert schema(parameters={"type": ["object", "null"], "required": []}) == {**nothing, "required": []}
+    anything = {"type": "object", "additionalProperties": True}
+    assert schema(parameters=anything) == anything
     assert schema(arguments={"required": ["a"]}) == {"type": "object", "required": ["a"]}
     assert schema(parameters={"type": ["object", "null"], "x": 1}) == {"type": "object", "x": 1}
     [(_, tool)] = parse_chat_request(body(tools=[TOOL | {"function": {"name": "f", "strict": True}}])).usable_tools
