@@ -1,4 +1,4 @@
-"""What the playground costs, measured: `python -m tests.server.playground.figures`.
+"""What the playground costs, measured: `python -m tests.server.playground.figures [FILE]`, which gets the report.
 
 Prints the time to the first view and the bytes of it and of what follows when the page is idle, the longest task while
 four columns stream 60 tokens a second each, the times until the end of 500 messages is shown and until all of them are,
@@ -6,11 +6,13 @@ and the memory that an hour's worth of streamed text leaves behind. Not a test: 
 """
 
 import json
+import sys
 import time
 from typing import Any
 
 from playwright.sync_api import Page, expect
 
+from bench.record import circumstances, write_json
 from tests.server.playground.browser import Watched, chromium, messages, say
 from tests.server.playground.scripted import SCRIPTS, chunk, ended, running_scripted, texts
 
@@ -147,6 +149,8 @@ def main() -> None:
         found |= growth(watch)
         watch.context.close()
     print(json.dumps(found, indent=2))
+    if len(sys.argv) > 1:
+        write_json(sys.argv[1], circumstances() | {"figures": found})
 
 
 if __name__ == "__main__":
