@@ -39,8 +39,8 @@ from server.protocol.errors import ApiError, bad_request, shorten
 
 # Else the library starts threads for texts that come one by one.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-THINKING_SWITCHES = frozenset({"enable_thinking", "thinking"})
-"""By these variables templates turn reasoning on and off. Where there is none to turn off they are taken as well."""
+THINKING_SWITCHES = frozenset({"enable_thinking", "thinking", "thinking_budget", "preserve_thinking", "clear_thinking"})
+"""By these variables templates turn reasoning on and off, or bound it. Where there is none they are taken as well."""
 _RESERVED_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
 
 

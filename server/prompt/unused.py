@@ -17,6 +17,7 @@ def unused_fields(request: Conversation, tokenizer: ChatTokenizer, *, tools: boo
         for index, message in enumerate(request.messages)
         if message.name is not None and message.role not in roles
     ]
+    unused += [f"/messages/{index}/is_error" for index, message in enumerate(request.messages) if message.is_error]
     for name in request.chat_template_kwargs or ():
         if name in THINKING_SWITCHES and name not in tokenizer.variables:
             unused.append(f"/chat_template_kwargs/{name}")

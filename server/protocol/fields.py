@@ -65,7 +65,7 @@ _CONVERSATION = (
     FieldRow(
         "chat_template_kwargs",
         "Variables for the model's chat template",
-        "object; a variable the template does not read is refused, but for `enable_thinking` and `thinking`",
+        "object; a variable the template does not read is refused, but for switches of reasoning",
     ),
 )
 _RAW_PROMPTS = (
@@ -224,7 +224,7 @@ _HINTS = (
     FieldRow("safety_identifier", "A label of the caller's own", f"at most {MAX_LABEL_CHARS} characters", "hint"),
     FieldRow("prediction", "A text that the answer will mostly repeat", "object", "hint"),
     FieldRow("cache_control", "How prompts are cached, also in messages, parts and tools", "object", "hint"),
-    FieldRow("metadata", "Labels of the caller's own", "at most 16 short strings", "hint"),
+    FieldRow("metadata", "Labels of the caller's own", "at most 16 entries", "hint"),
 )
 _CHAT = (
     FieldRow("max_completion_tokens", "OpenAI's newer name of max_tokens", "1 to the context"),
@@ -240,7 +240,8 @@ _CHAT = (
     FieldRow(
         "reasoning_effort",
         "Limits the reasoning of a model that reasons: to 0, 256, 1024, 4096, 16384 or 32768 tokens",
-        "`none`, `minimal`, `low`, `medium`, `high` or `xhigh`; to a model that does not reason it is a hint",
+        "`none`, `minimal`, `low`, `medium`, `high`, `xhigh` or `max`, or `auto` or `default` for no limit; "
+        "to a model that does not reason it is a hint",
     ),
     FieldRow(
         "max_reasoning_tokens",

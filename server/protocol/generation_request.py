@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, WithJsonSchema, field_validator
 from engine.sampling_params import MAX_LOGIT_BIAS, MAX_SEED, MAX_STOP_TOKEN_IDS
 from engine.scheduling.admission import MAX_PRIORITY
 from server.protocol.errors import BRANCH_LIST, BRANCH_TEXT, WRONG_BRANCH
-from server.protocol.messages import Integer, StrictModel, text_or_list
+from server.protocol.messages import UNLESS_EMPTY, Integer, StrictModel, text_or_list
 
 MAX_N = 16
 MAX_STOP_STRINGS = 4
@@ -18,7 +18,7 @@ TokenCount = Annotated[Integer, Field(ge=1, le=MAX_INT)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
 StopTokenId = Annotated[Integer, Field(ge=0, le=MAX_INT)]
 ModelName = Annotated[str, Field(min_length=1, max_length=512)]
-StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+StopString = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
 WholeStop = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
 LogitBias = Annotated[
     dict[str, Annotated[float, Field(ge=-100, le=100)]],
@@ -54,7 +54,7 @@ class StreamOptions(StrictModel):
 class GenerationRequest(StrictModel):
     """The fields that chats and raw completions share. `null` means that a field was not given."""
 
-    model: ModelName | None = None
+    model: Annotated[ModelName | None, UNLESS_EMPTY] = None
     max_tokens: TokenCount | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -96,4 +96,5 @@ class GenerationRequest(StrictModel):
     @property
     def stop_strings(self) -> tuple[str, ...]:
         """`stop` in its plural form, without repetitions; an empty text is no stop string."""
-        return tuple(dict.fromkeys([self.stop] if isinstance(self.stop, str) else self.stop or [])) if self.stop else ()
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(dict.fromkeys(text for text in given if text))

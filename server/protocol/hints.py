@@ -31,7 +31,7 @@ class HintFields(StrictModel):
     safety_identifier: Label | None = None
     prediction: Prediction | None = None
     cache_control: dict[str, Any] | None = None
-    metadata: Annotated[dict[Annotated[str, Field(max_length=64)], Label], Field(max_length=16)] | None = None
+    metadata: Annotated[dict[Annotated[str, Field(max_length=64)], Any], Field(max_length=16)] | None = None
 
 
 def cache_salt(salt: bytes, key: str | None) -> bytes:

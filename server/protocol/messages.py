@@ -35,6 +35,14 @@ Integer = Annotated[int, BeforeValidator(_whole)]
 """An integer of a request, however it is written."""
 
 
+def _unless_empty(value: Any) -> Any:
+    """An empty text says as little as null."""
+    return None if value == "" else value
+
+
+UNLESS_EMPTY = BeforeValidator(_unless_empty)
+
+
 class StrictModel(BaseModel):
     """Exact types, no unknown fields, no NaN or infinity."""
 
@@ -113,6 +121,7 @@ class FunctionCall(StrictModel):
     description: str | None = None
     parsed_arguments: Any = None
     """What openai-python has read of the arguments; they stand beside it."""
+    provider_specific_fields: dict[str, Any] | None = None
 
     @field_validator("arguments", "parameters")
     @classmethod
@@ -138,7 +147,7 @@ class FunctionCall(StrictModel):
 class ToolCall(StrictModel):
     """A tool call of an earlier assistant turn."""
 
-    id: Name
+    id: Annotated[Name | None, UNLESS_EMPTY] = None
     function: FunctionCall
     type: Literal["function"] | None = "function"
     index: Annotated[Integer, Field(ge=0, le=MAX_TOOL_CALLS)] | None = None
@@ -147,7 +156,7 @@ class ToolCall(StrictModel):
 
     def plain(self) -> dict[str, Any]:
         """OpenAI's object, as chat templates expect it."""
-        return {"id": self.id, "type": "function", "function": self.function.plain()}
+        return {"id": self.id or f"call_{self.index or 0}", "type": "function", "function": self.function.plain()}
 
 
 def text_or_list(value: Any) -> str | None:
@@ -172,7 +181,7 @@ class ChatMessage(StrictModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
-    name: Name | None = None
+    name: Annotated[Name | None, UNLESS_EMPTY] = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOL_CALLS)] | None = None
     tool_call_id: Name | None = None
     function_call: FunctionCall | None = None
@@ -188,6 +197,13 @@ class ChatMessage(StrictModel):
     id: str | None = None
     parsed: Any = None
     provider_specific_fields: dict[str, Any] | None = None
+    images: Annotated[list[Any], Field(max_length=0)] | None = None
+    citations: list[Any] | None = None
+    reasoning_text: str | None = None
+    reasoning_opaque: str | None = None
+    finish_reason: str | None = None
+    timestamp: str | int | float | None = None
+    is_error: bool | None = None
 
     def plain(self) -> dict[str, Any]:
         """What a chat template may read of the turn. One of an assistant or a tool has content, be it empty."""

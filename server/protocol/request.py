@@ -3,9 +3,9 @@
 Everything a field can hold is bounded here, before anything is done with it. `parse_chat_request` is the one way in.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from engine.sampling_params import MAX_LOGPROBS
 from server.protocol import constraints, tools
@@ -24,13 +24,18 @@ from server.protocol.unknown_fields import parse_body
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
+def _effort(value: Any) -> Any:
+    """Other servers' words: the most there is, and as the model likes."""
+    return {"max": "xhigh", "auto": None, "default": None}.get(value, value) if isinstance(value, str) else value
+
+
 class ChatCompletionRequest(HintFields, RefusedFields, ConstraintFields, ToolFields, GenerationRequest, Conversation):
     """A chat request as it came."""
 
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[Integer, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    reasoning_effort: ReasoningEffort | None = None
+    reasoning_effort: Annotated[ReasoningEffort | None, BeforeValidator(_effort)] = None
     max_reasoning_tokens: Annotated[Integer, Field(ge=0, le=MAX_INT)] | None = None
 
     @property

@@ -68,13 +68,22 @@ class ToolChoiceObject(StrictModel):
     function: FunctionName | None = None
     name: Name | None = None
     allowed_tools: AllowedTools | None = None
+    mode: Literal["auto", "required"] | None = None
+    tools: Annotated[list[AllowedTool], Field(min_length=1, max_length=MAX_ALLOWED)] | None = None
+
+    @property
+    def allowed(self) -> AllowedTools | None:
+        """The tools allowed, which may stand in an object of their own or beside the type."""
+        if self.tools is not None:
+            return AllowedTools(mode=self.mode or "auto", tools=self.tools)
+        return self.allowed_tools
 
     @model_validator(mode="after")
     def _has_what_type_says(self) -> "ToolChoiceObject":
-        given = {name for name in ("function", "name", "allowed_tools") if getattr(self, name) is not None}
+        given = {name for name in ("function", "name", "allowed_tools", "tools") if getattr(self, name) is not None}
         match self.type:
             case "allowed_tools":
-                wanted: list[set[str]] = [{"allowed_tools"}]
+                wanted: list[set[str]] = [{"allowed_tools"}, {"tools"}]
             case None | "function" | "tool":
                 wanted = [{"function"}, {"name"}]
             case _:
@@ -120,9 +129,8 @@ def choice_of(given: str | ToolChoiceObject | FunctionName | None) -> Choice:
             return _named(given) if mode is None else Choice(mode)
         case FunctionName():
             return _named(given.name)
-    if given.allowed_tools is not None:
-        names = tuple(dict.fromkeys(tool.called for tool in given.allowed_tools.tools))
-        return Choice(given.allowed_tools.mode, names)
+    if (allowed := given.allowed) is not None:
+        return Choice(allowed.mode, tuple(dict.fromkeys(tool.called for tool in allowed.tools)))
     name = given.name if given.function is None else given.function.name
     return Choice(_WORDS[given.type or "auto"]) if name is None else _named(name)
 

@@ -19,6 +19,9 @@ MAX_COMPARED_CHARS = 64
 _SCHEMA = 'response_format {"type": "json_schema", "json_schema": {"schema": ...}}'
 _REGEX = 'response_format {"type": "regex", "value": ...}'
 
+_COMPLETIONS = frozenset({"prompt", "echo", "suffix", "add_special_tokens"})
+"""What raw completions take and a conversation does not."""
+
 ELSEWHERE = MappingProxyType(
     {
         "guided_json": _SCHEMA,
@@ -103,6 +106,8 @@ def _hint(model: type[StrictModel], location: Location) -> str:
     if name == "extra_body":
         return "; it is an argument of OpenAI's client, whose members are sent beside the other fields"
     beside = _known_fields(model, location[:-1])
+    if len(location) == 1 and name in _COMPLETIONS:
+        return f"; {name} is a field of /v1/completions, and a chat's prompt is its messages"
     if close := difflib.get_close_matches(name, beside, n=1, cutoff=0.75):
         return f"; did you mean {close[0]}?"
     if len(location) == 1 and name in ELSEWHERE:

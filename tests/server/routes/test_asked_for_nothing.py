@@ -70,6 +70,12 @@ NOTHING: list[dict[str, Any]] = [
     {"top_k": -1},
     {"stop": ""},
     {"stop": []},
+    {"stop": [""]},
+    {"stop": ["", "zz"]},
+    {"model": ""},
+    {"metadata": {"a": 1, "b": {"c": None}}},
+    {"reasoning_effort": "auto"},
+    {"reasoning_effort": "default"},
     {"n": 1},
     {"top_p": 0},
     {"modalities": ["text"]},
@@ -124,6 +130,19 @@ def test_a_cache_key_is_part_of_the_salt(server: RunningServer) -> None:
 
 
 HISTORY: list[dict[str, Any]] = [
+    {
+        "role": "assistant",
+        "content": "x",
+        "images": [],
+        "citations": [],
+        "reasoning_text": "y",
+        "reasoning_opaque": "z",
+    },
+    {"role": "assistant", "content": "x", "finish_reason": "stop", "timestamp": 1.5},
+    {"role": "assistant", "tool_calls": [{"function": {"name": "f", "provider_specific_fields": {"a": 1}}}]},
+    {"role": "assistant", "tool_calls": [{"id": "", "function": {"name": "f", "arguments": "{}"}}]},
+    {"role": "tool", "tool_call_id": "c", "content": "x", "is_error": False},
+    {"role": "user", "content": "x", "name": "", "timestamp": "2026-01-01"},
     {"role": "assistant", "content": None},
     {"role": "assistant", "content": []},
     {"role": "assistant", "content": "", "refusal": "No."},
@@ -164,6 +183,9 @@ def test_names_and_efforts_that_the_model_does_not_use_are_named(server: Running
         assert answered(server, **asked, stream=stream).headers[UNUSED] == "/messages/0/name, /reasoning_effort"
     switch = answered(server, chat_template_kwargs={"enable_thinking": False}, reasoning_effort="none")
     assert switch.headers[UNUSED] == "/chat_template_kwargs/enable_thinking"
+    failed = {"role": "tool", "tool_call_id": "c", "content": "x", "is_error": True}
+    asked = {"messages": [*MESSAGES, failed], "chat_template_kwargs": {"thinking_budget": 5}}
+    assert answered(server, **asked).headers[UNUSED] == "/messages/1/is_error, /chat_template_kwargs/thinking_budget"
     assert post(server, chat_template_kwargs={"other": False}).status_code == 400
 
 
@@ -200,6 +222,8 @@ def test_any_is_required_and_some_may_be_allowed(server: RunningServer) -> None:
         tools = [{"type": "function", "function": {"name": name}} for name in names]
         return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
+    flat = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": n} for n in NAMES]}
+    assert told("any") == told(flat)
     assert told("any") == told("required") == told({"type": "any"}) == told(allowed("required", *NAMES))
     assert told("auto") == told(allowed("auto", *NAMES)) == told({"type": "auto"}) != told("any")
     source, prompt, schemas = told(allowed("auto", "get_weather", "mcp/files:read"))
