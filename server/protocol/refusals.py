@@ -83,4 +83,4 @@ UNSUPPORTED: Mapping[str, Refusal] = MappingProxyType(
         "best_of": _best_of,
     }
 )
-"""Field -> refusal, in the order of checking. Image parts are refused by `check_conversation`."""
+"""Field -> refusal, in the order of checking."""
