@@ -17,7 +17,7 @@ MAX_INT = 2**31 - 1
 TokenCount = Annotated[Integer, Field(ge=1, le=MAX_INT)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
 StopTokenId = Annotated[Integer, Field(ge=0, le=MAX_INT)]
-ModelName = Annotated[str, Field(min_length=1, max_length=512)]
+ModelName = Annotated[Annotated[str, Field(max_length=512)] | None, UNLESS_EMPTY]
 StopString = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
 WholeStop = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
 LogitBias = Annotated[
@@ -54,7 +54,7 @@ class StreamOptions(StrictModel):
 class GenerationRequest(StrictModel):
     """The fields that chats and raw completions share. `null` means that a field was not given."""
 
-    model: Annotated[ModelName | None, UNLESS_EMPTY] = None
+    model: ModelName = None
     max_tokens: TokenCount | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -40,7 +41,8 @@ def _unless_empty(value: Any) -> Any:
     return None if value == "" else value
 
 
-UNLESS_EMPTY = BeforeValidator(_unless_empty)
+UNLESS_EMPTY = AfterValidator(_unless_empty)
+NameOrEmpty = Annotated[Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None, UNLESS_EMPTY]
 
 
 class StrictModel(BaseModel):
@@ -147,7 +149,7 @@ class FunctionCall(StrictModel):
 class ToolCall(StrictModel):
     """A tool call of an earlier assistant turn."""
 
-    id: Annotated[Name | None, UNLESS_EMPTY] = None
+    id: NameOrEmpty = None
     function: FunctionCall
     type: Literal["function"] | None = "function"
     index: Annotated[Integer, Field(ge=0, le=MAX_TOOL_CALLS)] | None = None
@@ -181,7 +183,7 @@ class ChatMessage(StrictModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
-    name: Annotated[Name | None, UNLESS_EMPTY] = None
+    name: NameOrEmpty = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOL_CALLS)] | None = None
     tool_call_id: Name | None = None
     function_call: FunctionCall | None = None

@@ -5,7 +5,7 @@ Everything a field can hold is bounded here, before anything is done with it. `p
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from engine.sampling_params import MAX_LOGPROBS
 from server.protocol import constraints, tools
@@ -21,12 +21,12 @@ from server.protocol.refusals import RefusedFields, refuse_unsupported
 from server.protocol.tools import ToolFields, check_tools
 from server.protocol.unknown_fields import parse_body
 
-ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "auto", "default"]
 
 
 def _effort(value: Any) -> Any:
     """Other servers' words: the most there is, and as the model likes."""
-    return {"max": "xhigh", "auto": None, "default": None}.get(value, value) if isinstance(value, str) else value
+    return {"max": "xhigh", "auto": None, "default": None}.get(value, value)
 
 
 class ChatCompletionRequest(HintFields, RefusedFields, ConstraintFields, ToolFields, GenerationRequest, Conversation):
@@ -35,7 +35,7 @@ class ChatCompletionRequest(HintFields, RefusedFields, ConstraintFields, ToolFie
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[Integer, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    reasoning_effort: Annotated[ReasoningEffort | None, BeforeValidator(_effort)] = None
+    reasoning_effort: Annotated[ReasoningEffort | None, AfterValidator(_effort)] = None
     max_reasoning_tokens: Annotated[Integer, Field(ge=0, le=MAX_INT)] | None = None
 
     @property

@@ -1,11 +1,10 @@
 """The bodies of POST /tokenize and POST /detokenize, in the shapes of vLLM's routes of these names."""
 
 import json
-from typing import Annotated
 
 from server.protocol.generation_request import ModelName, TokenId
 from server.protocol.json_values import check_object_keys
-from server.protocol.messages import UNLESS_EMPTY, StrictModel
+from server.protocol.messages import StrictModel
 from server.protocol.prompts import Conversation, check_conversation
 from server.protocol.tools import DescribedTools, check_described_tools
 from server.protocol.unknown_fields import parse_body
@@ -16,14 +15,14 @@ class TokenizeTextRequest(StrictModel):
 
     prompt: str
     add_special_tokens: bool | None = None
-    model: Annotated[ModelName | None, UNLESS_EMPTY] = None
+    model: ModelName = None
     return_token_strs: bool | None = None
 
 
 class TokenizeChatRequest(DescribedTools, Conversation):
     """Which tokens a conversation is."""
 
-    model: Annotated[ModelName | None, UNLESS_EMPTY] = None
+    model: ModelName = None
     return_token_strs: bool | None = None
 
 
@@ -31,7 +30,7 @@ class DetokenizeRequest(StrictModel):
     """Which text tokens are, control tokens included."""
 
     tokens: list[TokenId]
-    model: Annotated[ModelName | None, UNLESS_EMPTY] = None
+    model: ModelName = None
 
 
 def read_tokenize_request(

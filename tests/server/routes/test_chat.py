@@ -477,7 +477,7 @@ def test_a_bad_request_does_not_touch_its_neighbours(server: RunningServer) -> N
         {"logit_bias": {"999999": 1}},
         {"messages": []},
         {"top_logprobs": 2},
-        {"stop": [""]},
+        {"stop": [5]},
         {"response_format": {"type": "json", "value": "{"}},
         {"prompt_embeds": "x"},
     ]
