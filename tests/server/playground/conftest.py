@@ -9,7 +9,7 @@ from tests.server.playground.browser import CHROMIUM, chromium, watched
 from tests.server.playground.scripted import Scripted, running_scripted
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     if not CHROMIUM:
         pytest.skip("there is no chromium here (Debian's package of that name)")
