@@ -243,7 +243,8 @@ def build_tiny_model(family: str, directory: Path, *, seed: int = 0, two_layers:
 
     options = VISION_FAMILIES[family] if family in VISION_FAMILIES else COMMON | FAMILIES[family]
     if two_layers:
-        text = {"num_hidden_layers": 2} | ({"layer_types": BOTH_KINDS} if "layer_types" in options else {})
+        kinds = "layer_types" in options.get("text_config", options)
+        text = {"num_hidden_layers": 2} | ({"layer_types": BOTH_KINDS} if kinds else {})
         options = options | ({"text_config": options["text_config"] | text} if "text_config" in options else text)
     config = AutoConfig.for_model(**options)
     generator = torch.Generator().manual_seed(seed)
