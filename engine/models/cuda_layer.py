@@ -16,7 +16,7 @@ from engine.attention.triton import TritonAttention
 from engine.kernels.reference import HeadNorms
 from engine.kernels.triton_layer import activate_mul, add_rms_norm
 from engine.models.fusion import FusedRMSNorm, Undo
-from engine.models.layer_shape import LayerPlan, plans_of, replace_each
+from engine.models.layer_shape import LayerPlan, is_cross, plans_of, replace_each
 
 MAX_HEAD_DIM = 256
 
@@ -87,6 +87,27 @@ class CudaDecoderLayer(nn.Module):
         return hidden_states
 
 
+class WholeStream(nn.Module):
+    """Stands around a layer that is not ours and reads the whole residual stream: adds what is pending before it."""
+
+    def __init__(self, layer: nn.Module, pending: Pending) -> None:
+        super().__init__()
+        self.layer = layer
+        self._pending = pending
+
+    @property
+    def cross_attn(self) -> nn.Module:
+        """As of the layer itself."""
+        found: nn.Module = self.layer.get_submodule("cross_attn")
+        return found
+
+    def forward(self, hidden_states: torch.Tensor, **options: Any) -> Any:
+        """hidden_states `[1, T, dim]`; what the layer makes of them."""
+        delta, self._pending.delta = self._pending.delta, None
+        assert self._pending.norm is None, "no family has both a norm behind its MLP and layers of cross attention"
+        return self.layer(hidden_states if delta is None else hidden_states + delta, **options)
+
+
 class LastNorm(nn.Module):
     """The norm after all layers, which adds what the last of them gave."""
 
@@ -111,6 +132,10 @@ def replace_cuda_layers(model: Any, undo: Undo) -> int:
     first = plans[0] if plans else None
     count = replace_each(decoder, plans, lambda plan: CudaDecoderLayer(plan, pending, is_first=plan is first), undo)
     if count:
+        for index, layer in enumerate(list(decoder.layers)):
+            if is_cross(layer):
+                decoder.layers[index] = WholeStream(layer, pending)
+                undo.append(partial(decoder.layers.__setitem__, index, layer))
         decoder.norm = LastNorm(norm, pending)
         undo.append(partial(setattr, decoder, "norm", norm))
     return count

@@ -18,10 +18,12 @@ PRE_NORM = frozenset(
     {
         "LlamaDecoderLayer",
         "MistralDecoderLayer",
+        "MllamaSelfAttentionDecoderLayer",
         "Phi3DecoderLayer",
         "Qwen2DecoderLayer",
         "Qwen2_5_VLDecoderLayer",
         "Qwen3DecoderLayer",
+        "Qwen3VLTextDecoderLayer",
     }
 )
 SANDWICH = frozenset({"Gemma2DecoderLayer", "Gemma3DecoderLayer"})
@@ -114,15 +116,24 @@ def _window(attention: Any) -> int | None:
 def replace_each(
     decoder: Any, plans: list[LayerPlan | None], make: Callable[[LayerPlan], nn.Module], undo: Undo
 ) -> int:
-    """Put what `make` makes of a layer's plan in its place, if all of a decoder's layers have one; the number."""
+    """Put what `make` makes of a layer's plan in its place, if all of a decoder's layers have one; the number.
+
+    Layers of cross attention have none, and stay.
+    """
     layers = decoder.layers
-    if not plans or None in plans:
+    known = [plan is not None or is_cross(layer) for layer, plan in zip(layers, plans, strict=True)] if plans else []
+    if not known or not all(known):
         return 0
     for index, (layer, plan) in enumerate(zip(list(layers), plans, strict=True)):
-        assert plan is not None
-        layers[index] = make(plan)
-        undo.append(partial(layers.__setitem__, index, layer))
-    return len(layers)
+        if plan is not None:
+            layers[index] = make(plan)
+            undo.append(partial(layers.__setitem__, index, layer))
+    return sum(plan is not None for plan in plans)
+
+
+def is_cross(layer: nn.Module) -> bool:
+    """Whether a layer looks at images, and is skipped where nobody does."""
+    return hasattr(layer, "cross_attn")
 
 
 def plans_of(decoder: Any, max_head_dim: int) -> list[LayerPlan | None]:

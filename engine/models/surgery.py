@@ -16,6 +16,7 @@ from engine.kernels.launches import counting_launches
 from engine.models.cpu_layer import replace_layers
 from engine.models.fp8 import whole_rows
 from engine.models.fusion import PackedHead, Undo, apply_checked, fuse_norms, merge_linears, pack_linears
+from engine.models.layer_shape import is_cross
 from engine.models.load_check import CHECK_TOKENS, CheckBatches, check_batching
 from engine.models.loader import LoadedModel
 from engine.models.quantized import QuantizedLinear
@@ -120,7 +121,8 @@ class Surgery:
         layers = getattr(self._model.get_decoder(), "layers", None)
         if not isinstance(layers, nn.ModuleList) or not len(layers):
             return 0
-        layer: Any = layers[len(layers) // 2]
+        alike = [layer for layer in layers if not is_cross(layer)]
+        layer: Any = alike[len(alike) // 2]
         forward, count = layer.forward, 0
 
         def counted(*arguments: Any, **options: Any) -> Any:

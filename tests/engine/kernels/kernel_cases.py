@@ -32,8 +32,10 @@ from engine.sampling_params import SamplingParams
 from engine.weights.random_tokenizer import write_tokenizer
 from tests.engine.sampling.sampler_cases import sampler_cases
 from tests.engine.test_oracle import generate, make_engine, run
+from tests.engine.test_oracle_images import finish
 from tests.gpu import fp8_checks
 from tests.tiny_models import FAMILIES, VISION_FAMILIES, VOCAB_SIZE, build_tiny_model
+from tests.vision_models import Eyes, build_seeing_model
 
 FUSED = frozenset(FAMILIES | VISION_FAMILIES) - {"deepseek_v3"}
 """Families whose layers are replaced whole."""
@@ -323,6 +325,22 @@ def engine(family: str, *, fusion: bool, graphs: bool | None = False) -> None:
             assert outputs[number] == wanted[: len(outputs[number])] and outputs[number], (number, outputs, wanted)
 
 
+def seeing(family: str) -> None:
+    """What images do to a step goes on around layers of ours: beside them, between them, in both directions."""
+    text = [7, 19, 23, 5, 101, 200]
+    conversations = [[text, (56, 56), text[:3]], [text, (28, 56, 1), 9, (56, 28, 2), text], [text]]
+    with tempfile.TemporaryDirectory() as work:
+        eyes = Eyes(family, build_seeing_model(family, Path(work) / "model"))
+        ours = make_engine(eyes.directory, attention="triton", device=DEVICE.type, max_batched_tokens=128)
+        layers = {type(module).__name__ for module in ours._runner.model.modules()}  # type: ignore[attr-defined]
+        assert "CudaDecoderLayer" in layers, family
+        for number, parts in enumerate(conversations):
+            eyes.add(ours, number, parts, SamplingParams(max_tokens=3, temperature=0, ignore_eos=True))
+        outputs = finish(ours)
+        for number, parts in enumerate(conversations):
+            assert outputs[number, 0] == eyes.generate(parts, 3, eos_token_id=-1), (family, parts)
+
+
 def engine_of_large_keys(*, fusion: bool) -> None:
     """An FP8 cache holds keys less what they have in common, whoever writes them."""
     with tempfile.TemporaryDirectory() as work:
@@ -342,6 +360,8 @@ def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[st
     """Name, check, arguments."""
     for family in (*FAMILIES, *VISION_FAMILIES):
         yield f"engine: {family}", engine, (family,), {"fusion": True}
+    for family in ("mllama", "qwen3_vl", "gemma3_vision"):
+        yield f"engine: {family}, with images", seeing, (family,), {}
     yield "engine: llama, padded", engine, ("llama",), {"fusion": True, "graphs": True}
     yield "engine: llama, not fused", engine, ("llama",), {"fusion": False}
     for fusion in (True, False) if HAS_FP8 else ():
