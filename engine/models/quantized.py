@@ -82,10 +82,16 @@ def fill_quantized(model: Any, path: Path, directory: Path, progress: Progress) 
     file = GGUFFile(path)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     filled = _Filling(model, file, config)
-    for done, name in enumerate(file.tensors):
-        progress("loading the weights", done / len(file.tensors))
-        filled.take(name)
-    filled.tie()
+    try:
+        for done, name in enumerate(file.tensors):
+            progress("loading the weights", done / len(file.tensors))
+            filled.take(name)
+        filled.tie()
+    except (ValueError, NotImplementedError) as error:
+        raise ModelLoadError(
+            f"{path.name} holds tensors that cannot be read: {error}",
+            hint="The file may be incomplete, or quantised in a way that is not known.",
+        ) from error
     absent = sorted(name for name, parameter in model.named_parameters() if parameter.is_meta)
     if absent:
         raise ModelLoadError(f"{path.name} lacks the tensor of {absent[0]}", hint="The file may be incomplete.")
@@ -137,6 +143,9 @@ class _Filling:
 
     def _quantized(self, module: nn.Module, name: str) -> nn.Module:
         info = self._file.tensors[name]
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, nn.Parameter) or weight.shape != info.shape:
+            raise self._misshapen(name)
         blocks = converted_rows(self._file, name, self._config)
         if type(module) is nn.Embedding:
             return QuantizedEmbedding(blocks, info.ggml_type, info.shape[1])
@@ -152,9 +161,12 @@ class _Filling:
         assert converted is not None
         parameter = getattr(module, kind, None)
         if not isinstance(parameter, nn.Parameter) or parameter.shape != converted[1].shape:
-            raise ModelLoadError(f"{self._file.path.name} has the tensor {name!r} in a shape that the model has not")
+            raise self._misshapen(name)
         values = torch.from_numpy(np.array(converted[1], dtype=np.float32))
         setattr(module, kind, nn.Parameter(values, requires_grad=False))
+
+    def _misshapen(self, name: str) -> ModelLoadError:
+        return ModelLoadError(f"{self._file.path.name} has the tensor {name!r} in a shape that the model has not")
 
     def _set(self, place: str, module: nn.Module) -> None:
         parent, _, leaf = place.rpartition(".")

@@ -67,7 +67,10 @@ class GGUFFile:
         return values.reshape(self.tensors[name].shape)
 
     def raw(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The bytes of one tensor `[..., bytes of a row]`, in the file's own memory, which is not to be written to."""
+        """The bytes of one tensor `[..., bytes of a row]`, in the file's own memory, which is not to be written to.
+
+        Raises `ValueError` if the file ends before it does.
+        """
         info = self.tensors[name]
         start, size = self._extent(info)
         return np.frombuffer(self._bytes, np.uint8, size, start).reshape(*info.shape[:-1], -1)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from engine.errors import ModelLoadError
 from engine.kernels import cpu_quantized
 from engine.messages import AddRequest
-from engine.models import loader
+from engine.models import loader, quantized
 from engine.models.quantized import QuantizedEmbedding, QuantizedLinear, quantized_bytes
 from engine.sampling_params import SamplingParams
 from engine.weights.gguf import describe_model
@@ -148,6 +149,33 @@ def test_a_file_that_lacks_a_tensor_is_refused_by_name(tiny_model_dir: TinyModel
     (tmp_path / "less.gguf").write_bytes(forgotten)
     with pytest.raises(ModelLoadError, match=r"lacks the tensor of model\.layers\.1\.mlp\.up_proj\.weight"):
         load_from(tmp_path / "less.gguf", dtype="float32")
+
+
+@pytest.mark.parametrize("name", ["blk.0.ffn_up.weight", "blk.1.attn_q.weight", "blk.0.attn_norm.weight"])
+def test_a_tensor_of_another_shape_is_refused_by_name(
+    name: str, tiny_model_dir: TinyModelDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_model(path, tiny_model_dir("llama"), kind=GGMLQuantizationType.Q8_0)
+
+    class Misshapen(GGUFFile):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            info = self.tensors[name]
+            self.tensors[name] = replace(info, shape=(info.shape[0] // 2, *info.shape[1:]))
+
+    monkeypatch.setattr(quantized, "GGUFFile", Misshapen)
+    with pytest.raises(ModelLoadError, match=f"the tensor '{name}' in a shape"):
+        load_from(path, dtype="float32")
+
+
+def test_a_file_that_ends_early_is_refused(tiny_model_dir: TinyModelDir, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_model(path, tiny_model_dir("llama"), kind=GGMLQuantizationType.Q8_0)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 3 // 4])
+    with pytest.raises(ModelLoadError, match="holds tensors that cannot be read"):
+        load_from(path, dtype="float32")
 
 
 @pytest.mark.slow
