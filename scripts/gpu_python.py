@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 NEEDED = ("torch", "triton", "transformers", "tokenizers", "safetensors", "accelerate", "numpy", "msgspec", "psutil",
-          "pytest", "pytest_timeout")  # fmt: skip
+          "PIL", "pytest", "pytest_timeout")  # fmt: skip
 """Modules without which there is nothing to run."""
 PARTS = {
     "llguidance": "constrained rows",

@@ -4,12 +4,14 @@ A refusal names the field, the limit and the given value, shortened: it never ho
 glimpse of the input.
 """
 
-from typing import Any
-
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import RequestError
+
+if TYPE_CHECKING:
+    # Only spoken of here: checks of the engine on a GPU place images with no more installed than the engine needs.
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
 MAX_ECHO_CHARS = 100
 
@@ -81,12 +83,12 @@ def from_request_error(error: RequestError) -> ApiError:
     return bad_request(error.message, param=error.param, code=error.code)
 
 
-def from_validation_error(error: ValidationError) -> ApiError:
+def from_validation_error(error: "ValidationError") -> ApiError:
     """The first thing wrong with a request body, as one plain sentence."""
     return from_error_details(error.errors(include_url=False)[0])
 
 
-def from_error_details(details: ErrorDetails) -> ApiError:
+def from_error_details(details: "ErrorDetails") -> ApiError:
     """One entry of pydantic's error list, as one plain sentence that names the field as OpenAI does."""
     param = field_path(details["loc"])
     kind = details["type"]
@@ -164,7 +166,7 @@ _LIMITS = {
 _CODES = dict.fromkeys([WRONG_BRANCH, *(set(_TYPES) - {"finite_number"})], "invalid_type")
 
 
-def _complaint(details: ErrorDetails) -> str:
+def _complaint(details: "ErrorDetails") -> str:
     """What is wrong with the value: the rule of the sentence whose subject is the field."""
     kind, given = details["type"], details["input"]
     if kind in _TYPES:
@@ -187,7 +189,7 @@ def _complaint(details: ErrorDetails) -> str:
     return f"is not valid, got {shorten(given)}"
 
 
-def _context(details: ErrorDetails, key: str) -> str:
+def _context(details: "ErrorDetails", key: str) -> str:
     return str(details.get("ctx", {}).get(key, ""))
 
 
