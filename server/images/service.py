@@ -10,7 +10,7 @@ from server.images.locations import DataImage, LocationError, parse_location
 from server.images.messages import Detail, PreparedImage, PrepareImage
 from server.images.pool import ImageError, ImagePool
 from server.protocol.errors import ApiError, bad_request, unsupported
-from server.protocol.messages import ImageRef
+from server.protocol.parts import ImageRef
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,6 @@ from server.markup.reasoning import (
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import bad_request, unsupported
 from server.protocol.exact_numbers import schema_text
-from server.protocol.messages import ChatMessage
 from server.protocol.request import ChatCompletionRequest
 from server.protocol.tools import Tool
 
@@ -144,7 +143,7 @@ def _state_of_reasoning(
 ) -> tuple[bool, bool]:
     """Whether the prompt ends with reasoning that is open, and whether with reasoning that is over."""
     if request.continue_final_message:
-        return leaves_open(_text(request.messages[-1])), True
+        return leaves_open(request.messages[-1].text), True
     tail = tokenizer.decode(prompt[-TAIL_TOKENS:], skip_special_tokens=False)
     return opens_reasoning(tail), closes_reasoning(tail)
 
@@ -175,9 +174,3 @@ def _plan_reasoning(
     # The gap behind the mark would be the beginning of what a constraint holds to the letter.
     end = tuple(tokenizer.encode(CLOSED.rstrip() if exact else CLOSED, allow_special=True))
     return Reading(reasoning="open"), prompt, ReasoningBudget(max_tokens=limit, end_token_ids=end, end=END_THINK)
-
-
-def _text(message: ChatMessage) -> str:
-    if isinstance(message.content, list):
-        return "".join(part.text or "" for part in message.content)
-    return message.content or ""

@@ -14,7 +14,7 @@ from server.config.settings import SamplingDefaults
 from server.markup.formats import ToolsSetting
 from server.prompt.plan import PromptPlan
 from server.protocol.errors import ApiError
-from server.protocol.messages import ImageRef
+from server.protocol.parts import ImageRef
 
 TextRoute = Literal["chat", "completion", "tokenize", "detokenize"]
 

@@ -7,7 +7,7 @@ from server.protocol.request import ChatCompletionRequest
 
 
 def unused_fields(request: Conversation, tokenizer: ChatTokenizer, *, tools: bool) -> tuple[str, ...]:
-    """JSON pointers of the names, switches and efforts that the chat template does not read.
+    """JSON pointers of the names, switches and efforts that the chat template does not read, and of encrypted thoughts.
 
     `tools`: the model is told of some. The name of a `tool` turn only repeats which call is answered.
     """
@@ -18,6 +18,12 @@ def unused_fields(request: Conversation, tokenizer: ChatTokenizer, *, tools: boo
         if message.name is not None and message.role not in roles
     ]
     unused += [f"/messages/{index}/is_error" for index, message in enumerate(request.messages) if message.is_error]
+    unused += [
+        f"/messages/{index}/content/{place}"
+        for index, message in enumerate(request.messages)
+        for place, part in enumerate(message.content if isinstance(message.content, list) else ())
+        if part.is_thought and not part.words
+    ]
     for name in request.chat_template_kwargs or ():
         if name in THINKING_SWITCHES and name not in tokenizer.variables:
             unused.append(f"/chat_template_kwargs/{name}")

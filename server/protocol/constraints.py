@@ -13,7 +13,7 @@ from server.protocol.errors import bad_request
 from server.protocol.exact_numbers import schema_text
 from server.protocol.given_schemas import GivenSchema, SchemaValue, of_object, read_schema
 from server.protocol.json_values import MAX_SCHEMA_INTEGER, check_json_value, json_decoder
-from server.protocol.messages import StrictModel
+from server.protocol.strict_model import StrictModel
 
 MAX_CHOICES = 1024
 MAX_CHOICE_CHARS = 4096

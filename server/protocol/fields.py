@@ -50,7 +50,9 @@ _CONVERSATION = (
         "messages",
         "The conversation. Text parts are joined by line breaks. `name`, `tool_calls`, `tool` turns and reasoning go "
         "to the model's chat template; a turn that the template cannot show is refused. What clients send back beside "
-        "them in an assistant's turn, and `cache_control`, are taken",
+        "them in an assistant's turn, and `cache_control`, are taken. Parts are `text` (also `input_text` and "
+        "`output_text`), `image_url`, and in an assistant's turn `refusal`, and `thinking` and `reasoning`, which "
+        "are its reasoning",
         f"1 to {MAX_MESSAGES} messages of at most {MAX_PARTS} parts; image_url parts need a model that takes images",
     ),
     FieldRow(

@@ -7,7 +7,8 @@ from pydantic import Discriminator, Field, Tag, WithJsonSchema, field_validator
 from engine.sampling_params import MAX_LOGIT_BIAS, MAX_SEED, MAX_STOP_TOKEN_IDS
 from engine.scheduling.admission import MAX_PRIORITY
 from server.protocol.errors import BRANCH_LIST, BRANCH_TEXT, WRONG_BRANCH
-from server.protocol.messages import UNLESS_EMPTY, Integer, StrictModel, text_or_list
+from server.protocol.messages import UNLESS_EMPTY, Integer, text_or_list
+from server.protocol.strict_model import StrictModel
 
 MAX_N = 16
 MAX_STOP_STRINGS = 4

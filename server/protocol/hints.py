@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.protocol.messages import Content, StrictModel
+from server.protocol.messages import Content
+from server.protocol.strict_model import StrictModel
 
 MAX_LABEL_CHARS = 512
 

@@ -1,13 +1,10 @@
 """The conversation in a chat request: messages, their parts, and the tool calls of earlier turns."""
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -19,8 +16,11 @@ from pydantic import (
 
 from server.protocol.errors import BRANCH_LIST, BRANCH_TEXT, WRONG_BRANCH
 from server.protocol.json_values import check_json_value
+from server.protocol.parts import CacheHint, ContentPart
+from server.protocol.strict_model import StrictModel
 
 MAX_PARTS = 256
+
 MAX_TOOL_CALLS = 128
 MAX_NAME_CHARS = 256
 
@@ -43,69 +43,6 @@ def _unless_empty(value: Any) -> Any:
 
 UNLESS_EMPTY = AfterValidator(_unless_empty)
 NameOrEmpty = Annotated[Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None, UNLESS_EMPTY]
-
-
-class StrictModel(BaseModel):
-    """Exact types, no unknown fields, no NaN or infinity."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True, hide_input_in_errors=True)
-
-
-class ImageUrl(StrictModel):
-    """Where an image is: an http(s) or data URL."""
-
-    url: str
-    detail: Literal["auto", "low", "high"] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRef:
-    """An image of a conversation: where it stands in the request, and what it is."""
-
-    param: str
-    url: str
-    detail: Literal["auto", "low", "high"] | None = None
-
-
-CacheHint = dict[str, Any] | None
-"""Where other servers should cache a prompt; here every prefix is cached, so it changes nothing."""
-
-_PART_KINDS = ("text", "image_url", "refusal")
-
-
-class ContentPart(StrictModel):
-    """A piece of a message: `text`, `image_url` or `refusal`, whichever `type` says."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "anyOf": [
-                {"properties": {"type": {"const": kind}, kind: {"not": {"type": "null"}}}, "required": [kind]}
-                for kind in _PART_KINDS
-            ]
-        }
-    )
-
-    type: Literal["text", "image_url", "refusal"]
-    text: str | None = None
-    image_url: ImageUrl | None = None
-    refusal: str | None = None
-    cache_control: CacheHint = None
-    prompt_cache_breakpoint: CacheHint = None
-
-    @model_validator(mode="after")
-    def _has_what_type_says(self) -> "ContentPart":
-        if getattr(self, self.type) is None:
-            raise ValueError(f"of type '{self.type}' must have the field '{self.type}'")
-        for other in _PART_KINDS:
-            if other != self.type and getattr(self, other) is not None:
-                raise ValueError(f"of type '{self.type}' must not have the field '{other}'")
-        return self
-
-    def plain(self) -> dict[str, Any]:
-        """The part as chat templates know it; what an assistant refused with is text as any other."""
-        if self.image_url is not None:
-            return {"type": "image"}
-        return {"type": "text", "text": self.text if self.refusal is None else self.refusal}
 
 
 Arguments = Annotated[Any, WithJsonSchema({"type": ["string", "object", "null"]})]
@@ -185,7 +122,7 @@ class ChatMessage(StrictModel):
     content: Content | None = None
     name: NameOrEmpty = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOL_CALLS)] | None = None
-    tool_call_id: Name | None = None
+    tool_call_id: NameOrEmpty = None
     function_call: FunctionCall | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
@@ -208,24 +145,34 @@ class ChatMessage(StrictModel):
     is_error: bool | None = None
 
     def plain(self) -> dict[str, Any]:
-        """What a chat template may read of the turn. One of an assistant or a tool has content, be it empty."""
+        """What a chat template may read of the turn. It has content, be it empty, unless calls stand alone."""
         content: str | list[dict[str, Any]] | None
-        if not self.content:
+        said = self.content or ""
+        content = said if isinstance(said, str) else [part.plain() for part in said if not part.is_thought]
+        if not content:
             content = None if self.tool_calls or self.function_call else self.refusal or ""
-        elif isinstance(self.content, str):
-            content = self.content
-        else:
-            content = [part.plain() for part in self.content]
+        thoughts = None if self.reasoning or self.reasoning_content else self._thoughts()
         given = {
             "role": self.role,
             "content": content,
             "name": self.name,
             "tool_calls": [call.plain() for call in self.tool_calls or ()] or None,
             "tool_call_id": self.tool_call_id,
-            "reasoning": self.reasoning or None,
-            "reasoning_content": self.reasoning_content or None,
+            "reasoning": self.reasoning or thoughts or None,
+            "reasoning_content": self.reasoning_content or thoughts or None,
         }
         return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def text(self) -> str:
+        """What the turn says in words, its parts end to end."""
+        if isinstance(self.content, list):
+            return "".join(part.words for part in self.content if not part.is_thought)
+        return self.content or ""
+
+    def _thoughts(self) -> str:
+        parts = self.content if isinstance(self.content, list) else ()
+        return "\n".join(part.words for part in parts if part.is_thought and part.words)
 
     @field_validator("content")
     @classmethod
@@ -240,6 +187,9 @@ class ChatMessage(StrictModel):
             for name in ("tool_calls", "function_call", "reasoning", "reasoning_content"):
                 if getattr(self, name):
                     raise ValueError(f"of role '{self.role}' must not have the field '{name}'")
+            for part in self.content if isinstance(self.content, list) else ():
+                if part.is_thought:
+                    raise ValueError(f"of role '{self.role}' must not have parts of type '{part.type}'")
         if self.role != "tool" and self.tool_call_id is not None:
             raise ValueError(f"of role '{self.role}' must not have the field 'tool_call_id'")
         if self.content is None and self.role not in _MAY_BE_EMPTY:
@@ -251,5 +201,6 @@ class ChatMessage(StrictModel):
         return self
 
 
-_MAY_BE_EMPTY = ("assistant", "tool", "function")
-"""Roles of which a turn may have no content: calls stand alone, and a tool may have nothing to say."""
+_MAY_BE_EMPTY = ("system", "developer", "assistant", "tool", "function")
+"""Roles of which a turn may have no content: calls stand alone, a tool may have nothing to say, and instructions may
+be left blank. A user's turn without any is a mistake that its sender wants to hear of."""

@@ -14,7 +14,9 @@ from server.protocol.errors import (
 )
 from server.protocol.generation_request import TokenId
 from server.protocol.json_values import check_json_value
-from server.protocol.messages import ChatMessage, ImageRef, StrictModel
+from server.protocol.messages import ChatMessage
+from server.protocol.parts import ImageRef
+from server.protocol.strict_model import StrictModel
 
 MAX_MESSAGES = 4096
 MAX_PROMPTS = 256

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from server.protocol.errors import shorten, unsupported
-from server.protocol.messages import Integer, StrictModel
+from server.protocol.messages import Integer
+from server.protocol.strict_model import StrictModel
 
 
 class RefusedFields(StrictModel):

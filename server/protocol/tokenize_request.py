@@ -4,8 +4,8 @@ import json
 
 from server.protocol.generation_request import ModelName, TokenId
 from server.protocol.json_values import check_object_keys
-from server.protocol.messages import StrictModel
 from server.protocol.prompts import Conversation, check_conversation
+from server.protocol.strict_model import StrictModel
 from server.protocol.tools import DescribedTools, check_described_tools
 from server.protocol.unknown_fields import parse_body
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from server.protocol.errors import BRANCH_NAME, BRANCH_OBJECT, WRONG_BRANCH
-from server.protocol.messages import Name, StrictModel
+from server.protocol.messages import Name
+from server.protocol.strict_model import StrictModel
 
 MAX_ALLOWED = 512
 

@@ -10,7 +10,9 @@ from engine.grammar.schema.nulls import without_nulls
 from server.protocol.errors import bad_request, shorten
 from server.protocol.given_schemas import SchemaValue, of_object, read_schema
 from server.protocol.json_values import MAX_SCHEMA_INTEGER, check_json_value
-from server.protocol.messages import CacheHint, Name, StrictModel
+from server.protocol.messages import Name
+from server.protocol.parts import CacheHint
+from server.protocol.strict_model import StrictModel
 from server.protocol.tool_choice import Choice, FunctionChoice, ToolChoice, choice_of
 
 MAX_TOOLS = 512

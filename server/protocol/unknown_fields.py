@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from server.protocol.errors import ApiError, field_path, from_validation_error, is_branch
-from server.protocol.messages import StrictModel
+from server.protocol.strict_model import StrictModel
 
 M = TypeVar("M", bound=StrictModel)
 Location = tuple[int | str, ...]
@@ -53,6 +53,9 @@ ELSEWHERE = MappingProxyType(
         "input": "messages",
         "template_kwargs": "chat_template_kwargs",
         "min_new_tokens": "min_tokens",
+        "top_a": "min_p, a threshold much like it",
+        "typical_p": "top_p or min_p",
+        "tfs_z": "top_p or min_p",
     }
 )
 """What other servers call things, and how they are sent here."""
@@ -108,10 +111,10 @@ def _hint(model: type[StrictModel], location: Location) -> str:
     beside = _known_fields(model, location[:-1])
     if len(location) == 1 and name in _COMPLETIONS:
         return f"; {name} is a field of /v1/completions, and a chat's prompt is its messages"
-    if close := difflib.get_close_matches(name, beside, n=1, cutoff=0.75):
-        return f"; did you mean {close[0]}?"
     if len(location) == 1 and name in ELSEWHERE:
         return f"; here it is {ELSEWHERE[name]}"
+    if close := difflib.get_close_matches(name, beside, n=1, cutoff=0.75):
+        return f"; did you mean {close[0]}?"
     if name in model.model_fields:
         return f"; {name} is a field of the request itself, beside messages"
     return "; this server takes the fields of its documentation, and ignores others only with --unknown-fields ignore"

@@ -30,7 +30,7 @@ from server.prompt.text_messages import TextRoute
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError, from_request_error, internal_error
 from server.protocol.hints import cache_salt
-from server.protocol.messages import ImageRef
+from server.protocol.parts import ImageRef
 from server.protocol.response import encode_json, usage
 from server.routes.text_work import do_text_work
 

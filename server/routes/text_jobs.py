@@ -15,7 +15,7 @@ from server.prompt.tokenizer import ChatTokenizer
 from server.prompt.unused import unused_fields
 from server.protocol.completion_request import read_completion_request
 from server.protocol.errors import context_length_exceeded
-from server.protocol.messages import ImageRef
+from server.protocol.parts import ImageRef
 from server.protocol.request import read_chat_request
 from server.protocol.response import encode_json
 from server.protocol.tokenize_request import (

@@ -9,7 +9,7 @@ from server.fleet.fleet import EngineHandle
 from server.prompt.plan import PromptPlan
 from server.prompt.text_messages import Answered, MakePrompts, TextRoute
 from server.prompt.text_pool import TextPool
-from server.protocol.messages import ImageRef
+from server.protocol.parts import ImageRef
 from server.routes.text_jobs import READERS, Model
 
 INLINE_BYTES = 2048

@@ -9,7 +9,7 @@ from server.edge.limits import ClientGone
 from server.edge.sse import DisconnectWatcher
 from server.fleet.fleet import EngineHandle
 from server.prompt.text_messages import TextRoute
-from server.protocol.messages import ImageRef
+from server.protocol.parts import ImageRef
 from server.routes.answering import CLIENT_CLOSED_REQUEST
 from server.routes.text_work import do_text_work
 

@@ -215,21 +215,19 @@ class FakeEngine:
         answers = script.answers.get(sequence.seed)
         ends_after = len(answers[index]) if answers else script.eos_after
         if ends_after and sequence.done == ends_after:
-            return SequenceOutput(request_id, index, token_ids=[2], finish_reason="stop")
+            return SequenceOutput(
+                request_id, index, token_ids=[2], logprobs=_scored(params.logprobs, 2), finish_reason="stop"
+            )
         shift = 0 if params.seed is None else params.seed + index
         ids = script.token_ids
         token_id = answers[index][sequence.done] if answers else ids[(sequence.done + shift) % len(ids)]
         sequence.done += 1
         self.generated += 1
-        logprobs = None
-        if params.logprobs is not None:
-            top = [token_id, *(token_id + 1 + k for k in range(params.logprobs))][: params.logprobs]
-            logprobs = [TokenLogprobs(-0.5, top, [-0.5 - k for k in range(len(top))])]
         return SequenceOutput(
             request_id,
             index,
             token_ids=[token_id],
-            logprobs=logprobs,
+            logprobs=_scored(params.logprobs, token_id),
             finish_reason="length" if sequence.done >= params.max_tokens else None,
         )
 
@@ -248,6 +246,13 @@ class FakeEngine:
                 self.socket.send(encode(StepOutputs(outputs, self.stats())))
             if self.running:
                 time.sleep(self.script.step_seconds if outputs else PAUSE)
+
+
+def _scored(asked: int | None, token_id: int) -> list[TokenLogprobs] | None:
+    if asked is None:
+        return None
+    top = [token_id, *(token_id + 1 + k for k in range(asked))][:asked]
+    return [TokenLogprobs(-0.5, top, [-0.5 - k for k in range(len(top))])]
 
 
 def main() -> None:

@@ -209,7 +209,7 @@ def test_an_integer_may_be_written_with_a_zero_fraction() -> None:
         ({}, "messages[0].role"),
         ({"role": "robot", "content": "x"}, "messages[0].role"),
         ({"role": "user"}, "messages[0]"),
-        ({"role": "system"}, "messages[0]"),
+        ({"role": "user"}, "messages[0]"),
         ({"role": "user", "content": 5}, "messages[0].content"),
         ({"role": "user", "content": []}, "messages[0].content"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0]"),

@@ -12,6 +12,7 @@ from openai.types import completion_create_params as openai_texts
 from openai.types.chat import completion_create_params as openai_chats
 
 from server.prompt.tokenizer import ChatTokenizer
+from server.protocol.messages import ChatMessage
 from server.protocol.shapes import ChatCompletionChunkShape, ChatCompletionShape
 from tests.server import patient
 from tests.server.fakes import RunningServer, Script, engine_config, running_server
@@ -168,7 +169,64 @@ HISTORY: list[dict[str, Any]] = [
     {"role": "function", "name": "f", "content": "x"},
     {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]},
     {"role": "system", "content": "x", "cache_control": {"type": "ephemeral"}},
+    {"role": "system", "content": None},
+    {"role": "system", "content": []},
+    {"role": "developer"},
+    {"role": "tool", "tool_call_id": "", "content": "x"},
+    {"role": "user", "content": [{"type": "input_text", "text": "x", "index": 0, "id": "a"}]},
+    {"role": "assistant", "content": [{"type": "output_text", "text": "x", "annotations": []}], "id": "msg_1"},
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "thinking", "thinking": "y", "signature": "s"},
+            {"type": "text", "text": "x", "index": 1},
+        ],
+    },
+    {"role": "assistant", "content": [{"type": "thinking", "thinking": [{"type": "text", "text": "y"}]}]},
+    {"role": "assistant", "content": [{"type": "reasoning", "text": "y"}, {"type": "text", "text": "x"}]},
+    {"role": "assistant", "content": [{"type": "reasoning", "reasoning": "y", "index": "lc_0"}]},
+    {
+        "role": "assistant",
+        "content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "y"}], "id": "rs_1"}],
+    },
 ]
+
+NOT_PARTS: list[tuple[str, Any]] = [
+    ("user", [{"type": "thinking", "thinking": "y"}]),
+    ("system", [{"type": "reasoning", "text": "y"}]),
+    ("assistant", [{"type": "thinking", "text": "y"}]),
+    ("assistant", [{"type": "text", "text": "x", "thinking": "y"}]),
+    ("assistant", [{"type": "output_text"}]),
+    ("user", None),
+    ("user", []),
+]
+
+
+@pytest.mark.parametrize(("role", "content"), NOT_PARTS, ids=json.dumps)
+def test_parts_that_do_not_fit_are_refused_by_name(role: str, content: Any, server: RunningServer) -> None:
+    refused = post(server, messages=[*MESSAGES, {"role": role, "content": content}])
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"].startswith("messages[1]"), refused.text
+
+
+def test_thoughts_in_parts_reach_the_template_as_reasoning() -> None:
+    parts = [
+        {"type": "thinking", "thinking": "One."},
+        {"type": "reasoning", "summary": [{"text": "Two."}]},
+        {"type": "redacted_thinking", "data": "gone"},
+        {"type": "output_text", "text": "Said."},
+    ]
+    turn = ChatMessage.model_validate({"role": "assistant", "content": parts})
+    plain = turn.plain()
+    assert plain["content"] == [{"type": "text", "text": "Said."}] and turn.text == "Said."
+    assert plain["reasoning"] == plain["reasoning_content"] == "One.\nTwo."
+    own = ChatMessage.model_validate({"role": "assistant", "content": parts, "reasoning_content": "Own."})
+    assert own.plain()["reasoning_content"] == "Own." and "reasoning" not in own.plain()
+
+
+def test_thoughts_that_cannot_be_read_are_named(server: RunningServer) -> None:
+    turn = {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "y"}]}
+    assert answered(server, messages=[*MESSAGES, turn, *MESSAGES]).headers[UNUSED] == "/messages/1/content/0"
 
 
 @pytest.mark.parametrize("turn", HISTORY, ids=json.dumps)

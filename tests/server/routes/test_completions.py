@@ -212,6 +212,18 @@ def test_offsets_without_echo_are_of_the_answer_and_count_characters(
         assert any(token.startswith("bytes:\\x") for token in logprobs["tokens"])
 
 
+@pytest.mark.parametrize(
+    "fields", [{"max_tokens": 60}, {"stop": TEXT[3:9]}, {"max_tokens": 3}], ids=["end", "stop", "length"]
+)
+def test_every_generated_token_has_an_entry_shown_or_not(server: RunningServer, fields: dict[str, Any]) -> None:
+    body = post(server, prompt="x", logprobs=1, **fields).json()
+    (choice,) = body["choices"]
+    lengths = {len(values) for values in choice["logprobs"].values()}
+    assert lengths == {body["usage"]["completion_tokens"]}
+    spelt = "".join(choice["logprobs"]["tokens"])
+    assert spelt.startswith(choice["text"]) and (spelt == choice["text"]) == (fields == {"max_tokens": 3})
+
+
 def test_control_tokens_in_raw_text_are_matched(server: RunningServer, smollm2_tokenizer: ChatTokenizer) -> None:
     """The client writes the template itself; in a conversation the same text stays text."""
     template = "<|im_start|>user\nhi<|im_end|>\n"
