@@ -1,11 +1,13 @@
 """`headrace serve` as an operator starts it, for checks and tests that want the real thing."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,31 @@ from tests.places import ROOT
 from tests.server.fakes import wait_until
 
 
+@dataclass(frozen=True)
+class Served:
+    """A server that runs: its address, and the id of the process that answers there."""
+
+    url: str
+    pid: int
+
+
 @contextmanager
 def running_server(*arguments: str, seconds: float = 120) -> Iterator[str]:
     """The address of a server with these arguments, once its models are loaded, which may take so many seconds."""
+    with server_process(*arguments, seconds=seconds) as served:
+        yield served.url
+
+
+@contextmanager
+def server_process(
+    *arguments: str, seconds: float = 120, environment: Mapping[str, str] | None = None
+) -> Iterator[Served]:
+    """The same with its process; `environment` adds variables to those of this one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "server.commands.cli", "serve", *arguments, "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT)
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})})
     url = f"http://127.0.0.1:{port}"
 
     def is_ready() -> bool:
@@ -34,7 +53,7 @@ def running_server(*arguments: str, seconds: float = 120) -> Iterator[str]:
 
     try:
         wait_until(is_ready, seconds)
-        yield url
+        yield Served(url, process.pid)
     finally:
         process.terminate()
         process.wait(30)
