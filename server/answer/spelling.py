@@ -9,8 +9,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-REPLACEMENT = "\ufffd"
-
 Entry = dict[str, Any]
 
 
@@ -39,6 +37,8 @@ class Spelling:
         """Characters of the answer's text so far."""
         self._unfinished: list[Entry] = []
         """Tokens whose last character has not come yet."""
+        self._open: _Group | None = None
+        """The group they make up, from when some text of theirs has come."""
         self._waiting: deque[_Group] = deque()
         self._written: deque[tuple[int, int]] = deque()
         """Pieces of content, as positions in the answer's text, of which it is open whether they are shown."""
@@ -48,10 +48,13 @@ class Spelling:
         if entry is not None:
             self._unfinished.append(entry)
         start, self._position = self._position, self._position + len(text)
+        if text:
+            if self._open is None:
+                self._open = _Group(start, start, self._unfinished)
+                self._waiting.append(self._open)
+            self._open.end = self._position
         if is_whole:
-            if text:
-                self._waiting.append(_Group(start, self._position, self._unfinished))
-            self._unfinished = []
+            self._unfinished, self._open = [], None
 
     def forget(self) -> None:
         """What came last is no content for certain."""
@@ -79,40 +82,53 @@ class Spelling:
 
     def finish(self) -> list[Entry]:
         """The entries of what was shown of the last tokens, once nothing more will be shown."""
-        return [entry for group in self._waiting for entry in _shown_entries(group)]
+        return [entry for group in self._waiting for entry in _shown_entries(group, is_open=group is self._open)]
 
     def _take(self) -> list[Entry]:
         """What comes before shown content is decided, for content is shown in its order."""
         last = next((number for number, group in reversed(list(enumerate(self._waiting))) if group.shown), -1)
-        if last >= 0 and self._waiting[last].shown[-1][1] < self._waiting[last].end - self._waiting[last].start:
-            last -= 1
+        if last >= 0:
+            group = self._waiting[last]
+            last -= group is self._open or group.shown[-1][1] < group.end - group.start
         return [entry for _ in range(last + 1) for entry in _shown_entries(self._waiting.popleft())]
 
 
-def _shown_entries(group: _Group) -> list[Entry]:
-    """The group's entries, without the bytes that were not shown."""
+def _shown_entries(group: _Group, *, is_open: bool = False) -> list[Entry]:
+    """The group's entries, without the bytes that were not shown. Of one that is open, a last character is missing."""
     if not group.shown:
         return []
-    data = b"".join(bytes(entry["bytes"]) for entry in group.entries)
-    text = data.decode("utf-8", "replace")
-    lost = len(text) - (group.end - group.start)
-    if lost < 0 or REPLACEMENT in text or group.shown == [(0, len(text))]:
-        return group.entries  # all was shown, or its bytes are no text, so that characters have no place in them
+    edges = _edges(b"".join(bytes(entry["bytes"]) for entry in group.entries))
     # A space that begins a whole text is the tokenizer's own, and no part of it.
-    kept = [(start + lost, end + lost) for start, end in group.shown]
+    lost = len(edges) - 1 - is_open - (group.end - group.start)
+    assert lost >= 0, "an answer's text is what its tokens spell"
+    kept = [(edges[start + lost], edges[end + lost]) for start, end in group.shown]
     entries: list[Entry] = []
     place = 0
     for entry in group.entries:
-        length = len(entry["bytes"])
-        left = b"".join(_overlap(data, text, start, end, place, place + length) for start, end in kept)
-        place += length
+        data = bytes(entry["bytes"])
+        left = b"".join(data[max(start - place, 0) : max(end - place, 0)] for start, end in kept)
+        place += len(data)
         if left:
-            entries.append(entry | {"token": left.decode("utf-8", "replace"), "bytes": list(left)})
+            entries.append(
+                entry if left == data else entry | {"token": left.decode("utf-8", "replace"), "bytes": list(left)}
+            )
     return entries
 
 
-def _overlap(data: bytes, text: str, start: int, end: int, first: int, last: int) -> bytes:
-    """The bytes from `first` to `last` that belong to the characters from `start` to `end`."""
-    begins = len(text[:start].encode())
-    ends = begins + len(text[start:end].encode())
-    return data[max(first, begins) : max(first, min(last, ends))]
+def _edges(data: bytes) -> list[int]:
+    """Where the characters of a text begin in its bytes, and where the last one ends.
+
+    Bytes that are no text count as those characters that they are shown as.
+    """
+    edges = [0]
+    while edges[-1] < len(data):
+        left = data[edges[-1] :]
+        try:
+            text, bad = left.decode(), 0
+        except UnicodeDecodeError as error:
+            text, bad = left[: error.start].decode(), error.end - error.start
+        for character in text:
+            edges.append(edges[-1] + len(character.encode()))
+        if bad:
+            edges.append(edges[-1] + bad)
+    return edges

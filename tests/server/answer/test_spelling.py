@@ -22,6 +22,8 @@ PARTS = [
     " ST",
     "\n\n",
     "  ",
+    "  🤗",
+    " 日",
     "🤗",
     "日本",
     "naïve",
@@ -71,6 +73,20 @@ def test_the_entries_spell_the_content(
         smollm2_tokenizer, [*ids, 2], cut=cut, reading=READINGS[name], stop=stop, include_stop=include_stop
     )
     assert b"".join(pieces).decode() == content
+
+
+@pytest.mark.parametrize(
+    "text", ["  🤗", "x  🤗", " 🤗 🤗", "STO 🤗", "<tool 🤗", "\n\n 🤗STOP", "<think> 🤗</think> 🤗x"]
+)
+@pytest.mark.parametrize("name", READINGS)
+def test_a_space_in_the_token_that_begins_a_character_is_spelt(
+    smollm2_tokenizer: ChatTokenizer, name: str, text: str
+) -> None:
+    ids = smollm2_tokenizer.encode(text, allow_special=True)
+    for end in range(1, len(ids) + 1):
+        for stop in ((), ("STOP",), (" 🤗",), ("🤗",), (" ",)):
+            content, pieces = scored(smollm2_tokenizer, [*ids[:end], 2], reading=READINGS[name], stop=stop)
+            assert b"".join(pieces).decode("utf-8", "replace") == content
 
 
 @pytest.mark.parametrize("name", ["smollm2", "sentencepiece"])
