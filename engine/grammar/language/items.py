@@ -11,7 +11,8 @@ from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
-from engine.grammar.language.ecma import SPACE, Translation, folded, translated
+from engine.grammar.language.classes import SPACE, folded
+from engine.grammar.language.ecma import Translation, translated
 from engine.grammar.language.expression import LanguageError
 from engine.grammar.language.remembered import remembered
 from engine.grammar.language.sets import Ranges, ranges, without

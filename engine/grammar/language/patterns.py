@@ -10,7 +10,7 @@ from functools import partial
 from itertools import count
 
 from engine.grammar.language.before import Before, Place, Rest, State, kept
-from engine.grammar.language.ecma import WORD
+from engine.grammar.language.classes import WORD
 from engine.grammar.language.expression import LanguageError, Languages
 from engine.grammar.language.items import Boundary, Chars, Choice, Edge, Item, Items, Look, Repeat, parsed
 from engine.grammar.language.narrowing import narrowed

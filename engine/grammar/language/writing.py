@@ -5,7 +5,7 @@ from contextlib import suppress
 from functools import lru_cache
 
 from engine.grammar.language.automaton import Automaton
-from engine.grammar.language.ecma import NO_CHAR, written_class
+from engine.grammar.language.classes import NO_CHAR, written_class
 from engine.grammar.language.expression import LanguageError, Languages
 from engine.grammar.language.node import Node
 from engine.grammar.language.sets import ranges

@@ -40,6 +40,11 @@ class _Around:
     """Members there must be."""
 
 
+_NOTHING = _Around()
+_OPENED = frozenset({"properties", *OTHERS, *ITEMS, "allOf", "anyOf", "$ref"})
+"""Keywords without which a schema that says its type is left as it is."""
+
+
 class Closing:
     """Closes one rewritten document. `definitions` are its references' targets, by name."""
 
@@ -47,22 +52,33 @@ class Closing:
         self._definitions = definitions
         self._done: dict[str, Schema] = {}
         self._waiting: list[str] = []
+        self._closed_before: dict[tuple[int, _Around], tuple[Schema, Schema]] = {}
+        self._left_before: dict[int, tuple[Schema, Schema]] = {}
+        """Both by the identity of a schema, which is kept with them: what was rewritten shares much."""
 
     def document(self, root: Schema) -> tuple[Schema, dict[str, Schema]]:
         """The closed root, and the definitions that it needs."""
-        root = self._closed(root, _Around())
+        root = self._closed(root, _NOTHING)
         while self._waiting:
             name = self._waiting.pop()
             plain = name.removesuffix(_OPEN)
             schema = self._definitions[plain]
-            self._done[name] = self._left(schema) if name != plain else self._closed(schema, _Around())
+            self._done[name] = self._left(schema) if name != plain else self._closed(schema, _NOTHING)
         return root, self._done
 
     def _closed(self, schema: Schema, around: _Around) -> Schema:
         """The schema, closed unless what stands around it forbids."""
         if not isinstance(schema, dict):
             return schema
-        if schema.keys() == {"$ref"} and around == _Around():
+        if around == _NOTHING and _OPENED.isdisjoint(schema) and ("type" in schema or "enum" in schema):
+            return schema
+        known = self._closed_before.get((id(schema), around))
+        if known is None:
+            known = self._closed_before[id(schema), around] = schema, self._close(schema, around)
+        return known[1]
+
+    def _close(self, schema: dict[str, Any], around: _Around) -> Schema:
+        if schema.keys() == {"$ref"} and around == _NOTHING:
             return {"$ref": self._reference(schema["$ref"], "")}
         here = self._with(around, schema, choices="allOf" in schema)
         elsewhere = around.subjects | self._below(schema)
@@ -103,7 +119,7 @@ class Closing:
                 out[name] = self._left({name: out[name]})[name]
 
         def child(part: Schema, subject: Subject) -> Schema:
-            return self._left(part) if subject in elsewhere else self._closed(part, _Around())
+            return self._left(part) if subject in elsewhere else self._closed(part, _NOTHING)
 
         if "properties" in out:
             out["properties"] = {key: child(part, ("member", key)) for key, part in out["properties"].items()}
@@ -122,8 +138,14 @@ class Closing:
         """The schema as it is, but for its references, which are to definitions that are left too."""
         if isinstance(schema, list):
             return [self._left(part) for part in schema]
-        if not isinstance(schema, dict):
+        if not isinstance(schema, dict) or _OPENED.isdisjoint(schema):
             return schema
+        known = self._left_before.get(id(schema))
+        if known is None:
+            known = self._left_before[id(schema)] = schema, self._leave(schema)
+        return known[1]
+
+    def _leave(self, schema: dict[str, Any]) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for name, value in schema.items():
             if name == "$ref":

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from engine.grammar.language.ecma import ANY_CHAR, translated
+from engine.grammar.language.classes import ANY_CHAR
+from engine.grammar.language.ecma import translated
 from engine.grammar.language.expression import LanguageError, Languages
 from engine.grammar.language.items import looks_around
 from engine.grammar.language.node import Node
@@ -30,7 +31,8 @@ class Strings:
         self._reader = Reader(self._languages)
         self._known: dict[str, list[str]] = {}
         self._words: dict[tuple[int, int], list[str] | None] = {}
-        """By the identity of an expression."""
+        self._endless: dict[int, bool] = {}
+        """Both by the identity of an expression."""
         self._others: dict[str, tuple[str, ...]] = {}
 
     def others(self, words: Iterable[str]) -> str:
@@ -128,7 +130,16 @@ class Strings:
         Such a string is one in which the first patterns are found and the others are not.
         """
         try:
-            return self._languages.automaton(self._between(found, not_found), MAX_NAME_STATES).is_endless
+            node = self._between(found, not_found)
+        except LanguageError:
+            return False
+        if id(node) not in self._endless:
+            self._endless[id(node)] = self._goes_on(node)
+        return self._endless[id(node)]
+
+    def _goes_on(self, node: Node) -> bool:
+        try:
+            return self._languages.automaton(node, MAX_NAME_STATES).is_endless
         except LanguageError:
             return False
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from engine.grammar.language.ecma import NO_CHAR
+from engine.grammar.language.classes import NO_CHAR
 from engine.grammar.language.expression import LanguageError
 from engine.grammar.language.items import looks_around
 from engine.grammar.language.writing import in_slashes

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from engine.grammar.anchors import alternatives
-from engine.grammar.language.ecma import Translation, written_char, written_class
+from engine.grammar.language.classes import written_char, written_class
+from engine.grammar.language.ecma import Translation
 from engine.grammar.language.expression import LanguageError
 from engine.grammar.language.remembered import remembered
 from engine.grammar.language.sets import ALL, Ranges, common, holds, ranges, without

@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from engine.errors import RequestError
+from engine.grammar.schema.closing import Closing
 from engine.grammar.schema.prepare import prepare_schema
 from tests.engine.grammar.test_schema import SCHEMAS, VALUES, accepts, matcher_of, takes
 
@@ -90,3 +91,19 @@ def test_what_is_closed_accepts_nothing_more(schema: Any, values: list[Any]) -> 
     assume(not grammar.is_error())
     for value in values:
         assert not takes(written, grammar, value) or jsonschema.Draft202012Validator(schema).is_valid(value)
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+def test_what_schemas_share_is_closed_once(is_left: bool) -> None:
+    """Written out, what twenty levels share is a million schemas."""
+    shared: dict[str, Any] = {"type": frozenset({"object"}), "properties": {"a": {"$ref": "#/$defs/n"}}}
+    for _ in range(20):
+        shared = {"type": frozenset({"object"}), "properties": {"a": shared, "b": shared}}
+    root = {"allOf": [shared, {"properties": {"a": {"minimum": 0}}}]} if is_left else shared
+    closed, definitions = Closing({"n": {}}).document(root)
+    level = closed["allOf"][0] if is_left else closed
+    for _ in range(20):
+        assert level["properties"]["a"] is level["properties"]["b"]
+        assert ("additionalProperties" in level) is not is_left
+        level = level["properties"]["a"]
+    assert level["properties"]["a"]["$ref"].rpartition("/")[2] in definitions

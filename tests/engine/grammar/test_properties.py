@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from engine.errors import RequestError
-from engine.grammar.language.ecma import written_class
+from engine.grammar.language.classes import written_class
 from engine.grammar.language.properties import property_chars
 from engine.grammar.schema.prepare import prepare_schema
 from tests.engine.grammar.test_schema import accepts, matcher, matcher_of

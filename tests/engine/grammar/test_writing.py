@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.grammar.language import remembered
+from engine.grammar.language.expression import Languages
 from engine.grammar.schema.prepare import prepare_schema
 from engine.grammar.schema.strings import Strings
 from engine.grammar.writing.alike import Alike
@@ -114,3 +115,18 @@ def test_long_patterns_are_not_remembered() -> None:
         make(str(number))
     make("a")
     assert made.count("a") == 2
+
+
+def test_whether_names_run_out_is_asked_once_of_each_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    build = Languages.automaton
+
+    def counting(self: Languages, *arguments: Any) -> Any:
+        asked.append(1)
+        return build(self, *arguments)
+
+    monkeypatch.setattr(Languages, "automaton", counting)
+    names = {"type": "object", "patternProperties": {"^[0-9a-f]{8}$": {}}, "additionalProperties": False}
+    members = {f"m{number}": {**names, "maxProperties": number} for number in range(1, 30)}
+    prepare_schema({"type": "object", "properties": members}, param="schema")
+    assert len(asked) < 4
