@@ -5,7 +5,8 @@ if it compiles and accepts every valid instance, written on one line in the inst
 come in the schema's order, so an instance may be refused for its own; those are told apart.
 Compiling is rewriting and making the grammar, with objects open where the schema leaves them open, for the instances;
 "closed" is the same as the engine does it for answers. Masks are taken before every token of the valid instances, with
-all that what has been written forbids. Times are those of the thread alone, which other work on the machine changes little.
+all that what has been written forbids. Times are those of the thread alone, which other work on the machine changes
+little.
 """
 
 import argparse
