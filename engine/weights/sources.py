@@ -47,6 +47,8 @@ class SourceState:
     location: str
     size_bytes: int | None
     state: State
+    directory: Path | None = None
+    """Of a checkpoint that is ready and stays as it is."""
 
 
 def resolve(
@@ -92,7 +94,7 @@ def describe(source: str, revision: str | None = None) -> SourceState:
     snapshot = hub.cached_snapshot(source, revision)
     if snapshot is None:
         return SourceState("hub", f"{source} on the hub", None, "to download")
-    return SourceState("hub", f"{source} in the hub's local cache", weights_size(snapshot), "ready")
+    return SourceState("hub", f"{source} in the hub's local cache", weights_size(snapshot), "ready", snapshot)
 
 
 def is_path(source: str) -> bool:
@@ -155,7 +157,7 @@ def _describe_path(path: Path, source: str) -> SourceState:
     if path.is_dir():
         if missing_weights(path) or not (path / "config.json").is_file():
             return SourceState("directory", f"{source} is incomplete", None, "missing")
-        return SourceState("directory", source, weights_size(path), "ready")
+        return SourceState("directory", source, weights_size(path), "ready", path)
     if not path.is_file():
         return SourceState("gguf", f"{source} does not exist", None, "missing")
     if not gguf.is_gguf(path):

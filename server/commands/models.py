@@ -1,4 +1,4 @@
-"""`headrace models`: of every known model, whether it is ready, where it comes from, its size, whether it fits here.
+"""`headrace models`: of every known model, whether it is ready, what it takes, its size, whether it fits, where it is.
 
 Reads no network and imports no torch, so that it answers at once.
 """
@@ -12,6 +12,7 @@ from typing import TextIO
 
 import psutil
 
+from engine.weights.seeing import takes_images
 from engine.weights.sources import SourceState, describe
 from server.config.settings import ModelsFile, ModelSpec, default_models_file, load_models_file
 
@@ -26,7 +27,7 @@ def add_models_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentP
     parser = subparsers.add_parser(
         "models",
         help="list the known models",
-        description="List the known models: state, size, whether they fit here, and where their weights are.",
+        description="List the known models: state, inputs, size, whether they fit here, and where their weights are.",
     )
     parser.add_argument("--models", metavar="FILE", type=Path, help="the file that names the models [models.yaml]")
     parser.set_defaults(handler=run)
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 def print_models(file: ModelsFile, out: TextIO) -> None:
     """Write the table of a file's models to `out`."""
     gpu = gpu_memory()
-    rows = [("MODEL", "STATE", "SIZE", "FITS", "WEIGHTS")]
+    rows: list[tuple[str, ...]] = [("MODEL", "STATE", "INPUTS", "SIZE", "FITS", "WEIGHTS")]
     rows += [_row(spec, is_default=spec.name == file.default, gpu=gpu) for spec in file.models]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
@@ -52,17 +53,25 @@ def print_models(file: ModelsFile, out: TextIO) -> None:
     out.write(f"\nThis machine has {place}. The default is marked with *; serve others with: headrace serve MODEL...\n")
 
 
-def _row(spec: ModelSpec, *, is_default: bool, gpu: int | None) -> tuple[str, str, str, str, str]:
+def _row(spec: ModelSpec, *, is_default: bool, gpu: int | None) -> tuple[str, ...]:
     state = describe(spec.source, spec.revision)
     name = " = ".join((spec.name, *spec.aliases))
     size = state.size_bytes or spec.size
     return (
         ("* " if is_default else "  ") + name,
         state.state,
+        ", ".join(_inputs(state, spec)),
         _readable(size) if size else "-",
         _fits(state, size, spec, gpu),
         state.location,
     )
+
+
+def _inputs(state: SourceState, spec: ModelSpec) -> tuple[str, ...]:
+    """What a model takes, by its configuration where that is here, else as the file says."""
+    if state.directory is None:
+        return ("text",) if state.kind == "gguf" else spec.inputs
+    return ("text", "image") if takes_images(state.directory) else ("text",)
 
 
 def _fits(state: SourceState, size: int | None, spec: ModelSpec, gpu: int | None) -> str:

@@ -105,7 +105,7 @@ def _value(node: yaml.Node, file: str, key: str, field: Field) -> Any:
             raise _error(file, _line(node), f"{key} must be a list, {_given(node)}", None)
         if field.kind == "list":
             return node.value
-        return [_scalar(item, file, key, Field("text")) for item in node.value]
+        return [_scalar(item, file, key, Field("text", choices=field.choices)) for item in node.value]
     return _scalar(node, file, key, field)
 
 

@@ -78,6 +78,8 @@ class ModelSpec:
     sampling: SamplingDefaults = SamplingDefaults()
     images: RemotePolicy = NOWHERE
     """Where images of its requests may be fetched from."""
+    inputs: tuple[str, ...] = ("text",)
+    """What it takes, as far as the file knows; a checkpoint that is here is looked at instead."""
     size: int | None = None
     """Bytes of the download, as far as the file knows."""
 
@@ -140,6 +142,7 @@ class ModelsFile:
         return ConfigError(f"models.yaml has no model {name!r}", hint=self.nearest(name) or known)
 
 
+INPUTS = ("text", "image")
 _MODEL_FIELDS = {
     "name": Field("text", required=True),
     "aliases": Field("texts"),
@@ -161,6 +164,7 @@ _MODEL_FIELDS = {
     "tools": Field("text", choices=("hermes", "llama3", "deepseek", "generic")),
     "sampling": Field("mapping"),
     "images": Field("mapping"),
+    "inputs": Field("texts", choices=INPUTS),
     "size": Field("size"),
 }
 _SAMPLING_FIELDS = {
@@ -217,6 +221,8 @@ def _model_spec(section: Section) -> ModelSpec:
     values.setdefault("source", values["name"])
     if "aliases" in values:
         values["aliases"] = tuple(values["aliases"])
+    if "inputs" in values:
+        values["inputs"] = tuple(values["inputs"])
     if "size" in values:
         values["size"] = size_in_bytes(values["size"])
     if "revision" in values and not HUB_ID.fullmatch(values["source"]):

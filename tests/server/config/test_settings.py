@@ -170,20 +170,27 @@ def test_an_unknown_name_gets_the_nearest(asked: str, hint: str) -> None:
 def test_the_table_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(models, "gpu_memory", lambda: 24 * 2**30)
+    seeing = tmp_path / "seeing"
+    seeing.mkdir()
+    (seeing / "config.json").write_text('{"model_type": "llava", "vision_config": {"model_type": "pixtral"}}')
+    (seeing / "model.safetensors").write_bytes(b"")
     file = ModelsFile(
         default="a/small",
         models=(
             ModelSpec(name="a/small", source="a/small", size=2 * 10**9),
             ModelSpec(name="a/large", source="a/large", size=10**14, aliases=("large",)),
             ModelSpec(name="gone", source="./not-there.gguf"),
+            ModelSpec(name="a/seeing", source="a/seeing", inputs=("text", "image")),
+            ModelSpec(name="here", source=str(seeing)),
         ),
     )
     out = io.StringIO()
     print_models(file, out)
     lines = out.getvalue().splitlines()
-    assert lines[0].split() == ["MODEL", "STATE", "SIZE", "FITS", "WEIGHTS"]
-    assert lines[1].startswith("* a/small ") and "to download  2.0 GB" in lines[1] and " yes " in lines[1]
+    assert lines[0].split() == ["MODEL", "STATE", "INPUTS", "SIZE", "FITS", "WEIGHTS"]
+    assert lines[1].startswith("* a/small ") and "to download  text         2.0 GB" in lines[1] and " yes " in lines[1]
     assert "a/large = large" in lines[2] and " no " in lines[2]
+    assert all("  text, image  " in line for line in lines[4:6])
     assert "missing" in lines[3] and "does not exist" in lines[3]
     assert "25.8 GB of GPU memory" in lines[-1]
 

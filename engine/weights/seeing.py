@@ -1,0 +1,22 @@
+"""Which checkpoints are of models that take images here, by their configurations alone: no torch is needed to tell."""
+
+import json
+from pathlib import Path
+
+IMAGE_TYPES = frozenset(
+    {
+        "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mllama", "gemma3", "idefics3", "smolvlm", "internvl", "llava",
+        "llava/pixtral", "mistral3/pixtral", "llava_onevision",
+    }
+)  # fmt: skip
+"""Model types, with that of the tower where there are several; `engine.models.vision` has an encoder for each."""
+
+
+def takes_images(directory: Path) -> bool:
+    """Whether the model in a directory does; False where its configuration cannot be read."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        kind, vision = config.get("model_type"), config.get("vision_config") or {}
+        return not IMAGE_TYPES.isdisjoint({str(kind), f"{kind}/{vision.get('model_type')}"})
+    except (OSError, ValueError, AttributeError):
+        return False
