@@ -20,6 +20,7 @@ from engine.grammar.writing.nodes import ItemsTaken, NamesTaken
 
 MAX_EXPONENT = 400
 """Of a number in a schema, which is taken as it is written; doubles end at 1e308."""
+_NULL_KEYWORD = re.compile(r":\s*null")
 _OUR_RULE = re.compile(r"^\s*(schema|PATTERN)_\d+\s*(\[.*\])?\s*:", re.MULTILINE)
 
 
@@ -73,7 +74,8 @@ def schema_text(
 def load_schema(text: str, param: str) -> Any:
     """The JSON value of a schema's text, without keywords that are null. Raises `RequestError`."""
     try:
-        return without_nulls(json.loads(text, parse_constant=_no_constant, parse_float=_decimal))
+        schema = json.loads(text, parse_constant=_no_constant, parse_float=_decimal)
+        return without_nulls(schema) if _NULL_KEYWORD.search(text) else schema
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{param} is not valid JSON: {str(error)[:200]}", param=param) from None
 

@@ -153,6 +153,8 @@ class Languages:
 
     def words(self, start: Node, most: int) -> list[str] | None:
         """All such texts, in order; None if there are more than `most`. Raises `LanguageError`."""
+        if self._has_more(start, most):
+            return None
         found: list[str] = []
         stack = [] if self.is_empty(start) else [(start, "")]
         while stack:
@@ -161,14 +163,29 @@ class Languages:
             following: list[tuple[Node, str]] = []
             for low, high in self._steps(node):
                 after = self.derivative(node, low)
-                if not self.is_empty(after):  # so that all that is stacked leads to a text
-                    if high - low >= most:
-                        return None
+                if not self.is_empty(after):
                     following += [(after, text + chr(code)) for code in range(low, high + 1)]
             stack += reversed(following)
-            if len(found) + len(stack) > most:
-                return None
         return found
+
+    def _has_more(self, start: Node, most: int) -> bool:
+        """Whether there are more texts than that, told from how many beginnings of one length lead to a text."""
+        level, shorter = ({} if self.is_empty(start) else {start: 1}), 0
+        while level:
+            shorter += sum(count for node, count in level.items() if node.nullable)
+            longer: dict[Node, int] = {}
+            known = shorter
+            for node, count in level.items():
+                for low, high in self._steps(node):
+                    after = self.derivative(node, low)
+                    if not self.is_empty(after):
+                        many = count * (high - low + 1)
+                        longer[after] = longer.get(after, 0) + many
+                        known += many
+                    if known > most:
+                        return True
+            level = longer
+        return False
 
     def is_empty(self, start: Node) -> bool:
         """Whether there is no such text. Raises `LanguageError`."""

@@ -8,13 +8,15 @@ from urllib.parse import unquote, urldefrag, urljoin
 from engine.grammar.schema.faults import SchemaFault, Unfollowable, escape
 from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema, identity
 
-_NAMES = ALL_TYPES - NUMBER | {"integer", "number"}
+_TYPES = {name: NUMBER if name == "number" else frozenset({name}) for name in (*(ALL_TYPES - {"fraction"}), "number")}
 _SCHEMAS = ("not", "if", "then", "else", "additionalProperties", "propertyNames", "contains", "items",
             "unevaluatedProperties", "unevaluatedItems")  # fmt: skip
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _MAPS = ("properties", "patternProperties", "dependentSchemas")
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties",
            "minContains", "maxContains")  # fmt: skip
+_REMARKS = frozenset({"title", "description", "default", "examples", "example", "$comment", "$schema", "readOnly",
+                      "writeOnly", "deprecated"})  # fmt: skip
 _OWN_NAMES = frozenset({"$id", "id", "$anchor"})
 _NO_SCHEMAS = frozenset({"enum", "const", "default", "examples"})
 MAX_NESTING = 1000
@@ -29,6 +31,9 @@ _KINDS: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("pattern", "format"), (str, "a string")),
 }
 """What the values of keywords must be."""
+_SIMPLE = frozenset({"type", "format", "pattern", "enum", "properties", "additionalProperties", "anyOf", "oneOf",
+                     "allOf", "minLength", "maxLength", "minItems", "maxItems", "$ref"})  # fmt: skip
+"""Keywords that all drafts have in the same words."""
 _DEPENDENT = frozenset({"dependentSchemas", "dependentRequired", "dependencies"})
 
 
@@ -148,21 +153,23 @@ def parts(schema: Schema, at: str) -> Iterator[tuple[Schema, str]]:
 def keywords(schema: Schema, at: str) -> dict[str, Any]:
     """The keywords of an object schema, older drafts' said in those of 2020-12, their shapes checked.
 
-    `type` becomes a frozenset of names from `ALL_TYPES`, `const` an `enum`; `dependencies` are taken apart, a list of
-    `items` becomes `prefixItems`, true for `exclusiveMinimum` the number beside it. Raises `SchemaFault`.
+    Remarks are left out. `type` becomes a frozenset of names from `ALL_TYPES`, `const` an `enum`; `dependencies` are taken
+    apart, a list of `items` becomes `prefixItems`, true for `exclusiveMinimum` the number beside it. Raises `SchemaFault`.
     """
     if not isinstance(schema, dict):
         raise SchemaFault(at, f"a schema must be an object or a boolean, not {str(schema)[:100]!r}")
-    keys = dict(schema)
-    _modernise(keys)
+    keys = {name: value for name, value in schema.items() if name not in _REMARKS}
+    if keys.keys() - _SIMPLE:
+        _modernise(keys)
     for name, value in keys.items():
-        if name in _KINDS and not isinstance(value, _KINDS[name][0]):
-            raise SchemaFault(f"{at}/{name}", f"{name!r} must be {_KINDS[name][1]}")
+        kind = _KINDS.get(name)
+        if kind is not None and not isinstance(value, kind[0]):
+            raise SchemaFault(f"{at}/{name}", f"{name!r} must be {kind[1]}")
         if name in _COUNTED:
             keys[name] = _number(name, value, at)
     if "type" in keys:
         keys["type"] = _types(keys["type"], at)
-    if not all(isinstance(name, str) for name in keys.get("required", ())):
+    if "required" in keys and not all(isinstance(name, str) for name in keys["required"]):
         raise SchemaFault(f"{at}/required", "'required' must hold names")
     return keys
 
@@ -210,10 +217,12 @@ def _modernise(keys: dict[str, Any]) -> None:
 
 
 def _types(value: Any, at: str) -> frozenset[str]:
+    if isinstance(value, str) and value in _TYPES:
+        return _TYPES[value]
     names = value if isinstance(value, list) else [value]
     found: set[str] = set()
     for name in names:
-        if not isinstance(name, str) or name not in _NAMES:
-            raise SchemaFault(f"{at}/type", f"'type' {str(name)[:100]!r} is none of {', '.join(sorted(_NAMES))}")
-        found |= NUMBER if name == "number" else {name}
+        if not isinstance(name, str) or name not in _TYPES:
+            raise SchemaFault(f"{at}/type", f"'type' {str(name)[:100]!r} is none of {', '.join(sorted(_TYPES))}")
+        found |= _TYPES[name]
     return frozenset(found)

@@ -85,6 +85,8 @@ class Rewriter:
         self._recursions = 0
         """How often a complement needed itself."""
         self._pending: list[tuple[str, Schema, str, bool]] = []
+        self._bare: dict[frozenset[str], Schema] = {}
+        """Schemas that say nothing but a type, each one object."""
 
     def result(self, part: Schema | None = None, at: str = "") -> tuple[Schema, dict[str, Schema]]:
         """The whole document, or the part of it at a pointer, rewritten, and what its references point to, by name.
@@ -117,6 +119,8 @@ class Rewriter:
                     keys = self._relaxing.relaxed(keys, fault, at)
 
     def _said(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> Schema:
+        if keys.keys() == {"type"}:
+            return self._bare.setdefault(keys["type"], keys)
         for name in _REFUSED:
             if name in keys:
                 raise Unfollowable(at, name, "is not supported")

@@ -77,9 +77,12 @@ class Strings:
         """Patterns as llguidance takes them that together say what this one does; several where it looks around."""
         if pattern not in self._known:
             if looks_around(pattern):
-                self._known[pattern] = written_parts(self._languages, self._reader.read(pattern))
+                parts = written_parts(self._languages, self._reader.read(pattern))
             else:
-                self._known[pattern] = [self.plain(pattern)]
+                parts = [self.plain(pattern)]
+            self._known[pattern] = parts
+            for part in parts:
+                self._known.setdefault(part, [part])
         return self._known[pattern]
 
     def disjoint(self, one: str, two: str) -> bool:
@@ -115,6 +118,8 @@ class Strings:
         make = self._languages
         try:
             node = make.both(*map(self._reader.read, patterns))
+            if not least and most is None:
+                return make.is_empty(node)
             shortest = make.shortest(node)
             if shortest is None or (most is not None and shortest > most):
                 return True
@@ -230,6 +235,7 @@ class Strings:
     def _write(self, node: Node) -> str:
         pattern = write(self._languages.automaton(node))
         self._reader.learn(pattern, node)
+        self._known[pattern] = [pattern]
         return pattern
 
 

@@ -82,7 +82,9 @@ class ObjectPart:
         """Whether one of the two asks for a member that the other forbids, so that there are no such objects."""
         return self._forbids(other.required) or other._forbids(self.required)
 
-    def _forbids(self, names: Iterable[str]) -> bool:
+    def _forbids(self, names: tuple[str, ...]) -> bool:
+        if not names:
+            return False
         other = True if self.patterns else self.additional
         return any(self.properties.get(name, other) is False for name in names)
 
