@@ -153,8 +153,9 @@ def parts(schema: Schema, at: str) -> Iterator[tuple[Schema, str]]:
 def keywords(schema: Schema, at: str) -> dict[str, Any]:
     """The keywords of an object schema, older drafts' said in those of 2020-12, their shapes checked.
 
-    Remarks are left out. `type` becomes a frozenset of names from `ALL_TYPES`, `const` an `enum`; `dependencies` are taken
-    apart, a list of `items` becomes `prefixItems`, true for `exclusiveMinimum` the number beside it. Raises `SchemaFault`.
+    Remarks are left out. `type` becomes a frozenset of names from `ALL_TYPES`, `const` an `enum`; `dependencies` are
+    taken apart, a list of `items` becomes `prefixItems`, true for `exclusiveMinimum` the number beside it. Raises
+    `SchemaFault`.
     """
     if not isinstance(schema, dict):
         raise SchemaFault(at, f"a schema must be an object or a boolean, not {str(schema)[:100]!r}")
