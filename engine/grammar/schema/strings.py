@@ -10,6 +10,7 @@ from engine.grammar.language.expression import LanguageError, Languages
 from engine.grammar.language.items import looks_around
 from engine.grammar.language.node import Node
 from engine.grammar.language.patterns import Reader
+from engine.grammar.language.searched import fulfilling
 from engine.grammar.language.sets import ALL
 from engine.grammar.language.writing import write, written_parts
 from engine.grammar.schema.values import ALL_TYPES, Schema, quote
@@ -30,6 +31,8 @@ class Strings:
         self._languages = Languages()
         self._reader = Reader(self._languages)
         self._known: dict[str, list[str]] = {}
+        self._given: dict[str, str] = {}
+        """By what was made of a pattern, the pattern."""
         self._words: dict[tuple[int, int], list[str] | None] = {}
         self._endless: dict[int, bool] = {}
         """Both by the identity of an expression."""
@@ -83,7 +86,13 @@ class Strings:
             self._known[pattern] = parts
             for part in parts:
                 self._known.setdefault(part, [part])
+            if len(parts) == 1:
+                self._given.setdefault(parts[0], pattern)
         return self._known[pattern]
+
+    def fulfilling(self, pattern: str) -> str | None:
+        """A text behind which a pattern, or what `all_of` made of it, is found; None where none is seen at once."""
+        return None if pattern in self._others else fulfilling(self._given.get(pattern, pattern))
 
     def disjoint(self, one: str, two: str) -> bool:
         """Whether no string matches both; False where that is not known."""

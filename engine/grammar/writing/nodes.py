@@ -182,9 +182,11 @@ class Nodes:
         if node.words:
             node.terminals.append(self._terminals.define(in_slashes("|".join(node.words))))
         node.texts, node.numbers = kinds.get("string", []), kinds.get("number", [])
-        found = [self._terminals.texts(texts, alone=len(node.texts) <= MAX_ASKED) for texts in node.texts]
-        found += [self._terminals.numbers(numbers) for numbers in node.numbers]
-        node.terminals += [terminal for terminal in dict.fromkeys(found) if terminal is not None]
+        alone = len(node.texts) <= MAX_ASKED
+        found = [terminal for texts in node.texts for terminal in self._terminals.texts(texts, alone=alone)]
+        counted = map(self._terminals.numbers, node.numbers)
+        found += [terminal for terminal in counted if terminal is not None]
+        node.terminals += dict.fromkeys(found)
         node.arrays = [self._array(parts) for parts in kinds.get("array", ())]
         node.objects = [self._object(parts) for parts in kinds.get("object", ())]
 

@@ -19,6 +19,7 @@ from engine.grammar.writing.kinds import Numbers, Texts
 from engine.grammar.writing.multiples import common, ending, endings, has_multiple, has_other, is_one
 from engine.grammar.writing.numbers import Bounds, decimals, exact_decimal, integers
 from engine.grammar.writing.texts import (
+    CHAR,
     SIMPLE_CHAR,
     SIMPLE_STRING,
     STRING,
@@ -41,6 +42,9 @@ most `MAX_COSTLY_LENGTH` long."""
 MAX_COSTLY_LENGTH = 20
 MAX_LOOKED_LENGTH = 1024
 """Of an answer's strings with a pattern that looks around, where they are counted."""
+MAX_GUIDED_LENGTH = 100
+RARE = "\U0010fffd"
+"""A character for private use, before which a text is any text: once it has come a mask costs as before."""
 MAX_UNPROBED_STATES = 4096
 """Strings of more are tried before they are followed."""
 _SIMPLE_TEXT = f"^{SIMPLE_CHAR}*$"
@@ -81,16 +85,16 @@ class Terminals:
         """A terminal of what all of these definitions hold."""
         return self.define(parts[0] if len(parts) == 1 else "&".join(map(self.define, parts)))
 
-    def texts(self, texts: Texts, *, alone: bool = True) -> str | None:
-        """A terminal of these strings; None if there are none, of which one that is not alone is not asked.
+    def texts(self, texts: Texts, *, alone: bool = True) -> list[str]:
+        """Terminals of these strings; none if there are none, of which one that is not alone is not asked.
 
         Raises `Unplaced`.
         """
         if texts.most is not None and texts.least > texts.most:
-            return None
+            return []
         if texts.words is not None:
             words = self.words(texts)
-            return self.define(_listed(words)) if words else None
+            return [self.define(_listed(words))] if words else []
         if texts.least > MAX_LENGTH:
             raise Unplaced(f"a string of more than {MAX_LENGTH} characters cannot be asked for")
         most = None if texts.most is None or texts.most > MAX_LENGTH else texts.most
@@ -100,8 +104,22 @@ class Terminals:
             raise Unplaced(f"a pattern cannot be followed: {error}") from None
         may_lack = len(parts) > 1 or any(NO_CHAR in pattern or looks_around(pattern) for pattern in texts.patterns)
         if alone and may_lack and self._strings.is_empty(texts.patterns, texts.least, most):
-            return None
-        return self._together(texts, parts, most)
+            return []
+        return [self._together(texts, parts, most), *self._guide(texts, most)]
+
+    def _guide(self, texts: Texts, most: int | None) -> list[str]:
+        """A terminal of some of these strings, beside which masks of the others cost a tenth.
+
+        The library takes whole slices of a vocabulary where it sees that a terminal goes on with any text. It does not
+        see it where a pattern is searched for, but it does of any text before one that fulfils the pattern.
+        """
+        patterns = [pattern for pattern in texts.patterns if not self._is_free(pattern)]
+        found = self._strings.fulfilling(patterns[0]) if len(patterns) == 1 and most is None else None
+        but = [word for pattern in texts.patterns for word in self._strings.but_for(pattern) or ()]
+        if not found or texts.least > MAX_GUIDED_LENGTH or any(RARE in word for word in but):
+            return []
+        text = RARE * max(texts.least - len(found), 1) + found
+        return [self.define(in_slashes(f'"{CHAR}*{quote(spelled(text)[1:-1])}"'))]
 
     def _parts(self, texts: Texts, most: int | None, *, is_simple: bool = False) -> list[str]:
         """Definitions that only these strings match all of, or with `is_simple` only those of simple characters."""
@@ -156,7 +174,7 @@ class Terminals:
         """Definitions that only the strings in which the pattern is found match all of."""
         key = (pattern, is_simple)
         if key not in self._patterns:
-            others = self._strings.but_for(pattern)
+            others = () if self._strings.fulfilling(pattern) == "" else self._strings.but_for(pattern)
             if others is None:
                 text_of = simple_pattern_text if is_simple else pattern_text
                 parts = [in_slashes(text_of(part)) for part in self._strings.all_of(pattern)]
