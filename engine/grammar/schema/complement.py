@@ -12,7 +12,7 @@ from engine.grammar.schema.formats import PATTERNS, REFUSED, SHAPES
 from engine.grammar.schema.overlap import Overlap
 from engine.grammar.schema.steps import split
 from engine.grammar.schema.strings import Strings
-from engine.grammar.schema.values import ALL_TYPES, NUMBER, Schema, others
+from engine.grammar.schema.values import ALL_TYPES, NUMBER, Rewrite, Schema, others
 
 _OBJECT: dict[str, Any] = {"type": frozenset({"object"})}
 _ARRAY: dict[str, Any] = {"type": frozenset({"array"})}
@@ -29,10 +29,6 @@ _HIGHS = {other: (name, kind) for name, (other, kind) in _LOWS.items()}
 _NEVER = ("uniqueItems", "unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef",
           "maxContains", "minContains")  # fmt: skip
 _WHERE = "'not', or an overlap of choices of 'oneOf',"
-
-
-Rewrite = Callable[[Schema, str], Schema]
-"""Makes a schema of one that stands at a pointer."""
 
 
 class Complement:

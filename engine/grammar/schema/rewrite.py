@@ -19,29 +19,25 @@ from engine.grammar.schema.evaluated import said_items, said_members
 from engine.grammar.schema.faults import Budget, Unfollowable, escape
 from engine.grammar.schema.formats import said_format
 from engine.grammar.schema.implied import asked_for, implied_types, traces, with_draft_3, with_spoken_names
+from engine.grammar.schema.keyword_sets import (
+    APPLIED,
+    BESIDE_REFERENCES,
+    CHOOSING,
+    COPIED,
+    COUNTED,
+    IN_PLACE,
+    JOINED,
+    REFUSED,
+)
 from engine.grammar.schema.members import apart
 from engine.grammar.schema.names import Names
 from engine.grammar.schema.overlap import Overlap
+from engine.grammar.schema.references import References
 from engine.grammar.schema.relaxing import Relaxing
 from engine.grammar.schema.strings import Strings
 from engine.grammar.schema.values import ALL_TYPES, Schema, type_of
 
-_COPIED = frozenset({"type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
-                     "minLength", "maxLength", "pattern", "minItems", "maxItems", "required", "minProperties",
-                     "maxProperties"})  # fmt: skip
 _UNEVALUATED = {"unevaluatedProperties": said_members, "unevaluatedItems": said_items}
-_BESIDE_REFERENCES = {*_COPIED, "properties", "patternProperties", "additionalProperties", "items", "prefixItems",
-                      "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "dependencies", "dependentRequired",
-                      "const", "propertyNames", "contains", "format", *_UNEVALUATED}  # fmt: skip
-_REFUSED = ("$dynamicRef", "$recursiveRef")
-
-_APPLIED = frozenset({"$ref", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas", "format"})
-_COUNTED = frozenset({"propertyNames", "contains", "uniqueItems", *_UNEVALUATED})
-_CHOOSING = frozenset({*_BESIDE_REFERENCES, *_COUNTED, "$ref", *_REFUSED}) - {"type", "enum", "const"}
-"""Keywords that choose among listed values, besides `type`."""
-_JOINED = frozenset({*_APPLIED, *_COUNTED, "patternProperties", "required", "minProperties"})
-"""Keywords without which a schema has no parts to be joined and no names to be listed."""
-_IN_PLACE = frozenset({"type", "enum", "const", "$ref", "allOf", "anyOf", "oneOf", "not", "if"})
 
 
 class Rewriter:
@@ -59,6 +55,7 @@ class Rewriter:
         self.strings = self._strings = Strings()
         """The languages of the document's patterns."""
         self._overlap = Overlap(self._document, self._strings, self._budget)
+        self._references = References(self._document, self._budget, say=self.say, deny=self.deny)
         self._algebra = Algebra(self._budget, self._strings, self._types_behind)
         self._says = Counted(self._algebra, self._strings)
         self._evaluator = Evaluator(self._document, self._strings, self._budget)
@@ -69,22 +66,12 @@ class Rewriter:
             self._budget,
             say=self.say,
             deny=self.deny,
-            deny_reference=self._deny_reference,
+            deny_reference=lambda schema, at: self._references.denied(schema, at, self._complement.rival_names),
         )
         self._root = root
         self._names = Names(self._strings, self._algebra)
-        self._references: dict[tuple[str, bool], str] = {}
-        self._targets: dict[str, Schema] = {}
-        """What references of ours that are no complements point to."""
-        self._inlined: dict[str, Schema] = {}
-        self._inlining: list[str] = []
-        self._denied: dict[tuple[str, frozenset[str]], Schema] = {}
-        self._denying: list[str] = []
         self._is_in_full = False
         """Whether references are replaced by what they refer to."""
-        self._recursions = 0
-        """How often a complement needed itself."""
-        self._pending: list[tuple[str, Schema, str, bool]] = []
         self._bare: dict[frozenset[str], Schema] = {}
         """Schemas that say nothing but a type, each one object."""
 
@@ -95,13 +82,13 @@ class Rewriter:
         """
         given = self._root if part is None else part
         root = self.say(given, at)
-        if self._closes and isinstance(given, dict) and not given.keys() & _IN_PLACE:
+        if self._closes and isinstance(given, dict) and not given.keys() & IN_PLACE:
             meant = implied_types(given)
             if meant and not meant & self._algebra.types(root):
                 return False, {}  # nothing of the kind that it speaks of
         definitions: dict[str, Schema] = {}
-        while self._pending:
-            name, schema, at, holds = self._pending.pop()
+        while self._references.pending:
+            name, schema, at, holds = self._references.pending.pop()
             definitions[name] = self.say(schema, at) if holds else self._deny_target(schema, at)
         return Closing(definitions).document(root) if self._closes else (root, definitions)
 
@@ -121,7 +108,7 @@ class Rewriter:
     def _said(self, schema: dict[str, Any], keys: dict[str, Any], at: str) -> Schema:
         if keys.keys() == {"type"}:
             return self._bare.setdefault(keys["type"], keys)
-        for name in _REFUSED:
+        for name in REFUSED:
             if name in keys:
                 raise Unfollowable(at, name, "is not supported")
         listed = self._listed(schema, keys, at)
@@ -130,11 +117,11 @@ class Rewriter:
         parts = [self._plain(keys, at)]
         if self._closes:
             parts[0] = with_spoken_names(schema, with_draft_3(schema, parts[0] | traces(schema, parts[0])))
-        if _JOINED.isdisjoint(keys):
+        if JOINED.isdisjoint(keys):
             return parts[0]
-        if not _APPLIED.isdisjoint(keys):
+        if not APPLIED.isdisjoint(keys):
             parts += self._applied(schema, keys, at)
-        if not _COUNTED.isdisjoint(keys):
+        if not COUNTED.isdisjoint(keys):
             parts += self._counted(schema, keys, parts[0], at)
         return self._names.listed(self._algebra.all_of(*parts))
 
@@ -142,7 +129,7 @@ class Rewriter:
         """Where the schema, or one of `allOf`, lists values: those that all of it accepts. None if none does."""
         if not ("enum" in schema or "const" in schema or "allOf" in keys):
             return None
-        if "enum" in keys and _CHOOSING.isdisjoint(keys):
+        if "enum" in keys and CHOOSING.isdisjoint(keys):
             found = [value for value in keys["enum"] if type_of(value) in keys.get("type", ALL_TYPES)]
             return {"enum": found} if found else False
         lists = [part.get("enum", [part["const"]] if "const" in part else None)
@@ -173,46 +160,6 @@ class Rewriter:
             self._relaxing.note(fault)
             return True
 
-    def refer(self, schema: dict[str, Any], at: str, *, holds: bool) -> Schema:
-        """What an object's `$ref` points to, or its complement, as a reference of ours."""
-        target, pointer = self._document.resolve(schema, at)
-        self._check_end(target, pointer, at)
-        key = (pointer, holds)
-        if key not in self._references:
-            name = self._references[key] = f"{'is' if holds else 'not'}{len(self._references)}"
-            if holds:
-                self._targets[f"#/$defs/{name}"] = target
-            self._pending.append((name, target, pointer, holds))
-        return {"$ref": f"#/$defs/{self._references[key]}"}
-
-    def _check_end(self, target: Schema, pointer: str, at: str) -> None:
-        """Raise `Unfollowable` where what the `$ref` of a schema points to is but a reference, and so on for ever."""
-        seen: set[str] = set()
-        while isinstance(target, dict) and "$ref" in target and not target.keys() & _BESIDE_REFERENCES:
-            if pointer in seen:
-                raise Unfollowable(at, "$ref", "leads to itself, and to no schema")
-            seen.add(pointer)
-            target, pointer = self._document.resolve(target, pointer)
-
-    def _inline(self, schema: dict[str, Any], at: str) -> Schema:
-        """What a `$ref` points to, in full: llguidance joins no recursive reference with keywords beside it."""
-        target, pointer = self._document.resolve(schema, at)
-        if pointer in self._inlining:
-            raise Unfollowable(at, "$ref", "leads to itself where it cannot be followed")
-        if pointer not in self._inlined:
-            self._inlining.append(pointer)
-            try:
-                with self._budget:
-                    self._inlined[pointer] = self._whole(target, pointer)
-            finally:
-                self._inlining.pop()
-        return self._inlined[pointer]
-
-    def _whole(self, schema: Schema, at: str) -> Schema:
-        """The schema in other words, which are no reference."""
-        is_reference = isinstance(schema, dict) and "$ref" in schema and not schema.keys() & _BESIDE_REFERENCES
-        return self._inline(schema, at) if is_reference else self.say(schema, at)
-
     def _in_full(self, schema: Schema, at: str) -> Schema:
         """The schema in other words, with what it refers to in the place of references."""
         outer, self._is_in_full = self._is_in_full, True
@@ -221,30 +168,12 @@ class Rewriter:
         finally:
             self._is_in_full = outer
 
-    def _deny_reference(self, schema: dict[str, Any], at: str) -> Schema:
-        """The complement of what a `$ref` points to: in full, unless it is part of itself."""
-        target, pointer = self._document.resolve(schema, at)
-        if pointer in self._denying:
-            self._recursions += 1
-            return self.refer(schema, at, holds=False)
-        key = (pointer, self._complement.rival_names)
-        if key in self._denied:
-            return self._denied[key]
-        before = self._recursions
-        self._denying.append(pointer)
-        try:
-            denied = self.deny(target, pointer)
-        finally:
-            self._denying.pop()
-        if self._recursions == before:  # or it would say something of the place it was needed at
-            self._denied[key] = denied
-        return denied
-
     def _types_behind(self, reference: str) -> frozenset[str]:
-        return self._overlap.types(self._targets[reference]) if reference in self._targets else ALL_TYPES
+        targets = self._references.targets
+        return self._overlap.types(targets[reference]) if reference in targets else ALL_TYPES
 
     def _plain(self, keys: dict[str, Any], at: str) -> dict[str, Any]:
-        out = {name: value for name, value in keys.items() if name in _COPIED}
+        out = {name: value for name, value in keys.items() if name in COPIED}
         for name in ("properties", "patternProperties"):
             if name in keys:
                 below = f"{at}/{name}"
@@ -274,8 +203,9 @@ class Rewriter:
         """The keywords whose schemas are about the value itself."""
         parts: list[Schema] = []
         if "$ref" in keys:
-            alone = not (self._is_in_full or keys.keys() & _BESIDE_REFERENCES)
-            parts.append(self.refer(schema, at, holds=True) if alone else self._inline(schema, at))
+            alone = not (self._is_in_full or keys.keys() & BESIDE_REFERENCES)
+            references = self._references
+            parts.append(references.refer(schema, at, holds=True) if alone else references.in_full(schema, at))
         parts += [self.say(part, f"{at}/allOf/{number}") for number, part in enumerate(keys.get("allOf", ()))]
         if "anyOf" in keys:
             choices = [self.say(part, f"{at}/anyOf/{number}") for number, part in enumerate(keys["anyOf"])]
@@ -316,7 +246,7 @@ class Rewriter:
             try:
                 with self._relaxing.around(at, "oneOf"):
                     denied = [self.deny(choices[rival], f"{at}/oneOf/{rival}") for rival in rivals]
-                    mine = self._whole(choices[number], f"{at}/oneOf/{number}") if rivals else said[number]
+                    mine = self._references.whole(choices[number], f"{at}/oneOf/{number}") if rivals else said[number]
             finally:
                 self._complement.rival_names = frozenset()
             found.append(self._algebra.all_of(mine, *denied))

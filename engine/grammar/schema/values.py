@@ -10,6 +10,8 @@ from engine.grammar.schema.faults import Budget
 
 Schema = Any
 """A JSON schema: `True`, `False` or an object."""
+Rewrite = Callable[[Schema, str], Schema]
+"""Makes a schema of one that stands at a pointer."""
 
 NUMBER = frozenset({"integer", "fraction"})
 """JSON Schema's `number`. A `fraction` is a number that is no integer; no schema can name that type."""
