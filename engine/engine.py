@@ -150,7 +150,8 @@ class Engine:
         """Run one step and return all outputs that are there then."""
         self._admit_compiled()
         former, launched, error = self._step, None, None
-        rows, is_encoding = self._seeing(self._scheduler.schedule())
+        scheduled = self._scheduler.schedule()
+        rows = self._seeing(scheduled)
         if rows:
             try:
                 launched = self._launch(rows)
@@ -166,7 +167,7 @@ class Engine:
             self._land(launched)
             launched = None
         self._step = launched
-        if not rows and former is None and not is_encoding:
+        if not scheduled and former is None:
             self._rest()
         return self.take_outputs()
 
@@ -279,13 +280,13 @@ class Engine:
         self._sequences[request.request_id] = sequences
         self._outbox.accepted(request, relaxed)
 
-    def _seeing(self, rows: list[Scheduled]) -> tuple[list[Scheduled], bool]:
-        """Those whose images are encoded, and whether others are not.
+    def _seeing(self, rows: list[Scheduled]) -> list[Scheduled]:
+        """Those whose images are encoded.
 
-        These wait for a step to come, so that those that decode need not wait for them: what a step takes is doubled.
+        Others wait for a step to come, so that those that decode need not wait for them: what a step takes is doubled.
         """
         if not any(row.sequence.images for row in rows):
-            return rows, False
+            return rows
         decodes = any(row.num_tokens == 1 for row in rows)
         seconds = max(self._pacer.decode_seconds, SHORTEST_SLICE) if decodes else LONGEST_SLICE
         ready = []
@@ -300,7 +301,7 @@ class Engine:
                 ready.append(row)
             else:
                 seconds = 0.0
-        return ready, seconds == 0.0
+        return ready
 
     def _launch(self, rows: list[Scheduled]) -> Step:
         self._num_steps += 1
@@ -432,6 +433,7 @@ class Engine:
         if not self._scheduler.has_work:
             self._scheduler.check()
             assert not self._sequences, "a request outlived its sequences"
+            self._runner.rest()
             return
         sequence = (self._scheduler.waiting or self._scheduler.running)[0]
         logger.error("nothing can be scheduled: %s blocks %s", sequence, self.stats())

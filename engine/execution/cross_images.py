@@ -43,6 +43,10 @@ class CrossImages:
             del self._kept[digest]
         self._kept[image.digest] = found
 
+    def find(self, image: PromptImage) -> torch.Tensor | None:
+        """Keys and values `[layers, 2, KV, states, D]`, if they are here."""
+        return self._kept.get(image.digest)
+
     def states(self, image: PromptImage) -> torch.Tensor:
         """Keys and values `[layers, 2, KV, states, D]`, computed now if they are not here."""
         if image not in self:

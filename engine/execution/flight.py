@@ -30,6 +30,9 @@ class Runner(Protocol):
         0 seconds: only look. None: until they are. May raise, for this row alone.
         """
 
+    def rest(self) -> None:
+        """Nobody waits for anything: let go of what was begun or kept for steps that do not come."""
+
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """Zero the content of blocks."""
 

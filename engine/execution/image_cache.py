@@ -40,14 +40,19 @@ class ImageCache:
             while self.num_bytes > self._budget:
                 self.num_bytes -= self._kept.popitem(last=False)[1].nbytes
 
+    def find(self, image: PromptImage) -> torch.Tensor | None:
+        """`[length, hidden]`, if they are here."""
+        found = self._kept.get(image.digest)
+        if found is not None:
+            self._kept.move_to_end(image.digest)
+        return found
+
     def embeddings(self, image: PromptImage) -> torch.Tensor:
         """`[length, hidden]`, encoded now if they are not here."""
-        found = self._kept.get(image.digest)
+        found = self.find(image)
         if found is None:
             found = self.make(image)
             self.keep(image, found)
-        else:
-            self._kept.move_to_end(image.digest)
         return found
 
     def put_into(self, embedded: torch.Tensor, host: HostBatch, held: Mapping[bytes, torch.Tensor]) -> torch.Tensor:

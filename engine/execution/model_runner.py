@@ -177,6 +177,11 @@ class ModelRunner:
         assert self.sight is not None, "images without an encoder are refused"
         return self.sight.encode(row, seconds)
 
+    def rest(self) -> None:
+        """See `Runner.rest`."""
+        if self.sight is not None:
+            self.sight.rest()
+
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSample:
         """Launch the sampling of one token for each sequence, which the next forward pass can read."""
         return self.sampler.sample(logits, sequences, self.builder.last_tokens)

@@ -74,8 +74,8 @@ class Sight:
         self._model: Any = loaded.model
         self._dtype: torch.dtype = loaded.model.dtype
         self._slices: Slices | None = None
-        self._held: dict[bytes, torch.Tensor] = {}
-        """Embeddings for the next step, whatever there is room for."""
+        self._held: dict[bytes, tuple[torch.Tensor, Scheduled]] = {}
+        """Embeddings for the next step, whatever there is room for, and who is going to take it."""
         self.shelf: ImageShelf | None = None
         """Of a model whose tokens look at images."""
         self.images: ImageCache | CrossImages
@@ -117,17 +117,27 @@ class Sight:
         None: until they are. 0: not at all. Where work cannot be cut into slices it is done to its end.
         """
         for image in self._wanted(row):
-            if image in self.images or image.digest in self._held:
-                continue
-            if seconds == 0:
-                return False
-            found = self._make(image, seconds)
+            found = self._find(image)
             if found is None:
-                return False
-            self.images.keep(image, found)
-            if isinstance(self.images, ImageCache):
-                self._held[image.digest] = found
+                found = self._make(image, seconds) if seconds != 0 else None
+                if found is None:
+                    return False
+                self.images.keep(image, found)
+                self._held = {digest: held for digest, held in self._held.items() if held[1].is_current}
+            if not self.crosses:
+                # Also what was there: what is encoded for another row may take its room before the step.
+                self._held[image.digest] = found, row
         return True
+
+    def _find(self, image: PromptImage) -> torch.Tensor | None:
+        held = self._held.get(image.digest)
+        return self.images.find(image) if held is None else held[0]
+
+    def rest(self) -> None:
+        """Drop what is being encoded, and what was for a step that has not come."""
+        self._held.clear()
+        if self._slices is not None:
+            self._slices.abandon()
 
     def _wanted(self, row: Scheduled) -> list[PromptImage]:
         images = row.sequence.images
@@ -162,7 +172,7 @@ class Sight:
         if not host.images:
             return Seen()
         embedded = embed()
-        deep = self.images.put_into(embedded, host, self._held)
+        deep = self.images.put_into(embedded, host, {digest: found for digest, (found, _) in self._held.items()})
         self._held.clear()
         return Seen(embedded, of_decoder=self.encoder.deep_inputs(deep, host.images, len(embedded)))
 

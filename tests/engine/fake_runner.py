@@ -127,6 +127,9 @@ class FakeRunner:
         self._builder.last_tokens[row.sequence.slot] = token
         return token, finite
 
+    def rest(self) -> None:
+        """See `Runner.rest`."""
+
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """See `Runner.wipe_blocks`."""
         for block in blocks:

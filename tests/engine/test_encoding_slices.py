@@ -9,6 +9,7 @@ import torch
 
 from engine import engine as engine_module
 from engine.engine import Engine
+from engine.execution.image_cache import ImageCache
 from engine.execution.slices import SlicedCall, Slices
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
@@ -124,6 +125,49 @@ def test_a_tower_that_fails_in_the_middle_fails_one_request(qwen: Eyes, monkeypa
     monkeypatch.setattr(merger, "forward", forward)
     qwen.add(engine, 2, [TEXT, (56, 84), TEXT], greedy(4))
     assert finish(engine)[2, 0] == qwen.generate([TEXT, (56, 84), TEXT], 4)
+
+
+def test_a_tower_that_fails_fails_nobody_who_waits(qwen: Eyes, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(qwen.directory, max_num_seqs=1)
+    monkeypatch.setattr(ImageCache, "make", lambda *_: 1 / 0)
+    qwen.add(engine, 0, [TEXT, (56, 84), TEXT], greedy(4))
+    qwen.add(engine, 1, [TEXT], greedy(4))
+    found = {0: "", 1: ""}
+    while engine.has_work:
+        found |= {output.request_id: output.error or "" for output in engine.step()}
+    assert found == {0: "an image of this request could not be encoded", 1: ""}
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_no_step_waits_for_a_tower_however_little_is_kept(
+    qwen: Eyes, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    engine = make_engine(qwen.directory, max_batched_tokens=16)
+    images: Any = engine._runner.sight.images  # type: ignore[attr-defined]
+    monkeypatch.setattr(images, "_budget", kept * 6 * 64 * 4)
+    monkeypatch.setattr(images, "embeddings", lambda *_: 1 / 0)
+    parts = [[TEXT[:number], (56, 84, number), TEXT[:number], (56, 84, 2), 9] for number in range(1, 4)]
+    for request_id, one in enumerate(parts):
+        qwen.add(engine, request_id, one, greedy(4))
+    outputs = finish(engine)
+    assert [outputs[request_id, 0] for request_id in range(3)] == [qwen.generate(one, 4) for one in parts]
+
+
+@pytest.mark.usefixtures("tiny_slices")
+def test_nothing_is_kept_for_those_who_have_left(qwen: Eyes) -> None:
+    engine = make_engine(qwen.directory)
+    sight: Any = engine._runner.sight  # type: ignore[attr-defined]
+    sight.images._budget = 0
+    for request_id in range(3):
+        qwen.add(engine, request_id, [TEXT, (56, 84, request_id), 8, (84, 84, request_id), TEXT], greedy(4))
+        encoded = sight.images.num_encoded
+        while sight.images.num_encoded < encoded + 2:  # the first is done
+            engine.step()
+        engine.abort([request_id])
+        assert len(sight._held) == 1
+    assert sight._slices._call is not None
+    engine.step()
+    assert not sight._held and sight._slices._call is None
 
 
 def test_what_is_abandoned_ends() -> None:
