@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.grammar.language.automaton import Automaton
 from engine.grammar.language.node import Node, NotPlainError, least
-from engine.grammar.language.sets import ALL, LAST, Ranges, holds
+from engine.grammar.language.sets import ALL, LAST, Ranges, holds, without
 
 MAX_STATES = 200
 MAX_SEARCHED = 500
@@ -88,7 +88,20 @@ class Languages:
         """All other texts."""
         if node in (self.none, self.letters):
             return self.letters if node is self.none else self.none
+        if (
+            node.kind == "cat"
+            and node.parts[1] is self.letters
+            and (shorter := self._shorter(node.parts[0])) is not None
+        ):
+            return shorter
         return node.parts[0] if node.kind == "not" else self._make("not", (node,), nullable=not node.nullable)
+
+    def _shorter(self, run: Node) -> Node | None:
+        """The texts that do not begin with a run of so many characters of a set; None for another expression."""
+        if run.kind != "repeat" or run.least != run.most or run.parts[0].kind != "chars":
+            return None
+        others = self.cat(self.chars(without(run.parts[0].chars)), self.letters)
+        return self.cat(self.repeat(run.parts[0], 0, run.most - 1), self.either(self.empty, others))
 
     def star(self, node: Node) -> Node:
         """Any number, one after the other."""
@@ -151,42 +164,6 @@ class Languages:
         rest = self.repeat(parts[0], max(node.least - 1, 0), node.most - 1)
         return self.cat(self.derivative(parts[0], char), rest)
 
-    def words(self, start: Node, most: int) -> list[str] | None:
-        """All such texts, in order; None if there are more than `most`. Raises `LanguageError`."""
-        if self._has_more(start, most):
-            return None
-        found: list[str] = []
-        stack = [] if self.is_empty(start) else [(start, "")]
-        while stack:
-            node, text = stack.pop()
-            found += [text] if node.nullable else []
-            following: list[tuple[Node, str]] = []
-            for low, high in self._steps(node):
-                after = self.derivative(node, low)
-                if not self.is_empty(after):
-                    following += [(after, text + chr(code)) for code in range(low, high + 1)]
-            stack += reversed(following)
-        return found
-
-    def _has_more(self, start: Node, most: int) -> bool:
-        """Whether there are more texts than that, told from how many beginnings of one length lead to a text."""
-        level, shorter = ({} if self.is_empty(start) else {start: 1}), 0
-        while level:
-            shorter += sum(count for node, count in level.items() if node.nullable)
-            longer: dict[Node, int] = {}
-            known = shorter
-            for node, count in level.items():
-                for low, high in self._steps(node):
-                    after = self.derivative(node, low)
-                    if not self.is_empty(after):
-                        many = count * (high - low + 1)
-                        longer[after] = longer.get(after, 0) + many
-                        known += many
-                    if known > most:
-                        return True
-            level = longer
-        return False
-
     def is_empty(self, start: Node) -> bool:
         """Whether there is no such text. Raises `LanguageError`."""
         if id(start) not in self._empty:
@@ -204,14 +181,14 @@ class Languages:
             node = stack.pop()
             if node.nullable:
                 return False
-            for char, _ in self._steps(node):
+            for char, _ in self.steps(node):
                 following = self.derivative(node, char)
                 if id(following) not in seen:
                     seen.add(id(following))
                     stack.append(following)
         return True
 
-    def _steps(self, node: Node) -> list[tuple[int, int]]:
+    def steps(self, node: Node) -> list[tuple[int, int]]:
         """Ranges of characters that an expression does not tell apart as the first of a text."""
         return [(low, high - 1) for low, high in pairwise(sorted({0, LAST + 1, *self._edges(node)}))]
 
@@ -250,7 +227,7 @@ class Languages:
             following = {
                 id(after): after
                 for node in level
-                for low, _ in self._steps(node)
+                for low, _ in self.steps(node)
                 for after in [self.derivative(node, low)]
             }
             level, length = [after for key, after in following.items() if key not in seen], length + 1
@@ -285,7 +262,7 @@ class Languages:
         moves: list[dict[int, list[tuple[int, int]]]] = []
         for node in order:
             found: dict[int, list[tuple[int, int]]] = {}
-            for step in self._steps(node):
+            for step in self.steps(node):
                 following = self.derivative(node, step[0])
                 if id(following) not in numbers:
                     numbers[id(following)] = len(order)

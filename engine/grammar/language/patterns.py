@@ -10,6 +10,7 @@ from functools import partial
 from itertools import count
 
 from engine.grammar.language.before import Before, Place, Rest, State, kept
+from engine.grammar.language.boundaries import without_boundaries
 from engine.grammar.language.classes import WORD
 from engine.grammar.language.expression import LanguageError, Languages
 from engine.grammar.language.items import Boundary, Chars, Choice, Edge, Item, Items, Look, Repeat, parsed
@@ -52,7 +53,8 @@ class Reader:
         self._known[(pattern, False)] = node
 
     def _read(self, pattern: str, whole: bool) -> Node:
-        return _Reading(self._languages).texts(narrowed(parsed(pattern)), starts=whole, ends=whole)
+        items = narrowed(without_boundaries(parsed(pattern), searched=not whole))
+        return _Reading(self._languages).texts(items, starts=whole, ends=whole)
 
 
 class _Reading:

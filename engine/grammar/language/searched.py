@@ -1,8 +1,10 @@
 """Patterns that are searched for: a text that makes any text one in which they are found."""
 
+from engine.grammar.language.boundaries import without_boundaries
+from engine.grammar.language.classes import WORD
 from engine.grammar.language.expression import LanguageError
-from engine.grammar.language.items import Chars, Choice, Edge, Item, Items, Repeat, parsed
-from engine.grammar.language.sets import Ranges, common, ranges, without
+from engine.grammar.language.items import Boundary, Chars, Choice, Edge, Item, Items, Repeat, parsed
+from engine.grammar.language.sets import Ranges, common, holds, ranges, without
 
 MAX_CHARS = 200
 _PLAIN: Ranges = ranges([(33, 33), (35, 91), (93, 126)])
@@ -11,20 +13,27 @@ _IN_TEXT = without(((0xD800, 0xDFFF),))
 
 
 def fulfilling(pattern: str) -> str | None:
-    """A text behind which the pattern is found whatever stands before; None where none is seen at once."""
+    """A text behind which the pattern is found whatever stands before, if that does not end in a character of a word.
+
+    None where none is seen at once.
+    """
     if pattern.startswith("^") and "|" not in pattern:
         return None
     try:
-        return _at_the_end(parsed(pattern))
+        return _at_the_end(without_boundaries(parsed(pattern), searched=False))
     except LanguageError:
         return None
 
 
 def _at_the_end(items: Items) -> str | None:
-    if len(items) == 1 and isinstance(items[0], Choice):
-        return next((text for part in items[0].parts if (text := _at_the_end(part)) is not None), None)
-    if items and isinstance(items[-1], Edge) and items[-1].is_end:
-        items = items[:-1]
+    match items:
+        case (*before, Choice(parts)):
+            return next((text for part in parts if (text := _at_the_end((*before, *part))) is not None), None)
+        case (*before, Edge(is_end=True)):
+            return _at_the_end(tuple(before))
+        case (Boundary(positive), *behind):
+            text = _example(tuple(behind))
+            return text if text and holds(WORD, ord(text[0])) is positive else None
     return _example(items)
 
 

@@ -8,6 +8,7 @@ from engine.grammar.language.classes import ANY_CHAR
 from engine.grammar.language.ecma import translated
 from engine.grammar.language.expression import LanguageError, Languages
 from engine.grammar.language.items import looks_around
+from engine.grammar.language.listing import words
 from engine.grammar.language.node import Node
 from engine.grammar.language.patterns import Reader
 from engine.grammar.language.searched import fulfilling
@@ -165,7 +166,7 @@ class Strings:
         node = self._between(found, not_found)
         key = (id(node), most)
         if key not in self._words:
-            self._words[key] = self._languages.words(node, most)
+            self._words[key] = words(self._languages, node, most)
         return self._words[key]
 
     def listed(self, patterns: Iterable[str], least: int, most: int | None, limit: int) -> list[str] | None:
@@ -175,7 +176,7 @@ class Strings:
         """
         make = self._languages
         parts = [*map(self._reader.read, patterns), make.repeat(make.chars(ALL), least, most)]
-        return make.words(make.both(*parts), limit)
+        return words(make, make.both(*parts), limit)
 
     def _between(self, found: Iterable[str], not_found: Iterable[str]) -> Node:
         make = self._languages

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import llguidance
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from engine.constraint import Constraint
 from engine.errors import RequestError
 from engine.grammar.language.expression import LanguageError, Languages
+from engine.grammar.language.node import Node
 from engine.grammar.language.patterns import Reader
 from engine.grammar.language.writing import MAX_PARTS, in_slashes, written_parts
 from engine.grammar.source import grammar_text, schema_text
@@ -93,6 +95,15 @@ REAL: dict[str, str] = {
     r"(?<=^|,)[a-z]+(?=,|$)": "1,ab,2",
     r"(?<![a-z])ab(?![a-z])": "1ab2",
     r"^(?:(?!--).)*--$": "ab--",
+    # addresses of the web, in which a boundary stands behind long runs
+    r"^(?:https?:\/\/)?(?:www\.)?[-a-zA-Z0-9@:%._\+~#=]{1,256}\.[a-zA-Z0-9()]{1,6}\b"
+    r"(?:[-a-zA-Z0-9()@:%_\+.~#?&\/=]*)$": "x.de/a",
+    r"https?:\/\/(www\.)?[-a-zA-Z0-9@:%._\+~#=]{1,256}\.[a-zA-Z0-9()]{1,6}\b([-a-zA-Z0-9()@:%_\+.~#?&//=]*)": "http://a.de/",
+    r"^[a-z.-]{1,256}\b(?:/[a-z]*)?$": "a.b/c",
+    r"^[a-z-]{1,120}\b$|^x+\B$": "a-b",
+    r"^/[a-z-]{2,200}\b(?:[/?][a-z]*|$)": "/ab?c",
+    r"^(?!.{256,})(?!\.)[a-zA-Z0-9.-]+(?<!\.)$": "a.b-c",
+    r"^(?!.{8,})[a-z-]+$": "ab-cdef",
     # where `^` and `$` stand, alternatives, groups around all
     r"^(?!a)b|c$": "abc",
     r"^((?!a).*)$": "bcd",
@@ -190,6 +201,43 @@ def test_beside_other_keywords(schema: dict[str, object], good: list[str], bad: 
     for text in good + bad:
         source = json.dumps({"type": "string", **schema})
         assert accepts("json_schema", source, json.dumps(text)) is (text in good), text
+
+
+BEFORE = ["a", "[a-]", "[a-]{1,3}", "[a-]+", "-{2}", "(?:a|-)", "[a-]*"]
+BEHIND = [
+    "",
+    "$",
+    "[a-]",
+    "[a-]*",
+    "[a-]*$",
+    "[a-]{0,2}-",
+    "[a-]?[-.]*$",
+    "(?:a|-)",
+    "-?a?",
+    "(?:-a|a-)?$",
+    "(?:-|aa|$)",
+]
+
+
+@pytest.mark.parametrize("anchor", ["", "^"])
+@pytest.mark.parametrize("boundary", [r"\b", r"\B"])
+def test_boundaries_between_classes(anchor: str, boundary: str) -> None:
+    shortest = 1 if boundary == r"\B" else 0  # of which Python finds none in an empty text, where ECMA-262 has one
+    texts = ["".join(text) for size in range(shortest, 5) for text in product("a-.", repeat=size)]
+    for before, behind in product(BEFORE, BEHIND):
+        pattern = f"{anchor}{before}{boundary}{behind}"
+        languages, found = Languages(), re.compile(pattern)
+        reader = Reader(languages)
+        for whole, expected in ((False, found.search), (True, found.fullmatch)):
+            node = reader.read(pattern, whole=whole)
+            for text in texts:
+                assert matches(languages, node, text) == (expected(text) is not None), (pattern, text)
+
+
+def matches(languages: Languages, node: Node, text: str) -> bool:
+    for char in text:
+        node = languages.derivative(node, ord(char))
+    return node.nullable
 
 
 def test_without_a_type_it_means_a_text() -> None:

@@ -19,8 +19,9 @@ from engine.grammar.writing.terminals import RARE, Terminals
 from tests.engine.grammar.test_schema import accepts, matcher
 
 SEARCHED = [r"[0-9a-f]{8}-[0-9a-f]{4}", r"/v1/\w+$", "@", r"(?:^a|b+)c$", "^x|[yz]", r"(?i)straße", r"[^\s]\D", r'"\\',
-            ".*", r"\p{Lu}", "a(?=b)|c", "", "$", r"(a|^b){2,3}[\u0000-\u001f]"]  # fmt: skip
-NOT_SEEN = ["^a", "^a|^b", r"\bx", "(?<=a)b", "a(?=b)", "a$b", "[^\\s\\S]", f"a{{{MAX_CHARS + 1}}}", r"(a)\1"]
+            ".*", r"\p{Lu}", "a(?=b)|c", "", "$", r"(a|^b){2,3}[\u0000-\u001f]",
+            r"\bx", r"\B-", r"[a-]+\b", r"https?://\w{1,256}\b([/?]\w*|$)"]  # fmt: skip
+NOT_SEEN = ["^a", "^a|^b", r"\b-", r"\Bx", "(?<=a)b", "a(?=b)", "a$b", "[^\\s\\S]", f"a{{{MAX_CHARS + 1}}}", r"(a)\1"]
 
 
 @pytest.mark.parametrize("pattern", SEARCHED)
@@ -28,7 +29,8 @@ NOT_SEEN = ["^a", "^a|^b", r"\bx", "(?<=a)b", "a(?=b)", "a$b", "[^\\s\\S]", f"a{
 def test_behind_any_text_the_pattern_is_found(pattern: str, before: str) -> None:
     text = fulfilling(pattern)
     assert text is not None
-    assert Strings().finds(pattern, before + text)
+    assert Strings().finds(pattern, before + RARE + text)
+    assert r"\b" in pattern.lower() or Strings().finds(pattern, before + text)
 
 
 @pytest.mark.parametrize("pattern", NOT_SEEN)
@@ -47,6 +49,7 @@ SCHEMAS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a length": ({"pattern": "[.]", "minLength": 30}, ["." * 30, "a.", "a" * 40 + "."]),
     "all but some": ({"pattern": "b", "not": {"enum": ["b", "abc"]}}, ["b", "abc", "bb", f"{RARE}b"]),
     "a rare character": ({"pattern": "@"}, [f"a{RARE}@b", f"{RARE}{RARE}", f"{RARE}a"]),
+    "a boundary": ({"pattern": r"\bfoo\b"}, ["a foo.", "afoo", "foo-"]),
     "what is escaped": ({"pattern": r'["\\]x'}, ['\\"x', '"y', f'{RARE}"x']),
 }
 
