@@ -6,7 +6,7 @@ PORT ?= 8000
 ARGS ?=
 SELF := $(MAKE)
 
-.PHONY: help serve test test-slow latency soak lm-eval tool-check compat compat-clients gpu lint format docs clean
+.PHONY: help serve test test-slow latency soak lm-eval tool-check compat compat-clients compat-vision gpu lint format docs clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -43,6 +43,11 @@ compat-clients: .venv/.installed-dev ## Let LangChain, LiteLLM, openai-node and 
 compat: .venv/.installed-dev ## Run other people's conformance suites against this server, held to what is expected
 	@.venv/bin/python -m tests.compat.check $(ARGS)
 
+compat-vision: .venv/.installed-dev ## Hold models that see to the oldest transformers that is taken, which GPU machines may have
+	@test -d .transformers/huggingface_hub || .venv/bin/pip install --quiet --no-deps --target .transformers "transformers==5.17.*" "huggingface_hub<2"
+	PYTHONPATH=.transformers .venv/bin/python -m pytest -p no:cacheprovider -W ignore::FutureWarning tests/engine/test_oracle_vision.py tests/engine/test_oracle_images.py \
+	  tests/engine/test_cross_attention.py tests/server/images $(ARGS)
+
 gpu: ## On a CUDA GPU: check and measure; installs nothing if PYTHON sees the GPU
 	@if $(PYTHON) -m scripts.gpu_python 2>/dev/null; then python=$(PYTHON); \
 	else $(SELF) --no-print-directory .venv/.installed-dev && python=.venv/bin/python; fi && \
@@ -66,7 +71,7 @@ docs: .venv/.installed-dev ## Rewrite the documentation's generated tables
 	.venv/bin/python -m scripts.generate_docs
 
 clean: ## Remove the environment and everything built
-	rm -rf .venv .venv-compat .venv-lm-eval .clients .node build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-compat .venv-lm-eval .clients .transformers .node build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamps are newer than what decides the content of .venv, so a second run starts at once.
 .venv/.installed: pyproject.toml constraints.txt scripts/install.py

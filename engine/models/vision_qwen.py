@@ -84,7 +84,11 @@ class Qwen3Encoder(QwenEncoder):
 
     def _found(self, output: Any) -> torch.Tensor:
         """Embeddings, and behind them those for each of the layers."""
-        deep = [torch.cat(list(features)) for features in output.deepstack_features]
+        # Of each image apart, or of all together: that depends on transformers' version.
+        deep = [
+            features if isinstance(features, torch.Tensor) else torch.cat(list(features))
+            for features in output.deepstack_features
+        ]
         return torch.cat([super()._found(output), *deep], dim=1)
 
     def bytes_per_token(self, dtype: torch.dtype) -> int:
