@@ -96,6 +96,17 @@ class Endpoint:
         except OSError as error:
             raise SystemExit(f"{request.full_url}: {error}") from None
 
+    def metrics(self) -> str:
+        """What the server says at /metrics; nothing where it has none."""
+        request = urllib.request.Request(f"{self._origin}/metrics")
+        if self._api_key:
+            request.add_header("Authorization", f"Bearer {self._api_key}")
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            return ""
+
     async def chat(self, body: dict[str, Any], *, timeout: float = 600.0, reply: Reply | None = None) -> Reply:
         """Send a streaming request and read it to its end. Failures are in `Reply.error`, never raised.
 

@@ -2,11 +2,13 @@
 
     python -m bench.serve --url http://127.0.0.1:8000 --concurrency 1 4 16 --max-tokens 128
     python -m bench.serve --url http://127.0.0.1:8000 --attack --concurrency 4
+    python -m bench.serve --url http://127.0.0.1:8000 --images 1 --pixels 1024x1024 --max-tokens 16
 
 At each level that many clients send one request after another. Output tokens are the server's own usage counts where
 every answer had them, else chunks with text; the report says which. Inter-token latency is the time between two chunks
 with text. With --attack, steady streams decode while one long prompt arrives, and the report compares their
-inter-token latency before and while the long prompt is computed.
+inter-token latency before and while the long prompt is computed. With --images each request has so many new images, and
+where the server's /metrics tell, the mean time to first token is split into fetching, decoding, encoding and the rest.
 """
 
 import argparse
@@ -19,6 +21,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.chat_stream import Endpoint, Reply
+from bench.image_times import ImageTimes
+from bench.pictures import make_picture, size_of
 from bench.prompts import make_prompt
 from bench.record import circumstances, percentile, table, write_json
 
@@ -56,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--warmup", type=int, default=2, help="requests before a level, not counted")
     add("--prompt-tokens", type=int, default=64, help="about, counted in words")
     add("--shared-prefix", type=int, default=0, help="tokens that all prompts begin with")
+    add("--images", type=int, default=0, metavar="N", help="in each request, all different")
+    add("--pixels", type=size_of, default=(1024, 1024), metavar="WxH", help="of each image")
     add("--max-tokens", type=int, default=128)
     add("--temperature", type=float, default=0.0)
     add("--ignore-eos", action="store_true", help="send ignore_eos, which not every server accepts")
@@ -70,11 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def request_body(options: argparse.Namespace, prompt: str, max_tokens: int) -> dict[str, Any]:
-    """One request."""
+def request_body(
+    options: argparse.Namespace, prompt: str, max_tokens: int, images: list[str] | None = None
+) -> dict[str, Any]:
+    """One request, about images at these addresses if there are any."""
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in images or ()]
     body = {
         "model": options.model,
-        "messages": [{"role": "user", "content": prompt}],
+        "messages": [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}] if parts else prompt}],
         "max_tokens": max_tokens,
         "temperature": options.temperature,
         "stream": True,
@@ -89,16 +98,25 @@ async def _levels(endpoint: Endpoint, options: argparse.Namespace) -> list[dict[
     numbers = itertools.count()
 
     async def send() -> Reply:
+        number = next(numbers)
         prompt = make_prompt(
-            next(numbers), tokens=options.prompt_tokens, shared_prefix=options.shared_prefix, seed=options.seed
+            number, tokens=options.prompt_tokens, shared_prefix=options.shared_prefix, seed=options.seed
         )
-        return await endpoint.chat(request_body(options, prompt, options.max_tokens), timeout=options.timeout)
+        images = [
+            await asyncio.to_thread(make_picture, number * options.images + image, options.pixels, seed=options.seed)
+            for image in range(options.images)
+        ]
+        body = request_body(options, prompt, options.max_tokens, images)
+        return await endpoint.chat(body, timeout=options.timeout)
 
     results = []
     for concurrency in options.concurrency:
         for _ in range(options.warmup):
             await send()
+        times = ImageTimes(endpoint) if options.images else None
         results.append(await _level(send, concurrency, options))
+        if times is not None:
+            results[-1]["ttft_split_ms"] = times.split(results[-1])
     return results
 
 
@@ -142,6 +160,7 @@ def summarise(replies: list[Reply], wall: float) -> dict[str, Any]:
         "tokens_per_chunk": tokens / max(1, chunks),
         "finished_by_length": sum(reply.finish_reason == "length" for reply in good),
         "ttft_ms": _spread([reply.ttft for reply in good]),
+        "ttft_mean_ms": 1000 * sum(reply.ttft for reply in good) / count,
         "itl_ms": _spread([gap for reply in good for gap in reply.gaps]),
         "first_answer": "".join(good[0].texts)[:200] if good else "",
     }
@@ -163,8 +182,20 @@ def _level_table(label: str, levels: list[dict[str, Any]]) -> str:
         rates = [f"{level['output_tokens_per_s']:.1f}", f"{level['requests_per_s']:.2f}"]
         rows.append([str(level["concurrency"]), *rates, *counts, *spreads, str(level["errors"])])
     text = f"{label}\n{table([*header, 'errors'], rows)}"
+    if any(level.get("ttft_split_ms") for level in levels):
+        text += "\n" + _split_table(levels)
     messages = sorted({message for level in levels for message in level["error_messages"]})
     return "\n".join([text, *(f"error: {message}" for message in messages)])
+
+
+def _split_table(levels: list[dict[str, Any]]) -> str:
+    parts = list(next(level["ttft_split_ms"] for level in levels if level["ttft_split_ms"]))
+    rows = [
+        [str(level["concurrency"]), f"{level['ttft_mean_ms']:.1f}"]
+        + [f"{(level['ttft_split_ms'] or {}).get(part, 0):.1f}" for part in parts]
+        for level in levels
+    ]
+    return table(["clients", "mean TTFT ms", *parts], rows)
 
 
 ATTACK_TOKENS = 32

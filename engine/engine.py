@@ -83,6 +83,7 @@ class Engine:
         self._sequences: dict[int, list[Sequence]] = {}
         self._outbox = Outbox()
         self._num_steps = 0
+        self._encode_seconds = 0.0
         self._landed_at = 0.0
         self._pacer = PrefillPacer(scheduler.max_prefill_tokens, min_prefill_tokens)
 
@@ -212,6 +213,7 @@ class Engine:
             preemptions=self._scheduler.num_preemptions,
             aborted=outbox.num_aborted,
             failed=outbox.num_failed,
+            encode_seconds=round(self._encode_seconds, 6),
         )
 
     def _check(self, request: AddRequest) -> None:
@@ -290,6 +292,7 @@ class Engine:
         decodes = any(row.num_tokens == 1 for row in rows)
         seconds = max(self._pacer.decode_seconds, SHORTEST_SLICE) if decodes else LONGEST_SLICE
         ready = []
+        began = time.perf_counter()
         for row in rows:
             try:
                 is_ready = not row.sequence.images or self._runner.encode_images(row, seconds)
@@ -301,6 +304,7 @@ class Engine:
                 ready.append(row)
             else:
                 seconds = 0.0
+        self._encode_seconds += time.perf_counter() - began
         return ready
 
     def _launch(self, rows: list[Scheduled]) -> Step:

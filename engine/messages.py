@@ -124,6 +124,8 @@ class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):
     preemptions: int = 0
     aborted: int = 0
     failed: int = 0
+    encode_seconds: float = 0.0
+    """Of encoding images."""
 
 
 class StepOutputs(msgspec.Struct, tag="outputs", frozen=True):

@@ -3,11 +3,12 @@
 The set of series is fixed: labels are model names of this server and words from this file, never words of a request.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from engine.messages import EngineStats
 from server.edge.counters import ServerCounters
 from server.fleet.fleet import EngineHandle
+from server.images.service import ImageService
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -22,6 +23,7 @@ _ENGINE_COUNTERS = (
     ("generation_tokens_total", "generation_tokens", "Tokens generated."),
     ("preemptions_total", "preemptions", "Sequences that gave their blocks back to be computed again."),
     ("requests_aborted_total", "aborted", "Sequences aborted by the server or its clients."),
+    ("image_encode_seconds_total", "encode_seconds", "Time the engine spent on encoding images, as its host sees it."),
     ("requests_failed_total", "failed", "Sequences that ended with an error."),
 )
 _RELAXED_REQUESTS = "Answers to requests of whose schemas, not strict, keywords were left out."
@@ -29,12 +31,15 @@ _RELAXED_KEYWORDS = "Keywords left out of schemas that are not strict, as x-head
 _BLOCK_STATES = ("free", "cached", "owned", "total")
 
 
-def exposition(handles: Iterable[EngineHandle], counters: ServerCounters, in_flight: int) -> str:
+def exposition(
+    handles: Iterable[EngineHandle], counters: ServerCounters, in_flight: int, images: ImageService | None = None
+) -> str:
     """The page."""
     handles = list(handles)
     lines: list[str] = []
     _engine_part(lines, handles)
     _server_part(lines, counters, in_flight)
+    _image_part(lines, images or ImageService())
     return "\n".join(lines) + "\n"
 
 
@@ -75,7 +80,16 @@ def _server_part(lines: list[str], counters: ServerCounters, in_flight: int) -> 
     lines.extend(counters.duration.lines("headrace_request_duration_seconds"))
 
 
-def _family(lines: list[str], name: str, kind: str, text: str, values: dict[str, int]) -> None:
+def _image_part(lines: list[str], images: ImageService) -> None:
+    for name, text, found in (
+        ("image_fetch_seconds", "Until the bytes of a request's images were here.", images.fetching),
+        ("image_decode_seconds", "From then on until all of them were ready for the engine.", images.decoding),
+    ):
+        _head(lines, name, "histogram", text)
+        lines.extend(found.lines(f"headrace_{name}"))
+
+
+def _family(lines: list[str], name: str, kind: str, text: str, values: Mapping[str, float]) -> None:
     _head(lines, name, kind, text)
     for model, value in values.items():
         lines.append(f'headrace_{name}{{model="{_escape(model)}"}} {value}')

@@ -1,13 +1,16 @@
 """The load generator reads any server's stream rightly; its numbers are worth nothing otherwise."""
 
 import asyncio
+import base64
 import contextlib
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from bench.chat_stream import Endpoint, Reply
 from bench.gpu import __main__ as suite
@@ -16,6 +19,8 @@ from bench.gpu.job import Job, Options, run_job
 from bench.gpu.limits import Costs
 from bench.gpu.report import rows_of
 from bench.gpu.timing import Ceilings
+from bench.image_times import sums
+from bench.pictures import make_picture, size_of
 from bench.prompts import make_prompt
 from bench.record import circumstances, percentile, table
 from bench.serve import gaps_between, summarise
@@ -125,6 +130,26 @@ def test_prompts_repeat_and_share_what_they_are_told_to() -> None:
     other = make_prompt(4, tokens=100, shared_prefix=20)
     assert first == again and first != other
     assert first.split()[:20] == other.split()[:20] and first.split()[20:60] != other.split()[20:60]
+
+
+def test_images_have_the_size_that_is_asked_for_and_differ() -> None:
+    first, again, other = (make_picture(number, (50, 20)) for number in (1, 1, 2))
+    assert first == again != other
+    content = base64.b64decode(first.removeprefix("data:image/jpeg;base64,"))
+    assert Image.open(io.BytesIO(content)).size == size_of("50x20") == (50, 20)
+    for wrong in ("50", "x", "50x0", "-1x5"):
+        with pytest.raises(ValueError):
+            size_of(wrong)
+
+
+def test_what_a_server_spends_on_images_is_read_from_its_metrics() -> None:
+    page = (
+        'headrace_image_fetch_seconds_bucket{le="0.01"} 3\nheadrace_image_fetch_seconds_sum 0.5\n'
+        'headrace_image_decode_seconds_sum 1.5\nheadrace_image_encode_seconds_total{model="a{b}"} 2\n'
+        'headrace_image_encode_seconds_total{model="c"} 0.25\n'
+    )
+    assert sums(page) == {"fetch": 0.5, "decode": 1.5, "encode": 2.25}
+    assert sums("") == sums(page.replace("decode", "other")) == {}
 
 
 def test_tables_are_markdown() -> None:

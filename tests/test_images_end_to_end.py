@@ -17,6 +17,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from bench import serve as bench
 from engine.weights.random_tokenizer import write_tokenizer
 from tests.engine.test_oracle_images import IMAGE, oracle
 from tests.serving import running_server, write_models
@@ -245,3 +246,14 @@ def test_the_model_says_that_it_sees(client: openai.OpenAI) -> None:
     models: dict[str, Callable[..., Any]] = {model.id: model for model in client.models.list().data}  # type: ignore[misc]
     assert models["seeing"].capabilities["input"] == ["text", "image"]  # type: ignore[attr-defined]
     assert models["blind"].capabilities["input"] == ["text"]  # type: ignore[attr-defined]
+
+
+def test_the_benchmark_sends_images_and_splits_the_time_to_first_token(server: str, tmp_path: Path) -> None:
+    options = ["--images", "2", "--pixels", "90x60", "--concurrency", "1", "--requests", "3", "--max-tokens", "4"]
+    report = tmp_path / "report.json"
+    assert bench.main(["--url", server, "--model", "seeing", *options, "--ignore-eos", "--json", str(report)]) == 0
+    (level,) = json.loads(report.read_text())["levels"]
+    split = level["ttft_split_ms"]
+    assert level["mean_prompt_tokens"] > 12 and set(split) == {"fetch", "decode", "encode", "prefill"}
+    assert split["decode"] > 0 and split["encode"] > 0 and split["prefill"] > 0
+    assert sum(split.values()) == pytest.approx(level["ttft_mean_ms"])

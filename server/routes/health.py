@@ -34,7 +34,7 @@ async def metrics(request: Request) -> PlainTextResponse:
     """A fixed set of series."""
     context: ServerContext = request.app.state.context
     context.counters.refused = context.admission.refused
-    text = exposition(context.fleet.handles.values(), context.counters, context.admission.in_flight)
+    text = exposition(context.fleet.handles.values(), context.counters, context.admission.in_flight, context.images)
     return PlainTextResponse(text, media_type=CONTENT_TYPE)
 
 
