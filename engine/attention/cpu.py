@@ -16,6 +16,7 @@ from engine.attention.spans import SpanAttention
 from engine.device.forward_batch import ForwardBatch
 from engine.device.kv_cache import LayerCache
 from engine.kernels.cpu import CpuKernels
+from engine.kernels.cpu_layer import MAX_ROWS, QuantizedLayer
 
 SHORT_PROMPT_SCORES = 1 << 13
 """Prompts with at most this many pairs of query and key go to the kernel."""
@@ -117,6 +118,22 @@ class CpuAttention:
         self._kernels.rope_and_write(qkv, cos, sin, self._batch.slot_mapping, cache.k, cache.v, heads)
         q = qkv[:, : heads * cos.shape[1]].view(len(qkv), heads, -1).transpose(0, 1)
         return self._attend(q, cache, scaling, None, window).flatten(1)
+
+    def run_layer(
+        self, layer: QuantizedLayer, residual: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: LayerCache
+    ) -> bool:
+        """Do a whole layer at once, if the step is one of few queries and nothing else; whether it was.
+
+        residual fp32 `[T, dim]` is changed; cos and sin are fp32 `[T, D]`.
+        """
+        queries = self._parts[0] if len(self._parts) == 1 else None
+        if not isinstance(queries, _Queries) or len(residual) > MAX_ROWS or self._spans.is_needed:
+            return False
+        layer(
+            residual, cos, sin, self._batch.slot_mapping, cache.k, cache.v, queries.tables, queries.lens,
+            block_size=self._block_size,
+        )  # fmt: skip
+        return True
 
     def _attend(
         self, q: torch.Tensor, cache: LayerCache, scaling: float, softcap: float | None, window: int | None

@@ -39,6 +39,11 @@ class SpanAttention:
         self._block_size = block_size
         self._spans: list[_Span] = []
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether the step has images that are seen in both directions."""
+        return bool(self._spans)
+
     def plan(self, batch: ForwardBatch) -> None:
         """Find the keys of each image."""
         self._spans = [

@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -41,7 +42,8 @@ def built(name: str) -> ctypes.CDLL | None:
 
 def _build(source: Path, compiler: str) -> Path:
     """Path of the shared library for this source, compiler and processor."""
-    key = hashlib.sha256("\n".join((source.read_text(), compiler, FLAGS, _processor())).encode()).hexdigest()[:32]
+    texts = [path.read_text() for path in _with_included(source)]
+    key = hashlib.sha256("\n".join((*texts, compiler, FLAGS, _processor())).encode()).hexdigest()[:32]
     target = cache_dir() / "kernels" / f"{source.stem}-{key}.so"
     if target.exists():
         return target
@@ -52,6 +54,16 @@ def _build(source: Path, compiler: str) -> Path:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=BUILD_SECONDS)
         product.replace(target)  # whole or not at all, also when two processes build at once
     return target
+
+
+def _with_included(source: Path) -> list[Path]:
+    """A source and those beside it that it includes, itself at times."""
+    found = [source]
+    for path in found:
+        for name in re.findall(r'^#include "(.+)"$', path.read_text(), re.MULTILINE):
+            if source.with_name(name) not in found:
+                found.append(source.with_name(name))
+    return found
 
 
 def _processor() -> str:

@@ -6,7 +6,7 @@
  * is multiplied then is exact: pairs of 16-bit numbers added up in 32 bits, scaled and summed in fp32. Each sum is made in
  * the same order whatever the number of rows or threads, so no row's result depends on its neighbours.
  *
- * Called by engine/kernels/cpu_quantized.py, which states the arguments. The layouts of GGUF's blocks are those of its
+ * Part of cpu_layer.c; called by engine/kernels/cpu_quantized.py, which states the arguments. The layouts of GGUF's blocks are those of its
  * specification, the order of bits in them that of the `gguf` package's `quants.py`.
  */
 #include <math.h>
@@ -71,31 +71,45 @@ INLINE vec halves(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
 INLINE vec unsigned_bytes(const void *p) { return as_float(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p))); }
 INLINE vec signed_bytes(const void *p) { return as_float(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p))); }
 INLINE void store(float *p, vec v) { _mm256_storeu_ps(p, v); }
-#else /* the same in plain C, for the compiler to make vectors of */
-typedef struct { int16_t at[16]; } pairs;
-typedef struct { int32_t at[8]; } sums;
-typedef struct { float at[8]; } vec;
-#define EACH(type, count, expression) { type to; for (int i = 0; i < count; i++) to.at[i] = expression; return to; }
-INLINE pairs load_pairs(const void *p) { pairs v; memcpy(&v, p, sizeof v); return v; }
+#else /* the same in vectors that the compiler makes of whatever the processor has */
+#pragma GCC diagnostic ignored "-Wpsabi" /* all of these are inlined */
+typedef int16_t pairs __attribute__((vector_size(32)));
+typedef int32_t sums __attribute__((vector_size(32)));
+typedef float vec __attribute__((vector_size(32)));
+typedef uint16_t unsigned_pairs __attribute__((vector_size(32)));
+typedef int8_t bytes16 __attribute__((vector_size(16)));
+typedef int8_t bytes8 __attribute__((vector_size(8)));
+typedef uint8_t unsigned_bytes8 __attribute__((vector_size(8)));
+#define LOADED(type, p) ({ type loaded; memcpy(&loaded, p, sizeof loaded); loaded; })
+INLINE pairs load_pairs(const void *p) { return LOADED(pairs, p); }
 INLINE void store_pairs(void *p, pairs v) { memcpy(p, &v, sizeof v); }
-INLINE pairs widened(const void *p) EACH(pairs, 16, ((const int8_t *)p)[i])
-INLINE pairs masked(pairs v, int bits) EACH(pairs, 16, (int16_t)(v.at[i] & bits))
-INLINE pairs right(pairs v, int by) EACH(pairs, 16, (int16_t)((uint16_t)v.at[i] >> by))
-INLINE pairs left(pairs v, int by) EACH(pairs, 16, (int16_t)((uint16_t)v.at[i] << by))
-INLINE pairs both(pairs a, pairs b) EACH(pairs, 16, (int16_t)(a.at[i] | b.at[i]))
-INLINE pairs less(pairs v, int by) EACH(pairs, 16, (int16_t)(v.at[i] - by))
-INLINE sums no_sums(void) EACH(sums, 8, 0)
-INLINE pairs both_of(const int16_t *x) EACH(pairs, 16, x[i % 2])
-INLINE sums add_products(sums s, pairs w, pairs x)
-    EACH(sums, 8, s.at[i] + w.at[2 * i] * x.at[2 * i] + w.at[2 * i + 1] * x.at[2 * i + 1])
-INLINE vec as_float(sums s) EACH(vec, 8, (float)s.at[i])
-INLINE vec zero(void) EACH(vec, 8, 0.0f)
-INLINE vec all(float x) EACH(vec, 8, x)
-INLINE vec times(vec a, vec b) EACH(vec, 8, a.at[i] * b.at[i])
-INLINE vec plus_product(vec s, vec a, vec b) EACH(vec, 8, s.at[i] + a.at[i] * b.at[i])
-INLINE vec halves(const void *p) EACH(vec, 8, half((const uint8_t *)p + 2 * i))
-INLINE vec unsigned_bytes(const void *p) EACH(vec, 8, (float)((const uint8_t *)p)[i])
-INLINE vec signed_bytes(const void *p) EACH(vec, 8, (float)((const int8_t *)p)[i])
+INLINE pairs widened(const void *p) { return __builtin_convertvector(LOADED(bytes16, p), pairs); }
+INLINE pairs masked(pairs v, int bits) { return v & (int16_t)bits; }
+INLINE pairs right(pairs v, int by) { return (pairs)((unsigned_pairs)v >> (uint16_t)by); }
+INLINE pairs left(pairs v, int by) { return (pairs)((unsigned_pairs)v << (uint16_t)by); }
+INLINE pairs both(pairs a, pairs b) { return a | b; }
+INLINE pairs less(pairs v, int by) { return v - (int16_t)by; }
+INLINE sums no_sums(void) { return (sums){0}; }
+INLINE pairs both_of(const int16_t *x) {
+    int32_t two;
+    memcpy(&two, x, 4);
+    return (pairs)(sums){two, two, two, two, two, two, two, two};
+}
+INLINE sums lower(pairs v) { return (sums)v << 16 >> 16; }
+INLINE sums upper(pairs v) { return (sums)v >> 16; }
+INLINE sums add_products(sums s, pairs w, pairs x) { return s + lower(w) * lower(x) + upper(w) * upper(x); }
+INLINE vec as_float(sums s) { return __builtin_convertvector(s, vec); }
+INLINE vec zero(void) { return (vec){0}; }
+INLINE vec all(float x) { return (vec){x, x, x, x, x, x, x, x}; }
+INLINE vec times(vec a, vec b) { return a * b; }
+INLINE vec plus_product(vec s, vec a, vec b) { return s + a * b; }
+INLINE vec halves(const void *p) {
+    vec v;
+    for (int i = 0; i < 8; i++) v[i] = half((const uint8_t *)p + 2 * i);
+    return v;
+}
+INLINE vec unsigned_bytes(const void *p) { return __builtin_convertvector(LOADED(unsigned_bytes8, p), vec); }
+INLINE vec signed_bytes(const void *p) { return __builtin_convertvector(LOADED(bytes8, p), vec); }
 INLINE void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
 #endif
 
@@ -244,7 +258,7 @@ typedef struct {
     float *totals; /* [rows, size / BLOCK]: the sum of a block's rounded numbers, scaled; for minima */
 } Rounded;
 
-static void round_row(const float *x, int64_t size, int16_t *to, float *scales, float *totals) {
+static __attribute__((noinline)) void round_row(const float *x, int64_t size, int16_t *to, float *scales, float *totals) {
     for (int64_t block = 0; block < size / BLOCK; block++, x += BLOCK, to += BLOCK) {
         int32_t bits[BLOCK], top = 0; /* floats without a sign are ordered as the integers of their bits */
         memcpy(bits, x, sizeof bits);
@@ -404,9 +418,25 @@ static int64_t tasks_of(const Part *part) {
     return (part->outputs + TOGETHER - 1) / TOGETHER;
 }
 
+/* A linear: its parts' outputs stand beside one another. `bias` may be NULL. */
+typedef struct {
+    const Part *parts;
+    int64_t num_parts, size;
+    const float *bias;
+} Linear;
+
+static int64_t outputs_of(const Linear *linear) {
+    int64_t outputs = 0;
+    for (int64_t p = 0; p < linear->num_parts; p++) outputs += linear->parts[p].outputs;
+    return outputs;
+}
+
+/* Whether a result takes the place of what is in `out`, or is added to it. */
+enum { SET, ADD };
+
 /* TOGETHER outputs of a part, or what is left of it. */
-static void outputs_of(float *out, int64_t out_stride, const float *bias, const Part *part, int64_t task,
-                       const Rounded *x, int64_t rows, int64_t size) {
+static void compute_task(float *out, int64_t out_stride, const float *bias, const Part *part, int64_t task,
+                         const Rounded *x, int64_t rows, int64_t size, int how) {
     const Layout *layout = layout_of(part->format);
     int64_t first = task * TOGETHER, left_over = part->outputs - first;
     int64_t width = left_over < TOGETHER ? left_over : TOGETHER, groups = (width + OUTPUTS - 1) / OUTPUTS;
@@ -415,45 +445,63 @@ static void outputs_of(float *out, int64_t out_stride, const float *bias, const 
     product_of(part->format, part->packed + 2 * task * (size / layout->weights) * record_bytes(layout), groups, x, rows,
                size, sums_of);
     for (int64_t r = 0; r < rows; r++) {
-        float result[TOGETHER];
+        float result[TOGETHER], *to = out + r * out_stride + first;
         store(result, sums_of[0][r]);
         store(result + OUTPUTS, sums_of[1][r]);
-        for (int64_t o = 0; o < width; o++)
-            out[r * out_stride + first + o] = result[o] + (bias ? bias[first + o] : 0.0f);
+        for (int64_t o = 0; o < width; o++) {
+            float value = result[o] + (bias ? bias[first + o] : 0.0f);
+            to[o] = how == ADD ? to[o] + value : value;
+        }
     }
+}
+
+/* out `[rows, all outputs]` from at most ROWS_MAX rows. To be called by all threads of a team, which share the work. */
+static void compute_linear(float *out, const Linear *linear, const Rounded *x, int64_t rows, int how) {
+    int64_t tasks = 0, width = outputs_of(linear);
+    for (int64_t p = 0; p < linear->num_parts; p++) tasks += tasks_of(linear->parts + p);
+#pragma omp for schedule(dynamic, SHARE)
+    for (int64_t task = 0; task < tasks; task++) {
+        int64_t before = 0, number = task;
+        const Part *part = linear->parts;
+        for (; number >= tasks_of(part); part++) {
+            number -= tasks_of(part);
+            before += part->outputs;
+        }
+        const float *bias = linear->bias ? linear->bias + before : NULL;
+        compute_task(out + before, width, bias, part, number, x, rows, linear->size, how);
+    }
+}
+
+/* Floats that `rounded_in` wants for rows of a size. */
+static int64_t rounded_floats(int64_t rows, int64_t size) {
+    return rows * (2 * (size / BLOCK) + size / 2);
+}
+
+static Rounded rounded_in(float *room, int64_t rows, int64_t size) {
+    int64_t blocks = size / BLOCK;
+    return (Rounded){(int16_t *)(room + 2 * rows * blocks), room, room + rows * blocks};
+}
+
+/* `count` numbers of a row of rounded ones, from `first`, which begins a block. */
+static void round_part(const Rounded *to, int64_t row, int64_t size, int64_t first, int64_t count, const float *x) {
+    int64_t blocks = size / BLOCK, block = first / BLOCK;
+    round_row(x, count, to->x + row * size + first, to->scales + row * blocks + block, to->totals + row * blocks + block);
 }
 
 /* out `[rows, all outputs]` = x `[rows, size]` times the parts' weights, plus bias unless that is NULL. 0, or 1 for want
  * of memory. */
-int quantized_linear(float *out, const float *x, const float *bias, const Part *parts, int64_t num_parts, int64_t rows,
-                 int64_t size) {
-    int64_t total = 0, tasks = 0, blocks = size / BLOCK;
-    for (int64_t p = 0; p < num_parts; p++) {
-        total += parts[p].outputs;
-        tasks += tasks_of(parts + p);
-    }
-    int64_t at_once = rows < ROWS_MAX ? rows : ROWS_MAX;
-    float *room = malloc((size_t)at_once * (blocks * 8 + size * 2));
+int quantized_linear(float *out, const float *x, const Linear *linear, int64_t rows) {
+    int64_t size = linear->size, width = outputs_of(linear), at_once = rows < ROWS_MAX ? rows : ROWS_MAX;
+    float *room = malloc(rounded_floats(at_once, size) * sizeof(float));
     if (!room) return 1;
-    Rounded rounded = {(int16_t *)(room + 2 * at_once * blocks), room, room + at_once * blocks};
     for (int64_t row = 0; row < rows; row += ROWS_MAX) {
         int64_t count = rows - row < ROWS_MAX ? rows - row : ROWS_MAX;
+        const Rounded rounded = rounded_in(room, count, size);
 #pragma omp parallel
         {
 #pragma omp for
-            for (int64_t r = 0; r < count; r++)
-                round_row(x + (row + r) * size, size, rounded.x + r * size, rounded.scales + r * blocks,
-                          rounded.totals + r * blocks);
-#pragma omp for schedule(dynamic, SHARE)
-            for (int64_t task = 0; task < tasks; task++) {
-                int64_t before = 0, number = task;
-                const Part *part = parts;
-                for (; number >= tasks_of(part); part++) {
-                    number -= tasks_of(part);
-                    before += part->outputs;
-                }
-                outputs_of(out + row * total + before, total, bias ? bias + before : NULL, part, number, &rounded, count, size);
-            }
+            for (int64_t r = 0; r < count; r++) round_part(&rounded, r, size, 0, size, x + (row + r) * size);
+            compute_linear(out + row * width, linear, &rounded, count, SET);
         }
     }
     free(room);

@@ -29,6 +29,12 @@ class _Part(ctypes.Structure):
     _fields_ = [("packed", _POINTER), ("outputs", _INT), ("format", _INT)]
 
 
+class LinearOfC(ctypes.Structure):
+    """`Linear` of cpu_quantized.c."""
+
+    _fields_ = [("parts", ctypes.POINTER(_Part)), ("num_parts", _INT), ("size", _INT), ("bias", _POINTER)]
+
+
 @dataclass(frozen=True, slots=True)
 class QuantizedWeight:
     """A weight `[outputs, size]` in the layout of cpu_quantized.c."""
@@ -42,24 +48,25 @@ class QuantizedWeight:
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
-    library = built("cpu_quantized.c")
+def quantized_library() -> ctypes.CDLL | None:
+    """The functions of cpu_quantized.c and cpu_layer.c; None where they cannot be built."""
+    library = built("cpu_layer.c")
     if library is not None:
         library.packed_bytes.argtypes, library.packed_bytes.restype = [_INT] * 3, _INT
         library.pack_quantized.argtypes, library.pack_quantized.restype = [_POINTER] * 2 + [_INT] * 3, None
-        library.quantized_linear.argtypes = [_POINTER] * 4 + [_INT] * 3
+        library.quantized_linear.argtypes = [_POINTER] * 2 + [ctypes.POINTER(LinearOfC), _INT]
         library.quantized_linear.restype = ctypes.c_int
     return library
 
 
 def is_available() -> bool:
     """Whether this machine can compute with quantised weights; builds what does it on the first call."""
-    return _library() is not None
+    return quantized_library() is not None
 
 
 def packed_size(number: int, outputs: int, size: int) -> int:
     """Bytes that a weight takes in memory; 0 where the format, or the size in it, is not known here."""
-    library = _library()
+    library = quantized_library()
     return library.packed_bytes(number, outputs, size) if library is not None and number in FORMATS else 0
 
 
@@ -94,7 +101,7 @@ def _pages(size: int) -> np.ndarray:
 
 def pack(blocks: np.ndarray, number: int, size: int, room: Room) -> QuantizedWeight:
     """Lay out a weight: blocks uint8 `[outputs, bytes of a row]`, contiguous, in format `number`."""
-    library = _library()
+    library = quantized_library()
     assert library is not None and blocks.flags.c_contiguous and blocks.dtype == np.uint8
     outputs = len(blocks)
     packed = room.take(packed_size(number, outputs, size))
@@ -106,22 +113,25 @@ def pack(blocks: np.ndarray, number: int, size: int, room: Room) -> QuantizedWei
 class QuantizedProduct:
     """The product with one or several weights of the same size, whose outputs stand beside one another."""
 
-    def __init__(self, weights: list[QuantizedWeight]) -> None:
-        library = _library()
+    def __init__(self, weights: list[QuantizedWeight], bias: torch.Tensor | None = None) -> None:
+        """bias fp32 `[outputs]`, contiguous."""
+        library = quantized_library()
         assert library is not None and len({weight.size for weight in weights}) == 1
-        self.weights = weights
+        assert bias is None or (bias.dtype == torch.float32 and bias.is_contiguous())
+        self.weights, self.bias = weights, bias
         self.size, self.outputs = weights[0].size, sum(weight.outputs for weight in weights)
         self._function = library.quantized_linear
-        self._parts = (_Part * len(weights))(
+        parts = (_Part * len(weights))(
             *[_Part(weight.packed.data_ptr(), weight.outputs, weight.format) for weight in weights]
         )
+        self.of_c = LinearOfC(parts, len(weights), self.size, None if bias is None else bias.data_ptr())
+        """Points into what this object keeps."""
 
-    def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """x fp32 `[rows, size]`, contiguous, and bias fp32 `[outputs]` → fp32 `[rows, outputs]`."""
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x fp32 `[rows, size]`, contiguous → fp32 `[rows, outputs]`."""
         rows, size = x.shape
         assert x.dtype == torch.float32 and x.is_contiguous() and size == self.size
         out = torch.empty(rows, self.outputs)
-        added = bias.data_ptr() if bias is not None else None
-        if self._function(out.data_ptr(), x.data_ptr(), added, self._parts, len(self.weights), rows, size):
+        if self._function(out.data_ptr(), x.data_ptr(), self.of_c, rows):
             raise MemoryError("no memory for the activations of a step")
         return out

@@ -13,8 +13,10 @@ from torch import nn
 from engine.attention.context import attention_step_of
 from engine.attention.cpu import CpuAttention
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels
+from engine.kernels.cpu_layer import QuantizedLayer, QuantizedLayerParts
 from engine.models.fusion import Undo
 from engine.models.layer_shape import LayerPlan, plans_of, replace_each
+from engine.models.quantized import QuantizedLinear
 
 KINDS = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"})
 """The kernels in C turn whole heads, norm only what goes into attention and MLP, and know only SiLU."""
@@ -28,6 +30,7 @@ class CpuDecoderLayer(nn.Module):
         self.qkv, self.output, self.gate_up, self.down = plan.qkv, plan.output, plan.gate_up, plan.down
         self._plan = plan
         self._kernels = kernels
+        self._whole = _whole_layer(plan)
 
     def forward(
         self,
@@ -38,11 +41,13 @@ class CpuDecoderLayer(nn.Module):
         """hidden_states fp32 `[1, T, dim]`, cos and sin fp32 `[1, T, head_dim]`; returns hidden_states, changed."""
         kernels, plan = self._kernels, self._plan
         residual = hidden_states[0]
-        normed = kernels.add_rms_norm(residual, None, plan.input_norm.weight, plan.input_norm.eps)
-        qkv = self.qkv(normed)
         backend, cache = attention_step_of(plan.layer_idx)
         assert isinstance(backend, CpuAttention)
         cos, sin = position_embeddings
+        if self._whole is not None and backend.run_layer(self._whole, residual, cos[0], sin[0], cache):
+            return hidden_states
+        normed = kernels.add_rms_norm(residual, None, plan.input_norm.weight, plan.input_norm.eps)
+        qkv = self.qkv(normed)
         attended = backend.run_packed(
             qkv, cos[0], sin[0], cache, heads=plan.heads, scaling=plan.scaling, window=plan.window
         )
@@ -50,6 +55,29 @@ class CpuDecoderLayer(nn.Module):
         normed = kernels.add_rms_norm(residual, delta, plan.mlp_norm.weight, plan.mlp_norm.eps)
         residual += self.down(kernels.silu_mul(self.gate_up(normed)))
         return hidden_states
+
+
+def _whole_layer(plan: LayerPlan) -> QuantizedLayer | None:
+    """The layer in one call, where all its weights are quantised."""
+    linears = (plan.qkv, plan.output, plan.gate_up, plan.down)
+    products = [linear.product for linear in linears if isinstance(linear, QuantizedLinear)]
+    if len(products) < len(linears):
+        return None
+    qkv, output, gate_up, down = products
+    parts = QuantizedLayerParts(
+        qkv=qkv,
+        output=output,
+        gate_up=gate_up,
+        down=down,
+        input_norm=plan.input_norm.weight.data,
+        mlp_norm=plan.mlp_norm.weight.data,
+        input_eps=plan.input_norm.eps,
+        mlp_eps=plan.mlp_norm.eps,
+        heads=plan.heads,
+        scaling=plan.scaling,
+        window=plan.window,
+    )
+    return QuantizedLayer(parts)
 
 
 class Fp32Embedding(nn.Module):

@@ -24,14 +24,14 @@ class QuantizedLinear(nn.Module):
 
     def __init__(self, weights: list[QuantizedWeight], bias: torch.Tensor | None) -> None:
         super().__init__()
-        self._product = QuantizedProduct(weights)
-        self.in_features, self.out_features = self._product.size, self._product.outputs
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.product = QuantizedProduct(weights, None if self.bias is None else self.bias.data)
+        self.in_features, self.out_features = self.product.size, self.product.outputs
 
     @property
     def weights(self) -> list[QuantizedWeight]:
         """In the order of the outputs."""
-        return self._product.weights
+        return self.product.weights
 
     @classmethod
     def joined(cls, linears: "list[QuantizedLinear]") -> "QuantizedLinear":
@@ -42,7 +42,7 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x fp32 `[..., in]` → fp32 `[..., out]`."""
-        out = self._product(x.reshape(-1, self.in_features).contiguous(), self.bias)
+        out = self.product(x.reshape(-1, self.in_features).contiguous())
         return out.view(*x.shape[:-1], self.out_features)
 
 

@@ -25,7 +25,7 @@ from engine.kernels.cpu_quantized import (
 from tests.places import ROOT
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="no C compiler here")
-SOURCE = Path(build.__file__).with_name("cpu_quantized.c")
+SOURCE = Path(build.__file__).with_name("cpu_layer.c")
 HALVES = {8: 1, 2: 1, 6: 1, 3: 2, 7: 2, 12: 2, 13: 2}
 """How many scales stand at the beginning of a format's block; of Q6_K the one stands at the end."""
 
@@ -66,7 +66,7 @@ def bound(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def check(x: torch.Tensor, number: int, outputs: int, *, bias: torch.Tensor | None = None) -> None:
     blocks = random_blocks(number, outputs, x.shape[1])
     weight = unpacked(number, blocks)
-    result = QuantizedProduct([pack(blocks, number, x.shape[1], Room())])(x, bias)
+    result = QuantizedProduct([pack(blocks, number, x.shape[1], Room())], bias)(x)
     exact = x.double() @ weight.T + (0 if bias is None else bias.double())
     assert result.shape == exact.shape
     assert ((result.double() - exact).abs() <= bound(x, weight)).all()
@@ -93,26 +93,26 @@ def test_rows_of_every_number_and_size_are_met(number: int) -> None:
 def test_no_row_depends_on_its_neighbours(number: int) -> None:
     product = QuantizedProduct([pack(random_blocks(number, 40, 768), number, 768, Room())])
     x = torch.randn(70, 768)
-    whole = product(x, None)
+    whole = product(x)
     for rows in (1, 2, 3, 4, 6, 13, 64):
         for start in (0, 5, 70 - rows):
-            assert torch.equal(product(x[start : start + rows].contiguous(), None), whole[start : start + rows])
+            assert torch.equal(product(x[start : start + rows].contiguous()), whole[start : start + rows])
 
 
 def test_threads_change_nothing() -> None:
     product = QuantizedProduct([pack(random_blocks(12, 512, 768), 12, 768, Room())])
     x = torch.randn(9, 768)
-    alone = product(x, None)
+    alone = product(x)
     torch.set_num_threads(2)
-    assert torch.equal(product(x, None), alone)
+    assert torch.equal(product(x), alone)
 
 
 def test_several_weights_stand_beside_one_another() -> None:
     numbers, outputs = (12, 14, 8), (20, 9, 33)
     weights = [pack(random_blocks(n, rows, 512, n), n, 512, Room()) for n, rows in zip(numbers, outputs, strict=True)]
     x, bias = torch.randn(6, 512), torch.randn(sum(outputs))
-    alone = torch.cat([QuantizedProduct([weight])(x, None) for weight in weights], dim=1)
-    assert torch.equal(QuantizedProduct(weights)(x, bias), alone + bias)
+    alone = torch.cat([QuantizedProduct([weight])(x) for weight in weights], dim=1)
+    assert torch.equal(QuantizedProduct(weights, bias)(x), alone + bias)
 
 
 def test_outliers_zeros_and_what_is_no_number() -> None:
@@ -120,7 +120,7 @@ def test_outliers_zeros_and_what_is_no_number() -> None:
     product = QuantizedProduct([pack(blocks, 3, 64, Room())])
     x = torch.zeros(5, 64)
     x[1, 3], x[2, :], x[3, 40], x[4, 5] = 1e30, 1e-38, float("nan"), float("inf")
-    result = product(x, None)
+    result = product(x)
     assert (result[0] == 0).all()
     assert torch.allclose(result[1].double(), x[1].double() @ unpacked(3, blocks).T, rtol=1e-4)
     assert result[2].isfinite().all()
@@ -171,7 +171,7 @@ torch.manual_seed(1)
 products = []
 for number in cpu_quantized.FORMATS:
     weight = cpu_quantized.pack(random_blocks(number, 17, 512), number, 512, cpu_quantized.Room())
-    products.append(cpu_quantized.QuantizedProduct([weight])(torch.randn(5, 512), None))
+    products.append(cpu_quantized.QuantizedProduct([weight])(torch.randn(5, 512)))
 torch.save(products, sys.argv[2])
 """
 
@@ -190,7 +190,8 @@ int main(void) {
         for (int64_t i = 0; i < rows[r] * size; i++) x[i] = (float)(i % 17) - 8.0f;
         pack_quantized(packed, blocks, formats[f], outputs[o], size);
         Part part = {packed, outputs[o], formats[f]};
-        if (quantized_linear(out, x, bias, &part, 1, rows[r], size)) return 1;
+        Linear linear = {&part, 1, size, bias};
+        if (quantized_linear(out, x, &linear, rows[r])) return 1;
         free(blocks), free(packed), free(x), free(out), free(bias);
     }
     puts("done");
