@@ -42,6 +42,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
+KEPT_PRODUCTS = 128
+"""Of what oneDNN makes for products of one shape, how many it keeps: the newest ones, some 0.3 MiB each.
+
+Prompts are cut into pieces of any length, and its own bound of 1,024, which holds twice, lets a process grow by
+hundreds of MiB for as long as new lengths come.
+"""
 
 
 class Pipe:
@@ -97,6 +103,8 @@ def load_engine(config: EngineConfig, pipe: Pipe) -> "tuple[Engine, EngineInfo]"
     """Load the model. Raises HeadraceError."""
     started = time.monotonic()
     pipe.send(Loading(stage="starting the engine"))
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # of oneDNN itself, and of torch's use of it
+        os.environ.setdefault(name, str(KEPT_PRODUCTS))
     from engine.build import build_engine  # imports torch, which takes seconds: the first message goes out before
 
     engine, info = build_engine(

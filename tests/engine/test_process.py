@@ -1,11 +1,16 @@
 """The loop of the engine process, with a pipe and an engine that follow a script."""
 
+import os
+import sys
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
 from engine import process
+from engine.config import EngineConfig
+from engine.errors import ModelLoadError
 from engine.messages import EngineStats, Shutdown
 
 
@@ -45,3 +50,24 @@ def test_memory_goes_back_once_when_the_engine_falls_idle(monkeypatch: pytest.Mo
     monkeypatch.setattr(process, "give_memory_back", lambda: given_back.append(len(looks)))
     process.serve(engine, Mock(receive=receive))  # type: ignore[arg-type]
     assert len(given_back) == 2, "once after each time it worked"
+
+
+@pytest.mark.parametrize("own", [None, "7"])
+def test_what_onednn_keeps_is_bounded_unless_the_operator_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    for name in names:
+        monkeypatch.setenv(name, own or "")
+        if own is None:
+            monkeypatch.delenv(name)
+    seen: list[str] = []
+
+    def build(*_: Any, **__: Any) -> None:
+        seen.extend(os.environ[name] for name in names)
+        raise ModelLoadError("no model")
+
+    monkeypatch.setitem(sys.modules, "engine.build", SimpleNamespace(build_engine=build))
+    with pytest.raises(ModelLoadError):
+        process.load_engine(EngineConfig(name="m", source="s"), Mock())
+    assert seen == [own or str(process.KEPT_PRODUCTS)] * 2
