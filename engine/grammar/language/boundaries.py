@@ -10,6 +10,7 @@ from engine.grammar.language.sets import Ranges, common, without
 
 MAX_PARTS = 8
 """Alternatives behind a boundary, behind each of which the rest is written once more."""
+MAX_CHOICES = 2
 _OTHER = without(WORD)
 _Sides = list[tuple[bool, Items]]
 """What may stand on one side of a boundary: whether a word is there, and the items."""
@@ -41,8 +42,11 @@ def _before(item: Item) -> _Sides | None:
     return None
 
 
-def _behind(items: Items, searched: bool) -> tuple[_Sides, Items] | None:
-    """What items may begin with, and those that stand behind it in any case; None unless it is one of a class."""
+def _behind(items: Items, searched: bool, choices: int = MAX_CHOICES) -> tuple[_Sides, Items] | None:
+    """What items may begin with, and those that stand behind it in any case; None unless it is one of a class.
+
+    So many choices, one after the other or in each other, are gone into.
+    """
     if not items:
         anything: _Sides = [(word, (Chars(chars),)) for word, chars in ((True, WORD), (False, _OTHER))]
         return [*(anything if searched else ()), (False, (Edge(True),))], ()
@@ -51,8 +55,8 @@ def _behind(items: Items, searched: bool) -> tuple[_Sides, Items] | None:
             return [(False, ())], items
         case Chars(chars):
             return [(word, (Chars(mine),)) for word, mine in _split(chars)], items[1:]
-        case Choice(parts) if len(parts) <= MAX_PARTS:
-            found = [_behind((*part, *items[1:]), searched) for part in parts]
+        case Choice(parts) if choices and len(parts) <= MAX_PARTS:
+            found = [_behind((*part, *items[1:]), searched, choices - 1) for part in parts]
             if None in found:
                 return None
             return [(word, (*begun, *rest)) for sides, rest in filter(None, found) for word, begun in sides], ()
@@ -61,7 +65,7 @@ def _behind(items: Items, searched: bool) -> tuple[_Sides, Items] | None:
             some = [(word, (Chars(mine), *more, fewer)) for word, mine in _split(chars)]
             if least:
                 return list(some), items[1:]
-            none = _behind(items[1:], searched)
+            none = _behind(items[1:], searched, choices)
             if none is None:
                 return None
             sides, rest = none

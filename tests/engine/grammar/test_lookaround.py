@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from engine.constraint import Constraint
 from engine.errors import RequestError
+from engine.grammar.language.boundaries import without_boundaries
 from engine.grammar.language.expression import LanguageError, Languages
+from engine.grammar.language.items import parsed
 from engine.grammar.language.node import Node
 from engine.grammar.language.patterns import Reader
 from engine.grammar.language.writing import MAX_PARTS, in_slashes, written_parts
@@ -232,6 +234,12 @@ def test_boundaries_between_classes(anchor: str, boundary: str) -> None:
             node = reader.read(pattern, whole=whole)
             for text in texts:
                 assert matches(languages, node, text) == (expected(text) is not None), (pattern, text)
+
+
+def test_choices_behind_a_boundary_are_not_multiplied_without_end() -> None:
+    for count, is_followed in ((2, True), (40, False)):
+        items = parsed(r"^a\b" + "(?:b?|c?d?|-?e?)" * count)
+        assert (without_boundaries(items, searched=True) != items) is is_followed
 
 
 def matches(languages: Languages, node: Node, text: str) -> bool:
