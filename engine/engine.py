@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.errors import RequestError
 from engine.execution.flight import Landed, Runner, Step
-from engine.grammar.grammar import Compiled, GrammarError
+from engine.grammar.grammar import GrammarError
 from engine.messages import AddImage, AddRequest, EngineStats, SequenceOutput, TokenLogprobs
+from engine.reception import Reception
 from engine.sampling.sampler import Sampled
-from engine.scheduling.admission import check_request, make_sequences
 from engine.scheduling.block_manager import BlockManager
-from engine.scheduling.grammar_queue import GrammarQueue, follow_grammar
-from engine.scheduling.images import ImageInbox, PromptImage
+from engine.scheduling.grammar_queue import follow_grammar
 from engine.scheduling.outbox import Outbox
 from engine.scheduling.pacing import SMALLEST_CHUNK, PrefillPacer
 from engine.scheduling.scheduler import Scheduled, Scheduler
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_PIXEL_BYTES = 1 << 30
-"""Of the images of all requests, which are kept until these end."""
 SHORTEST_SLICE = 0.005
 """Seconds of encoding beside a decoding step, where such steps are shorter still."""
 LONGEST_SLICE = 0.1
@@ -71,17 +67,19 @@ class Engine:
         """The step whose results have not been read."""
         self._scheduler = scheduler
         self._blocks: BlockManager = scheduler.blocks
-        self._context = context
-        self._vocab_size = vocab_size
-        self._eos_token_ids = frozenset(token for token in eos_token_ids if 0 <= token < vocab_size)
-        self._max_queued = max_queued
-        self._grammars = GrammarQueue(compiler)
-        self._encoder = encoder
-        self._inbox = ImageInbox()
-        self._images: dict[int, tuple[PromptImage, ...]] = {}
-        """Of requests whose constraint is being compiled."""
         self._sequences: dict[int, list[Sequence]] = {}
         self._outbox = Outbox()
+        self._reception = Reception(
+            scheduler,
+            self._outbox,
+            self._sequences,
+            context=context,
+            vocab_size=vocab_size,
+            eos_token_ids=eos_token_ids,
+            max_queued=max_queued,
+            compiler=compiler,
+            encoder=encoder,
+        )
         self._num_steps = 0
         self._encode_seconds = 0.0
         self._landed_at = 0.0
@@ -94,29 +92,16 @@ class Engine:
 
     @property
     def context(self) -> int:
-        """Most tokens of one sequence, prompt included: at most what the blocks hold, and one that stays uncomputed."""
-        return min(self._context, self._blocks.num_blocks * self._blocks.block_size + 1)
+        """Most tokens of one sequence, prompt included."""
+        return self._reception.context
 
     def add(self, request: AddRequest) -> None:
         """Queue a request; a refusal becomes its output of the next step."""
-        try:
-            images = self._inbox.claim(request, whole=self._encoder is not None and self._encoder.both_ways)
-            self._check(request)
-            self._check_images(images)
-            if request.params.needs_grammar:
-                self._grammars.add(request)
-                self._images[request.request_id] = images
-            else:
-                self._admit(request, images=images)
-        except RequestError as error:
-            self._outbox.refused(request, error)
-        except Exception:
-            logger.exception("request %d could not be admitted", request.request_id)
-            self._outbox.refused(request, RequestError("internal error while admitting the request"))
+        self._reception.add(request)
 
     def add_image(self, image: AddImage) -> None:
         """Take an image of the request that comes next."""
-        self._inbox.add(image)
+        self._reception.add_image(image)
 
     def abort(self, request_ids: list[int], index: int | None = None) -> None:
         """Forget requests, or one choice of each, wherever they are; unknown and finished ones are ignored.
@@ -125,8 +110,7 @@ class Engine:
         """
         self._outbox.drop(request_ids, index)
         for request_id in request_ids:
-            if index is None and self._grammars.drop(request_id):
-                self._images.pop(request_id)
+            if index is None and self._reception.drop(request_id):
                 self._outbox.num_aborted += 1
             for sequence in self._sequences.get(request_id, ()):
                 if not sequence.is_finished and index in (None, sequence.index):
@@ -136,20 +120,20 @@ class Engine:
 
     def warm_up(self) -> None:
         """Prepare in the background what the first constrained request needs."""
-        self._grammars.start()
+        self._reception.start()
 
     def close(self) -> None:
         """End what runs beside the engine; it takes no constrained requests afterwards."""
-        self._grammars.close()
+        self._reception.close()
 
     def take_outputs(self) -> list[SequenceOutput]:
         """The outputs that are there without a step: of requests that were queued or refused, for one."""
-        self._admit_compiled()
+        self._reception.admit_compiled()
         return self._outbox.take()
 
     def step(self) -> list[SequenceOutput]:
         """Run one step and return all outputs that are there then."""
-        self._admit_compiled()
+        self._reception.admit_compiled()
         former, launched, error = self._step, None, None
         scheduled = self._scheduler.schedule()
         rows = self._seeing(scheduled)
@@ -201,7 +185,7 @@ class Engine:
         outbox, blocks = self._outbox, self._blocks
         return EngineStats(
             num_running=len(self._scheduler.running),
-            num_waiting=len(self._scheduler.waiting) + len(self._grammars),
+            num_waiting=self._reception.num_waiting,
             blocks_total=blocks.num_blocks,
             blocks_free=blocks.num_free,
             blocks_cached=blocks.num_cached,
@@ -215,72 +199,6 @@ class Engine:
             failed=outbox.num_failed,
             encode_seconds=round(self._encode_seconds, 6),
         )
-
-    def _check(self, request: AddRequest) -> None:
-        """Raise RequestError for what cannot be served as asked, or not now."""
-        capacity = self._blocks.num_blocks * self._blocks.block_size
-        image_token = None if self._encoder is None else self._encoder.token_id
-        check_request(
-            request,
-            vocab_size=self._vocab_size,
-            context=self.context,
-            capacity=capacity,
-            image_token=image_token,
-        )
-        if request.request_id in self._sequences or request.request_id in self._grammars:
-            raise RequestError(f"request {request.request_id} is running already")
-        if len(self._scheduler.waiting) + len(self._grammars) + request.n > self._max_queued:
-            raise RequestError(f"the queue of {self._max_queued} requests is full", code="overloaded")
-
-    def _check_images(self, images: tuple[PromptImage, ...]) -> None:
-        if images and self._encoder is None:
-            raise RequestError("this model takes no images", param="messages")
-        if not images or self._encoder is None:
-            return
-        self._encoder.check(images)
-        held = sum(image.num_bytes for asked in self._asked_images() for image in asked)
-        if held and held + sum(image.num_bytes for image in images) > MAX_PIXEL_BYTES:
-            raise RequestError(
-                f"the images of other requests take {held >> 20} MiB, and {MAX_PIXEL_BYTES >> 20} MiB is what may wait",
-                code="overloaded",
-            )
-        shelf = self._scheduler.shelf
-        if shelf is not None and (units := shelf.units(images)) > shelf.capacity:
-            raise RequestError(
-                f"the images of this request take {units} tiles; at most {shelf.capacity} can be seen at once",
-                param="messages",
-            )
-
-    def _asked_images(self) -> list[tuple[PromptImage, ...]]:
-        """The images of each request that is here."""
-        return [*self._images.values(), *(sequences[0].images for sequences in self._sequences.values())]
-
-    def _admit_compiled(self) -> None:
-        """Queue the requests whose constraints have been compiled meanwhile."""
-        for request, result in self._grammars.collect():
-            images = self._images.pop(request.request_id)
-            if isinstance(result, RequestError):
-                self._outbox.refused(request, result)
-            else:
-                self._admit(request, result, images)
-
-    def _admit(
-        self, request: AddRequest, compiled: Compiled | None = None, images: tuple[PromptImage, ...] = ()
-    ) -> None:
-        grammar, relaxed = (None, None) if compiled is None else (compiled.grammar, compiled.relaxed)
-        placement = self._encoder.place(len(request.prompt_token_ids), images) if self._encoder else None
-        sequences = make_sequences(
-            request,
-            grammar,
-            context=self.context,
-            eos_token_ids=self._eos_token_ids,
-            images=images,
-            placement=placement,
-        )
-        for sequence in sequences:
-            self._scheduler.add(sequence)
-        self._sequences[request.request_id] = sequences
-        self._outbox.accepted(request, relaxed)
 
     def _seeing(self, rows: list[Scheduled]) -> list[Scheduled]:
         """Those whose images are encoded.

@@ -260,7 +260,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.engine.add(request)
         if params.constraint is not None:
             assert request.request_id not in self.engine._sequences
-            self.engine._admit_compiled()
+            self.engine._reception.admit_compiled()
         sequences = self.engine._sequences.get(request.request_id, [])
         longest = self.limit - 1 if params.max_tokens else min(self.context, self.num_blocks * self.block_size)
         if full or len(prompt) > longest:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine import engine as engine_module
+from engine import reception as reception_module
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.device import kv_cache
@@ -68,16 +68,16 @@ def test_pixels_of_all_requests_are_bounded(qwen: Eyes, monkeypatch: pytest.Monk
     engine = make_engine(qwen.directory)
     parts = [TEXT, (56, 84), TEXT]
     one = sum(len(array.data) for image in qwen.prompt(parts)[1] for array in image.arrays)
-    monkeypatch.setattr(engine_module, "MAX_PIXEL_BYTES", 2 * one)
+    monkeypatch.setattr(reception_module, "MAX_PIXEL_BYTES", 2 * one)
     for request_id in range(3):
         qwen.add(engine, request_id, parts, greedy(4))
     (refused,) = [output for output in engine.step() if output.finish_reason]
     assert refused.request_id == 2 and refused.error_code == "overloaded"
     assert set(finish(engine)) == {(0, 0), (1, 0)}
-    monkeypatch.setattr(engine_module, "MAX_PIXEL_BYTES", one // 2)
+    monkeypatch.setattr(reception_module, "MAX_PIXEL_BYTES", one // 2)
     qwen.add(engine, 3, parts, greedy(4))  # nobody else is there
     assert finish(engine)[3, 0] == qwen.generate(parts, 4)
-    assert not engine._asked_images()
+    assert not engine._reception.asked_images()
 
 
 def test_a_model_whose_tower_does_not_run_serves_text(qwen: Eyes, monkeypatch: pytest.MonkeyPatch) -> None:
