@@ -1,4 +1,4 @@
-"""What an image that was seen before spares: the promise of `make latency` that is about images.
+"""What an image costs others, and what one that was seen before spares: the promises of `make latency` about images.
 
 The model is made here, with random weights: a small text model behind a tower of 384 dimensions and twelve layers, as
 the smallest SigLIPs are, which sees an image as 1,024 patches.
@@ -18,6 +18,7 @@ from engine.sampling_params import SamplingParams
 SIDE, PATCH = 512, 16
 IMAGE_TOKEN = 5
 NUM_TOKENS = (SIDE // PATCH) ** 2
+WARM_STEPS, QUIET_STEPS = 40, 300
 
 CONFIG: dict[str, Any] = {
     "model_type": "llava",
@@ -64,8 +65,8 @@ class ImageBench:
         self.engine.close()
         self._directory.cleanup()
 
-    def add(self, image: int | None, text: list[int], max_tokens: int) -> None:
-        """Queue a request about the image of that number, or about none."""
+    def add(self, image: int | None, text: list[int], max_tokens: int) -> int:
+        """Queue a request about the image of that number, or about none; its number."""
         self._requests += 1
         tokens, spans = text, []
         if image is not None:
@@ -77,6 +78,7 @@ class ImageBench:
             tokens, spans = [7, *[IMAGE_TOKEN] * NUM_TOKENS, *text], [ImageSpan(1, NUM_TOKENS, digest)]
         params = SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
         self.engine.add(AddRequest(self._requests, tokens, params, images=spans))
+        return self._requests
 
     def first_token(self, image: int, text: list[int]) -> float:
         """Seconds until a request alone has its first token."""
@@ -91,3 +93,23 @@ class ImageBench:
         self.first_token(1, [8, 9, 10])
         cold = min(self.first_token(image, [8, 9, 10]) for image in range(2, 5))
         return cold, min(self.first_token(image, [8, 9, 10, 11, 12, 13]) for image in range(2, 5))
+
+    def beside_images(self, num_streams: int, num_images: int) -> tuple[list[float], list[float]]:
+        """Seconds of each step of so many streams of text: alone, and until so many images are seen."""
+        streams = [self.add(None, [stream + 20, *range(100, 132)], 3000) for stream in range(num_streams)]
+        for _ in range(WARM_STEPS):
+            self.engine.step()
+        quiet = [self._step() for _ in range(QUIET_STEPS)]
+        for image in range(100, 100 + num_images):
+            self.add(image, [8, 9, 10], 1)
+        beside = []
+        while (found := self.engine.stats()).num_waiting or found.num_running > num_streams:
+            beside.append(self._step())
+        self.engine.abort(streams)
+        self.engine.step()
+        return quiet, beside
+
+    def _step(self) -> float:
+        began = time.perf_counter()
+        self.engine.step()
+        return time.perf_counter() - began

@@ -5,6 +5,7 @@ The engine alone, in this process, on a machine that does nothing else. What is 
 - While `--streams` (8) decode, a prompt of `--prompt` (6,000) tokens at most triples the 99th percentile of their
   inter-token latency.
 - A second request with the same first 2,000 tokens has at most a tenth of the first one's time to first token.
+- While `--streams` decode, the encoding of ten images at most triples that percentile too.
 - A second request about an image has at most a fifth of the first one's time to first token.
 
 Ends with 1 if one is broken. What they rest on is tested without a clock: that a shared prefix is not computed again
@@ -30,7 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED_TOKENS = 2000
 WARM_STEPS, QUIET_STEPS = 40, 150
 LEAST_STEPS = 10
-"""Beside a long prompt, for a percentile to mean anything."""
+"""Beside a long prompt or images, for a percentile to mean anything."""
+IMAGES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,25 +102,32 @@ class Bench:
         beside = []
         while (found := self.engine.stats()).num_waiting or found.num_running > num_streams:
             beside.append(self.step())
-        if len(beside) < LEAST_STEPS:
-            raise SystemExit(
-                f"the prompt took {len(beside)} steps, which say nothing; at least {LEAST_STEPS} are needed"
-            )
         self.engine.abort(streams)
         self.engine.step()
-        return Promise("inter-token latency p99, long prompt", percentile(quiet, 99), percentile(beside, 99), 3)
+        return _inter_token("long prompt", quiet, beside)
 
 
 def _prompt(length: int, salt: int) -> list[int]:
     return [(salt * 7919 + i * 31) % 40_000 + 100 for i in range(length)]
 
 
-def image_promise(threads: int) -> Promise:
-    """That of a model that sees."""
+def _inter_token(what: str, quiet: list[float], beside: list[float]) -> Promise:
+    """The 99th percentile of steps beside something, after that of steps without."""
+    if len(beside) < LEAST_STEPS:
+        raise SystemExit(f"the {what} took {len(beside)} steps, which say nothing; at least {LEAST_STEPS} are needed")
+    return Promise(f"inter-token latency p99, {what}", percentile(quiet, 99), percentile(beside, 99), 3)
+
+
+def image_promises(num_streams: int, threads: int) -> list[Promise]:
+    """Those of a model that sees."""
     bench = ImageBench(threads)
     cold, warm = bench.second_turn()
+    quiet, beside = bench.beside_images(num_streams, IMAGES)
     bench.close()
-    return Promise("time to first token, image seen before", cold, warm, 1 / 5)
+    return [
+        Promise("time to first token, image seen before", cold, warm, 1 / 5),
+        _inter_token("ten images", quiet, beside),
+    ]
 
 
 def main() -> int:
@@ -134,7 +143,7 @@ def main() -> int:
     bench = Bench(options.source or file.find(file.default).engine_config().source, options.threads)
     promises = [bench.prefix(), bench.long_prompt(options.streams, options.prompt)]
     bench.engine.close()
-    promises.append(image_promise(options.threads))
+    promises += image_promises(options.streams, options.threads)
     rows = [
         [one.name, f"{one.before * 1e3:.0f}", f"{one.after * 1e3:.0f}", f"{one.ratio:.2f}", f"{one.bound:.2f}",
          "kept" if one.is_kept else "BROKEN"]
