@@ -187,13 +187,23 @@ def test_what_is_abandoned_ends() -> None:
 
 
 def test_slices_are_no_longer_than_a_step_of_those_that_decode(qwen: Eyes, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = make_engine(qwen.directory)
-    asked: list[float | None] = []
-    monkeypatch.setattr(engine._runner, "encode_images", lambda row, seconds: asked.append(seconds) or len(asked) > 2)
+    engine = make_engine(qwen.directory, max_batched_tokens=16)
+    asked: list[float] = []
+
+    def encode(row: Any, seconds: float) -> bool:
+        if seconds:
+            asked.append(seconds)
+        return False
+
+    monkeypatch.setattr(engine._runner, "encode_images", encode)
     monkeypatch.setattr(PrefillPacer, "decode_seconds", 0.25)
-    qwen.add(engine, 0, [TEXT, (56, 84)], SamplingParams(max_tokens=1))
+    monkeypatch.setattr(PrefillPacer, "budget", 15)
+    qwen.add(engine, 0, [(56, 84)], SamplingParams(max_tokens=1))
     engine.step()
-    qwen.add(engine, 1, [TEXT], greedy(9))
-    engine.step()
-    engine.step()
-    assert asked == [engine_module.LONGEST_SLICE, engine_module.LONGEST_SLICE, 0.25]
+    qwen.add(engine, 1, [TEXT[:2]], greedy(30, ignore_eos=True))
+    engine.step()  # beside a prompt alone
+    engine.step()  # beside one that decodes
+    qwen.add(engine, 2, [[8] * 30], greedy(1))
+    engine.step()  # and beside a piece of a prompt
+    longest = engine_module.LONGEST_SLICE
+    assert asked == [longest, longest, 0.25, 0.125]
