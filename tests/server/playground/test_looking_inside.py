@@ -124,6 +124,7 @@ def test_the_server_is_seen_at_work(page: Page, scripted: Scripted) -> None:
 
 def test_keys_open_tabs_and_panes_and_walk_through_messages(page: Page) -> None:
     say(page, "hello")
+    expect(messages(page)).to_have_count(2)  # an answer that comes later would be the last one
     done(page)
     page.keyboard.press("Alt+6")
     expect(page.get_by_role("tab", name="Raw")).to_have_attribute("aria-selected", "true")
