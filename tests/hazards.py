@@ -199,7 +199,8 @@ ROWS: dict[int, tuple[str, list[Try]]] = {
         [
             refused("stop", stop=["x"] * 1000),
             answered(stop=""),
-            refused("stop[1]", stop=["x", ""]),
+            answered(stop=["x", ""]),
+            refused("stop[1]", stop=["x", "y" * 5000]),
             refused("stop[0]", stop=["x" * MIB]),
             answered(stop=["xy" * 512]),
         ],
