@@ -87,25 +87,24 @@ class Endpoint:
 
     def first_model(self) -> str:
         """The first model the server lists."""
-        request = urllib.request.Request(f"{self._origin}{self._base}/models")
-        if self._api_key:
-            request.add_header("Authorization", f"Bearer {self._api_key}")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return str(json.load(answer)["data"][0]["id"])
+            return str(json.loads(self._get(f"{self._base}/models"))["data"][0]["id"])
         except OSError as error:
-            raise SystemExit(f"{request.full_url}: {error}") from None
+            raise SystemExit(f"{self._origin}{self._base}/models: {error}") from None
 
     def metrics(self) -> str:
         """What the server says at /metrics; nothing where it has none."""
-        request = urllib.request.Request(f"{self._origin}/metrics")
-        if self._api_key:
-            request.add_header("Authorization", f"Bearer {self._api_key}")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return str(answer.read().decode())
+            return self._get("/metrics").decode()
         except OSError:
             return ""
+
+    def _get(self, path: str) -> bytes:
+        request = urllib.request.Request(f"{self._origin}{path}")
+        if self._api_key:
+            request.add_header("Authorization", f"Bearer {self._api_key}")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return bytes(answer.read())
 
     async def chat(self, body: dict[str, Any], *, timeout: float = 600.0, reply: Reply | None = None) -> Reply:
         """Send a streaming request and read it to its end. Failures are in `Reply.error`, never raised.

@@ -58,10 +58,12 @@ class QuantizedLayer:
         self._function.restype = ctypes.c_int
         self._parts = parts
         """What the structure points into."""
+        head_dim = parts.output.size // parts.heads
+        self._kv_heads = (parts.qkv.outputs // head_dim - parts.heads) // 2
         self._layer = _Layer(
             input_norm=parts.input_norm.data_ptr(), mlp_norm=parts.mlp_norm.data_ptr(),
             qkv=parts.qkv.of_c, output=parts.output.of_c, gate_up=parts.gate_up.of_c, down=parts.down.of_c,
-            heads=parts.heads, head_dim=parts.output.size // parts.heads, window=parts.window or 0,
+            heads=parts.heads, kv_heads=self._kv_heads, head_dim=head_dim, window=parts.window or 0,
             input_eps=parts.input_eps, mlp_eps=parts.mlp_eps, scaling=parts.scaling,
         )  # fmt: skip
 
@@ -85,9 +87,9 @@ class QuantizedLayer:
         """
         kv_heads, num_slots, dim = k_cache.shape
         rows = len(residual)
-        assert rows <= MAX_ROWS and dim == self._layer.head_dim and residual.is_contiguous()
+        assert rows <= MAX_ROWS and residual.is_contiguous()
+        assert (kv_heads, dim) == (self._kv_heads, self._layer.head_dim)
         assert cos.is_contiguous() and sin.is_contiguous() and block_tables.stride(1) == 1
-        self._layer.kv_heads = kv_heads
         step = _Step(
             cos.data_ptr(), sin.data_ptr(), slots.data_ptr(), block_tables.data_ptr(), seqlens_k.data_ptr(),
             rows, block_tables.stride(0), num_slots, block_size,

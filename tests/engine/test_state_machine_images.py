@@ -134,6 +134,7 @@ class SeeingMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 9))
     def preempt(self, which: int) -> None:
+        self.steps(2)  # else most of those that were just asked would still wait
         running = self.scheduler.running
         if running:
             self.scheduler.preempt(running[which % len(running)])
@@ -200,6 +201,9 @@ class SeeingMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "live"):
             return
+        # Whatever a history was made of, all that can be asked is answered rightly behind it, also after a preemption.
+        self.ask([(prompt, MAX_TOKENS, 1) for prompt in range(len(PROMPTS))], 0)
+        self.preempt(0)
         for _ in range(20_000):
             if not self.engine.has_work:
                 break
@@ -252,5 +256,5 @@ def test_any_history_gives_what_each_request_gets_alone(
             suppress_health_check=list(HealthCheck),
         ),
     )
-    assert SeeingMachine.num_answers > 3 * HISTORIES, "most histories have to come to answers"
+    assert SeeingMachine.num_answers > 5 * HISTORIES
     assert engine.stats().preemptions > 5

@@ -1,21 +1,17 @@
 """A whole quantised layer in one call, held to the bit against its operations one by one."""
 
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from engine.kernels import build
 from engine.kernels.cpu import CpuKernels, load_kernels
 from engine.kernels.cpu_layer import MAX_ROWS, QuantizedLayer, QuantizedLayerParts
 from engine.kernels.cpu_quantized import QuantizedProduct, Room, is_available, pack
-from tests.engine.kernels.test_cpu_quantized import random_blocks
+from tests.engine.kernels.test_cpu_quantized import random_blocks, run_under_sanitizers
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="no C compiler here")
-SOURCE = Path(build.__file__).with_name("cpu_layer.c")
 BLOCK_SIZE, NUM_BLOCKS = 16, 40
 
 
@@ -192,13 +188,4 @@ int main(void) {
 
 @pytest.mark.slow
 def test_nothing_is_read_or_written_out_of_bounds(tmp_path: Path) -> None:
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("the sanitizers are tried with gcc, which is missing")
-    source, program = tmp_path / "driver.c", tmp_path / "driver"
-    source.write_text(DRIVER.replace("SOURCE", str(SOURCE)))
-    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    flags = ["-O1", "-g", "-march=native", "-fno-math-errno", *checks]
-    subprocess.run([compiler, *flags, "-o", str(program), str(source), "-lm"], check=True)
-    result = subprocess.run([str(program)], capture_output=True, text=True)
-    assert result.stdout == "done\n", result.stderr
+    run_under_sanitizers(DRIVER, tmp_path)

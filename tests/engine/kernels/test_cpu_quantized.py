@@ -202,19 +202,18 @@ int main(void) {
 
 @pytest.mark.slow
 def test_nothing_is_read_or_written_out_of_bounds(tmp_path: Path) -> None:
+    run_under_sanitizers(DRIVER, tmp_path)
+
+
+def run_under_sanitizers(driver: str, tmp_path: Path) -> None:
+    """Build a program around the C sources that says "done" at its end, and run it."""
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("the sanitizers are tried with gcc, which is missing")
     source, program = tmp_path / "driver.c", tmp_path / "driver"
-    source.write_text(DRIVER.replace("SOURCE", str(SOURCE)))
-    flags = [
-        "-O1",
-        "-g",
-        "-march=native",
-        "-fno-math-errno",
-        "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all",
-    ]
+    source.write_text(driver.replace("SOURCE", str(SOURCE)))
+    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags = ["-O1", "-g", "-march=native", "-fno-math-errno", *checks]
     subprocess.run([compiler, *flags, "-o", str(program), str(source), "-lm"], check=True)
     result = subprocess.run([str(program)], capture_output=True, text=True)
     assert result.stdout == "done\n", result.stderr
