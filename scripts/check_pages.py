@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from scripts.vendor import LIBRARIES
@@ -18,16 +19,19 @@ NODE = ROOT / ".node"
 TOOLS = {"typescript": "7.0.2", "axe-core": "4.14.1"}
 """What is only for checks: axe-core judges the accessibility of pages in the tests."""
 
+CLIENTS = {"openai": "6.49.0", "@huggingface/inference": "4.13.30"}
+"""Libraries that the playground writes programs for, which tests run."""
+
 
 def wanted() -> dict[str, str]:
     """Packages and their versions."""
     return TOOLS | {library.package: library.version for library in LIBRARIES}
 
 
-def install() -> bool:
-    """Put the packages into `.node`; whether they are there."""
-    installed = {name: _installed_version(name) for name in wanted()}
-    if installed == wanted():
+def install(packages: Mapping[str, str] | None = None) -> bool:
+    """Put packages, `wanted` if none are given, into `.node`; whether they are there."""
+    packages = packages or wanted()
+    if {name: _installed_version(name) for name in packages} == packages:
         return True
     npm = shutil.which("npm")
     if npm is None:
@@ -35,10 +39,10 @@ def install() -> bool:
         return False
     NODE.mkdir(exist_ok=True)
     (NODE / "package.json").write_text(json.dumps({"private": True}), encoding="utf-8")
-    packages = [f"{name}@{version}" for name, version in wanted().items()]
-    command = [npm, "install", "--silent", "--no-save", "--no-package-lock", "--prefix", str(NODE), *packages]
+    named = [f"{name}@{version}" for name, version in packages.items()]
+    command = [npm, "install", "--silent", "--no-save", "--no-package-lock", "--prefix", str(NODE), *named]
     if subprocess.run(command, check=False).returncode != 0:
-        print("npm could not install TypeScript: the types of the playground's modules are not checked")
+        print(f"npm could not install {', '.join(packages)}: what needs them is not checked")
         return False
     return True
 

@@ -77,9 +77,13 @@ def watched(browser: Browser, url: str, *, refusals: tuple[int, ...] = (), **opt
 
 
 def say(page: Page, text: str) -> None:
-    """Type a message and send it."""
+    """Type a message and send it, once the model can answer; its answer has begun when this returns."""
+    answers = page.locator("article.message.assistant")
+    before = answers.count()
     page.get_by_label("Message", exact=True).fill(text)
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
     page.keyboard.press("Enter")
+    expect(answers.nth(before)).to_be_attached()
 
 
 def messages(page: Page) -> Any:
@@ -93,8 +97,14 @@ def last_text(page: Page) -> Any:
 
 
 def done(page: Page) -> None:
-    """Wait until no answer is under way."""
+    """Wait until what was asked for last is answered, and no answer is under way.
+
+    What a click or key begins is there two frames later, so that the answer before it is not taken for its own.
+    """
+    page.evaluate("new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))")
+    expect(messages(page).last).to_have_class("message assistant")
     expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+    expect(page.locator('[role="log"][aria-busy="true"]')).to_have_count(0)
 
 
 def shot(page: Page, path: Path) -> None:

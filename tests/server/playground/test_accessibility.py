@@ -112,6 +112,13 @@ def format_of_a_schema(page: Page) -> None:
     expect(page.get_by_text("The server takes it")).to_be_visible()
 
 
+def code(page: Page) -> None:
+    ask(page, "hello")
+    tab(page, "Code")
+    page.get_by_label("A curl command or a JSON body").fill("curl x -d '{'")
+    expect(page.get_by_role("alert")).to_be_visible()
+
+
 STATES: dict[str, Callable[[Page], None]] = {
     "empty": lambda page: page.wait_for_timeout(300),
     "markdown": lambda page: ask(page, "show"),
@@ -128,6 +135,7 @@ STATES: dict[str, Callable[[Page], None]] = {
     "tokens": tokens,
     "prompt": in_tab("Prompt"),
     "raw": in_tab("Raw"),
+    "code": code,
     "compared": compared,
     "models": lambda page: page.locator(".model-button").click(),
     "palette": lambda page: page.keyboard.press("Control+k"),

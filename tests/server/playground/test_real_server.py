@@ -1,5 +1,7 @@
 """The playground on a real server with the default model: what a person does in the first minute."""
 
+import contextlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +77,21 @@ def test_the_prompt_and_the_servers_word_on_a_schema_are_real(watch: Watched) ->
     editor = page.get_by_role("textbox", name="JSON Schema")
     editor.fill('{\n"type": "object",\n"properties": {"a": {\n"type": "string",\n"format": "idn-email"}}}')
     expect(page.get_by_role("alert")).to_contain_text("Line 5")
+
+
+@pytest.mark.parametrize("target", ["Python, huggingface_hub", "Python, openai"])
+def test_the_code_of_an_answer_gives_the_same_answer(watch: Watched, target: str) -> None:
+    page = watch.page()
+    page.get_by_label("temperature", exact=True).fill("0")
+    page.get_by_label("max_tokens", exact=True).fill("12")
+    say(page, "What makes the sky blue?")
+    done(page)
+    page.get_by_role("tab", name="Code").click()
+    page.get_by_label("Language").select_option(target)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(page.get_by_role("region", name="The request as code,").inner_text(), {})
+    assert said.getvalue().strip() == last_text(page).inner_text().strip() != ""
 
 
 def test_a_refusal_stands_at_its_field(watch: Watched) -> None:

@@ -1,5 +1,6 @@
 /** The server's word on a part of a request, asked for as one types. */
 import { useEffect, useState } from "../core/ui.js";
+import { lineAt, readJson, Refusal } from "../core/json.js";
 import { ask, ServerError } from "../api/client.js";
 import { lineOf } from "./place.js";
 
@@ -69,8 +70,10 @@ function placeOf(text, message) {
  * @param {unknown} error
  */
 function syntaxFault(text, error) {
-  const fault = error instanceof Error ? error.message : String(error);
-  const at = /position (\d+)/.exec(fault);
-  if (at) return { fault, line: text.slice(0, Number(at[1])).split("\n").length };
-  return { fault, line: Number(/line (\d+)/.exec(fault)?.[1] ?? 0) };
+  try {
+    readJson(text); // a browser does not always say where its own parser failed
+  } catch (refusal) {
+    if (refusal instanceof Refusal) return { fault: refusal.message, line: lineAt(text, refusal.at) };
+  }
+  return { fault: error instanceof Error ? error.message : String(error), line: 0 };
 }

@@ -2,8 +2,7 @@
 import { h } from "../core/ui.js";
 import { counted } from "../core/format.js";
 import { runs, traces } from "../talk/run.js";
-import { requestOf } from "../talk/request.js";
-import { inspectedOf } from "../state/inspected.js";
+import { inspectedOf, nextRequest } from "../state/inspected.js";
 import { CopyButton } from "../text/code.js";
 
 /** So many events are shown: the first and the last of them. */
@@ -21,21 +20,6 @@ export default function Raw({ talk }) {
     trace && h(Events, { events: trace.events }),
     message && !trace && h("p", { class: "small muted" }, "What crossed the wire for the last answer is known only until the page is reloaded."),
   );
-}
-
-/**
- * @param {import("../talk/talk.js").Talk} talk
- * @returns {Record<string, any> | string}
- */
-function nextRequest(talk) {
-  const { text, images } = talk.record.value.draft;
-  talk.path.value;
-  const draft = text || images.length ? [{ role: "user", content: text, images }] : [];
-  try {
-    return requestOf(talk.settings.value, /** @type {any} */ ([...talk.shown(), ...draft]));
-  } catch (error) {
-    return String(error);
-  }
 }
 
 /** @param {{title: string, text: string}} props */

@@ -15,4 +15,5 @@ export const tabs = [
   { id: "tokens", label: "Tokens", load: () => import("./tokens.js") },
   { id: "prompt", label: "Prompt", load: () => import("./prompt.js") },
   { id: "raw", label: "Raw", load: () => import("./raw.js") },
+  { id: "code", label: "Code", load: () => import("./code.js") },
 ];

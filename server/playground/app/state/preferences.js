@@ -3,8 +3,8 @@ import { effect, signal } from "../core/ui.js";
 
 const NAME = "headrace-preferences";
 
-/** @type {{theme: "auto" | "light" | "dark", history: boolean, inspector: boolean, tab: string, width: number, inTurn: boolean}} */
-const FIRST = { theme: "auto", history: true, inspector: true, tab: "parameters", width: 360, inTurn: false };
+/** @type {{theme: "auto" | "light" | "dark", history: boolean, inspector: boolean, tab: string, width: number, inTurn: boolean, language: string}} */
+const FIRST = { theme: "auto", history: true, inspector: true, tab: "parameters", width: 360, inTurn: false, language: "" };
 
 function stored() {
   try {

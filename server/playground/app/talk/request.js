@@ -1,5 +1,4 @@
-/** From a conversation to the body of a chat request, and back. Pure functions. */
-import { noSettings } from "./types.js";
+/** From a conversation to the body of a chat request; `given.js` is the way back. Pure functions. */
 
 /**
  * @typedef {import("./types.js").Message} Message
@@ -102,59 +101,4 @@ function parsed(text, what) {
   } catch (error) {
     throw new SyntaxError(`${what}: ${error instanceof Error ? error.message : "no JSON"}`);
   }
-}
-
-/**
- * The interface for a body: settings, and messages without places.
- * @param {Body} body
- * @returns {{settings: Settings, messages: (Partial<Message> & Pick<Message, "role">)[]}}
- */
-export function fromRequest(body) {
-  const settings = noSettings();
-  settings.model = body.model ?? null;
-  for (const [name, value] of Object.entries(body)) {
-    if (!OWN_FIELDS.has(name) && value !== null) settings.params[name] = value;
-  }
-  if (body.tools) settings.tools = JSON.stringify(body.tools, null, 2);
-  if (body.grammar) settings.format = { kind: "grammar", text: body.grammar, strict: true };
-  else if (body.choice) settings.format = { kind: "choice", text: body.choice.join("\n"), strict: true };
-  else if (body.response_format) settings.format = formatOf(body.response_format);
-  return { settings, messages: (body.messages ?? []).map(messageOf) };
-}
-
-/**
- * @param {any} given
- * @returns {Settings["format"]}
- */
-function formatOf(given) {
-  if (given.type === "json_object" || given.type === "text") return { kind: given.type, text: "", strict: true };
-  if (given.type === "regex") return { kind: "regex", text: given.value ?? given.regex ?? "", strict: true };
-  const { json_schema: openai } = given;
-  if (openai?.schema) return { kind: "json_schema", text: JSON.stringify(openai.schema, null, 2), strict: openai.strict === true };
-  return { kind: "json_schema", text: JSON.stringify(given, null, 2), strict: true };
-}
-
-/**
- * @param {any} given
- * @returns {Partial<Message> & Pick<Message, "role">}
- */
-function messageOf(given) {
-  const role = given.role === "developer" ? "system" : given.role === "function" ? "tool" : given.role;
-  const parts = Array.isArray(given.content) ? given.content : [{ type: "text", text: given.content ?? "" }];
-  const images = parts.filter((/** @type {any} */ part) => part.type === "image_url").map((/** @type {any} */ part) => part.image_url.url ?? part.image_url);
-  const content = parts.filter((/** @type {any} */ part) => part.type === "text").map((/** @type {any} */ part) => part.text).join("\n");
-  const calls = given.tool_calls?.map((/** @type {any} */ call) => ({
-    id: call.id,
-    name: call.function?.name ?? "",
-    arguments: typeof call.function?.arguments === "string" ? call.function.arguments : JSON.stringify(call.function?.arguments ?? {}),
-  }));
-  return {
-    role,
-    content,
-    ...(images.length ? { images } : {}),
-    ...(given.reasoning ? { reasoning: given.reasoning } : {}),
-    ...(calls?.length ? { calls } : {}),
-    ...(given.tool_call_id ? { callId: given.tool_call_id } : {}),
-    ...(role === "tool" && given.name ? { name: given.name } : {}),
-  };
 }

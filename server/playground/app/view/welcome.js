@@ -2,7 +2,6 @@
 import { h } from "../core/ui.js";
 import { columns } from "../state/library.js";
 import { send } from "../state/actions.js";
-import { fromRequest } from "../talk/request.js";
 import { link, modelOf, nameOf, stateWords } from "../api/server.js";
 
 /** Each is the body of a request. */
@@ -44,7 +43,8 @@ export function Welcome({ talk }) {
   const model = modelOf(talk.settings.value);
   const ready = model?.state === "ready";
   /** @param {typeof EXAMPLES[number]["body"]} body */
-  const run = (body) => {
+  const run = async (body) => {
+    const { fromRequest } = await import("../talk/given.js");
     const { settings, messages } = fromRequest(body);
     for (const column of columns.peek()) column.changeSettings({ params: settings.params, format: settings.format, tools: settings.tools });
     send(columns.peek(), { text: messages[0].content ?? "", images: [] });
