@@ -10,6 +10,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 AttentionName = Literal["auto", "triton", "reference", "sdpa", "cpu"]
 Quantization = Literal["auto", "none", "fp8"]
 KvDtype = Literal["auto", "fp8"]
+Activations = Literal["int8", "int16"]
 ConstraintBackend = Literal["llguidance", "outlines_core"]
 
 
@@ -29,6 +30,8 @@ class EngineConfig:
     """Of the linears' weights: `auto` as the checkpoint has them, `none` in `dtype`, `fp8` with activations in FP8."""
     kv_dtype: KvDtype = "auto"
     """Of the KV cache: `auto` is the model's dtype, `fp8` half the memory of 16 bits."""
+    activations: Activations = "int16"
+    """What activations are rounded to before products with a GGUF file's own weights on a CPU."""
     device: str = "auto"
     context: int | None = None
     """Longest prompt plus answer in tokens; None takes the model's own and lowers it if memory is short."""

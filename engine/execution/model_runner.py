@@ -28,6 +28,7 @@ from engine.models.cross_attention import cross_inputs, looking
 from engine.models.key_offsets import key_offsets
 from engine.models.load_check import CHECK_BLOCKS, check_layers, refusal
 from engine.models.loader import LoadedModel, load
+from engine.models.quantized import round_activations
 from engine.models.rotary import freeze_rotary
 from engine.models.surgery import Surgery
 from engine.sampling.logprobs import score_prompts
@@ -292,6 +293,7 @@ class ModelRunner:
         surgery.check()
         if config.fusion:
             surgery.operate(self.kernels)
+        round_activations(self.model, 8 if config.activations == "int8" else 16)
         self.notes += surgery.notes
         self.surgery = surgery.changes
         self.launches_per_layer = surgery.launches

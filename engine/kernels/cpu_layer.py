@@ -16,7 +16,7 @@ _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 class _Layer(ctypes.Structure):
     _fields_ = [
         ("input_norm", _POINTER), ("mlp_norm", _POINTER),
-        ("qkv", LinearOfC), ("output", LinearOfC), ("gate_up", LinearOfC), ("down", LinearOfC),
+        *((name, ctypes.POINTER(LinearOfC)) for name in ("qkv", "output", "gate_up", "down")),
         ("heads", _INT), ("kv_heads", _INT), ("head_dim", _INT), ("window", _INT),
         ("input_eps", _FLOAT), ("mlp_eps", _FLOAT), ("scaling", _FLOAT),
     ]  # fmt: skip
@@ -62,7 +62,7 @@ class QuantizedLayer:
         self._kv_heads = (parts.qkv.outputs // head_dim - parts.heads) // 2
         self._layer = _Layer(
             input_norm=parts.input_norm.data_ptr(), mlp_norm=parts.mlp_norm.data_ptr(),
-            qkv=parts.qkv.of_c, output=parts.output.of_c, gate_up=parts.gate_up.of_c, down=parts.down.of_c,
+            **{name: ctypes.pointer(getattr(parts, name).of_c) for name in ("qkv", "output", "gate_up", "down")},
             heads=parts.heads, kv_heads=self._kv_heads, head_dim=head_dim, window=parts.window or 0,
             input_eps=parts.input_eps, mlp_eps=parts.mlp_eps, scaling=parts.scaling,
         )  # fmt: skip

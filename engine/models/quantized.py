@@ -74,6 +74,13 @@ def quantized_bytes(path: Path) -> int:
     )
 
 
+def round_activations(model: nn.Module, bits: int) -> None:
+    """Have the products with a model's quantised weights round what they are given to 8 or 16 bits."""
+    for module in model.modules():
+        if isinstance(module, QuantizedLinear):
+            module.product.round_to(bits)
+
+
 def fill_quantized(model: Any, path: Path, directory: Path, progress: Progress) -> None:
     """Give a model without parameters those of a GGUF file, quantised where that is possible, else in fp32.
 

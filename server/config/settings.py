@@ -16,7 +16,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from engine.config import AttentionName, ConstraintBackend, Dtype, EngineConfig, KvDtype, Quantization, size_in_bytes
+from engine.config import (
+    Activations,
+    AttentionName,
+    ConstraintBackend,
+    Dtype,
+    EngineConfig,
+    KvDtype,
+    Quantization,
+    size_in_bytes,
+)
 from engine.errors import ConfigError, RequestError
 from engine.sampling_params import SamplingParams
 from engine.weights.sources import HUB_ID
@@ -64,6 +73,7 @@ class ModelSpec:
     dtype: Dtype = "auto"
     quantization: Quantization = "auto"
     kv_dtype: KvDtype = "auto"
+    activations: Activations = "int16"
     device: str = "auto"
     context: int | None = None
     memory: str = "auto"
@@ -92,6 +102,7 @@ class ModelSpec:
             dtype=self.dtype,
             quantization=self.quantization,
             kv_dtype=self.kv_dtype,
+            activations=self.activations,
             device=self.device,
             context=self.context,
             memory=self.memory,
@@ -152,6 +163,7 @@ _MODEL_FIELDS = {
     "dtype": Field("text", choices=("auto", "float32", "bfloat16", "float16")),
     "quantization": Field("text", choices=("auto", "none", "fp8")),
     "kv_dtype": Field("text", choices=("auto", "fp8")),
+    "activations": Field("text", choices=("int8", "int16")),
     "device": Field("text"),
     "context": Field("count"),
     "memory": Field("memory"),

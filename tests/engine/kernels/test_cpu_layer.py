@@ -8,7 +8,7 @@ import torch
 
 from engine.kernels.cpu import CpuKernels, load_kernels
 from engine.kernels.cpu_layer import MAX_ROWS, QuantizedLayer, QuantizedLayerParts
-from engine.kernels.cpu_quantized import QuantizedProduct, Room, is_available, pack
+from engine.kernels.cpu_quantized import ACTIVATION_BITS, QuantizedProduct, Room, is_available, pack
 from tests.engine.kernels.test_cpu_quantized import random_blocks, run_under_sanitizers
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="no C compiler here")
@@ -106,12 +106,15 @@ SHAPES = [
 
 @pytest.mark.parametrize(("heads", "kv_heads", "dim", "size", "inner", "numbers"), SHAPES, ids=str)
 @pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("bits", ACTIVATION_BITS)
 def test_a_layer_is_its_operations_to_the_bit(
-    heads: int, kv_heads: int, dim: int, size: int, inner: int, numbers: tuple[int, ...], window: int | None
+    heads: int, kv_heads: int, dim: int, size: int, inner: int, numbers: tuple[int, ...], window: int | None, bits: int
 ) -> None:
     kernels = load_kernels(torch.float32)
     assert kernels is not None
     parts = replace(parts_of(heads, kv_heads, dim, size, inner, _fitting(numbers, size, inner)), window=window)
+    for product in (parts.qkv, parts.output, parts.gate_up, parts.down):
+        product.round_to(bits)
     for rows in (1, 2, 5, MAX_ROWS):
         step, other, hidden = Step(rows, kv_heads, dim), Step(rows, kv_heads, dim), torch.randn(rows, size)
         ours = whole(parts, hidden, step)
@@ -150,7 +153,7 @@ def test_what_is_no_number_stays_in_its_row() -> None:
 DRIVER = r"""
 #include "SOURCE"
 #include <stdio.h>
-static Linear linear_of(int64_t outputs, int64_t size) {
+static Linear *linear_of(int64_t outputs, int64_t size) {
     int64_t bytes = outputs * (size / 32) * 34;
     uint8_t *blocks = calloc(bytes, 1), *packed = malloc(packed_bytes(Q8_0, outputs, size));
     for (int64_t i = 0; i < bytes; i++) blocks[i] = i % 34 == 1 ? 0x20 : (uint8_t)(i * 37 % 61);
@@ -158,9 +161,13 @@ static Linear linear_of(int64_t outputs, int64_t size) {
     free(blocks);
     Part *part = malloc(sizeof *part);
     *part = (Part){packed, outputs, Q8_0};
-    return (Linear){part, 1, size, NULL};
+    Linear *linear = malloc(sizeof *linear);
+    *linear = (Linear){part, 1, size, NULL, outputs % 64 ? 8 : 16};
+    return linear;
 }
-static void drop(Linear linear) { free((void *)linear.parts->packed), free((void *)linear.parts); }
+static void drop(const Linear *linear) {
+    free((void *)linear->parts->packed), free((void *)linear->parts), free((void *)linear);
+}
 int main(void) {
     const int64_t heads[] = {1, 3, 34}, kv_heads[] = {1, 3, 2}, inner[] = {32, 288, 1504}, rows[] = {1, 2, 64};
     for (int shape = 0; shape < 3; shape++) for (int r = 0; r < 3; r++) {

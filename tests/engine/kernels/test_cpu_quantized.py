@@ -14,6 +14,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
 from engine.kernels import build
 from engine.kernels.cpu_quantized import (
+    ACTIVATION_BITS,
     FORMATS,
     QuantizedProduct,
     QuantizedWeight,
@@ -56,42 +57,77 @@ def unpacked(number: int, blocks: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(dequantize(blocks, GGMLQuantizationType(number))).double()
 
 
-def bound(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """How far a product may be from the exact one: activations in 16 bits, sums in fp32; fp64 `[rows, outputs]`."""
+def bound(x: torch.Tensor, weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """How far a product may be from the exact one: activations in `bits`, sums in fp32; fp64 `[rows, outputs]`."""
     blocks = x.double().abs().unflatten(1, (-1, 32))
-    rounding = (blocks.amax(-1, keepdim=True) / 65534).expand_as(blocks).flatten(1)
+    rounding = (blocks.amax(-1, keepdim=True) / (2**bits - 2)).expand_as(blocks).flatten(1)
     return torch.as_tensor(rounding @ weight.abs().T + 2e-6 * (x.double().abs() @ weight.abs().T))
 
 
-def check(x: torch.Tensor, number: int, outputs: int, *, bias: torch.Tensor | None = None) -> None:
+def check(x: torch.Tensor, number: int, outputs: int, bits: int, *, bias: torch.Tensor | None = None) -> None:
     blocks = random_blocks(number, outputs, x.shape[1])
     weight = unpacked(number, blocks)
-    result = QuantizedProduct([pack(blocks, number, x.shape[1], Room())], bias)(x)
+    result = product_of([pack(blocks, number, x.shape[1], Room())], bits, bias)(x)
     exact = x.double() @ weight.T + (0 if bias is None else bias.double())
     assert result.shape == exact.shape
-    assert ((result.double() - exact).abs() <= bound(x, weight)).all()
+    assert ((result.double() - exact).abs() <= bound(x, weight, bits)).all()
 
 
+def product_of(weights: list[QuantizedWeight], bits: int, bias: torch.Tensor | None = None) -> QuantizedProduct:
+    product = QuantizedProduct(weights, bias)
+    product.round_to(bits)
+    return product
+
+
+both_bits = pytest.mark.parametrize("bits", ACTIVATION_BITS)
+
+
+@both_bits
 @pytest.mark.parametrize("number", FORMATS, ids=FORMATS.values())
 @pytest.mark.parametrize("outputs", [1, 7, 8, 9, 16, 17, 61])
-def test_a_product_is_that_of_the_unpacked_weights(number: int, outputs: int) -> None:
+def test_a_product_is_that_of_the_unpacked_weights(number: int, outputs: int, bits: int) -> None:
     torch.manual_seed(outputs)
     size = GGML_QUANT_SIZES[GGMLQuantizationType(number)][0] * 3
     for rows in (1, 2, 3, 4, 5, 7, 64, 65, 70):
-        check(torch.randn(rows, size), number, outputs, bias=torch.randn(outputs))
+        check(torch.randn(rows, size), number, outputs, bits, bias=torch.randn(outputs))
 
 
+@both_bits
 @pytest.mark.parametrize("number", FORMATS, ids=FORMATS.values())
-def test_rows_of_every_number_and_size_are_met(number: int) -> None:
+def test_rows_of_every_number_and_size_are_met(number: int, bits: int) -> None:
     for rows in range(1, 71, 3):
-        check(torch.randn(rows, 256) * 10.0 ** (rows % 7 - 3), number, 16)
+        check(torch.randn(rows, 256) * 10.0 ** (rows % 7 - 3), number, 16, bits)
     for size in (256, 512, 2304, 8960):
-        check(torch.randn(2, size), number, 24)
+        check(torch.randn(2, size), number, 24, bits)
 
 
+@both_bits
 @pytest.mark.parametrize("number", FORMATS, ids=FORMATS.values())
-def test_no_row_depends_on_its_neighbours(number: int) -> None:
-    product = QuantizedProduct([pack(random_blocks(number, 40, 768), number, 768, Room())])
+def test_the_largest_whole_numbers_fit(number: int, bits: int) -> None:
+    """Sums are kept in as few bits as they may be."""
+    blocks = random_blocks(number, 16, 512)
+    elements, size_of = GGML_QUANT_SIZES[GGMLQuantizationType(number)]
+    every = np.full((16, 512 // elements, size_of), 255, np.uint8)
+    if number == 8:
+        every[..., 2:] = 128  # -128, of the largest size
+    taken = blocks.reshape(every.shape)
+    for place in range(HALVES.get(number, 1)):
+        at = 208 if number == 14 else 2 * place
+        every[..., at : at + 2] = taken[..., at : at + 2]
+    for bits_of_weights in (every, np.where(every == 255, 0, every).astype(np.uint8)):
+        same = np.ascontiguousarray(bits_of_weights.reshape(16, -1))
+        product = product_of([pack(same, number, 512, Room())], bits)
+        weight = unpacked(number, same)
+        for x in (torch.ones(5, 512), -torch.ones(5, 512), torch.ones(1, 512)):
+            exact = x.double() @ weight.T
+            near = 2e-6 * (x.double().abs() @ weight.abs().T) + 1e-9
+            assert ((product(x).double() - exact).abs() <= near).all()
+
+
+@both_bits
+@pytest.mark.parametrize("number", FORMATS, ids=FORMATS.values())
+def test_no_row_depends_on_its_neighbours(number: int, bits: int) -> None:
+    product = product_of([pack(random_blocks(number, 40, 768), number, 768, Room())], bits)
     x = torch.randn(70, 768)
     whole = product(x)
     for rows in (1, 2, 3, 4, 6, 13, 64):
@@ -99,25 +135,28 @@ def test_no_row_depends_on_its_neighbours(number: int) -> None:
             assert torch.equal(product(x[start : start + rows].contiguous()), whole[start : start + rows])
 
 
-def test_threads_change_nothing() -> None:
-    product = QuantizedProduct([pack(random_blocks(12, 512, 768), 12, 768, Room())])
+@both_bits
+def test_threads_change_nothing(bits: int) -> None:
+    product = product_of([pack(random_blocks(12, 512, 768), 12, 768, Room())], bits)
     x = torch.randn(9, 768)
     alone = product(x)
     torch.set_num_threads(2)
     assert torch.equal(product(x), alone)
 
 
-def test_several_weights_stand_beside_one_another() -> None:
+@both_bits
+def test_several_weights_stand_beside_one_another(bits: int) -> None:
     numbers, outputs = (12, 14, 8), (20, 9, 33)
     weights = [pack(random_blocks(n, rows, 512, n), n, 512, Room()) for n, rows in zip(numbers, outputs, strict=True)]
     x, bias = torch.randn(6, 512), torch.randn(sum(outputs))
-    alone = torch.cat([QuantizedProduct([weight])(x) for weight in weights], dim=1)
-    assert torch.equal(QuantizedProduct(weights, bias)(x), alone + bias)
+    alone = torch.cat([product_of([weight], bits)(x) for weight in weights], dim=1)
+    assert torch.equal(product_of(weights, bits, bias)(x), alone + bias)
 
 
-def test_outliers_zeros_and_what_is_no_number() -> None:
+@both_bits
+def test_outliers_zeros_and_what_is_no_number(bits: int) -> None:
     blocks = random_blocks(3, 8, 64)
-    product = QuantizedProduct([pack(blocks, 3, 64, Room())])
+    product = product_of([pack(blocks, 3, 64, Room())], bits)
     x = torch.zeros(5, 64)
     x[1, 3], x[2, :], x[3, 40], x[4, 5] = 1e30, 1e-38, float("nan"), float("inf")
     result = product(x)
@@ -156,7 +195,7 @@ def test_plain_c_gives_what_vectors_give(tmp_path: Path) -> None:
         saved = tmp_path / "results"
         subprocess.run([sys.executable, "-c", _PRODUCTS, library, str(saved)], check=True, cwd=ROOT)
         results.append(torch.load(saved))
-    assert len(results[0]) == len(FORMATS)
+    assert len(results[0]) == 4 * len(FORMATS)
     for without, with_vectors in zip(*results, strict=True):
         torch.testing.assert_close(without, with_vectors, rtol=1e-5, atol=1e-4)
 
@@ -171,7 +210,11 @@ torch.manual_seed(1)
 products = []
 for number in cpu_quantized.FORMATS:
     weight = cpu_quantized.pack(random_blocks(number, 17, 512), number, 512, cpu_quantized.Room())
-    products.append(cpu_quantized.QuantizedProduct([weight])(torch.randn(5, 512)))
+    product = cpu_quantized.QuantizedProduct([weight])
+    for bits in cpu_quantized.ACTIVATION_BITS:
+        product.round_to(bits)
+        products.append(product(torch.randn(5, 512)))
+        products.append(product(torch.randn(1, 512)))
 torch.save(products, sys.argv[2])
 """
 
@@ -190,8 +233,10 @@ int main(void) {
         for (int64_t i = 0; i < rows[r] * size; i++) x[i] = (float)(i % 17) - 8.0f;
         pack_quantized(packed, blocks, formats[f], outputs[o], size);
         Part part = {packed, outputs[o], formats[f]};
-        Linear linear = {&part, 1, size, bias};
-        if (quantized_linear(out, x, &linear, rows[r])) return 1;
+        for (int bits = 8; bits <= 16; bits += 8) {
+            Linear linear = {&part, 1, size, bias, bits};
+            if (quantized_linear(out, x, &linear, rows[r])) return 1;
+        }
         free(blocks), free(packed), free(x), free(out), free(bias);
     }
     puts("done");

@@ -15,7 +15,7 @@ from engine.errors import ModelLoadError
 from engine.kernels import cpu_quantized
 from engine.messages import AddRequest
 from engine.models import loader, quantized
-from engine.models.quantized import QuantizedEmbedding, QuantizedLinear, quantized_bytes
+from engine.models.quantized import QuantizedEmbedding, QuantizedLinear, quantized_bytes, round_activations
 from engine.sampling_params import SamplingParams
 from engine.weights.gguf import describe_model
 from engine.weights.gguf_config import convert_tensor
@@ -93,6 +93,29 @@ def test_the_engine_generates_what_transformers_does(family: str, tiny_model_dir
     equal = [check_greedy(directory, r.prompt_token_ids, outputs[number], r.params) for number, r in requests.items()]
     assert sum(equal) >= len(requests) - 2
     assert engine.stats().preemptions > 0
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_rougher_activations_are_near_and_every_row_has_what_it_has_alone(
+    family: str, tiny_model_dir: TinyModelDir, tmp_path: Path
+) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_model(path, tiny_model_dir(family), kind=GGMLQuantizationType.Q4_0)
+    engine = make_engine(path, num_blocks=24, context=90, max_batched_tokens=16, activations="int8")
+    assert "CPU layers" in engine._runner.surgery
+    requests, arrivals = random_mix(3, longest=60)
+    outputs = run(engine, requests, arrivals)
+    assert engine.stats().preemptions > 0
+    alone = make_engine(path, context=90, activations="int8", prefix_cache=False)
+    for number, request in requests.items():
+        assert run(alone, {number: request}, {number: 0})[number] == outputs[number]
+    finer = load_from(path, dtype="float32").model
+    rougher = load_from(path, dtype="float32").model
+    round_activations(rougher, 8)
+    ids = torch.arange(5, 45)[None]
+    with torch.inference_mode():
+        expected, found = finer(ids).logits, rougher(ids).logits
+    assert 1e-4 < float((found - expected).square().mean().sqrt() / expected.std()) < 0.05
 
 
 def test_projections_of_different_formats_are_one_product(tiny_model_dir: TinyModelDir, tmp_path: Path) -> None:
