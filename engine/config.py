@@ -1,7 +1,7 @@
 """What an engine process is told at its start: one frozen value, with every default in one place."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from engine.errors import ConfigError
@@ -59,6 +59,13 @@ class EngineConfig:
     """CPU threads of the forward pass."""
     max_queued_requests: int = 1024
     """Requests waiting for their first step beyond which admission is refused."""
+
+    kv_limit: int = 0
+    """Most bytes that a KV cache of `memory: auto` may take; 0 leaves it to what is free."""
+
+    def with_kv_limit(self, num_bytes: int) -> "EngineConfig":
+        """The same settings, with a limit on an automatic KV cache."""
+        return replace(self, kv_limit=num_bytes)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a `memory` that cannot be understood, before anything is loaded."""

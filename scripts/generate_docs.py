@@ -24,7 +24,7 @@ from server.edge.http_protocol import HEADER_SECONDS, LINGER_BYTES, LINGER_SECON
 from server.edge.limits import MIB, Limits
 from server.edge.request_head import MAX_HEAD_BYTES
 from server.edge.sse import KEEP_ALIVE_SECONDS
-from server.fleet.fleet import FleetPolicy
+from server.fleet.policy import FleetPolicy
 from server.metrics import exposition
 from server.prompt.text_process import TextPolicy
 from server.protocol.error_table import ERROR_TABLE

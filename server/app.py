@@ -18,6 +18,7 @@ from server.openapi.document import describe_api
 from server.playground.assets import load_assets
 from server.playground.pages import playground_router
 from server.protocol.errors import ApiError, internal_error
+from server.routes.admin import router as admin_router
 from server.routes.chat import router as chat_router
 from server.routes.completions import router as completions_router
 from server.routes.description import router as description_router
@@ -25,7 +26,15 @@ from server.routes.health import router as health_router
 from server.routes.models import router as models_router
 from server.routes.tokenize import router as tokenize_router
 
-ROUTERS = (chat_router, completions_router, tokenize_router, models_router, health_router, description_router)
+ROUTERS = (
+    chat_router,
+    completions_router,
+    tokenize_router,
+    models_router,
+    admin_router,
+    health_router,
+    description_router,
+)
 ROUTES = tuple(route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute))
 
 

@@ -4,12 +4,17 @@ from dataclasses import dataclass, field
 
 from server.edge.counters import ServerCounters
 from server.edge.limits import Admission
-from server.fleet.fleet import EngineHandle, Fleet, ModelState
+from server.fleet.fleet import Fleet
+from server.fleet.handle import EngineHandle
+from server.fleet.lease import Lease
+from server.fleet.policy import ModelState
+from server.fleet.reasons import public_reason
 from server.images.service import ImageService
 from server.prompt.text_pool import TextPool
 from server.protocol.errors import ApiError, model_not_found
 
 LOADING_RETRY_SECONDS = 5
+LOAD_WAIT_SECONDS = 60.0
 NAMELESS = frozenset({"dummy", "tgi"})
 """What huggingface_hub's client, now and in former versions, puts for a model when it was given only an address."""
 
@@ -24,6 +29,8 @@ class ServerContext:
     images: ImageService = field(default_factory=ImageService)
     counters: ServerCounters = field(default_factory=ServerCounters)
     ignore_unknown_fields: bool = False
+    load_wait: float = LOAD_WAIT_SECONDS
+    """Seconds for which an answer in one piece waits for its model to be loaded."""
 
     def model(self, name: str | None) -> EngineHandle:
         """The model of that name, ready or not; the first that this server was told to serve if none is named.
@@ -37,18 +44,30 @@ class ServerContext:
             raise model_not_found(name)
         return handle
 
+    def lease(self, handle: EngineHandle) -> Lease:
+        """A request's hold on a model, which is loaded for it if need be. Raises `ApiError` 503 where it is no use."""
+        if handle.is_refusing or handle.state is ModelState.STOPPED:
+            raise not_ready(handle)
+        return self.fleet.lease(handle)
+
 
 def not_ready(handle: EngineHandle) -> ApiError:
     """Why a model cannot answer now: 503, with Retry-After where waiting helps."""
+    waiting_helps = True
     match handle.state:
         case ModelState.FAILED:
-            reason, waiting_helps = "could not be loaded or died too often; the server's log says why", False
+            reason = "could not be loaded" if handle.info is None else "cannot be used"
+            reason += f": {public_reason(handle)}" if handle.error is not None else ""
+            waiting_helps = False
         case ModelState.RESTARTING:
-            reason, waiting_helps = "is being restarted", True
+            reason = "is being restarted"
         case ModelState.STOPPED:
-            reason, waiting_helps = "is shutting down", True
+            reason = "is shutting down"
+        case ModelState.UNLOADED | ModelState.UNLOADING:
+            reason = "was unloaded"
         case _:
-            reason, waiting_helps = "is loading", True
+            stage = "" if handle.progress is None else f" ({stage_words(handle)})"
+            reason = f"is loading{stage}"
     return ApiError(
         503,
         f"The model {handle.name} {reason}",
@@ -56,3 +75,12 @@ def not_ready(handle: EngineHandle) -> ApiError:
         code="model_not_ready",
         headers={"Retry-After": str(LOADING_RETRY_SECONDS)} if waiting_helps else {},
     )
+
+
+def stage_words(handle: EngineHandle) -> str:
+    """Where the load of a model stands, in one line: `reading weights, 40 %`."""
+    if handle.state is not ModelState.LOADING or handle.progress is None:
+        return handle.state.value
+    stage = " ".join(handle.progress.stage.split())
+    fraction = handle.progress.fraction
+    return stage if fraction is None else f"{stage}, {round(100 * fraction)} %"

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 
 from engine.messages import EngineStats
 from server.edge.counters import ServerCounters
-from server.fleet.fleet import EngineHandle
+from server.fleet.handle import EngineHandle
+from server.fleet.residency import Residency
 from server.images.service import ImageService
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -32,12 +33,17 @@ _BLOCK_STATES = ("free", "cached", "owned", "total")
 
 
 def exposition(
-    handles: Iterable[EngineHandle], counters: ServerCounters, in_flight: int, images: ImageService | None = None
+    handles: Iterable[EngineHandle],
+    counters: ServerCounters,
+    in_flight: int,
+    images: ImageService | None = None,
+    residency: Residency | None = None,
 ) -> str:
     """The page."""
     handles = list(handles)
     lines: list[str] = []
     _engine_part(lines, handles)
+    _memory_part(lines, residency)
     _server_part(lines, counters, in_flight)
     _image_part(lines, images or ImageService())
     return "\n".join(lines) + "\n"
@@ -48,6 +54,8 @@ def _engine_part(lines: list[str], handles: list[EngineHandle]) -> None:
     live = {handle.name: int(handle.is_live) for handle in handles}
     restarts = {handle.name: handle.restarts for handle in handles}
     _family(lines, "model_ready", "gauge", "Whether the model is loaded and its engine answers.", live)
+    loads = {handle.name: handle.loads for handle in handles}
+    _family(lines, "model_loads_total", "counter", "Loads of the model since the server was started.", loads)
     _family(lines, "engine_restarts_total", "counter", "Starts of the engine process after a death.", restarts)
     for kind, table in (("gauge", _ENGINE_GAUGES), ("counter", _ENGINE_COUNTERS)):
         for name, attribute, text in table:
@@ -57,6 +65,20 @@ def _engine_part(lines: list[str], handles: list[EngineHandle]) -> None:
         for state in _BLOCK_STATES:
             label = _escape(model)
             lines.append(f'headrace_kv_blocks{{model="{label}",state="{state}"}} {getattr(value, f"blocks_{state}")}')
+
+
+def _memory_part(lines: list[str], residency: Residency | None) -> None:
+    budgets = residency.budgets if residency is not None else {}
+    for name, text, values in (
+        ("memory_budget_bytes", "What all models of a device may take together.", budgets),
+        (
+            "memory_granted_bytes",
+            "What models that are loaded or loading have of it.",
+            {device: residency.taken(device) for device in budgets} if residency is not None else {},
+        ),
+    ):
+        _head(lines, name, "gauge", text)
+        lines.extend(f'headrace_{name}{{device="{device}"}} {value}' for device, value in values.items())
 
 
 def _server_part(lines: list[str], counters: ServerCounters, in_flight: int) -> None:

@@ -156,9 +156,11 @@ def test_every_page_is_linked_from_the_readme() -> None:
 
 
 def test_every_route_is_documented() -> None:
-    from server.routes import chat, completions, health, models, tokenize
+    from server.routes import admin, chat, completions, health, models, tokenize
 
-    paths = {route.path for module in (chat, completions, health, models, tokenize) for route in module.router.routes}
+    paths = {
+        route.path for module in (admin, chat, completions, health, models, tokenize) for route in module.router.routes
+    }
     for path in paths:
         assert f"{path.replace(':path', '')}`" in PAGES["docs/api.md"], path
 

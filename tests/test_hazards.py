@@ -23,7 +23,8 @@ import pytest
 from engine.client import EngineClient
 from engine.config import EngineConfig
 from engine.weights.random_tokenizer import write_tokenizer
-from server.fleet.fleet import EngineHandle, FleetPolicy, ModelState
+from server.fleet.handle import EngineHandle
+from server.fleet.policy import FleetPolicy, ModelState
 from server.prompt import template_limits
 from tests.clocks import PATIENCE, REPEATS
 from tests.constraint_hazards import CONSTRAINTS, ROWS

@@ -108,6 +108,8 @@ def size_cache(
         num_blocks = config.num_blocks
     else:
         budget = memory_budget(config.memory, device, reserved)
+        if config.memory == "auto" and config.kv_limit:
+            budget = min(budget, config.kv_limit)
         if config.memory == "auto" and device.type == "cpu":
             budget = min(budget, CPU_CONTEXTS * (context + config.block_size) * token_bytes)
         num_blocks = int(budget // (token_bytes * config.block_size))

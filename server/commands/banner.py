@@ -10,7 +10,8 @@ from typing import TextIO
 from engine.errors import HeadraceError
 from engine.messages import EngineInfo
 from server.config.settings import SamplingDefaults
-from server.fleet.fleet import EngineHandle, ModelState
+from server.fleet.handle import EngineHandle
+from server.fleet.policy import ModelState
 
 BAR_CELLS = 24
 _CLEAR_LINE = "\r\x1b[K"

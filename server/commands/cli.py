@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import get_args
 
 from engine import version
-from engine.config import Dtype, EngineConfig, KvDtype, Quantization
+from engine.config import Dtype, EngineConfig, KvDtype, Quantization, parse_memory
 from engine.errors import ConfigError, HeadraceError
 from server.commands.banner import Console, ConsoleHandler
 from server.commands.models import add_models_parser
+from server.commands.remote import add_remote_parsers
 from server.commands.serve import ServeSettings, run
+from server.commands.served import Served, choose_served
 from server.config.image_policy import RemotePolicy, parse_policy
-from server.config.names import with_served_names
 from server.config.settings import ModelSpec, find_models_file, load_models_file
-from server.config.unlisted import Chosen, choose
+from server.context import LOAD_WAIT_SECONDS
 from server.edge.limits import Limits
+from server.fleet.policy import Residence
 
 KEY_VARIABLE = "HEADRACE_API_KEY"
+ADMIN_KEY_VARIABLE = "HEADRACE_ADMIN_API_KEY"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve_parser(commands)
     add_models_parser(commands)
+    add_remote_parsers(commands)
     return parser
 
 
@@ -59,8 +63,14 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     serve.set_defaults(handler=_serve)
     serve.add_argument(
         "names", nargs="*", metavar="MODEL",
-        help="names of models.yaml, directories, .gguf files or hub ids [those with load: startup]",
+        help="what to load at start: names of models.yaml, directories, .gguf files or hub ids"
+        " [those with load: startup]",
     )  # fmt: skip
+    serve.add_argument(
+        "--only",
+        action="store_true",
+        help="serve these alone; the other models of models.yaml are not loaded on demand",
+    )
     serve.add_argument("--models", metavar="FILE", type=Path, help="the file that names the models [models.yaml]")
     where = serve.add_argument_group("where to listen")
     where.add_argument("--host", default="127.0.0.1", help="address [%(default)s; 0.0.0.0 for all]")
@@ -71,6 +81,10 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     where.add_argument(
         "--api-key", action="append", default=[], metavar="KEY",
         help=f"a key that clients must send; {KEY_VARIABLE} may hold some, separated by spaces",
+    )  # fmt: skip
+    where.add_argument(
+        "--admin-api-key", action="append", default=[], metavar="KEY",
+        help=f"a key that may load and unload models as well; {ADMIN_KEY_VARIABLE} may hold some",
     )  # fmt: skip
     where.add_argument(
         "--no-playground", action="store_true", help="leave out the pages for a browser at the root of the server"
@@ -93,6 +107,20 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     how.add_argument("--memory", help="KV cache: auto, a fraction such as 0.5, or a size such as 4GiB")
     how.add_argument("--threads", type=_positive, help="CPU threads of each engine")
     how.add_argument("--max-num-seqs", type=_positive, metavar="N", help="most sequences in one step")
+    together = serve.add_argument_group("models that come and go")
+    together.add_argument(
+        "--memory-budget", type=_memory, default="auto", metavar="MEMORY",
+        help="what all models of a device may take together: auto, a fraction such as 0.5, or a size such as 20GiB"
+        " [auto: what is free at start, less a tenth on a CPU]",
+    )  # fmt: skip
+    together.add_argument(
+        "--idle-timeout", type=_seconds, metavar="SECONDS",
+        help="end a model that nobody has asked for so long [never; models.yaml may say otherwise of a model]",
+    )  # fmt: skip
+    together.add_argument(
+        "--load-wait", type=_seconds, default=LOAD_WAIT_SECONDS, metavar="SECONDS",
+        help="how long a request whose answer is not streamed waits for its model to be loaded [%(default)s]",
+    )  # fmt: skip
     limits = serve.add_argument_group("limits")
     limits.add_argument(
         "--remote-images", type=_policy, metavar="WHERE",
@@ -116,19 +144,24 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
 def _serve(options: argparse.Namespace) -> int:
     console = Console()
     _set_up_logging(console, options.log_level)
-    chosen = _chosen(options)
-    for line in chosen.said:
+    served = _served(options)
+    for line in served.said:
         console.line(line)
-    specs = with_served_names(chosen.specs, options.served_name)
+    specs = served.specs
     settings = ServeSettings(
         models=tuple(_configured(spec, options) for spec in specs),
         aliases={alias: spec.name for spec in specs for alias in spec.aliases},
         defaults={spec.name: spec.sampling for spec in specs},
         tools={spec.name: spec.tools for spec in specs if spec.tools is not None},
         images={spec.name: spec.images if options.remote_images is None else options.remote_images for spec in specs},
+        residence={spec.name: Residence(load=spec.load, idle_timeout=_idle_timeout(spec, options)) for spec in specs},
+        sizes={spec.name: spec.size for spec in specs if spec.size is not None},
+        memory_budget=options.memory_budget,
+        load_wait=options.load_wait,
         host=options.host,
         port=options.port,
         api_keys=(*options.api_key, *os.environ.get(KEY_VARIABLE, "").split()),
+        admin_keys=(*options.admin_api_key, *os.environ.get(ADMIN_KEY_VARIABLE, "").split()),
         allowed_hosts=tuple(options.allowed_host),
         drain_seconds=options.drain,
         limits=Limits(max_requests=options.max_requests, max_connections=options.max_connections),
@@ -138,13 +171,19 @@ def _serve(options: argparse.Namespace) -> int:
     return run(settings, console)
 
 
-def _chosen(options: argparse.Namespace) -> Chosen:
+def _served(options: argparse.Namespace) -> Served:
     """The models to serve. Who names directories or hub ids needs no models.yaml."""
     path = options.models or find_models_file()
     if path is None and not options.names:
         raise ConfigError("there is no models.yaml here", hint="name one with --models FILE, or name a model")
     file = None if path is None else load_models_file(path)
-    return Chosen(file.at_startup, ()) if file is not None and not options.names else choose(options.names, file)
+    return choose_served(options.names, file, called=options.served_name, only=options.only)
+
+
+def _idle_timeout(spec: ModelSpec, options: argparse.Namespace) -> float | None:
+    """None where it never is idle for too long: 0 says so of one model."""
+    seconds: float | None = options.idle_timeout if spec.idle_timeout is None else spec.idle_timeout
+    return seconds or None
 
 
 def _configured(spec: ModelSpec, options: argparse.Namespace) -> EngineConfig:
@@ -171,6 +210,14 @@ def _policy(text: str) -> RemotePolicy:
         return parse_policy([word.strip() for word in text.split(",")], [])
     except ConfigError as error:
         raise argparse.ArgumentTypeError(error.message) from error
+
+
+def _memory(text: str) -> str:
+    try:
+        parse_memory(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(error.message) from error
+    return text
 
 
 def _port(text: str) -> int:

@@ -4,8 +4,6 @@ Reads no network and imports no torch, so that it answers at once.
 """
 
 import argparse
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -14,7 +12,9 @@ import psutil
 
 from engine.weights.seeing import takes_images
 from engine.weights.sources import SourceState, describe
+from server.commands.table import readable_size, write_table
 from server.config.settings import ModelsFile, ModelSpec, default_models_file, load_models_file
+from server.fleet.devices import gpu_memories
 
 _SUITABLE_SHARE = 0.9
 """Of a machine's memory, what weights may take at most and still leave room for a KV cache."""
@@ -44,12 +44,9 @@ def print_models(file: ModelsFile, out: TextIO) -> None:
     gpu = gpu_memory()
     rows: list[tuple[str, ...]] = [("MODEL", "STATE", "INPUTS", "SIZE", "FITS", "WEIGHTS")]
     rows += [_row(spec, is_default=spec.name == file.default, gpu=gpu) for spec in file.models]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        out.write(line.rstrip() + "\n")
+    write_table(rows, out)
     total = psutil.virtual_memory().total
-    place = f"{_readable(gpu)} of GPU memory" if gpu else f"{_readable(total)} of memory, no GPU"
+    place = f"{readable_size(gpu)} of GPU memory" if gpu else f"{readable_size(total)} of memory, no GPU"
     out.write(f"\nThis machine has {place}. The default is marked with *; serve others with: headrace serve MODEL...\n")
 
 
@@ -61,7 +58,7 @@ def _row(spec: ModelSpec, *, is_default: bool, gpu: int | None) -> tuple[str, ..
         ("* " if is_default else "  ") + name,
         state.state,
         ", ".join(_inputs(state, spec)),
-        _readable(size) if size else "-",
+        readable_size(size) if size else "-",
         _fits(state, size, spec, gpu),
         state.location,
     )
@@ -88,20 +85,5 @@ def _fits(state: SourceState, size: int | None, spec: ModelSpec, gpu: int | None
 
 def gpu_memory() -> int | None:
     """Bytes of the first NVIDIA GPU, or None where there is none or its driver does not answer."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return None
-    query = [command, "--query-gpu=memory.total", "--format=csv,noheader,nounits", "--id=0"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
-        return int(answer.split()[0]) * 2**20
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None
-
-
-def _readable(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+    found = gpu_memories()
+    return found[0].total if found else None

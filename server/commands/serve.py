@@ -16,11 +16,13 @@ from engine.errors import ConfigError
 from server.commands.banner import Console, ready_banner
 from server.config.image_policy import RemotePolicy
 from server.config.settings import SamplingDefaults
-from server.context import ServerContext
+from server.context import LOAD_WAIT_SECONDS, ServerContext
 from server.edge.auth import Keys
 from server.edge.connections import raise_descriptor_limit
 from server.edge.limits import Admission, Limits
-from server.fleet.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
+from server.fleet.fleet import Fleet
+from server.fleet.handle import EngineHandle
+from server.fleet.policy import FleetPolicy, ModelState, Residence
 from server.markup.formats import ToolsSetting
 
 if TYPE_CHECKING:
@@ -44,9 +46,19 @@ class ServeSettings:
     """How models call tools, where models.yaml says so."""
     images: Mapping[str, RemotePolicy] = field(default_factory=dict)
     """Where images may be fetched from, by model."""
+    residence: Mapping[str, Residence] = field(default_factory=dict)
+    """When each model is in memory; at start where it is not said."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of models' weights, where models.yaml tells them."""
+    memory_budget: str = "auto"
+    """What all models of a device may take together (`devices.budgets`)."""
+    load_wait: float = LOAD_WAIT_SECONDS
+    """Seconds for which an answer in one piece waits for its model to be loaded."""
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = ()
+    admin_keys: tuple[str, ...] = ()
+    """Keys that may load and unload models as well."""
     allowed_hosts: tuple[str, ...] = ()
     drain_seconds: float = 5.0
     """What running requests get to finish once the server is told to end."""
@@ -81,7 +93,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def run(settings: ServeSettings, console: Console) -> int:
     """Serve until told to end; the exit code. Raises `ConfigError` before anything is loaded."""
-    keys = Keys(settings.api_keys)
+    keys = Keys(settings.api_keys, settings.admin_keys)
     raise_descriptor_limit()
     listener = bind(settings.host, settings.port)
     with contextlib.closing(listener):
@@ -104,6 +116,9 @@ class HeadraceServer:
             defaults=settings.defaults,
             tools=settings.tools,
             images=settings.images,
+            residence=settings.residence,
+            sizes=settings.sizes,
+            budget=settings.memory_budget,
             on_change=self._on_change,
         )
         self.texts: TextPool | None = None
@@ -147,6 +162,7 @@ class HeadraceServer:
             self.texts,
             self.images,
             ignore_unknown_fields=self._settings.ignore_unknown_fields,
+            load_wait=self._settings.load_wait,
         )
         app = build_app(
             context,
@@ -164,7 +180,7 @@ class HeadraceServer:
         await serving
 
     async def _wait_for_the_end(self, serving: "asyncio.Task[None]") -> bool:
-        """Wait for a signal, or for every model to have failed; the latter is True."""
+        """Wait for a signal, or for every model of the start to have failed; the latter is True."""
         loaded = asyncio.create_task(self._announce())
         stopped = asyncio.create_task(self._stop.wait())
         try:
@@ -178,10 +194,11 @@ class HeadraceServer:
             stopped.cancel()
 
     async def _announce(self) -> bool:
-        """Wait for the loads and print what came of them; whether any model can serve."""
+        """Wait for the loads of the start and print what came of them; whether the server is of any use."""
         await self.fleet.wait_settled()
-        ready = [handle for handle in self.fleet.handles.values() if handle.state is ModelState.READY]
-        if all(handle.state is ModelState.FAILED for handle in self.fleet.handles.values()):
+        loaded = self.fleet.at_start
+        ready = [handle for handle in loaded if handle.state is ModelState.READY]
+        if loaded and all(handle.state is ModelState.FAILED for handle in loaded):
             return False
         self._console.line(
             ready_banner(
@@ -245,7 +262,11 @@ def allowed_hosts(settings: ServeSettings) -> frozenset[str] | None:
     if settings.allowed_hosts:
         return frozenset((*settings.allowed_hosts, *LOOPBACK_HOSTS))
     is_loopback = settings.host in ("localhost", "::1") or settings.host.startswith("127.")
-    return frozenset((settings.host, *LOOPBACK_HOSTS)) if is_loopback and not settings.api_keys else None
+    return (
+        frozenset((settings.host, *LOOPBACK_HOSTS))
+        if is_loopback and not (settings.api_keys or settings.admin_keys)
+        else None
+    )
 
 
 def public_url(listener: socket.socket) -> str:

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -33,7 +33,7 @@ from server.config.image_policy import NOWHERE, OFF, RemotePolicy, parse_policy
 from server.config.models_file import Field, Section, parse_list, parse_mapping, read_yaml
 from server.markup.formats import ToolsSetting
 
-Load = Literal["startup", "on_demand"]
+Load = Literal["startup", "on_demand", "pinned"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +70,9 @@ class ModelSpec:
     source: str
     revision: str | None = None
     load: Load = "on_demand"
+    """When it is loaded; `server.fleet.policy.Residence` says what each means."""
+    idle_timeout: float | None = None
+    """Seconds without a request after which it is ended; None: as the command line says."""
     dtype: Dtype = "auto"
     quantization: Quantization = "auto"
     kv_dtype: KvDtype = "auto"
@@ -128,10 +131,9 @@ class ModelsFile:
 
     @property
     def at_startup(self) -> tuple[ModelSpec, ...]:
-        """The models to serve when the command line names none: the default, then those with `load: startup`."""
-        default = self.find(self.default)
-        others = (spec for spec in self.models if spec.load == "startup" and spec is not default)
-        return (default, *others)
+        """The models to load when the command line names none: the default first, if it is one of them."""
+        loaded = [spec for spec in self.models if spec.load != "on_demand"]
+        return tuple(sorted(loaded, key=lambda spec: spec.name != self.default))
 
     def get(self, name: str) -> ModelSpec | None:
         """The model of that name or alias."""
@@ -159,7 +161,8 @@ _MODEL_FIELDS = {
     "aliases": Field("texts"),
     "source": Field("text"),
     "revision": Field("text"),
-    "load": Field("text", choices=("startup", "on_demand")),
+    "load": Field("text", choices=("startup", "on_demand", "pinned")),
+    "idle_timeout": Field("number"),
     "dtype": Field("text", choices=("auto", "float32", "bfloat16", "float16")),
     "quantization": Field("text", choices=("auto", "none", "fp8")),
     "kv_dtype": Field("text", choices=("auto", "fp8")),
@@ -207,7 +210,8 @@ def default_models_file() -> Path:
 def load_models_file(path: Path) -> ModelsFile:
     """Read and check models.yaml. Raises `ConfigError` for whatever is wrong, with the line."""
     top = parse_mapping(read_yaml(path), path.name, _FILE_FIELDS, "the file")
-    models: list[ModelSpec] = []
+    models: list[tuple[ModelSpec, bool]] = []
+    """With whether its entry says when it is loaded."""
     seen: dict[str, int] = {}
     for node in parse_list(top, "models"):
         section = parse_mapping(node, path.name, _MODEL_FIELDS, "a model")
@@ -216,12 +220,14 @@ def load_models_file(path: Path) -> ModelsFile:
             if name in seen:
                 raise section.error(key, f"the name {name!r} is taken by line {seen[name]} already")
             seen[name] = section.line(key)
-        models.append(spec)
+        models.append((spec, "load" in section.values))
     default = top.values["default"]
     if default not in seen:
         raise top.error("default", f"there is no model {default!r} below", hint=_nearest(default, seen))
-    file = ModelsFile(default=default, models=tuple(models))
-    return ModelsFile(default=file.find(default).name, models=file.models)
+    name = next(spec.name for spec, _ in models if default in (spec.name, *spec.aliases))
+    # The default is loaded at start, unless its entry says otherwise.
+    specs = (replace(spec, load="startup") if spec.name == name and not says else spec for spec, says in models)
+    return ModelsFile(default=name, models=tuple(specs))
 
 
 def _model_spec(section: Section) -> ModelSpec:

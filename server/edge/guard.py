@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 MAX_HEADERS = 100
 OPEN_PATHS = frozenset({"/health"})
 """Reachable without a key."""
+ADMIN_PREFIX = "/admin/"
 PROBED_PATHS = frozenset({"/health", "/metrics"})
 """Asked for every few seconds by other machines, so not worth a line each."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -106,6 +107,23 @@ class Edge:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         state["salt"] = salt
+        if path.startswith(ADMIN_PREFIX):
+            self._check_admin(exchange, authorization)
+
+    def _check_admin(self, exchange: "_Exchange", authorization: str | None) -> None:
+        """Only operators get to the admin's routes, and no page of another site in an operator's browser."""
+        client = exchange.scope.get("client")
+        given = authorization.encode("latin-1") if authorization is not None else None
+        if not self._keys.may_administer(given, client[0] if client else None):
+            needed = "a key of --admin-api-key" if self._keys else "to come from the server's own machine, or a key"
+            raise _not_permitted(f"Loading and unloading models needs {needed}")
+        origin = exchange.headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != exchange.headers.get("host", ""):
+            raise _not_permitted("Pages of other sites may not load and unload models")
+
+
+def _not_permitted(message: str) -> ApiError:
+    return ApiError(403, message, type="permission_error", code="not_permitted")
 
 
 class _Exchange:

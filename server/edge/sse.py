@@ -115,6 +115,10 @@ class EventWriter:
         self._wrote = True
         await self._send({"type": "http.response.body", "body": events, "more_body": True})
 
+    async def comment(self, text: str) -> None:
+        """Send a line that readers of events skip; `text` has no line breaks."""
+        await self.write(f": {text}\n\n".encode())
+
     async def keep_alive(self) -> None:
         """Send a comment if nothing was written since the last call."""
         if not self._wrote:

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from server.answer.relaxed import RELAXED_HEADER, UNUSED_HEADER
 from server.metrics import CONTENT_TYPE
+from server.protocol.admin_request import AdminRequest
 from server.protocol.completion_request import CompletionRequest
 from server.protocol.fields import FieldRow, completion_field_table, field_table
 from server.protocol.request import ChatCompletionRequest
@@ -39,6 +40,8 @@ class Details:
     """Name -> what the header of an answer says."""
     request: tuple[type[BaseModel], ...] = ()
     """The shapes a body may have."""
+    needs_body: bool = True
+    """Whether it may not be left out."""
     fields: tuple[FieldRow, ...] = ()
     """What the fields of the first of them mean."""
     request_examples: Json = field(default_factory=dict)
@@ -62,11 +65,32 @@ _USAGE = {
     "total_tokens": 44,
     "prompt_tokens_details": {"cached_tokens": 0},
 }
-_MODEL = {"id": "small", "object": "model", "created": 1790000000, "owned_by": "headrace", "state": "loading"}
+_MODEL = {
+    "id": "small",
+    "object": "model",
+    "created": 1790000000,
+    "owned_by": "headrace",
+    "state": "unloaded",
+    "load": "on_demand",
+    "last_used": None,
+    "memory_bytes": None,
+    "requests": 0,
+    "error": None,
+}
+
+_NAME: Json = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "description": "May contain slashes",
+    "schema": {"type": "string"},
+}
 
 DETAILS: dict[str, Details] = {
     "/v1/chat/completions": Details(
-        description="Answers in one piece, or with `stream` as server-sent events that end with `[DONE]`.",
+        description="Answers in one piece, or with `stream` as server-sent events that end with `[DONE]`. A model that "
+        "is not loaded is loaded first: a stream tells of it in comments (`: loading: reading weights, 40 %`), and "
+        "what is wrong with the request then comes as its last event.",
         request=(ChatCompletionRequest,),
         fields=tuple(field_table()),
         request_examples={
@@ -157,18 +181,36 @@ DETAILS: dict[str, Details] = {
         answer=ModelShape,
         answer_example=_MODEL,
         errors=(404,),
-        parameters=(
-            {
-                "name": "name",
-                "in": "path",
-                "required": True,
-                "description": "May contain slashes",
-                "schema": {"type": "string"},
-            },
-        ),
+        parameters=(_NAME,),
+    ),
+    "/admin/models/{name}/load": Details(
+        description="For operators: loads a model now, also one whose load has failed. With `stream` the events are "
+        "the model at each stage.",
+        request=(AdminRequest,),
+        needs_body=False,
+        request_examples={"stages": {"stream": True}},
+        answer=ModelShape,
+        answer_example=_MODEL,
+        event=ModelShape,
+        event_example='data: {"id":"small","state":"loading", ...}\n\ndata: [DONE]\n\n',
+        errors=OF_BODIES,
+        parameters=(_NAME,),
+    ),
+    "/admin/models/{name}/unload": Details(
+        description="For operators: ends a model's process and waits until its memory is free.",
+        request=(AdminRequest,),
+        needs_body=False,
+        request_examples={"stages": {"stream": True}},
+        answer=ModelShape,
+        answer_example=_MODEL,
+        event=ModelShape,
+        event_example='data: {"id":"small","state":"unloading", ...}\n\ndata: [DONE]\n\n',
+        errors=(409, *OF_BODIES),
+        parameters=(_NAME,),
     ),
     "/health": Details(
-        description="200 when every model can answer now, else 503 and the state of each. Needs no key.",
+        description="200 when what is loaded at start can answer now, else 503; with the state of every model. "
+        "Needs no key.",
         answer=HealthShape,
         answer_example={"status": "ready", "models": {"small": "ready"}},
         unhealthy=HealthShape,

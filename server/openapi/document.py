@@ -67,7 +67,7 @@ def _operation(route: APIRoute, details: Details, needs_key: bool) -> Json:
     if details.request:
         media: Json = {"schema": _one_of(details.request)}
         media["examples"] = {name: {"value": body} for name, body in details.request_examples.items()}
-        operation["requestBody"] = {"required": True, "content": {"application/json": media}}
+        operation["requestBody"] = {"required": details.needs_body, "content": {"application/json": media}}
     if secured:
         operation["security"] = [{"key": []}]
     return operation

@@ -33,6 +33,8 @@ class BodyRead(msgspec.Struct, tag="body_read", frozen=True):
     model: str | None
     """The model that it names."""
     num_choices: int
+    is_stream: bool = False
+    """Whether it asks for its answer as a stream."""
     images: list[ImageRef] = []
     """The images of its conversation, in order."""
 

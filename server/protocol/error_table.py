@@ -27,10 +27,12 @@ ERROR_TABLE = (
     ErrorRow(400, ("slow_reader",), "in a stream: the client is many thousand tokens behind, so it was ended"),
     ErrorRow(401, ("invalid_api_key",), "a key is needed"),
     ErrorRow(403, ("host_not_allowed",), "the `Host` is not one this server answers to"),
+    ErrorRow(403, ("not_permitted",), "only operators load and unload models"),
     ErrorRow(404, ("model_not_found",), "no such model"),
     ErrorRow(404, ("not_found",), "no such path"),
     ErrorRow(405, ("method_not_allowed",), "the path knows not this method"),
     ErrorRow(408, ("request_timeout",), "the body did not arrive in [time](security.md#limits)"),
+    ErrorRow(409, ("model_busy",), "a model that has requests is not unloaded"),
     ErrorRow(413, ("request_too_large",), "the body is beyond its [limit](security.md#limits)"),
     ErrorRow(415, ("unsupported_media_type",), "another content type, or an encoded body"),
     ErrorRow(414, ("uri_too_long",), "the request line is beyond its [limit](security.md#limits)"),
@@ -39,7 +41,11 @@ ERROR_TABLE = (
     ),
     ErrorRow(500, ("internal_error", "engine_error"), "a fault of the server; its log says more"),
     ErrorRow(503, ("overloaded",), "the server is full, or is shutting down; `Retry-After` says when to come again"),
-    ErrorRow(503, ("model_not_ready",), "the model is loading, restarting, or has failed"),
+    ErrorRow(
+        503,
+        ("model_not_ready",),
+        "the model is still loading or restarting (`Retry-After`), or cannot be loaded, and why",
+    ),
     ErrorRow(503, ("engine_died",), "the model's engine ended while it computed; the request can be sent again"),
 )
 

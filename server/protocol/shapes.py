@@ -240,7 +240,12 @@ class ModelShape(Shape):
     object: Literal["model"]
     created: int
     owned_by: str
-    state: Literal["loading", "ready", "restarting", "failed", "stopped"]
+    state: Literal["unloaded", "loading", "ready", "restarting", "unloading", "failed", "stopped"]
+    load: Literal["startup", "on_demand", "pinned"]
+    last_used: int | None
+    memory_bytes: int | None
+    requests: int
+    error: str | None
     progress: LoadProgressShape | None = None
     context_length: int | None = None
     max_model_len: int | None = None
@@ -249,6 +254,9 @@ class ModelShape(Shape):
     sampling_defaults: SamplingDefaultsShape | None = None
     generation_config: dict[str, Any] | None = None
     kv_cache_tokens: int | None = None
+    weights_bytes: int | None = None
+    kv_bytes: int | None = None
+    load_seconds: float | None = None
     dtype: str | None = None
     device: str | None = None
 
@@ -264,7 +272,9 @@ class HealthShape(Shape):
     """Where the server stands, and each of its models."""
 
     status: Literal["ready", "loading", "restarting", "stalled", "failed", "stopped", "draining"]
-    models: dict[str, Literal["ready", "loading", "restarting", "stalled", "failed", "stopped"]]
+    models: dict[
+        str, Literal["stalled", "unloaded", "loading", "ready", "restarting", "unloading", "failed", "stopped"]
+    ]
     progress: dict[str, LoadProgressShape] | None = None
 
 

@@ -1,7 +1,8 @@
 """The answer to a request that generates text, from admission to its last byte, whichever route asked for it.
 
 Whatever can fail does so before the headers are sent: they wait for the engine's first output, or, once the engine has
-queued the request, for the first pause that is long enough to need a keep-alive comment.
+queued the request, for the first pause that is long enough to need a keep-alive comment. The exception are streams of a
+model that is not loaded yet: their headers go out at once, and whatever fails later is told in the stream.
 """
 
 import logging
@@ -23,7 +24,8 @@ from server.answer.streams import Batch, PromptStreams
 from server.context import ServerContext, not_ready
 from server.edge.limits import ClientGone, Ticket
 from server.edge.sse import KEEP_ALIVE_SECONDS, DisconnectWatcher, EventWriter, Ticker
-from server.fleet.fleet import EngineHandle
+from server.fleet.handle import EngineHandle
+from server.fleet.lease import Lease
 from server.images.messages import PreparedImage
 from server.prompt.plan import PromptPlan
 from server.prompt.text_messages import TextRoute
@@ -32,6 +34,7 @@ from server.protocol.errors import ApiError, from_request_error, internal_error
 from server.protocol.hints import cache_salt
 from server.protocol.parts import ImageRef
 from server.protocol.response import encode_json, usage
+from server.routes.loading import tell_until_loaded, wait_until_loaded
 from server.routes.text_work import do_text_work
 
 logger = logging.getLogger(__name__)
@@ -82,14 +85,21 @@ class Answer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer. Raises `ApiError` for what fails before the headers."""
-        tickets: list[Ticket] = []
+        held: list[Ticket | Lease] = []
+        writer = EventWriter(send)
 
-        def choose(name: str | None, num_choices: int) -> EngineHandle:
+        def choose(name: str | None, num_choices: int) -> Lease:
             self._handle = self._context.model(name)
-            if self._handle.client is None:
-                raise not_ready(self._handle)
-            tickets.append(self._context.admission.admit(num_choices))
-            return self._handle
+            held.append(self._context.admission.admit(num_choices))
+            lease = self._context.lease(self._handle)
+            held.append(lease)
+            return lease
+
+        async def wait(lease: Lease, is_stream: bool) -> None:
+            waiting = (
+                tell_until_loaded(lease, writer) if is_stream else wait_until_loaded(lease, self._context.load_wait)
+            )
+            await waiting
 
         try:
             self._context.admission.check()
@@ -101,21 +111,29 @@ class Answer(Response):
                         self._kind.route,
                         body.raw,
                         choose,
+                        wait,
                         ignore_unknown=self._context.ignore_unknown_fields,
                         look=self._look,
                     )
                     plans, _ = await watcher.unless_gone(work)
                 finally:
                     body.release()
-                await self._generate(plans, watcher, send)
+                await self._generate(plans, watcher, send, writer)
         except ClientGone:
             self._context.counters.disconnected += 1
-            await Response(status_code=CLIENT_CLOSED_REQUEST)(scope, receive, send)
-        except (EngineDeadError, RequestError) as error:
-            raise as_api_error(error) from error
+            if not writer.started:
+                await Response(status_code=CLIENT_CLOSED_REQUEST)(scope, receive, send)
+        except Exception as error:
+            if writer.started:
+                await writer.end(_frame(encode_json(as_api_error(error).body())))
+            elif isinstance(error, EngineDeadError | RequestError):
+                raise as_api_error(error) from error
+            else:
+                raise
         finally:
-            for ticket in tickets:
-                ticket.release()
+            for hold in held:
+                hold.release()
+            if held:
                 self._context.counters.duration.observe(time.monotonic() - self._began)
 
     async def _look(self, handle: EngineHandle, refs: list[ImageRef]) -> list[list[int]]:
@@ -126,7 +144,9 @@ class Answer(Response):
         self._images = await self._context.images.prepare(refs, handle.info, handle.images, salt)
         return [image.token_ids for image in self._images]
 
-    async def _generate(self, plans: list[PromptPlan], watcher: DisconnectWatcher, send: Send) -> None:
+    async def _generate(
+        self, plans: list[PromptPlan], watcher: DisconnectWatcher, send: Send, writer: EventWriter
+    ) -> None:
         """Submit the prompts and send what comes of them."""
         counters, client, tokenizer = self._context.counters, self._handle.client, self._handle.tokenizer
         if client is None:
@@ -150,8 +170,10 @@ class Answer(Response):
         try:
             if watcher.gone:
                 streams.abort()
-            answer = self._stream if plans[0].stream else self._whole
-            await answer(send, streams, form, watcher)
+            if plans[0].stream:
+                await self._stream(writer, streams, form, watcher)
+            else:
+                await self._whole(send, streams, form, watcher)
         finally:
             streams.abort()
             counters.disconnected += watcher.gone
@@ -175,17 +197,20 @@ class Answer(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
-    async def _stream(self, send: Send, streams: PromptStreams, form: AnswerForm, watcher: DisconnectWatcher) -> None:
+    async def _stream(
+        self, writer: EventWriter, streams: PromptStreams, form: AnswerForm, watcher: DisconnectWatcher
+    ) -> None:
         """Send deltas as they come; all that came since the last write goes into one."""
-        writer = EventWriter(send)
         plan = self._generations[0].plan
+        has_begun = False
         try:
             with Ticker(KEEP_ALIVE_SECONDS, streams.poke):
                 async with aclosing(streams.batches()) as batches:
                     async for batch in batches:
                         events = self._events(form, self._take(streams, batch))
-                        if not writer.started and (events or streams.accepted):
-                            await writer.start(self._notes(streams))
+                        if not has_begun and (events or streams.accepted):
+                            has_begun = True
+                            await self._begin(writer, self._notes(streams))
                         if events:
                             await writer.write(events)
                         elif writer.started and not batch:
@@ -193,10 +218,15 @@ class Answer(Response):
             if not watcher.gone:
                 await writer.end(_frame(form.usage_chunk(self._usage())) if plan.include_usage else b"")
         except Exception as error:
-            answer = as_api_error(error)
-            if not writer.started:
-                raise answer from error
-            await writer.end(_frame(encode_json(answer.body())))
+            raise as_api_error(error) from error
+
+    async def _begin(self, writer: EventWriter, notes: list[tuple[bytes, bytes]]) -> None:
+        """Send the headers; if they have gone out already, what would be among them in comments."""
+        if not writer.started:
+            await writer.start(notes)
+            return
+        for name, value in notes:
+            await writer.comment(f"{name.decode()}: {value.decode()}")
 
     def _events(self, form: AnswerForm, deltas: list[Delta]) -> bytes:
         counts = self._usage() if self._generations[0].plan.continuous_usage else None

@@ -6,18 +6,23 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from server.context import LOADING_RETRY_SECONDS, ServerContext
-from server.fleet.fleet import EngineHandle, ModelState
+from server.fleet.handle import EngineHandle
+from server.fleet.policy import ModelState
 from server.metrics import CONTENT_TYPE, exposition
 
 router = APIRouter()
 
 
-@router.get("/health", summary="Whether every model can answer now")
+@router.get("/health", summary="Whether the models of the start can answer now")
 async def health(request: Request) -> JSONResponse:
-    """200 when every model is loaded and its engine was heard of lately, else 503 and the state of each."""
+    """200 when what is loaded at start can answer, else 503; with the state of every model.
+
+    A model that comes and goes as it is asked for says nothing of the server, nor does one that was put away since.
+    """
     context: ServerContext = request.app.state.context
     states = {name: _state(handle) for name, handle in context.fleet.handles.items()}
-    status = "draining" if context.admission.draining else _worst(states.values())
+    counted = [states[handle.name] for handle in context.fleet.at_start if _counts(handle)]
+    status = "draining" if context.admission.draining else _worst(counted)
     if status == "ready":
         return JSONResponse({"status": status, "models": states})
     progress = {
@@ -34,12 +39,20 @@ async def metrics(request: Request) -> PlainTextResponse:
     """A fixed set of series."""
     context: ServerContext = request.app.state.context
     context.counters.refused = context.admission.refused
-    text = exposition(context.fleet.handles.values(), context.counters, context.admission.in_flight, context.images)
+    fleet = context.fleet
+    text = exposition(
+        fleet.handles.values(), context.counters, context.admission.in_flight, context.images, fleet.residency
+    )
     return PlainTextResponse(text, media_type=CONTENT_TYPE)
 
 
 def _state(handle: EngineHandle) -> str:
     return "stalled" if handle.state is ModelState.READY and not handle.is_live else handle.state.value
+
+
+def _counts(handle: EngineHandle) -> bool:
+    """Loading counts until the model has been loaded once; then it is loaded again because somebody asks for it."""
+    return handle.state is not ModelState.LOADING or handle.info is None
 
 
 def _worst(states: Iterable[str]) -> str:

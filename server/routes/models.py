@@ -1,14 +1,18 @@
 """GET /v1/models and /v1/models/{id}: what this server has, what it can do and how it samples by default."""
 
 import dataclasses
+import time
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from engine.messages import EngineInfo
 from server.context import ServerContext
-from server.fleet.capabilities import capabilities
-from server.fleet.fleet import EngineHandle, ModelState
+from server.fleet.fleet import Fleet
+from server.fleet.handle import EngineHandle
+from server.fleet.policy import ModelState
+from server.fleet.reasons import public_reason
 
 router = APIRouter()
 
@@ -17,38 +21,50 @@ router = APIRouter()
 async def list_models(request: Request) -> JSONResponse:
     """Every model of this server, loaded or not."""
     context: ServerContext = request.app.state.context
-    return JSONResponse({"object": "list", "data": [describe(handle) for handle in context.fleet.handles.values()]})
+    return JSONResponse(
+        {"object": "list", "data": [describe(context.fleet, handle) for handle in context.fleet.handles.values()]}
+    )
 
 
 @router.get("/v1/models/{name:path}", summary="Describe one model")
 async def get_model(request: Request, name: str) -> JSONResponse:
     """One model; its id may contain slashes."""
     context: ServerContext = request.app.state.context
-    return JSONResponse(describe(context.model(name)))
+    return JSONResponse(describe(context.fleet, context.model(name)))
 
 
-def describe(handle: EngineHandle) -> dict[str, Any]:
+def describe(fleet: Fleet, handle: EngineHandle) -> dict[str, Any]:
     """OpenAI's model object, and under further names what this server knows of it."""
-    info, tokenizer = handle.info, handle.tokenizer
+    info, need = handle.info, fleet.residency.need_of(handle.name)
     entry: dict[str, Any] = {
         "id": handle.name,
         "object": "model",
         "created": handle.created,
         "owned_by": "headrace",
         "state": handle.state.value,
+        "load": handle.residence.load,
+        "last_used": None if handle.last_used is None else round(time.time() - (time.monotonic() - handle.last_used)),
+        "memory_bytes": None if need is None else need.num_bytes,
+        "requests": len(handle.holders) + len(handle.waiters),
+        "sampling_defaults": dataclasses.asdict(handle.defaults),
+        "error": public_reason(handle) or None,
     }
     if handle.state is ModelState.LOADING and handle.progress is not None:
         entry["progress"] = {"stage": handle.progress.stage, "fraction": handle.progress.fraction}
-    if info is not None and tokenizer is not None:
-        entry |= {
-            "context_length": info.context,
-            "max_model_len": info.context,
-            "architecture": info.architecture,
-            "capabilities": capabilities(handle.config, tokenizer, sees=info.images is not None),
-            "sampling_defaults": dataclasses.asdict(handle.defaults),
-            "generation_config": info.generation_defaults,
-            "kv_cache_tokens": info.kv_tokens,
-            "dtype": info.dtype,
-            "device": info.device,
-        }
-    return entry
+    return entry | (dict.fromkeys(_LEARNED) if info is None else _learned(handle, info))
+
+
+_LEARNED = (
+    "context_length", "max_model_len", "architecture", "capabilities", "generation_config", "kv_cache_tokens",
+    "weights_bytes", "kv_bytes", "load_seconds", "dtype", "device",
+)  # fmt: skip
+"""What is null until a model has been loaded."""
+
+
+def _learned(handle: EngineHandle, info: EngineInfo) -> dict[str, Any]:
+    """What its engine has said; it stays when the model is unloaded."""
+    values = (
+        info.context, info.context, info.architecture, handle.capabilities, info.generation_defaults, info.kv_tokens,
+        info.weights_bytes, info.kv_bytes, round(handle.load_seconds, 2), info.dtype, info.device,
+    )  # fmt: skip
+    return dict(zip(_LEARNED, values, strict=True))

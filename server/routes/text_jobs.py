@@ -48,6 +48,8 @@ class TextJob:
     model: str | None
     """The model that it names."""
     num_choices: int = 1
+    is_stream: bool = False
+    """Whether it asks for its answer as a stream."""
     images: Sequence[ImageRef] = ()
     """The images of its conversation, in order."""
     plans: Callable[[Model], Iterator[PromptPlan]] | None = None
@@ -67,7 +69,7 @@ def _read_chat(raw: bytes, ignore_unknown: bool) -> TextJob:
         plan = plan_chat(chat, model.tokenizer, model.info, model.defaults, model.image_tokens)
         yield dataclasses.replace(plan, unused=(*ignored, *plan.unused), cache_key=chat.prompt_cache_key)
 
-    return TextJob(chat.model, chat.n or 1, images=chat.images, plans=plans)
+    return TextJob(chat.model, chat.n or 1, is_stream=bool(chat.stream), images=chat.images, plans=plans)
 
 
 def _read_completion(raw: bytes, ignore_unknown: bool) -> TextJob:
@@ -77,7 +79,8 @@ def _read_completion(raw: bytes, ignore_unknown: bool) -> TextJob:
         for plan in plan_completion(request, model.tokenizer, model.info, model.defaults):
             yield with_shown_prompt(dataclasses.replace(plan, unused=(*ignored, *plan.unused)), model.tokenizer)
 
-    return TextJob(request.model, (request.n or 1) * len(request.prompts), plans=plans)
+    num_choices = (request.n or 1) * len(request.prompts)
+    return TextJob(request.model, num_choices, is_stream=bool(request.stream), plans=plans)
 
 
 def _read_tokenize(raw: bytes, ignore_unknown: bool) -> TextJob:

@@ -5,7 +5,8 @@ import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from server.fleet.fleet import EngineHandle
+from server.fleet.handle import EngineHandle
+from server.fleet.lease import Lease
 from server.prompt.plan import PromptPlan
 from server.prompt.text_messages import Answered, MakePrompts, TextRoute
 from server.prompt.text_pool import TextPool
@@ -18,8 +19,10 @@ INLINE_BYTES = 2048
 T = TypeVar("T")
 Look = Callable[[EngineHandle, list[ImageRef]], Awaitable[list[list[int]]]]
 """From a loaded model and images, what stands in its prompts for each. Raises `ApiError`."""
-Choose = Callable[[str | None, int], EngineHandle]
-"""From the model that a request names and its number of choices, the model to use, loaded. Raises `ApiError`."""
+Choose = Callable[[str | None, int], Lease]
+"""From the model that a request names and its number of choices, a hold on the model to use. Raises `ApiError`."""
+Wait = Callable[[Lease, bool], Awaitable[None]]
+"""Waits until a model is loaded; told whether the answer is a stream. Raises `ApiError`."""
 
 
 async def do_text_work(
@@ -27,6 +30,7 @@ async def do_text_work(
     route: TextRoute,
     raw: bytes,
     choose: Choose,
+    wait: Wait,
     *,
     ignore_unknown: bool = False,
     look: Look | None = None,
@@ -35,21 +39,40 @@ async def do_text_work(
 
     `ignore_unknown` lets fields pass that do not exist. `look` looks at the images of the request, if it has any, and
     tells which tokens stand for each; no route without it has images. Raises `ApiError` for all that is wrong with the
-    request, and what `choose` and `look` raise.
+    request, and what `choose`, `wait` and `look` raise.
     """
     if len(raw) > texts.policy.here_bytes:
+        return await _do_elsewhere(texts, route, raw, choose, wait, ignore_unknown, look)
+    job = await _run(len(raw), lambda: READERS[route](raw, ignore_unknown))
+    lease = choose(job.model, job.num_choices)
+    await wait(lease, job.is_stream)
+    model = _model(lease.handle)
+    if look and job.images:
+        model = dataclasses.replace(model, image_tokens=await look(lease.handle, list(job.images)))
+    return await _run(len(raw), lambda: job.do(model))
+
+
+async def _do_elsewhere(
+    texts: TextPool,
+    route: TextRoute,
+    raw: bytes,
+    choose: Choose,
+    wait: Wait,
+    ignore_unknown: bool,
+    look: Look | None,
+) -> tuple[list[PromptPlan], Answered]:
+    """The same in a process. It is not kept while a model is loaded, since there are few: the body is read again."""
+    lease: Lease | None = None
+    while True:
         async with texts.process(len(raw)) as process:
             read = await process.read(route, raw, ignore_unknown=ignore_unknown)
-            handle = choose(read.model, read.num_choices)
-            assert handle.info is not None, "a loaded model has it"
-            found = await look(handle, read.images) if look and read.images else []
-            return await process.make(MakePrompts(handle.info, handle.defaults, handle.tools, found))
-    job = await _run(len(raw), lambda: READERS[route](raw, ignore_unknown))
-    handle = choose(job.model, job.num_choices)
-    model = _model(handle)
-    if look and job.images:
-        model = dataclasses.replace(model, image_tokens=await look(handle, list(job.images)))
-    return await _run(len(raw), lambda: job.do(model))
+            lease = lease or choose(read.model, read.num_choices)
+            if lease.is_active:
+                handle = lease.handle
+                assert handle.info is not None, "a loaded model has it"
+                found = await look(handle, read.images) if look and read.images else []
+                return await process.make(MakePrompts(handle.info, handle.defaults, handle.tools, found))
+        await wait(lease, read.is_stream)
 
 
 def _model(handle: EngineHandle) -> Model:

@@ -70,7 +70,8 @@ class TextWorker:
         body = read_frame(self._source)
         assert body is not None, "a body follows"
         self._job = READERS[question.route](body, question.ignore_unknown)
-        write_message(self._sink, BodyRead(self._job.model, self._job.num_choices, list(self._job.images)))
+        job = self._job
+        write_message(self._sink, BodyRead(job.model, job.num_choices, job.is_stream, list(job.images)))
 
     def _make(self, question: MakePrompts) -> None:
         job, self._job = self._job, None

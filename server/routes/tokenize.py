@@ -4,13 +4,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from server.answer.relaxed import UNUSED_HEADER, pointers_header
-from server.context import ServerContext, not_ready
+from server.context import ServerContext
 from server.edge.limits import ClientGone
 from server.edge.sse import DisconnectWatcher
-from server.fleet.fleet import EngineHandle
+from server.fleet.handle import EngineHandle
+from server.fleet.lease import Lease
 from server.prompt.text_messages import TextRoute
 from server.protocol.parts import ImageRef
 from server.routes.answering import CLIENT_CLOSED_REQUEST
+from server.routes.loading import wait_until_loaded
 from server.routes.text_work import do_text_work
 
 router = APIRouter()
@@ -32,11 +34,14 @@ async def _answer(request: Request, route: TextRoute) -> Response:
     """Read a request and do its work. Raises `ApiError`."""
     context: ServerContext = request.app.state.context
 
-    def choose(name: str | None, num_choices: int) -> EngineHandle:
-        handle = context.model(name)
-        if handle.tokenizer is None or handle.info is None:
-            raise not_ready(handle)
-        return handle
+    leases: list[Lease] = []
+
+    def choose(name: str | None, num_choices: int) -> Lease:
+        leases.append(context.lease(context.model(name)))
+        return leases[-1]
+
+    async def wait(lease: Lease, is_stream: bool) -> None:
+        await wait_until_loaded(lease, context.load_wait)
 
     async def look(handle: EngineHandle, refs: list[ImageRef]) -> list[list[int]]:
         assert handle.info is not None, "a loaded model has it"
@@ -53,6 +58,7 @@ async def _answer(request: Request, route: TextRoute) -> Response:
                     route,
                     body.raw,
                     choose,
+                    wait,
                     ignore_unknown=context.ignore_unknown_fields,
                     look=look,
                 )
@@ -63,6 +69,8 @@ async def _answer(request: Request, route: TextRoute) -> Response:
         context.counters.disconnected += 1
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     finally:
+        for lease in leases:
+            lease.release()
         ticket.release()
     unused = pointers_header(answer.unused, len(answer.unused)).decode()
     headers = {UNUSED_HEADER.decode(): unused} if unused else {}

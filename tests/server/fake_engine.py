@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import zmq
@@ -67,6 +68,10 @@ class Script(msgspec.Struct, frozen=True):
     """Whether a request is said to be queued."""
     relaxed: list[str] = []
     """What is said to be left out of every request's constraint."""
+    weights_bytes: int = 0
+    kv_bytes: int = 0
+    by_model: dict[str, dict[str, Any]] = {}
+    """By the model's name, fields of this script that are others for it."""
     log: str = ""
     context: int = 8192
     exit_at_start_if: str = ""
@@ -104,7 +109,7 @@ class FakeEngine:
         """Append an event to the log."""
         if self.script.log:
             with open(self.script.log, "a") as file:
-                file.write(json.dumps({"event": event, "pid": os.getpid(), **more}) + "\n")
+                file.write(json.dumps({"event": event, "pid": os.getpid(), "model": self.config.name, **more}) + "\n")
 
     def gate_is_open(self) -> bool:
         """Whether what was held may go on."""
@@ -133,7 +138,8 @@ class FakeEngine:
             model_dir=self.script.model_dir or self.config.source,
             context=self.script.context, vocab_size=49152, eos_token_ids=[2], device="cpu", dtype="float32",
             attention="reference", block_size=16, num_blocks=self.script.context // 16 + 1, max_num_seqs=64,
-            weights_bytes=0, kv_bytes=0, num_parameters=0, load_seconds=0.0, generation_defaults={}, numerics="fake",
+            weights_bytes=self.script.weights_bytes,
+            kv_bytes=self.script.kv_bytes, num_parameters=0, load_seconds=0.0, generation_defaults={}, numerics="fake",
             notes=[],
         )  # fmt: skip
 
@@ -260,6 +266,7 @@ def main() -> None:
     die_with_parent()
     config = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineConfig)
     script = msgspec.json.decode(os.environ[SCRIPT_VARIABLE], type=Script)
+    script = msgspec.structs.replace(script, **script.by_model.get(config.name, {}))
     if script.exit_at_start_if and os.path.exists(script.exit_at_start_if):
         sys.exit(3)
     context = zmq.Context()

@@ -20,7 +20,8 @@ from engine.config import EngineConfig
 from server.commands.banner import Console
 from server.commands.serve import HeadraceServer, ServeSettings, bind
 from server.edge.auth import Keys
-from server.fleet.fleet import EngineHandle, FleetPolicy
+from server.fleet.handle import EngineHandle
+from server.fleet.policy import FleetPolicy
 from tests.clocks import PATIENCE
 from tests.server import patient
 from tests.server.fake_engine import SCRIPT_VARIABLE, Script
@@ -126,7 +127,7 @@ def running_server(
     chosen = ServeSettings(port=0, **options)
     console = io.StringIO()
     listener = bind(chosen.host, 0)
-    server = HeadraceServer(chosen, Keys(chosen.api_keys), listener, Console(console))
+    server = HeadraceServer(chosen, Keys(chosen.api_keys, chosen.admin_keys), listener, Console(console))
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def run() -> None:

@@ -8,7 +8,8 @@ import msgspec
 from engine.errors import ConfigError
 from engine.messages import Loading
 from server.commands.banner import Console, ConsoleHandler, memory_line
-from server.fleet.fleet import EngineHandle, FleetPolicy, ModelState
+from server.fleet.handle import EngineHandle
+from server.fleet.policy import FleetPolicy, ModelState
 from tests.server.fakes import engine_config
 from tests.server.prompt.test_plan import engine_info
 
@@ -22,6 +23,7 @@ class Terminal(io.StringIO):
 
 def handle_at(stage: str, fraction: float | None) -> EngineHandle:
     handle = EngineHandle(engine_config("m"), FleetPolicy())
+    handle.expect()
     handle.progress = Loading(stage, fraction)
     return handle
 

@@ -131,7 +131,11 @@ GOOD = "default: a\nmodels:\n- name: a\n"
         (GOOD + "  revision: 1234567\n", "models.yaml:4: revision must be text", "quotes"),
         (GOOD + "  revision:\n", "models.yaml:4: revision must be text, got nothing", ""),
         (GOOD + "  dtype: bfloat\n", "models.yaml:4: dtype must be one of", "bfloat16"),
-        (GOOD + "  load: start\n", "models.yaml:4: load must be one of startup, on_demand, got 'start'", "startup"),
+        (
+            GOOD + "  load: start\n",
+            "models.yaml:4: load must be one of startup, on_demand, pinned, got 'start'",
+            "startup",
+        ),
         (GOOD + "  fusion: maybe\n", "models.yaml:4: fusion must be true or false", ""),
         (GOOD + "  memory: 1.5\n", "models.yaml:4: memory must be auto", ""),
         (GOOD + "  memory: 4G\n", "models.yaml:4: memory must be auto", ""),

@@ -17,7 +17,7 @@ from engine.messages import SequenceOutput
 from engine.sampling_params import SamplingParams
 from server.fleet import engine_process
 from server.fleet.engine_process import EngineProcess
-from server.fleet.fleet import FleetPolicy
+from server.fleet.policy import FleetPolicy
 from tests.clocks import PATIENCE
 from tests.server.fakes import FAKE_COMMAND, Script, engine_config, logged_events, set_script
 from tests.server.made_up_time import run_in_made_up_time

@@ -18,7 +18,9 @@ import pytest
 from engine.errors import EngineDeadError, ModelLoadError
 from engine.sampling_params import SamplingParams
 from server.fleet.engine_process import describe_exit
-from server.fleet.fleet import EngineHandle, Fleet, FleetPolicy, ModelState
+from server.fleet.fleet import Fleet
+from server.fleet.handle import EngineHandle
+from server.fleet.policy import FleetPolicy, ModelState
 from tests.clocks import PATIENCE
 from tests.server.fakes import FAKE_COMMAND, FAST_POLICY, NEVER, Script, engine_config, set_script
 from tests.server.made_up_time import run_in_made_up_time
@@ -104,7 +106,7 @@ def test_an_engine_that_falls_silent_is_replaced(monkeypatch: pytest.MonkeyPatch
     policy = FleetPolicy(command=FAKE_COMMAND, stale_after=NEVER, hang_after=3 * NEVER)
     ahead = 0.0
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead, time=time.time)
-    monkeypatch.setattr("server.fleet.fleet.time", clock)
+    monkeypatch.setattr("server.fleet.handle.time", clock)
 
     def on_change(handle: EngineHandle) -> None:
         nonlocal ahead
@@ -149,7 +151,7 @@ def test_silence_is_two_looks_in_a_row_beyond_the_limit(
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        monkeypatch.setattr("server.fleet.fleet.time", SimpleNamespace(monotonic=loop.time))
+        monkeypatch.setattr("server.fleet.handle.time", SimpleNamespace(monotonic=loop.time))
 
         class Process:
             @property
@@ -224,7 +226,7 @@ def test_stopping_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, script:
             assert directory is not None and directory.stat().st_mode & 0o777 == 0o700
             if moment != "loading":
                 await handle.wait_settled()
-            assert handle.pid is not None
+            await until(lambda: handle.pid)
             if moment == "restarting":
                 os.kill(handle.pid, signal.SIGKILL)
                 await until(lambda: handle.state is ModelState.RESTARTING)

@@ -38,7 +38,7 @@ def test_defaults_are_shown_applied_and_logged(
     defaults = {"fake": SamplingDefaults(temperature=0.5, top_k=7)}
     script = Script(model_dir=str(smollm2_dir), token_ids=[504])
     with (
-        caplog.at_level(logging.INFO, "server.fleet.fleet"),
+        caplog.at_level(logging.INFO, "server.fleet.handle"),
         running_server(monkeypatch, tmp_path, script, defaults=defaults) as server,
     ):
         listed = patient.get(f"{server.url}/v1/models").content

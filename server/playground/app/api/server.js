@@ -7,7 +7,7 @@ import { chatFields } from "./fields.js";
  * A model as /v1/models tells it. What is not loaded has only the first of these.
  * @typedef {object} Model
  * @property {string} id
- * @property {string} state `ready`, `loading`, `restarting`, `failed` or `stopped`
+ * @property {string} state `unloaded`, `loading`, `ready`, `restarting`, `unloading`, `failed` or `stopped`
  * @property {{stage: string, fraction: number | null}} [progress] while it loads
  * @property {number} [context_length]
  * @property {string} [architecture]
@@ -51,7 +51,7 @@ export function stateWords({ state, progress }) {
   return progress.fraction === null ? progress.stage : `${progress.stage}, ${Math.round(progress.fraction * 100)} %`;
 }
 
-const SETTLED = ["ready", "failed"];
+const SETTLED = ["ready", "failed", "unloaded"];
 const POLL_MS = 1000;
 let asking = false;
 let timer = 0;

@@ -1,0 +1,337 @@
+"""One model through all runs of its engine process.
+
+A model is unloaded, loading, ready. If its engine process dies, everybody who waits for it is told, and it is started
+anew after a pause that grows; after too many deaths in a short time it has failed. No model touches another.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from engine.client import EngineClient
+from engine.config import EngineConfig
+from engine.errors import EngineDeadError, HeadraceError, ModelLoadError
+from engine.messages import EngineInfo, Loading
+from server.config.image_policy import RemotePolicy
+from server.config.settings import SamplingDefaults, describe_defaults
+from server.fleet.engine_process import EngineProcess, describe_exit
+from server.fleet.policy import FleetPolicy, ModelState, Residence
+from server.markup.formats import ToolsSetting
+
+if TYPE_CHECKING:
+    from server.prompt.tokenizer import ChatTokenizer
+
+logger = logging.getLogger(__name__)
+
+_OF_A_PROCESS = frozenset({ModelState.READY, ModelState.RESTARTING, ModelState.FAILED})
+"""What the supervision says; of a process that is being ended it has nothing to say any more."""
+
+
+class Holder(Protocol):
+    """A request that has or wants a model; in truth a `Lease`."""
+
+    def notice(self) -> None:
+        """The model has changed."""
+
+
+class EngineHandle:
+    """One model, whether there is an engine process for it or not. When there is one `Residency` decides."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        policy: FleetPolicy,
+        *,
+        defaults: SamplingDefaults | None = None,
+        tools: ToolsSetting | None = None,
+        images: RemotePolicy | None = None,
+        residence: Residence | None = None,
+        on_change: Callable[["EngineHandle"], None] = lambda handle: None,
+    ) -> None:
+        """`on_change` is called at each change of state and each step of loading; it must not raise."""
+        self.config = config
+        self.name = config.name
+        self.defaults = defaults or SamplingDefaults()
+        self.tools: ToolsSetting | None = tools
+        self.images = images or RemotePolicy()
+        """Where images of its requests may be fetched from."""
+        self.residence = residence or Residence()
+        self.state = ModelState.UNLOADED
+        self.progress: Loading | None = None
+        self.error: HeadraceError | None = None
+        """Why the model has failed or is being restarted."""
+        self.retry_at = 0.0
+        """When a request may start the next load of a model that has failed, by the monotonic clock."""
+        self.info: EngineInfo | None = None
+        """What the engine said of itself; that of the last load stays when the model is unloaded."""
+        self.tokenizer: ChatTokenizer | None = None
+        self.capabilities: dict[str, Any] | None = None
+        """What can be asked of it, as /v1/models tells it; known once it has been loaded."""
+        self.holders: set[Holder] = set()
+        """Requests that are answered: as long as there are any, the model is not ended."""
+        self.waiters: set[Holder] = set()
+        """Requests that wait until it is ready."""
+        self.is_closed = False
+        """Whether a ready model takes no new requests, because another has waited long enough for its memory."""
+        self.last_used: float | None = None
+        """When a request last began or ended, by the monotonic clock."""
+        self.ready_since = 0.0
+        self.load_seconds = 0.0
+        """What the last load took."""
+        self.loads = 0
+        """Loads since the server was started, without restarts."""
+        self.restarts = 0
+        self.created = int(time.time())
+        self._policy = policy
+        self._on_change = on_change
+        self._process: EngineProcess | None = None
+        self._began = 0.0
+        self._has_been_ready = False
+        self._failures = 0
+        self._crashes: list[float] = []
+        self._task: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
+        self._gone = asyncio.Event()
+        self._gone.set()
+
+    @property
+    def client(self) -> EngineClient | None:
+        """The conversation with the running engine process, None while there is none to be used."""
+        return self._process.client if self.state is ModelState.READY and self._process is not None else None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine, None while there is none."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the model is loaded and its engine was heard of lately."""
+        client = self.client
+        return client is not None and time.monotonic() - client.last_heard < self._policy.stale_after
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether it has failed so lately that nobody should try again."""
+        return self.state is ModelState.FAILED and time.monotonic() < self.retry_at
+
+    def expect(self, stage: str | None = None) -> None:
+        """It will be loaded; `stage` says what it waits for first."""
+        self.error = None
+        self.progress = None if stage is None else Loading(stage)
+        self._settled.clear()
+        self._set(ModelState.LOADING)
+
+    async def start(self, directory: Path, *, kv_limit: int = 0) -> None:
+        """Spawn the engine process and supervise it from now on. Raises `OSError` if it cannot be spawned.
+
+        `directory` holds its socket; an automatic KV cache takes at most `kv_limit` bytes, if it is not 0.
+        """
+        if self.state is ModelState.STOPPED:
+            return
+        if self.state is not ModelState.LOADING:
+            self.expect()
+        self._began = time.monotonic()
+        self._has_been_ready = False
+        self._crashes = []
+        self.loads += 1
+        self._process = await self._spawn(directory, kv_limit)
+        self._task = asyncio.create_task(self._supervise(directory, kv_limit), name=f"supervise {self.name}")
+
+    async def wait_settled(self) -> ModelState:
+        """Wait until the load has ended, one way or the other."""
+        await self._settled.wait()
+        return self.state
+
+    def close(self, *, closed: bool) -> None:
+        """Whether new requests of a ready model wait, instead of being answered; those who wait no longer go on."""
+        if closed != self.is_closed:
+            self.is_closed = closed
+            self._set(self.state)
+
+    def retire(self) -> None:
+        """From now on no request gets it: it is about to be unloaded."""
+        self._set(ModelState.UNLOADING)
+
+    async def wait_gone(self) -> None:
+        """Wait until no process is being ended."""
+        await self._gone.wait()
+
+    async def unload(self) -> None:
+        """End the engine process; when this returns, its memory is free. Who waits for the model goes on waiting."""
+        self.retire()
+        await self._end()
+        self.tokenizer = self.progress = None
+        self.is_closed = False
+        self._set(ModelState.LOADING if self.waiters else ModelState.UNLOADED)
+
+    def fail(self, error: HeadraceError) -> None:
+        """It cannot be loaded: everybody who waits is told, and for a while those who come."""
+        self.error = error
+        delay = min(self._policy.first_retry_delay * 2**self._failures, self._policy.max_retry_delay)
+        self._failures += 1
+        self.retry_at = time.monotonic() + delay
+        self._set(ModelState.FAILED)
+
+    def give_up(self) -> None:
+        """It is not loaded after all, though it was expected to be."""
+        self.progress = None
+        self._set(ModelState.UNLOADED)
+
+    def announce_end(self) -> None:
+        """The server ends: nobody need wait any longer."""
+        self._set(ModelState.STOPPED)
+
+    async def stop(self) -> None:
+        """End the engine process and its supervision for good. Idempotent."""
+        self.announce_end()
+        await self._end()
+
+    def kill(self) -> None:
+        """SIGKILL the engine process."""
+        if self._process is not None:
+            self._process.kill()
+
+    async def _end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._process is not None:
+            await self._process.stop(self._policy.stop_grace)
+        self._process = None
+
+    async def _spawn(self, directory: Path, kv_limit: int) -> EngineProcess:
+        config = self.config.with_kv_limit(kv_limit)
+        process = await EngineProcess.spawn(config, directory, self._policy.command)
+        process.client.on_loading = self._on_loading
+        return process
+
+    async def _supervise(self, directory: Path, kv_limit: int) -> None:
+        while True:
+            error = await self._live()
+            if self._process is not None:
+                await self._process.stop(0.0)
+            self._process = None
+            delay = self._next_delay()
+            if not self._has_been_ready or delay is None:
+                self.fail(self._final_error(error))
+                return
+            self.error = error
+            self._set(ModelState.RESTARTING)
+            logger.error("%s; starting it again in %.1f s", error, delay)
+            await asyncio.sleep(delay)
+            self.restarts += 1
+            with contextlib.suppress(OSError):
+                self._process = await self._spawn(directory, kv_limit)
+
+    async def _live(self) -> HeadraceError:
+        """One run of the process, to its end; why it ended."""
+        process = self._process
+        if process is None:
+            return EngineDeadError(f"the engine process of model {self.name} could not be started")
+        try:
+            info = await process.client.wait_ready()
+            if self.tokenizer is None or self.info is None or info.model_dir != self.info.model_dir:
+                self.tokenizer, self.capabilities = await asyncio.to_thread(_prepare, self.config, info, self.tools)
+        except HeadraceError as error:
+            return error
+        if self.info is None:
+            logger.info("model %s: %s", self.name, describe_defaults(self.defaults, info.generation_defaults))
+        self._note_ready(info)
+        watchdog = asyncio.create_task(self._watch_silence(process), name=f"watchdog {self.name}")
+        try:
+            code = await process.wait()
+        finally:
+            watchdog.cancel()
+        return EngineDeadError(f"the engine of model {self.name} {describe_exit(code)}")
+
+    def _note_ready(self, info: EngineInfo) -> None:
+        self.info = info
+        self.error = None
+        if not self._has_been_ready:
+            self.load_seconds = time.monotonic() - self._began
+            self.ready_since = time.monotonic()
+            self._has_been_ready = True
+            self._failures = 0
+        self._set(ModelState.READY)
+
+    async def _watch_silence(self, process: EngineProcess) -> None:
+        silent = 0
+        interval = min(1.0, self._policy.hang_after / 4)
+        while silent < 2:
+            await asyncio.sleep(interval)
+            # Twice, since after a pause of this very process the frames that came meanwhile are read only now.
+            silent = silent + 1 if time.monotonic() - process.client.last_heard > self._policy.hang_after else 0
+        logger.error("the engine of model %s said nothing for %.0f s: replacing it", self.name, self._policy.hang_after)
+        process.abort()
+        await asyncio.sleep(1.0)
+        process.kill()
+
+    def _next_delay(self) -> float | None:
+        """Count a death; the pause before the next start, None when there were too many."""
+        now = time.monotonic()
+        self._crashes = [*(at for at in self._crashes if now - at < self._policy.crash_window), now]
+        if len(self._crashes) >= self._policy.max_crashes:
+            return None
+        return float(
+            min(self._policy.first_restart_delay * 2 ** (len(self._crashes) - 1), self._policy.max_restart_delay)
+        )
+
+    def _final_error(self, error: HeadraceError) -> HeadraceError:
+        if not self._has_been_ready:
+            if isinstance(error, EngineDeadError):
+                hint = (
+                    "the lines above say what it was doing; if it was killed, give it less with --context or --memory"
+                )
+                return ModelLoadError(f"{error} while loading", hint=hint)
+            return error
+        minutes = self._policy.crash_window / 60
+        return EngineDeadError(
+            f"{error}; that was death {self._policy.max_crashes} within {minutes:g} minutes, so it stays down",
+            hint="load it again once the cause is found; the engine's last lines are in the log",
+        )
+
+    def _on_loading(self, progress: Loading) -> None:
+        self.progress = progress
+        self._tell()
+
+    def _set(self, state: ModelState) -> None:
+        if self.state is ModelState.STOPPED or (self.state is ModelState.UNLOADING and state in _OF_A_PROCESS):
+            return
+        self.state = state
+        if state is ModelState.UNLOADING:
+            self._gone.clear()
+        else:
+            self._gone.set()
+        if state is not ModelState.LOADING:
+            self._settled.set()
+        if state is ModelState.READY and not self.is_closed:
+            self.holders |= self.waiters
+            self.waiters.clear()
+        self._tell()
+
+    def _tell(self) -> None:
+        for lease in (*self.waiters, *self.holders):
+            lease.notice()
+        self._on_change(self)
+
+
+def _prepare(
+    config: EngineConfig, info: EngineInfo, tools: ToolsSetting | None
+) -> "tuple[ChatTokenizer, dict[str, Any]]":
+    """What the prompts of a loaded model need. Raises `ModelLoadError`."""
+    # Imported here, so that the engine process is running before this process reads in its text libraries.
+    from server.fleet.capabilities import capabilities
+    from server.prompt.tokenizer import ChatTokenizer
+
+    try:
+        tokenizer = ChatTokenizer.load(Path(info.model_dir), tools=tools)
+    except HeadraceError:
+        raise
+    except Exception as error:  # whatever a broken file makes the tokenizer library raise, only this model fails
+        raise ModelLoadError(f"the model's tokenizer cannot be read: {error}") from error
+    return tokenizer, capabilities(config, tokenizer, sees=info.images is not None)

@@ -1,0 +1,143 @@
+"""What memory a model needs: as it was measured when it was last loaded, else as its files and settings tell.
+
+A need has two parts. The KV cache is what `memory` in models.yaml says; where that is `auto`, a model is given room for
+an eighth of the budget at least, and up to `AUTO_SHARE` of what is free. The rest (weights, a step, recorded steps,
+the process itself) is measured at each load and kept in the cache directory, so that the next server knows it before.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import psutil
+
+from engine.cache import cache_dir
+from engine.config import EngineConfig, parse_memory
+from engine.messages import EngineInfo
+from engine.weights.sources import describe
+from server.fleet.devices import CPU, DeviceMemory
+
+logger = logging.getLogger(__name__)
+
+PROCESS_BYTES = 512 * 2**20
+"""Of an engine process beside its model: the libraries, and on a GPU what the driver keeps for a process."""
+UNKNOWN_SHARE = 4
+"""Of the budget, one part in so many is what the weights are thought to take of which nothing is known."""
+AUTO_PARTS = 8
+"""An automatic KV cache is worth at least one part in so many of the budget."""
+AUTO_SHARE = {CPU: 0.4}
+"""Of what is free, what an automatic KV cache may take: on a CPU as the engine itself does (`kv_cache.CPU_SHARE`)."""
+FP8_SHARE = 0.5
+RECORD_FILE = "needs.json"
+MAX_RECORDS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes on one device."""
+
+    device: str
+    rest: int
+    """All but the KV cache."""
+    kv: int
+    """Of the KV cache, at least."""
+    is_measured: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        """All of it."""
+        return self.rest + self.kv
+
+
+class Needs:
+    """What models need on these devices; `find` and `measure` read and write files and belong in a thread."""
+
+    def __init__(
+        self, devices: Mapping[str, DeviceMemory], budgets: Mapping[str, int], path: Path | None = None
+    ) -> None:
+        """`path` is where measurements are kept: a file in the cache directory."""
+        self._devices = devices
+        self._budgets = budgets
+        self._path = path or cache_dir() / RECORD_FILE
+
+    def find(self, config: EngineConfig, size: int | None = None) -> Need:
+        """What a model will need; `size` is of its weights, as far as models.yaml knows. Never raises."""
+        here = describe(config.source, config.revision).size_bytes
+        record = self._records().get(_key(config, here), {})
+        device = self._device(config, record)
+        if (rest := record.get("rest")) is not None:
+            return Need(device, int(rest), self._kv(config, device), is_measured=True)
+        found = here or size
+        weights = self._budgets[device] // UNKNOWN_SHARE if found is None else found
+        if config.quantization == "fp8" and found is not None:
+            weights = round(weights * FP8_SHARE)
+        return Need(device, weights + PROCESS_BYTES, self._kv(config, device))
+
+    def kv_limit(self, config: EngineConfig, need: Need, free: int) -> int:
+        """What an automatic KV cache may take where so many bytes are free, its need among them; 0: no limit."""
+        if parse_memory(config.memory) is not None or config.num_blocks:
+            return 0
+        left = free - need.rest
+        return max(need.kv, round(left * AUTO_SHARE[need.device]) if need.device in AUTO_SHARE else left)
+
+    def measure(self, config: EngineConfig, info: EngineInfo, pid: int | None) -> Need:
+        """What a model takes that has been loaded in that process; remembered for the next time."""
+        rest = info.weights_bytes + info.activation_bytes + info.graph_bytes + PROCESS_BYTES
+        if info.device == CPU and pid is not None:
+            with suppress(psutil.Error):  # it may have ended by now
+                rest = max(rest, psutil.Process(pid).memory_info().rss)
+        need = Need(info.device, rest, info.kv_bytes, is_measured=True)
+        here = describe(config.source, config.revision).size_bytes
+        self._remember(_key(config, here), {"device": info.device, "rest": rest})
+        return need
+
+    def _kv(self, config: EngineConfig, device: str) -> int:
+        if config.num_blocks:
+            return 0  # nothing is known of the size of a block
+        given = parse_memory(config.memory)
+        if given is None:
+            return self._budgets[device] // AUTO_PARTS
+        return round(given * self._devices[device].total) if isinstance(given, float) else given
+
+    def _device(self, config: EngineConfig, record: Mapping[str, object]) -> str:
+        """Where the model will be; what the last load found goes before what its settings suggest."""
+        for name in (str(record.get("device", "")), config.device, f"{config.device}:0"):
+            if name in self._devices:
+                return name
+        gpus = [name for name in self._devices if name != CPU]
+        return gpus[0] if gpus else CPU
+
+    def _records(self) -> dict[str, dict[str, int | str]]:
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            return {key: value for key, value in found.items() if isinstance(value, dict)}
+        except (OSError, ValueError, AttributeError):
+            return {}  # it is only a memory aid: what is missing or broken is measured again
+
+    def _remember(self, key: str, record: dict[str, int | str]) -> None:
+        records = self._records()
+        if records.get(key) == record:
+            return
+        records.pop(key, None)
+        records = dict([*records.items(), (key, record)][-MAX_RECORDS:])
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._path.with_name(f"{RECORD_FILE}.{os.getpid()}")
+            temporary.write_text(json.dumps(records), encoding="utf-8")
+            temporary.replace(self._path)
+        except OSError as error:
+            logger.warning("what a model needs cannot be kept in %s: %s", self._path.parent, error.strerror)
+
+
+def _key(config: EngineConfig, here: int | None) -> str:
+    """Names what decides on a model's memory but for its KV cache; `here` are the bytes of its files."""
+    parts = (
+        config.source, here, config.revision, config.dtype, config.quantization, config.kv_dtype, config.device,
+        config.context, config.max_num_seqs, config.attention, config.fusion, config.graphs,
+    )  # fmt: skip
+    return sha256(repr(parts).encode()).hexdigest()[:24]

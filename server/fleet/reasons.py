@@ -1,0 +1,20 @@
+"""Why a model is not there, in words for whoever asks over HTTP: without the paths that operators are told."""
+
+import re
+
+from server.fleet.handle import EngineHandle
+
+MAX_CHARS = 300
+_PATH = re.compile(r"(?<![\w.~-])(?:~|\.{1,2})?/(?:[^\s/:'\"`,;()]+/)*([^\s/:'\"`,;()]*)")
+"""A path that begins at the root, a home or here; its last part is the group."""
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{4,}\b")
+
+
+def public_reason(handle: EngineHandle) -> str:
+    """The first line of a model's error; its source is called by the model's name, other files by theirs."""
+    if handle.error is None:
+        return ""
+    lines = handle.error.message.strip().splitlines() or [""]
+    text = lines[0].replace(handle.config.source, handle.name)
+    text = _ADDRESS.sub("0x...", _PATH.sub(lambda found: found[1] or "a file", text))
+    return text if len(text) <= MAX_CHARS else f"{text[: MAX_CHARS - 3]}..."

@@ -1,0 +1,287 @@
+"""Which models are in memory: loads what is wanted, ends what is in the way, so that every device keeps its budget.
+
+A model is wanted by a request (`Fleet.lease`), by an operator, or because the server starts. The wish waits in the
+order of its coming until `next_moves` finds room; then the model gets a grant of bytes and its engine is started. Once
+it is ready the grant becomes what it really takes, which `Needs` remembers. To make room a model is retired, its
+process ended and waited for, and only then its grant is free. All of this happens in one task that looks again at each
+change, and when time alone may have changed something.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+
+from engine.errors import ConfigError, ModelLoadError
+from server.fleet.books import Holding, Moves, Phase, Wish, next_moves
+from server.fleet.devices import CPU, DeviceMemory, budgets, find_devices
+from server.fleet.handle import EngineHandle
+from server.fleet.needs import Need, Needs
+from server.fleet.policy import FleetPolicy, ModelState
+from server.fleet.turns import Turns
+
+logger = logging.getLogger(__name__)
+
+WAITING = "waiting for memory"
+"""The stage of a load that has no room yet."""
+BACK_SECONDS = 5.0
+"""How long a GPU's memory is waited for after a process has ended."""
+BACK_SHARE = 0.95
+GIB = 2**30
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """A model that waits for its grant."""
+
+    since: float
+    may_end: bool
+    need: Need | None = None
+    """None until it has been found out."""
+
+
+class Residency:
+    """The one who decides. Everything here runs in one event loop."""
+
+    def __init__(
+        self,
+        handles: Mapping[str, EngineHandle],
+        policy: FleetPolicy,
+        *,
+        budget: str = "auto",
+        sizes: Mapping[str, int] | None = None,
+        find: Callable[[], dict[str, DeviceMemory]] = find_devices,
+    ) -> None:
+        """`budget` is for all models of a device together (`devices.budgets`), `sizes` are those of models' weights."""
+        self.budgets: dict[str, int] = {}
+        """Bytes by device; empty until the server has started."""
+        self._handles = handles
+        self._policy = policy
+        self._asked = budget
+        self._sizes = sizes or {}
+        self._find = find
+        self._needs: Needs
+        self._directory: Path
+        self._wanted: dict[str, _Wanted] = {}
+        self._granted: dict[str, Need] = {}
+        self._measured: set[str] = set()
+        self._ending: set[str] = set()
+        self._turns = Turns()
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def start(self, directory: Path) -> None:
+        """Begin to load what is wanted; returns once the engines that find room have been spawned.
+
+        Engines have their sockets in `directory`.
+        """
+        self._directory = directory
+        devices = await asyncio.to_thread(self._find)
+        self.budgets = budgets(devices, self._asked)
+        self._needs = Needs(devices, self.budgets)
+        await asyncio.gather(*(self._find_need(name, wanted) for name, wanted in self._wanted.items()))
+        again_at = self._move_all()
+        await asyncio.gather(*self._tasks)
+        self._begin(self._run(again_at), "residency")
+
+    async def close(self) -> None:
+        """Load nothing more; returns once the processes that are being ended have ended. Idempotent."""
+        self._closed = True
+        for task in self._tasks:
+            if not task.get_name().startswith(("start", "unload")):  # whose processes would be lost
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def need_of(self, name: str) -> Need | None:
+        """The memory that a model has been granted, None while it has none."""
+        return self._granted.get(name)
+
+    def taken(self, device: str) -> int:
+        """Bytes granted on a device."""
+        return sum(need.num_bytes for need in self._granted.values() if need.device == device)
+
+    def want(self, handle: EngineHandle, *, may_end: bool = True) -> None:
+        """See that a model is loaded, if it is not loaded or loading already; `may_end`: for it others may be ended."""
+        if self._closed or handle.state not in (ModelState.UNLOADED, ModelState.FAILED):
+            return
+        handle.expect()
+        self._wish(handle, may_end)
+
+    def end(self, handle: EngineHandle) -> None:
+        """End a model that has no requests, whether it is ready, loading or waiting for its turn."""
+        if self._wanted.pop(handle.name, None) is not None:
+            handle.give_up()
+        elif handle.name in self._granted and handle.name not in self._ending:
+            self._end(handle)
+        elif handle.state is ModelState.FAILED:
+            handle.give_up()
+
+    def look(self) -> None:
+        """Something has changed."""
+        self._wake.set()
+
+    def notice(self, handle: EngineHandle) -> None:
+        """A model's state or progress has changed."""
+        name = handle.name
+        if handle.state is ModelState.READY and name in self._granted and name not in self._measured:
+            self._measured.add(name)
+            self._begin(self._measure(handle), f"measure {name}")
+        if handle.state is ModelState.FAILED:
+            self._granted.pop(name, None)  # its process has ended
+            self._measured.discard(name)
+        if handle.state is not ModelState.LOADING:
+            self.look()
+
+    async def _run(self, again_at: float) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if again_at == inf else max(0.0, again_at - time.monotonic())):
+                    await self._wake.wait()
+            self._wake.clear()
+            again_at = self._move_all()
+
+    async def _find_need(self, name: str, wanted: _Wanted) -> None:
+        handle = self._handles[name]
+        wanted.need = await asyncio.to_thread(self._needs.find, handle.config, self._sizes.get(name))
+        self.look()
+
+    def _move_all(self) -> float:
+        return min(self._move(device) for device in self.budgets)
+
+    def _move(self, device: str) -> float:
+        """Make the moves of one device; when to look again, by the monotonic clock."""
+        now = time.monotonic()
+        wishes = [
+            Wish(name=name, num_bytes=wanted.need.num_bytes, since=wanted.since, may_end=wanted.may_end)
+            for name, wanted in self._wanted.items()
+            if wanted.need is not None and wanted.need.device == device
+        ]
+        holdings = [self._holding(name, need) for name, need in self._granted.items() if need.device == device]
+        moves = next_moves(self.budgets[device], holdings, wishes, now=now, patience=self._policy.patience)
+        self._apply(device, moves, {wish.name for wish in wishes})
+        return moves.again_at
+
+    def _apply(self, device: str, moves: Moves, wished: set[str]) -> None:
+        for name in moves.end:
+            if wished:
+                self._turns.ended(name, time.monotonic())
+            self._end(self._handles[name])
+        for name, most in moves.refuse.items():
+            self._refuse(self._handles[name], device, most)
+        for name in moves.drop:
+            del self._wanted[name]
+            logger.info("there is no room for model %s beside the others; it is loaded when it is asked for", name)
+            self._handles[name].give_up()
+        for name in moves.load:
+            self._load(self._handles[name])
+        for name in list(self._granted):
+            self._handles[name].close(closed=name in moves.close)
+        for name in wished & self._wanted.keys():
+            if self._handles[name].progress is None:
+                self._handles[name].expect(WAITING)
+
+    def _holding(self, name: str, need: Need) -> Holding:
+        handle, policy = self._handles[name], self._policy
+        phase: Phase = "loading" if handle.state is ModelState.LOADING else "ready"
+        timeout = handle.residence.idle_timeout
+        last_used = max(handle.last_used or 0.0, handle.ready_since)
+        stay = min(max(handle.load_seconds, policy.least_stay), policy.longest_stay)
+        return Holding(
+            name=name,
+            num_bytes=need.num_bytes,
+            phase="ending" if name in self._ending else phase,
+            is_pinned=handle.residence.is_pinned,
+            is_busy=bool(handle.holders) or handle.state is ModelState.RESTARTING,
+            last_used=last_used,
+            stays_until=handle.ready_since + stay,
+            idle_at=inf if timeout is None else last_used + timeout,
+        )
+
+    def _load(self, handle: EngineHandle) -> None:
+        need = self._wanted.pop(handle.name).need
+        assert need is not None, "it was found before there was a wish"
+        others = sum(
+            wanted.need.num_bytes
+            for wanted in self._wanted.values()
+            if wanted.need is not None and wanted.need.device == need.device
+        )
+        free = self.budgets[need.device] - self.taken(need.device)
+        limit = self._needs.kv_limit(handle.config, need, free - others)
+        self._granted[handle.name] = Need(need.device, need.rest, limit or need.kv)
+        self._measured.discard(handle.name)
+        self._turns.loaded(handle.name, time.monotonic(), self._granted, self.budgets)
+        self._begin(self._start(handle, limit), f"start {handle.name}")
+
+    async def _start(self, handle: EngineHandle, kv_limit: int) -> None:
+        try:
+            await handle.start(self._directory, kv_limit=kv_limit)
+        except OSError as error:
+            handle.fail(ConfigError(f"the engine process cannot be started: {error.strerror or error}"))
+
+    async def _measure(self, handle: EngineHandle) -> None:
+        assert handle.info is not None, "a ready model has it"
+        need = await asyncio.to_thread(self._needs.measure, handle.config, handle.info, handle.pid)
+        if handle.name in self._granted:
+            self._granted[handle.name] = need
+            self.look()
+
+    def _end(self, handle: EngineHandle) -> None:
+        self._ending.add(handle.name)
+        handle.retire()  # now, so that no request gets hold of it before the task runs
+        self._begin(self._unload(handle), f"unload {handle.name}")
+
+    async def _unload(self, handle: EngineHandle) -> None:
+        await handle.unload()
+        need = self._granted.pop(handle.name)
+        if need.device != CPU:
+            await self._wait_for_memory(need.device)
+        self._measured.discard(handle.name)
+        self._ending.discard(handle.name)
+        logger.info(
+            "model %s is unloaded; %.2f GiB of %s are free again", handle.name, need.num_bytes / GIB, need.device
+        )
+        if handle.state is ModelState.LOADING:
+            self._wish(handle, may_end=True)
+        self.look()
+
+    async def _wait_for_memory(self, device: str) -> None:
+        """A driver takes a moment to clear up after a process."""
+        expected = BACK_SHARE * (self.budgets[device] - self.taken(device))
+        deadline = time.monotonic() + BACK_SECONDS
+        while time.monotonic() < deadline:
+            found = (await asyncio.to_thread(self._find)).get(device)
+            if found is None or found.available >= expected:
+                return
+            await asyncio.sleep(0.2)
+
+    def _wish(self, handle: EngineHandle, may_end: bool) -> None:
+        wanted = self._wanted[handle.name] = _Wanted(time.monotonic(), may_end)
+        if self.budgets:
+            self._begin(self._find_need(handle.name, wanted), f"need of {handle.name}")
+
+    def _refuse(self, handle: EngineHandle, device: str, most: int) -> None:
+        need = self._wanted.pop(handle.name).need
+        assert need is not None, "it was found before there was a wish"
+        beside = "" if most >= self.budgets[device] else " beside the pinned models"
+        handle.fail(
+            ModelLoadError(
+                f"{handle.name} needs {need.num_bytes / GIB:.2f} GiB of memory on {device},"
+                f" and this server has {most / GIB:.2f} GiB for it there{beside}",
+                hint="give its KV cache less (`memory` in models.yaml), or all models more (--memory-budget)",
+            )
+        )
+
+    def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s failed unexpectedly", task.get_name(), exc_info=error)

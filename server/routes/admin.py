@@ -1,0 +1,124 @@
+"""POST /admin/models/{id}/load and /unload: what an operator does with models. `Edge` has seen that it is one."""
+
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from engine.errors import HeadraceError
+from server.context import ServerContext, not_ready
+from server.edge.limits import ClientGone
+from server.edge.sse import KEEP_ALIVE_SECONDS, DisconnectWatcher, EventWriter
+from server.fleet.handle import EngineHandle
+from server.fleet.policy import ModelState
+from server.protocol.admin_request import AdminRequest, read_admin_request
+from server.protocol.errors import ApiError
+from server.protocol.response import encode_json
+from server.routes.answering import as_api_error
+from server.routes.loading import wait_until_loaded
+from server.routes.models import describe
+
+router = APIRouter()
+
+
+@router.post("/admin/models/{name:path}/load", summary="Load a model")
+async def load_model(request: Request, name: str) -> Response:
+    """Load it now, also one whose load has failed; the model once it is there, or an event at each stage."""
+    context: ServerContext = request.app.state.context
+    handle = context.model(name)
+    if (await _body(request)).stream:
+        return _Told(context, handle)
+    lease = context.fleet.lease(handle)
+    try:
+        with DisconnectWatcher(request.receive) as watcher:
+            await watcher.unless_gone(wait_until_loaded(lease, context.load_wait))
+    finally:
+        lease.release()
+    return JSONResponse(describe(context.fleet, handle))
+
+
+@router.post("/admin/models/{name:path}/unload", summary="Put a model away")
+async def unload_model(request: Request, name: str) -> Response:
+    """End its process and wait until that has gone. A model that answers or is waited for is not ended: 409."""
+    context: ServerContext = request.app.state.context
+    handle = context.model(name)
+    is_stream = (await _body(request)).stream
+    if handle.holders or handle.waiters:
+        count = len(handle.holders) + len(handle.waiters)
+        raise ApiError(
+            409,
+            f"The model {handle.name} has {count} request{'s' if count > 1 else ''}; unload it when they have ended",
+            code="model_busy",
+        )
+    context.fleet.residency.end(handle)
+    if is_stream:
+        return _Told(context, handle, loads=False)
+    await context.fleet.wait_unloaded(handle)
+    return JSONResponse(describe(context.fleet, handle))
+
+
+async def _body(request: Request) -> AdminRequest:
+    """The body, if there is one. Raises `ApiError`."""
+    context: ServerContext = request.app.state.context
+    headers = request.headers
+    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+        return AdminRequest()
+    body = await context.admission.read_json_body(headers, request.receive)
+    try:
+        return read_admin_request(body.raw, ignore_unknown=context.ignore_unknown_fields)
+    finally:
+        body.release()
+
+
+class _Told(Response):
+    """A stream of the model at each stage, until it is loaded or, with `loads` false, unloaded."""
+
+    def __init__(self, context: ServerContext, handle: EngineHandle, *, loads: bool = True) -> None:
+        self.background = None
+        self._context = context
+        self._handle = handle
+        self._loads = loads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        writer = EventWriter(send)
+        await writer.start()
+        with DisconnectWatcher(receive) as watcher:
+            try:
+                await watcher.unless_gone(self._tell(writer))
+            except ClientGone:
+                return
+
+    async def _tell(self, writer: EventWriter) -> None:
+        last = b""
+        stages = self._while_loading() if self._loads else self._while_unloading()
+        try:
+            async for _ in stages:
+                event = b"data: %b\n\n" % encode_json(describe(self._context.fleet, self._handle))
+                await writer.write(event if event != last else b": keep-alive\n\n")
+                last = event
+        except (HeadraceError, ApiError) as error:
+            await writer.end(b"data: %b\n\n" % encode_json(as_api_error(error).body()))
+            return
+        await writer.end()
+
+    async def _while_loading(self) -> AsyncIterator[None]:
+        """Yields at each change, the last time when the model is ready. Raises `ApiError`."""
+        lease = self._context.fleet.lease(self._handle)
+        try:
+            while not lease.is_active:
+                yield
+                try:
+                    await lease.change(KEEP_ALIVE_SECONDS)
+                except HeadraceError as error:
+                    raise not_ready(self._handle) from error
+            yield
+        finally:
+            lease.release()
+
+    async def _while_unloading(self) -> AsyncIterator[None]:
+        if self._handle.state is ModelState.UNLOADING:
+            yield
+        await self._context.fleet.wait_unloaded(self._handle)
+        yield
