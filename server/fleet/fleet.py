@@ -69,6 +69,11 @@ class Fleet:
         """The models that are loaded with the server."""
         return [handle for handle in self.handles.values() if handle.residence.is_at_start]
 
+    @property
+    def listed(self) -> list[EngineHandle]:
+        """The models to be told of: all but those on demand that are too large for this machine."""
+        return [handle for name, handle in self.handles.items() if name not in self.residency.too_large]
+
     async def start(self) -> None:
         """Begin to load the models that are to be loaded at start; returns once there are processes for them."""
         self._directory = _private_directory()

@@ -59,6 +59,8 @@ class Residency:
         """`budget` is for all models of a device together (`devices.budgets`), `sizes` are those of models' weights."""
         self.budgets: dict[str, int] = {}
         """Bytes by device; empty until the server has started."""
+        self.too_large: set[str] = set()
+        """Models that come on demand and are known to fit in no way; asked for, they are refused with the numbers."""
         self._handles = handles
         self._policy = policy
         self._asked = budget
@@ -138,12 +140,21 @@ class Residency:
             self.look()
 
     async def _run(self, again_at: float) -> None:
+        self._begin(self._sort_out(), "sort out")
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if again_at == inf else max(0.0, again_at - time.monotonic())):
                     await self._wake.wait()
             self._wake.clear()
             again_at = self._move_all()
+
+    async def _sort_out(self) -> None:
+        """Find those that are too large. Models of the start are tried whatever their files look like."""
+        for name, handle in list(self._handles.items()):
+            if not handle.residence.is_at_start:
+                need = await asyncio.to_thread(self._needs.find, handle.config, self._sizes.get(name))
+                if need.num_bytes > self.budgets[need.device]:
+                    self.too_large.add(name)
 
     async def _find_need(self, name: str, wanted: _Wanted) -> None:
         handle = self._handles[name]

@@ -20,14 +20,14 @@ async def health(request: Request) -> JSONResponse:
     A model that comes and goes as it is asked for says nothing of the server, nor does one that was put away since.
     """
     context: ServerContext = request.app.state.context
-    states = {name: _state(handle) for name, handle in context.fleet.handles.items()}
+    states = {handle.name: _state(handle) for handle in context.fleet.listed}
     counted = [states[handle.name] for handle in context.fleet.at_start if _counts(handle)]
     status = "draining" if context.admission.draining else _worst(counted)
     if status == "ready":
         return JSONResponse({"status": status, "models": states})
     progress = {
-        name: {"stage": handle.progress.stage, "fraction": handle.progress.fraction}
-        for name, handle in context.fleet.handles.items()
+        handle.name: {"stage": handle.progress.stage, "fraction": handle.progress.fraction}
+        for handle in context.fleet.listed
         if handle.state is ModelState.LOADING and handle.progress is not None
     }
     body = {"status": status, "models": states} | ({"progress": progress} if progress else {})

@@ -19,10 +19,10 @@ router = APIRouter()
 
 @router.get("/v1/models", summary="List the models")
 async def list_models(request: Request) -> JSONResponse:
-    """Every model of this server, loaded or not."""
+    """Every model that this server can load, loaded or not."""
     context: ServerContext = request.app.state.context
     return JSONResponse(
-        {"object": "list", "data": [describe(context.fleet, handle) for handle in context.fleet.handles.values()]}
+        {"object": "list", "data": [describe(context.fleet, handle) for handle in context.fleet.listed]}
     )
 
 
