@@ -24,10 +24,10 @@ from server.protocol.errors import ApiError, internal_error, overloaded
 logger = logging.getLogger(__name__)
 
 MAX_HEADERS = 100
-OPEN_PATHS = frozenset({"/health"})
+OPEN_PATHS = frozenset({"/health", "/livez", "/readyz"})
 """Reachable without a key."""
 ADMIN_PREFIX = "/admin/"
-PROBED_PATHS = frozenset({"/health", "/metrics"})
+PROBED_PATHS = OPEN_PATHS | {"/metrics"}
 """Asked for every few seconds by other machines, so not worth a line each."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

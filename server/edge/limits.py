@@ -76,6 +76,11 @@ class Admission:
         """Bytes of bodies."""
         self._reading: set[asyncio.Timeout] = set()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the next request would be refused."""
+        return self.in_flight >= self.limits.max_requests
+
     def drain(self) -> None:
         """Refuse what comes from now on, and what has not come whole."""
         self.draining = True

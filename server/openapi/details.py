@@ -15,9 +15,11 @@ from server.protocol.shapes import (
     ChatCompletionChunkShape,
     ChatCompletionShape,
     HealthShape,
+    LivezShape,
     ModelListShape,
     ModelShape,
     PromptTextShape,
+    ReadyzShape,
     TextCompletionShape,
     TokensShape,
 )
@@ -214,6 +216,20 @@ DETAILS: dict[str, Details] = {
         answer=HealthShape,
         answer_example={"status": "ready", "models": {"small": "ready"}},
         unhealthy=HealthShape,
+        is_open=True,
+    ),
+    "/livez": Details(
+        description="200 as long as the server's process answers at all. Needs no key.",
+        answer=LivezShape,
+        answer_example={"status": "live"},
+        is_open=True,
+    ),
+    "/readyz": Details(
+        description="200 when requests should be sent here: what is loaded at start can answer, the server is neither "
+        "full nor ending. Needs no key.",
+        answer=ReadyzShape,
+        answer_example={"status": "ready"},
+        unhealthy=ReadyzShape,
         is_open=True,
     ),
     "/openapi.json": Details(

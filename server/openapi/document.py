@@ -61,7 +61,7 @@ def _operation(route: APIRoute, details: Details, needs_key: bool) -> Json:
     for status in sorted({*EVERYWHERE, *details.errors} - ({401} if not secured else set())):
         operation["responses"][str(status)] = _error(status, has_body=bool(details.request))
     if details.unhealthy is not None:
-        operation["responses"]["503"] = _content("Not every model can answer now", _reference(details.unhealthy))
+        operation["responses"]["503"] = _content("Not now", _reference(details.unhealthy))
     if details.parameters:
         operation["parameters"] = list(details.parameters)
     if details.request:

@@ -278,6 +278,18 @@ class HealthShape(Shape):
     progress: dict[str, LoadProgressShape] | None = None
 
 
+class LivezShape(Shape):
+    """That the server's process answers."""
+
+    status: Literal["live"]
+
+
+class ReadyzShape(Shape):
+    """Whether requests should be sent to this server."""
+
+    status: Literal["ready", "loading", "restarting", "stalled", "failed", "stopped", "draining", "full"]
+
+
 class ErrorShape(Shape):
     """Why a request was refused or failed."""
 

@@ -1,4 +1,4 @@
-"""GET /health and /metrics: what other machines ask a server."""
+"""GET /health, /livez, /readyz and /metrics: what other machines ask a server."""
 
 from collections.abc import Iterable
 
@@ -21,8 +21,7 @@ async def health(request: Request) -> JSONResponse:
     """
     context: ServerContext = request.app.state.context
     states = {handle.name: _state(handle) for handle in context.fleet.listed}
-    counted = [states[handle.name] for handle in context.fleet.at_start if _counts(handle)]
-    status = "draining" if context.admission.draining else _worst(counted)
+    status = _status(context)
     if status == "ready":
         return JSONResponse({"status": status, "models": states})
     progress = {
@@ -32,6 +31,24 @@ async def health(request: Request) -> JSONResponse:
     }
     body = {"status": status, "models": states} | ({"progress": progress} if progress else {})
     return JSONResponse(body, status_code=503, headers={"Retry-After": str(LOADING_RETRY_SECONDS)})
+
+
+@router.get("/livez", summary="Whether the server's process answers")
+async def livez(request: Request) -> JSONResponse:
+    """Always 200: who gets no answer should start the server anew."""
+    return JSONResponse({"status": "live"})
+
+
+@router.get("/readyz", summary="Whether requests should be sent here")
+async def readyz(request: Request) -> JSONResponse:
+    """200 when what is loaded at start can answer now and there is a place for a request, else 503."""
+    context: ServerContext = request.app.state.context
+    status = _status(context)
+    if status == "ready" and context.admission.is_full:
+        status = "full"
+    if status == "ready":
+        return JSONResponse({"status": status})
+    return JSONResponse({"status": status}, status_code=503, headers={"Retry-After": str(LOADING_RETRY_SECONDS)})
 
 
 @router.get("/metrics", summary="Counters and gauges in the Prometheus text format")
@@ -44,6 +61,13 @@ async def metrics(request: Request) -> PlainTextResponse:
         fleet.handles.values(), context.counters, context.admission.in_flight, context.images, fleet.residency
     )
     return PlainTextResponse(text, media_type=CONTENT_TYPE)
+
+
+def _status(context: ServerContext) -> str:
+    """Where the server stands: the worst of the models that it began with."""
+    if context.admission.draining:
+        return "draining"
+    return _worst(_state(handle) for handle in context.fleet.at_start if _counts(handle))
 
 
 def _state(handle: EngineHandle) -> str:
