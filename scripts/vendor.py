@@ -22,6 +22,8 @@ IMPORTS = {
     "@preact/signals-core": "./signals-core.js",
 }
 
+IMPORT = re.compile(r"""(\b(?:import|export)\b[^;'"`]*)\bfrom\s*"([^"./][^"]*)\"""")
+
 
 @dataclass(frozen=True, slots=True)
 class Library:
@@ -34,6 +36,8 @@ class Library:
     licence: str
     types: str = ""
     """What TypeScript calls it, if not by the package's name."""
+    has_default: bool = False
+    """Whether it exports a default."""
 
 
 LIBRARIES = (
@@ -42,6 +46,7 @@ LIBRARIES = (
     Library("signals-core.js", "@preact/signals-core", "1.14.5", "dist/signals-core.mjs", "MIT"),
     Library("signals.js", "@preact/signals", "2.11.4", "dist/signals.mjs", "MIT"),
     Library("marked.js", "marked", "18.2.1", "lib/marked.esm.js", "MIT"),
+    Library("temml.js", "temml", "0.13.5", "dist/temml.mjs", "MIT", has_default=True),
 )
 
 
@@ -56,7 +61,10 @@ def main() -> int:
             package = _fetched(library, Path(scratch))
             text = _linked((package / library.path).read_text(encoding="utf-8"))
             (VENDOR / library.file).write_text(text, encoding="utf-8")
-            types = f'export * from "{library.types or library.package}";\n'
+            named = library.types or library.package
+            types = f'export * from "{named}";\n'
+            if library.has_default:
+                types += f'export {{ default }} from "{named}";\n'
             (VENDOR / library.file).with_suffix(".d.ts").write_text(types, encoding="utf-8")
             licence = f"LICENSE.{library.package.replace('@', '').replace('/', '-')}.txt"
             (VENDOR / licence).write_bytes((package / "LICENSE").read_bytes())
@@ -90,7 +98,7 @@ def _fetched(library: Library, scratch: Path) -> Path:
 def _linked(text: str) -> str:
     """A module whose imports are paths of ours."""
     text = re.sub(r"\n?//# sourceMappingURL=\S*", "", text)
-    return re.sub(r'\bfrom\s*"([^"./][^"]*)"', lambda found: f'from"{IMPORTS[found[1]]}"', text)
+    return IMPORT.sub(lambda found: f'{found[1]}from"{IMPORTS[found[2]]}"', text)
 
 
 if __name__ == "__main__":

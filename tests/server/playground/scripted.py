@@ -34,6 +34,21 @@ SHOWPIECE = (
     "| n | value |\n|---|---:|\n| 5 | 5 |\n| 10 | 55 |\n\n1. one\n2. two\n   - nested\n\n- [x] done\n\n> quoted"
     "\n\nIt costs $5 or $10."
 )
+FORMULAS = (
+    "The roots of $ax^2 + bx + c = 0$ with \\(a \\neq 0\\) cost $5 or $10, $5-$10 or US$7:\n\n"
+    "$$\nx_{1,2} = \\frac{-b \\pm \\sqrt{b^2 - 4ac}}{2a}\n$$\n\n"
+    "\\[ \\sum_{k=1}^{n} k = \\frac{n(n+1)}{2}, \\quad "
+    "\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix} \\vec v = \\lambda \\vec v \\]\n\n"
+    "- a limit $\\lim_{n \\to \\infty} (1 + \\tfrac1n)^n = e$\n\nNot understood: $\\nonsense{x$ and $$\\frac{1$$."
+)
+HOSTILE_FORMULAS = (
+    "$\\href{javascript:document.title='owned'}{a}$ $\\url{http://192.0.2.1/}$ "
+    "$\\includegraphics{http://192.0.2.1/pixel.png}$ $\\htmlStyle{position:fixed;inset:0}{b}$ "
+    "$\\class{skip}{c}$ $\\htmlId{app}{d}$ $\\text{<img src=x onerror=\"document.title='owned'\">}$ "
+    "$\\color{url(http://192.0.2.1/)}{e}$ $\\rule{9999em}{9999em}$ $\\kern{-9999em}f$ "
+    "$\\mathllap{over the text before it}h$ $\\raisebox{-9999em}{i}$ $\\def\\a{\\a\\a}\\a$ "
+    "$" + "{" * 900 + "g" + "}" * 900 + "$"
+)
 MODELS = ("scripted/large-model", "scripted/small")
 
 
@@ -178,6 +193,8 @@ SCRIPTS: dict[str, list[bytes]] = {
     "hostile": ended([chunk({"reasoning": HOSTILE}), *texts(HOSTILE)]),
     "show": ended(texts(*(SHOWPIECE[at : at + 7] for at in range(0, len(SHOWPIECE), 7)))),
     "rivers": with_logprobs(),
+    "formulas": ended(texts(*(FORMULAS[at : at + 9] for at in range(0, len(FORMULAS), 9)))),
+    "trap": ended(texts(HOSTILE_FORMULAS)),
 }
 
 

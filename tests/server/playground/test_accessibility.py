@@ -119,9 +119,15 @@ def code(page: Page) -> None:
     expect(page.get_by_role("alert")).to_be_visible()
 
 
+def formulas(page: Page) -> None:
+    ask(page, "formulas")
+    expect(messages(page).last.locator("math").first).to_be_attached()
+
+
 STATES: dict[str, Callable[[Page], None]] = {
     "empty": lambda page: page.wait_for_timeout(300),
     "markdown": lambda page: ask(page, "show"),
+    "formulas": formulas,
     "thought": lambda page: ask(page, "think"),
     "calls": lambda page: ask(page, "call"),
     "writing": writing,

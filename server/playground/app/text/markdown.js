@@ -3,13 +3,14 @@
  *
  * No string of HTML exists at any time: what a model writes as HTML is shown as the text that it is.
  */
-import { Fragment, h, useRef } from "../core/ui.js";
+import { Fragment, h, useEffect, useRef, useState } from "../core/ui.js";
 import { Marked } from "../../vendor/marked.js";
 import { CodeBlock } from "./code.js";
+import { formulas } from "./delimiters.js";
 
 /** @typedef {any} Token a token of marked's lexer */
 
-const marked = new Marked({ gfm: true });
+const marked = new Marked({ gfm: true }, { extensions: formulas });
 const SAFE_LINK = /^(https?:|mailto:)/i;
 /** The heading of the message that the text is of. */
 const MESSAGE_LEVEL = 2;
@@ -80,6 +81,8 @@ function block(token) {
       return h(token.ordered ? "ol" : "ul", token.ordered && token.start !== 1 ? { start: token.start } : {}, token.items.map(item));
     case "table":
       return table(token);
+    case "formula":
+      return h("p", {}, span(token));
     case "hr":
       return h("hr", {});
     default:
@@ -124,6 +127,8 @@ function span(token) {
       return h("code", {}, token.text);
     case "br":
       return h("br", {});
+    case "formula":
+      return h(Formula, { tex: token.text, display: token.display, raw: token.raw.trim() });
     case "link":
       return link(token.href, spans(token.tokens), token.raw);
     case "image":
@@ -143,4 +148,20 @@ function span(token) {
 function link(address, children, raw) {
   if (!SAFE_LINK.test(address)) return raw;
   return h("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, children);
+}
+
+/** @type {any} */
+let drawn = null;
+
+/**
+ * A formula; until what draws it has been read, the text that it was written as.
+ * @param {{tex: string, display: boolean, raw: string}} props
+ */
+function Formula(props) {
+  const [ready, setReady] = useState(drawn !== null);
+  useEffect(() => {
+    if (ready) return;
+    import("./math.js").then((module) => (drawn = module.Formula), () => null).then(() => setReady(drawn !== null));
+  }, []);
+  return ready ? h(drawn, props) : h("code", { class: "formula" }, props.raw);
 }

@@ -1,0 +1,2 @@
+export * from "temml";
+export { default } from "temml";
