@@ -2,7 +2,9 @@
 import { h } from "../core/ui.js";
 import { count, counted, perSecond, shortCount } from "../core/format.js";
 import { now, samples } from "../api/metrics.js";
-import { models, stateWords } from "../api/server.js";
+import { ask, Unreachable } from "../api/client.js";
+import { models, refresh, stateWords } from "../api/server.js";
+import { notify } from "../state/notices.js";
 import { Dialog } from "./dialog.js";
 
 const WIDTH = 400;
@@ -26,7 +28,7 @@ export function ServerDialog({ onClose }) {
         h(Plot, { label: "KV cache in use", values: list.map(({ kv }) => kv * 100), top: 100, show: (value) => `${Math.round(value)} %` }),
       ),
       h("div", { class: "table-scroll", tabIndex: 0, role: "region", "aria-label": "Models" }, h("table", { class: "facts" },
-        h("thead", {}, h("tr", {}, ["Model", "State", "Context", "KV cache", "Running", "Waiting", "Generated", "Prompt tokens cached"].map((name) => h("th", { key: name, scope: "col" }, name)))),
+        h("thead", {}, h("tr", {}, ["Model", "State", "Context", "KV cache", "Running", "Waiting", "Generated", "Prompt tokens cached", "In memory"].map((name) => h("th", { key: name, scope: "col" }, name)))),
         h("tbody", {}, models.value.map((model) => h(ModelRow, { key: model.id, model, series: sample.models[model.id] ?? {} }))),
       )),
     ),
@@ -52,7 +54,33 @@ function ModelRow({ model, series }) {
     h("td", {}, count(series.requests_waiting ?? 0)),
     h("td", {}, shortCount(series.generation_tokens_total ?? 0)),
     h("td", {}, share),
+    h("td", {}, h(Residence, { model })),
   );
+}
+
+/** What can be done with a model by its state. */
+const VERBS = new Map([["unloaded", "Load"], ["failed", "Load"], ["ready", "Unload"]]);
+
+/**
+ * Loads a model or puts it away, which servers with keys let only their operators do.
+ * @param {{model: import("../api/server.js").Model}} props
+ */
+function Residence({ model }) {
+  const verb = VERBS.get(model.state);
+  if (!verb) return "–";
+  const act = async () => {
+    const path = model.id.split("/").map(encodeURIComponent).join("/");
+    const done = ask(`admin/models/${path}/${verb.toLowerCase()}`, { json: {} });
+    setTimeout(refresh, 200); // it says meanwhile how far the load is
+    try {
+      await done;
+    } catch (error) {
+      if (!(error instanceof Error)) throw error;
+      if (!(error instanceof Unreachable)) notify(error.message);
+    }
+    refresh();
+  };
+  return h("button", { type: "button", class: "button", onClick: act, "aria-label": `${verb} ${model.id}` }, verb);
 }
 
 /**
