@@ -94,7 +94,7 @@ class Fleet:
 
     def lease(self, handle: EngineHandle) -> Lease:
         """Take hold of a model for a request, and have it loaded if it is not. To be released, whatever happens."""
-        lease = Lease(handle, self.residency.look)
+        lease = Lease(handle, lambda: self.residency.released(handle))
         if not lease.is_active:
             self.residency.want(handle)
         return lease

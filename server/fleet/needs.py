@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -53,6 +53,11 @@ class Need:
         """All of it."""
         return self.rest + self.kv
 
+    def at_most(self, limit: int) -> "Need":
+        """The same, or what is left of it within so many bytes."""
+        rest = min(self.rest, limit)
+        return replace(self, rest=rest, kv=min(self.kv, limit - rest))
+
 
 class Needs:
     """What models need on these devices; `find` and `measure` read and write files and belong in a thread."""
@@ -71,12 +76,12 @@ class Needs:
         record = self._records().get(_key(config, here), {})
         device = self._device(config, record)
         if (rest := record.get("rest")) is not None:
-            return Need(device, int(rest), self._kv(config, device), is_measured=True)
-        found = here or size
-        weights = self._budgets[device] // UNKNOWN_SHARE if found is None else found
-        if config.quantization == "fp8" and found is not None:
-            weights = round(weights * FP8_SHARE)
-        return Need(device, weights + PROCESS_BYTES, self._kv(config, device))
+            return Need(device, int(rest), self._kv(config, device, int(rest)), is_measured=True)
+        weights = self._budgets[device] // UNKNOWN_SHARE
+        if (found := here or size) is not None:
+            weights = round(found * _growth(config))
+        rest = weights + PROCESS_BYTES
+        return Need(device, rest, self._kv(config, device, rest))
 
     def kv_limit(self, config: EngineConfig, need: Need, free: int) -> int:
         """What an automatic KV cache may take where so many bytes are free, its need among them; 0: no limit."""
@@ -96,12 +101,14 @@ class Needs:
         self._remember(_key(config, here), {"device": info.device, "rest": rest})
         return need
 
-    def _kv(self, config: EngineConfig, device: str) -> int:
+    def _kv(self, config: EngineConfig, device: str, rest: int) -> int:
+        """What the KV cache takes at least, beside the rest; an automatic one makes do with what is left."""
         if config.num_blocks:
             return 0  # nothing is known of the size of a block
         given = parse_memory(config.memory)
         if given is None:
-            return self._budgets[device] // AUTO_PARTS
+            budget = self._budgets[device]
+            return max(0, min(budget // AUTO_PARTS, budget - rest))
         return round(given * self._devices[device].total) if isinstance(given, float) else given
 
     def _device(self, config: EngineConfig, record: Mapping[str, object]) -> str:
@@ -132,6 +139,23 @@ class Needs:
             temporary.replace(self._path)
         except OSError as error:
             logger.warning("what a model needs cannot be kept in %s: %s", self._path.parent, error.strerror)
+
+
+def _growth(config: EngineConfig) -> float:
+    """How much larger weights are in memory than in their files, as far as that can be told without reading them."""
+    if config.quantization == "fp8":
+        return FP8_SHARE
+    state = describe(config.source, config.revision)
+    if state.directory is None:
+        return 1.0
+    try:
+        told = json.loads((state.directory / "config.json").read_text(encoding="utf-8"))
+        kept = told.get("dtype") or told.get("torch_dtype")
+    except (OSError, ValueError, AttributeError):
+        return 1.0  # the engine says what is wrong with it
+    if kept == "float32":
+        return 1.0 if config.dtype == "float32" else 0.5
+    return 2.0 if config.dtype == "float32" and kept in ("bfloat16", "float16") else 1.0
 
 
 def _key(config: EngineConfig, here: int | None) -> str:

@@ -75,6 +75,8 @@ class Residency:
         self._turns = Turns()
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_over = False
+        """Whether models that turned out larger than was thought exceed a budget."""
         self._closed = False
 
     async def start(self, directory: Path) -> None:
@@ -127,6 +129,11 @@ class Residency:
         """Something has changed."""
         self._wake.set()
 
+    def released(self, handle: EngineHandle) -> None:
+        """A request has let a model go; that matters where memory is waited for, or the model may be idle too long."""
+        if self._wanted or self._is_over or handle.waiters or handle.residence.idle_timeout is not None:
+            self.look()
+
     def notice(self, handle: EngineHandle) -> None:
         """A model's state or progress has changed."""
         name = handle.name
@@ -158,11 +165,18 @@ class Residency:
 
     async def _find_need(self, name: str, wanted: _Wanted) -> None:
         handle = self._handles[name]
-        wanted.need = await asyncio.to_thread(self._needs.find, handle.config, self._sizes.get(name))
+        need = await asyncio.to_thread(self._needs.find, handle.config, self._sizes.get(name))
+        if handle.residence.is_at_start and not need.is_measured:
+            need = need.at_most(
+                self.budgets[need.device]
+            )  # what the operator names is tried, whatever its files suggest
+        wanted.need = need
         self.look()
 
     def _move_all(self) -> float:
-        return min(self._move(device) for device in self.budgets)
+        again_at = min(self._move(device) for device in self.budgets)
+        self._is_over = any(self.taken(device) > budget for device, budget in self.budgets.items())
+        return again_at
 
     def _move(self, device: str) -> float:
         """Make the moves of one device; when to look again, by the monotonic clock."""
@@ -186,7 +200,7 @@ class Residency:
             self._refuse(self._handles[name], device, most)
         for name in moves.drop:
             del self._wanted[name]
-            logger.info("there is no room for model %s beside the others; it is loaded when it is asked for", name)
+            logger.warning("there is no room for model %s beside the others; it is loaded when it is asked for", name)
             self._handles[name].give_up()
         for name in moves.load:
             self._load(self._handles[name])

@@ -7,13 +7,13 @@ from fastapi.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import HeadraceError
-from server.context import ServerContext, not_ready
+from server.context import LOADING_RETRY_SECONDS, ServerContext, not_ready
 from server.edge.limits import ClientGone
 from server.edge.sse import KEEP_ALIVE_SECONDS, DisconnectWatcher, EventWriter
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import ModelState
 from server.protocol.admin_request import AdminRequest, read_admin_request
-from server.protocol.errors import ApiError
+from server.protocol.errors import ApiError, overloaded
 from server.protocol.response import encode_json
 from server.routes.answering import as_api_error
 from server.routes.loading import wait_until_loaded
@@ -26,6 +26,8 @@ router = APIRouter()
 async def load_model(request: Request, name: str) -> Response:
     """Load it now, also one whose load has failed; the model once it is there, or an event at each stage."""
     context: ServerContext = request.app.state.context
+    if context.admission.draining:
+        raise overloaded("The server is shutting down", retry_after=LOADING_RETRY_SECONDS)
     handle = context.model(name)
     if (await _body(request)).stream:
         return _Told(context, handle)

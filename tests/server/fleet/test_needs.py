@@ -36,12 +36,21 @@ def test_what_is_not_known_is_estimated(tmp_path: Path) -> None:
     (tmp_path / "m" / "model.safetensors").write_bytes(bytes(1000))
     found = needs(tmp_path, "8GiB").find(EngineConfig(name="m", source=str(tmp_path / "m"), memory="2GiB"))
     assert (found.device, found.rest, found.kv) == ("cuda:0", 1000 + PROCESS_BYTES, 2 * GIB) and not found.is_measured
+    (tmp_path / "m" / "config.json").write_text('{"torch_dtype": "float32"}')
+    for dtype, weights in (("auto", 500), ("float32", 1000)):
+        config = EngineConfig(name="m", source=str(tmp_path / "m"), dtype=dtype)  # type: ignore[arg-type]
+        assert needs(tmp_path).find(config).rest == weights + PROCESS_BYTES
     away = EngineConfig(name="m", source="org/away", device="cpu", memory="0.25")
     assert needs(tmp_path).find(away, size=5 * GIB).num_bytes == 5 * GIB + PROCESS_BYTES + 25 * GIB
     eight_bits = EngineConfig(name="m", source="org/away", quantization="fp8", memory="1GiB")
     assert needs(tmp_path).find(eight_bits, size=4 * GIB).rest == 2 * GIB + PROCESS_BYTES
     unknown = needs(tmp_path, "8GiB").find(EngineConfig(name="m", source="org/away"))
     assert (unknown.rest, unknown.kv) == (2 * GIB + PROCESS_BYTES, GIB)
+    # An automatic cache makes do with what is left; weights that do not fit stay too large, unless they are tried.
+    full = needs(tmp_path, "8GiB").find(EngineConfig(name="m", source="org/away"), size=7 * GIB)
+    assert full.num_bytes == 8 * GIB and full.kv == GIB - PROCESS_BYTES
+    large = needs(tmp_path, "8GiB").find(EngineConfig(name="m", source="org/away"), size=9 * GIB)
+    assert large.num_bytes > 8 * GIB and large.at_most(8 * GIB).num_bytes == 8 * GIB
 
 
 def test_what_was_measured_holds_for_the_next_server(tmp_path: Path) -> None:

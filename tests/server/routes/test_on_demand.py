@@ -342,9 +342,10 @@ def test_what_cannot_fit_even_alone_is_refused_with_both_numbers(
     with serving(monkeypatch, tmp_path, sized, memory_budget="4GiB", sizes={"two": 40 * GIB}) as server:
         answer = post(server, **body("two"))
         assert answer.status_code == 503 and "retry-after" not in answer.headers
+        wait_until(lambda: list(patient.get(f"{server.url}/health").json()["models"]) == ["one"])
         assert [model["id"] for model in patient.get(f"{server.url}/v1/models").json()["data"]] == ["one"]
         message = answer.json()["error"]["message"]
-        assert "41.00 GiB" in message and "4.00 GiB" in message and starts(server, "two") == 0
+        assert "40.50 GiB" in message and "4.00 GiB" in message and starts(server, "two") == 0
         assert state_of(server, "one") == "ready"
 
 
