@@ -12,7 +12,15 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from tests.clocks import PATIENCE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
-SWITCHES = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
+LAN_HOST = "headrace.lan"
+"""This machine by a name that is no secure origin over plain HTTP, as others of a network see it."""
+SWITCHES = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    f"--host-resolver-rules=MAP {LAN_HOST} 127.0.0.1",
+)
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="there is no chromium here (Debian's package of that name)")
 PATIENCE_MS = PATIENCE * 1000
 

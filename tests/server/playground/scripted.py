@@ -67,6 +67,10 @@ class Scripted:
     """How often /metrics was asked for."""
     left: int = 0
     """Streams whose client went away."""
+    names: tuple[str, ...] = MODELS
+    """Of the models."""
+    refusal: str = "temperature must be at most 2.0, got 3"
+    """What is said to who asks to be refused."""
 
     @property
     def url(self) -> str:
@@ -151,6 +155,15 @@ def with_logprobs() -> list[bytes]:
     return ended([chunk({"content": one["token"]}, logprobs={"content": [one]}) for one in tokens])
 
 
+def hostile_tokens() -> list[bytes]:
+    """Tokens, alternatives and a call that are pieces of a page."""
+    tokens = [token(HOSTILE, -0.5, ("<img src=x onerror=\"document.title='owned'\">", -1.0)), token(" b", -0.1)]
+    function = {"name": HOSTILE, "arguments": json.dumps({HOSTILE: HOSTILE})}
+    call = {"index": 0, "id": HOSTILE, "type": "function", "function": function}
+    pieces = [chunk({"content": one["token"]}, logprobs={"content": [one]}) for one in tokens]
+    return ended([*pieces, chunk({"tool_calls": [call]})], "tool_calls")
+
+
 def split_characters() -> list[bytes]:
     """An answer whose bytes are cut within characters, line ends and events."""
     whole = b"".join(ended(texts("Grüße, ", "日本語 ", "🌍🌎 fin"))).replace(b"\n\n", b"\r\n\r\n")
@@ -194,6 +207,7 @@ SCRIPTS: dict[str, list[bytes]] = {
     "show": ended(texts(*(SHOWPIECE[at : at + 7] for at in range(0, len(SHOWPIECE), 7)))),
     "rivers": with_logprobs(),
     "formulas": ended(texts(*(FORMULAS[at : at + 9] for at in range(0, len(FORMULAS), 9)))),
+    "everything": hostile_tokens(),
     "trap": ended(texts(HOSTILE_FORMULAS)),
 }
 
@@ -224,7 +238,7 @@ def build(server: Scripted) -> FastAPI:
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
-        return refused(request) or JSONResponse({"object": "list", "data": [model(name) for name in MODELS]})
+        return refused(request) or JSONResponse({"object": "list", "data": [model(name) for name in server.names]})
 
     @app.get("/openapi.json")
     async def openapi(request: Request) -> Response:
@@ -258,7 +272,7 @@ def build(server: Scripted) -> FastAPI:
         server.requests.append(body)
         if body["messages"][-1].get("content") == "refuse":
             error = {
-                "message": "temperature must be at most 2.0, got 3",
+                "message": server.refusal,
                 "param": "temperature",
                 "code": "invalid_value",
             }
@@ -295,9 +309,9 @@ async def _play(server: Scripted, events: list[bytes]) -> AsyncIterator[bytes]:
 
 
 @contextmanager
-def running_scripted(*, key: str = "") -> Iterator[Scripted]:
-    """Run one in a thread."""
-    state = Scripted(key=key)
+def running_scripted(**settings: Any) -> Iterator[Scripted]:
+    """Run one in a thread; `settings` are fields of `Scripted`."""
+    state = Scripted(**settings)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         state.port = listener.getsockname()[1]

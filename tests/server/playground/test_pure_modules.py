@@ -1,0 +1,175 @@
+"""What the pages reckon with: the tree of a conversation, cut streams, answers in pieces, differences."""
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+
+from tests.server.playground.hazards import TEXTS
+from tests.server.playground.node import in_node, needs_node
+
+pytestmark = needs_node
+
+WALK = """
+const { Talk, newRecord } = await load("talk/talk.js");
+const faults = [];
+const picture = (talk) => JSON.stringify([talk.path.value, [...talk.children.value].sort()]);
+function check(talk, what) {
+  const seen = new Set();
+  const open = [""];
+  while (open.length) {
+    for (const id of talk.children.value.get(open.pop()) ?? []) {
+      if (seen.has(id)) faults.push(what + ": a message has two places");
+      seen.add(id);
+      open.push(id);
+    }
+  }
+  if (seen.size !== talk.messages.size) faults.push(what + ": not every message can be reached");
+  const path = talk.path.value;
+  path.forEach((id, index) => {
+    if (index && talk.peek(id).parent !== path[index - 1]) faults.push(what + ": the path is broken");
+  });
+  if (path.length && talk.children.value.get(path.at(-1))) faults.push(what + ": the path ends too early");
+}
+out = given.map((moves) => {
+  const talk = new Talk(newRecord());
+  for (const [kind, where] of moves) {
+    const path = talk.path.value;
+    const ids = [...talk.messages.keys()];
+    const id = path[Math.floor(where * path.length)];
+    const before = picture(talk);
+    if (kind === "add" || !id) {
+      const added = talk.add(path.at(-1) ?? null, { role: "user", content: kind });
+      if (talk.path.value.at(-1) !== added) faults.push("add: what was added is not shown");
+    } else if (kind === "branch") {
+      const added = talk.add(talk.peek(id).parent, { role: "user", content: kind });
+      if (!talk.path.value.includes(added)) faults.push("branch: what was added is not shown");
+      if (!talk.siblings(added).includes(id)) faults.push("branch: not beside the other");
+    } else if (kind === "choose") {
+      const any = ids[Math.floor(where * ids.length)];
+      talk.choose(any);
+      const siblings = talk.siblings(any);
+      const shown = talk.path.value.find((one) => siblings.includes(one));
+      if (shown !== undefined && shown !== any) faults.push("choose: another is shown");
+    } else if (kind === "remove") {
+      const rest = path.filter((one) => one !== id);
+      const undo = talk.remove(id);
+      if (talk.messages.has(id)) faults.push("remove: it is still there");
+      check(talk, "remove");
+      const inside = path.at(-1) !== id;
+      if (inside && JSON.stringify(talk.path.value) !== JSON.stringify(rest)) faults.push("remove: others left");
+      if (where < 0.5) {
+        undo();
+        if (picture(talk) !== before) faults.push("undo: not as it was");
+      }
+    } else if (kind === "move") {
+      const step = where < 0.5 ? -1 : 1;
+      const other = path[path.indexOf(id) + step];
+      talk.move(id, step);
+      if (!other && picture(talk) !== before) faults.push("move: moved over the end");
+      if (other) {
+        const wanted = path.map((one) => (one === id ? other : one === other ? id : one));
+        if (JSON.stringify(talk.path.value) !== JSON.stringify(wanted)) faults.push("move: the two are not exchanged");
+      }
+    }
+    check(talk, kind);
+  }
+  const again = new Talk(talk.record.value, [...talk.messages.values()].map((one) => one.value).reverse());
+  if (picture(again) !== picture(talk)) faults.push("kept: not as it was");
+  return faults.splice(0);
+});
+"""
+
+
+def test_a_conversation_stays_a_tree_whatever_is_done_to_it() -> None:
+    chance = random.Random(16)
+    kinds = ["add", "add", "branch", "choose", "remove", "move"]
+    walks = [[[chance.choice(kinds), chance.random()] for _ in range(40)] for _ in range(200)]
+    for number, faults in enumerate(in_node(WALK, walks)):
+        assert faults == [], (walks[number], faults)
+
+
+READ = """
+const { readEvents } = await load("api/events.js");
+out = [];
+for (const pieces of given) {
+  const stream = new ReadableStream({
+    start(controller) {
+      for (const piece of pieces) controller.enqueue(new Uint8Array(piece));
+      controller.close();
+    },
+  });
+  const events = [];
+  for await (const { data, comment } of readEvents(stream)) events.push(data ?? ": " + comment);
+  out.push(events);
+}
+"""
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_events_are_the_same_wherever_a_stream_is_cut(end: str) -> None:
+    lines = ['data: {"a": "é 🌍 \u2028"}', "", ": alive", "", "data: one", "data:two", "", "event: x", ""]
+    whole = end.join([*lines, "data: [DONE]", "", ""]).encode()
+    chance = random.Random(3)
+    cuts = [sorted(chance.sample(range(1, len(whole)), chance.randint(0, 20))) for _ in range(100)]
+    cuts.append(list(range(1, len(whole))))
+    streams = [
+        [list(whole[begin:stop]) for begin, stop in zip([0, *cut], [*cut, len(whole)], strict=True)] for cut in cuts
+    ]
+    wanted = ['{"a": "é 🌍 \u2028"}', ": alive", "one\ntwo", "[DONE]"]
+    for cut, events in zip(cuts, in_node(READ, streams), strict=True):
+        assert events == wanted, cut
+
+
+def test_an_event_without_an_end_is_none() -> None:
+    assert in_node(READ, [[list(b"data: whole\n\ndata: hal")], []]) == [["whole"], []]
+
+
+def test_the_pieces_of_an_answer_are_laid_end_to_end() -> None:
+    script = """
+    const { nothing, addPiece } = await load("talk/assemble.js");
+    out = given.map((choices) => {
+      const answer = nothing();
+      for (const choice of choices) addPiece(answer, choice);
+      return answer;
+    });
+    """
+    call: dict[str, Any] = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}
+    second = {"index": 1, "id": "c2", "function": {"name": "g", "arguments": "{}"}}
+    more = {"index": 0, "function": {"arguments": '{"a": 1}'}}
+    answers = in_node(
+        script,
+        [
+            [{"delta": {"role": "assistant", "content": ""}}, {"delta": {"content": "a"}}, {"delta": {"content": "b"}}],
+            [{"delta": {"reasoning": "x", "reasoning_content": "x"}}, {"delta": {"reasoning_content": "y"}}],
+            [{"delta": {"tool_calls": [call, second]}}, {"delta": {"content": None, "tool_calls": [more]}}],
+            [{"delta": {}, "logprobs": {"content": [{"token": "t"}]}}, {"finish_reason": "length"}, {"delta": None}],
+        ],
+    )
+    assert answers[0]["content"] == "ab" and answers[0]["calls"] == []
+    assert answers[1]["reasoning"] == "xy", "one thought, though it is told under two names"
+    assert answers[2]["calls"] == [
+        {"id": "c1", "name": "f", "arguments": '{"a": 1}'},
+        {"id": "c2", "name": "g", "arguments": "{}"},
+    ]
+    assert answers[3]["tokens"] == [{"token": "t"}] and answers[3]["finish"] == "length"
+
+
+def test_a_difference_holds_both_texts() -> None:
+    chance = random.Random(5)
+    words = ["a", "b", "c", " ", "\n", ".", "é", "🌍", "naïve", *TEXTS]
+    pairs = [["".join(chance.choices(words, k=chance.randint(0, 30))) for _ in range(2)] for _ in range(200)]
+    pairs += [["", ""], ["same words", "same words"], ["one", ""], ["", "two"], ["x " * 4000, "y"]]
+    script = """
+    const { difference } = await load("text/difference.js");
+    out = given.map(([before, after]) => difference(before, after));
+    """
+    found = in_node(script, pairs)
+    assert found.pop() is None, "too long to be compared"
+    assert found[-4] == [] and found[-3] == [{"kind": "same", "text": "same words"}]
+    for (before, after), pieces in zip(pairs, found, strict=False):
+        assert "".join(piece["text"] for piece in pieces if piece["kind"] != "new") == before
+        assert "".join(piece["text"] for piece in pieces if piece["kind"] != "gone") == after
+        kinds = [piece["kind"] for piece in pieces]
+        assert all(one != other for one, other in itertools.pairwise(kinds)), "pieces of a kind are one"
