@@ -1,8 +1,9 @@
-"""Paged attention for CPUs: decoding rows and short prompts in a C kernel, long prompts in SDPA.
+"""Paged attention for CPUs: kernels in C, and SDPA for what they do not take.
 
-The kernel takes one query at a time, straight from the blocks; a short prompt is handed to it as so many queries, which
-costs less than the dozen torch operations of each prompt. A long prompt is worth gathering its blocks for: SDPA then
-takes all its queries at once, those of a KV head's group packed as rows. Without a C compiler, `cpu_torch` decodes.
+One kernel takes one query at a time, straight from the blocks; short prompts are handed to it as so many queries, all
+at once. Another takes the queries of a long prompt in tiles. In bf16, or for sizes it does not know, a long prompt's
+blocks are gathered and SDPA takes its queries, those of a KV head's group packed as rows. Without a C compiler,
+`cpu_torch` decodes.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from engine.kernels.cpu import CpuKernels
 from engine.kernels.cpu_layer import MAX_ROWS, QuantizedLayer
 
 SHORT_PROMPT_SCORES = 1 << 13
-"""Prompts with at most this many pairs of query and key go to the kernel."""
+"""Prompts with at most this many pairs of query and key go to the kernel for single queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,15 @@ class _Queries:
     """int32 [n, max_blocks]"""
     lens: torch.Tensor
     """int32 [n]: keys that each query sees, before any window."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """Consecutive tokens of one sequence that are attended with together."""
+
+    run: Run
+    table: torch.Tensor
+    """int32 [max_blocks]"""
 
 
 class CpuAttention:
@@ -52,7 +62,7 @@ class CpuAttention:
         """See `AttentionBackend.plan`."""
         self._batch = batch
         self._spans.plan(batch)
-        self._parts: list[_Queries | Run] = []
+        self._parts: list[_Queries | _Prompt] = []
         starts = np.cumsum([0, *batch.query_lens]).tolist()
         row, num_rows = 0, len(batch.query_lens)
         while row < num_rows:
@@ -63,7 +73,8 @@ class CpuAttention:
                 self._parts.append(self._plan_queries(row, end, slice(starts[row], starts[end])))
             else:
                 end = row + 1
-                self._parts.append(plan_run(batch, row, starts[row], self._block_size))
+                run = plan_run(batch, row, starts[row], self._block_size)
+                self._parts.append(_Prompt(run, batch.block_tables[row]))
             row = end
         if self._kernels is None:
             self._torch_decode.plan(batch)
@@ -141,11 +152,11 @@ class CpuAttention:
         """q `[H, T, Dk]` over what the cache holds now; returns `[T, H, Dv]`."""
         outputs = []
         for part in self._parts:
+            if isinstance(part, _Prompt):
+                outputs.append(self._attend_prompt(q[:, part.run.tokens], part, cache, scaling, softcap, window))
+                continue
             queries = q[:, part.tokens]
-            if isinstance(part, Run):
-                keys, values = part.gather(cache.k), part.gather(cache.v)
-                outputs.append(attend_in_chunks(queries, keys, values, part, scaling, softcap, window))
-            elif self._kernels is None:
+            if self._kernels is None:
                 outputs.append(self._torch_decode.run(queries, cache, scaling, softcap, window))
             else:
                 outputs.append(
@@ -156,3 +167,21 @@ class CpuAttention:
                 )  # fmt: skip
         out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return self._spans.replace(out, q, cache, scaling, softcap, window)
+
+    def _attend_prompt(
+        self,
+        q: torch.Tensor,
+        prompt: _Prompt,
+        cache: LayerCache,
+        scaling: float,
+        softcap: float | None,
+        window: int | None,
+    ) -> torch.Tensor:
+        """q `[H, n, Dk]` of one sequence; returns `[n, H, Dv]`."""
+        if self._kernels is not None and self._kernels.takes_prompts(len(q), cache.k, cache.v):
+            return self._kernels.attend_prompt(
+                q.transpose(0, 1), cache.k, cache.v, prompt.table, context_len=prompt.run.context_len,
+                block_size=self._block_size, scaling=scaling, softcap=softcap, window=window,
+            )  # fmt: skip
+        keys, values = prompt.run.gather(cache.k), prompt.run.gather(cache.v)
+        return attend_in_chunks(q, keys, values, prompt.run, scaling, softcap, window)

@@ -60,6 +60,7 @@ static inline float exp_negative(float x) {
 #define LOAD(x) (x)
 #define STORE(x) (x)
 #include "cpu.c"
+#include "cpu_prompt.c"
 
 #else
 

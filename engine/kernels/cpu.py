@@ -13,6 +13,8 @@ import torch
 from engine.kernels.build import built
 
 MAX_HEAD_DIM = 256
+MAX_GROUP = 64
+"""Heads of a KV head that `attend_prompt` takes."""
 
 _SUFFIX = {torch.bfloat16: "bf16", torch.float32: "f32"}
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -22,6 +24,17 @@ _SIGNATURES: dict[str, list[Any]] = {
     "rope_and_write": [_POINTER] * 6 + [_INT] * 5,
     "paged_decode": [_POINTER] * 2 + [_INT] * 2 + [_POINTER] * 3 + [_INT] + [_POINTER] + [_INT] * 8 + [_FLOAT] * 2,
 }
+
+
+class _Prompt(ctypes.Structure):
+    _fields_ = [
+        ("q", _POINTER), ("k_cache", _POINTER), ("v_cache", _POINTER), ("table", _POINTER),
+        *((name, _INT) for name in (
+            "token_stride", "head_stride", "queries", "context", "heads", "kv_heads", "k_dim", "v_dim", "num_slots",
+            "block_size", "window",
+        )),
+        ("scale", _FLOAT), ("softcap", _FLOAT),
+    ]  # fmt: skip
 
 
 class CpuKernels:
@@ -37,6 +50,9 @@ class CpuKernels:
         self._silu_mul = function("silu_mul")
         self._rope_and_write = function("rope_and_write")
         self._paged_decode = function("paged_decode")
+        self._dtype = dtype
+        self._attend_prompt = library.attend_prompt
+        self._attend_prompt.argtypes, self._attend_prompt.restype = [_POINTER, ctypes.POINTER(_Prompt)], None
 
     def add_rms_norm(
         self, residual: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float
@@ -101,6 +117,41 @@ class CpuKernels:
             block_tables.data_ptr(), block_tables.stride(0), seqlens_k.data_ptr(), rows, heads, kv_heads, k_dim, v_dim,
             num_slots, block_size, window or 0, scaling, softcap or 0.0,
         )  # fmt: skip
+        return out
+
+    def takes_prompts(self, heads: int, k_cache: torch.Tensor, v_cache: torch.Tensor) -> bool:
+        """Whether `attend_prompt` is for these; in bf16 a processor may have faster products, which torch knows."""
+        kv_heads, _, v_dim = v_cache.shape
+        fits = heads // kv_heads <= MAX_GROUP and v_dim % 16 == 0 and max(v_dim, k_cache.shape[2]) <= MAX_HEAD_DIM
+        return self._dtype == torch.float32 and fits
+
+    def attend_prompt(
+        self,
+        q: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        table: torch.Tensor,
+        *,
+        context_len: int,
+        block_size: int,
+        scaling: float,
+        softcap: float | None,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Attention of a sequence's newest tokens: q fp32 `[n, H, Dk]` with any strides but the last, → `[n, H, Dv]`.
+
+        table int32 `[max_blocks]` has the sequence's blocks, context_len is its length, those tokens included. For what
+        `takes_prompts` says. See `AttentionBackend.run` for the rest.
+        """
+        queries, heads, k_dim = q.shape
+        kv_heads, num_slots, v_dim = v_cache.shape
+        assert self.takes_prompts(heads, k_cache, v_cache) and q.stride(2) == 1 and table.stride(0) == 1
+        out = q.new_empty(queries, heads, v_dim)
+        prompt = _Prompt(
+            q.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr(), table.data_ptr(), q.stride(0), q.stride(1), queries,
+            context_len, heads, kv_heads, k_dim, v_dim, num_slots, block_size, window or 0, scaling, softcap or 0.0,
+        )  # fmt: skip
+        self._attend_prompt(out.data_ptr(), prompt)
         return out
 
 

@@ -18,6 +18,7 @@ from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.execution import model_runner
+from engine.kernels.cpu import CpuKernels
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
 from tests.tiny_models import EOS_TOKEN_ID, FAMILIES, VOCAB_SIZE, auto_class
@@ -127,14 +128,14 @@ def test_in_any_mix(family: str, options: dict[str, object], tiny_model_dir: Tin
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("compiler", [True, False], ids=["kernels", "no_compiler"])
-def test_prompts_in_sdpa(
-    family: str, compiler: bool, tiny_model_dir: TinyModelDir, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("way", ["tiles", "sdpa", "no_compiler"])
+def test_long_prompts(family: str, way: str, tiny_model_dir: TinyModelDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long prompts take another way through the attention than short ones, and decoding one without a compiler."""
     monkeypatch.setattr(cpu, "SHORT_PROMPT_SCORES", 0)
     monkeypatch.setattr(sdpa, "SCORES_LIMIT", 1000)
-    if not compiler:
+    if way == "sdpa":
+        monkeypatch.setattr(CpuKernels, "takes_prompts", lambda *_: False)
+    if way == "no_compiler":
         monkeypatch.setattr(model_runner, "load_kernels", lambda dtype: None)
     directory = tiny_model_dir(family)
     requests, arrivals = random_mix(7, longest=60)

@@ -1,6 +1,7 @@
 """The C kernels against plain torch, over the shapes that go wrong: one row, block edges, window edges, odd groups."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 
 from engine.attention.reference import gather_slots, visible
 from engine.kernels.cpu import CpuKernels, load_kernels
+from tests.engine.kernels.test_cpu_quantized import run_under_sanitizers
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -126,6 +128,131 @@ def test_paged_decode(
         positions = torch.arange(length)
         scores.masked_fill_(~visible(positions[-1:], positions, window), -math.inf)
         close(out[row], torch.einsum("hk,hkd->hd", scores.softmax(-1), values))
+
+
+class Sequence:
+    """Keys and values of one sequence in blocks here and there, among what others have left behind."""
+
+    def __init__(self, context: int, kv_heads: int, k_dim: int, v_dim: int, block_size: int = 16) -> None:
+        blocks = -(-context // block_size)
+        self.table = torch.randperm(2 * blocks + 3)[:blocks].to(torch.int32)
+        slots = gather_slots(self.table, context, block_size)
+        self.keys, self.values = torch.randn(kv_heads, context, k_dim), torch.randn(kv_heads, context, v_dim)
+        self.k_cache = torch.full((kv_heads, (2 * blocks + 3) * block_size, k_dim), math.nan)
+        self.v_cache = torch.full((kv_heads, (2 * blocks + 3) * block_size, v_dim), math.nan)
+        self.k_cache[:, slots], self.v_cache[:, slots] = self.keys, self.values
+        self.context, self.block_size = context, block_size
+
+    def attend(
+        self, kernels: CpuKernels, q: torch.Tensor, softcap: float | None = None, window: int | None = None,
+        context: int | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        return kernels.attend_prompt(
+            q, self.k_cache, self.v_cache, self.table, context_len=context or self.context,
+            block_size=self.block_size, scaling=q.shape[2] ** -0.5, softcap=softcap, window=window,
+        )  # fmt: skip
+
+    def exact(self, q: torch.Tensor, softcap: float | None, window: int | None) -> torch.Tensor:
+        group = q.shape[1] // len(self.keys)
+        keys, values = (x.double().repeat_interleave(group, dim=0) for x in (self.keys, self.values))
+        scores = torch.einsum("nhd,hkd->hnk", q.double(), keys) * q.shape[2] ** -0.5
+        if softcap:
+            scores = softcap * torch.tanh(scores / softcap)
+        positions = torch.arange(self.context)
+        scores.masked_fill_(~visible(positions[self.context - len(q) :], positions, window), -math.inf)
+        return torch.einsum("hnk,hkd->nhd", scores.softmax(-1), values)
+
+
+@pytest.fixture
+def prompts() -> CpuKernels:
+    built = load_kernels(torch.float32)
+    if built is None:
+        pytest.skip("no C compiler on this machine (cc, gcc or clang)")
+    torch.manual_seed(0)
+    return built
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "k_dim", "v_dim"),
+    [(9, 3, 64, 64), (4, 4, 24, 16), (12, 2, 128, 128), (64, 1, 16, 32), (5, 1, 7, 48), (2, 1, 256, 256)],
+)
+@pytest.mark.parametrize(("softcap", "window"), [(None, None), (5.0, None), (None, 1), (2.0, 17), (None, 64)])
+def test_attend_prompt(
+    prompts: CpuKernels,
+    heads: int,
+    kv_heads: int,
+    k_dim: int,
+    v_dim: int,
+    softcap: float | None,
+    window: int | None,
+) -> None:
+    for queries, context in [(1, 1), (1, 65), (5, 5), (16, 300), (63, 64), (64, 64), (65, 65), (130, 193)]:
+        sequence = Sequence(context, kv_heads, k_dim, v_dim)
+        assert prompts.takes_prompts(heads, sequence.k_cache, sequence.v_cache)
+        q = (torch.randn(heads, queries, k_dim) * 3).transpose(0, 1)
+        close(sequence.attend(prompts, q, softcap, window), sequence.exact(q, softcap, window))
+
+
+def test_no_query_of_a_prompt_depends_on_its_neighbours_or_on_threads(prompts: CpuKernels) -> None:
+    sequence, q = Sequence(400, 3, 64, 64), torch.randn(150, 9, 64)
+    whole = sequence.attend(prompts, q)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            for start, end in [(0, 150), (0, 1), (3, 20), (99, 150)]:
+                context = sequence.context - 150 + end
+                assert torch.equal(sequence.attend(prompts, q[start:end], context=context), whole[start:end])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_scores_beyond_all_measure_and_what_is_no_number(prompts: CpuKernels) -> None:
+    sequence, q = Sequence(130, 1, 16, 16), torch.randn(20, 2, 16)
+    q[3], q[4] = 1e18, -1e18
+    q[5, 1, 0] = math.nan
+    out = sequence.attend(prompts, q)
+    assert out[5, 1].isnan().all()
+    out[5, 1] = 0
+    assert out.isfinite().all()
+    close(out[:3], sequence.exact(q, None, None)[:3])
+
+
+def test_what_tiles_are_not_for_is_said(prompts: CpuKernels) -> None:
+    cache = torch.zeros(1, 16, 24)
+    assert not prompts.takes_prompts(4, cache, cache), "values of 24 numbers"
+    assert not prompts.takes_prompts(65, cache, torch.zeros(1, 16, 16)), "65 heads of a KV head"
+    other = load_kernels(torch.bfloat16)
+    assert other is not None and not other.takes_prompts(4, cache[..., :16], cache[..., :16])
+
+
+DRIVER = r"""
+#include "SOURCE"
+#include <stdio.h>
+int main(void) {
+    const int64_t groups[] = {1, 3, 64}, queries[] = {1, 17, 70}, dims[] = {16, 48, 256};
+    for (int g = 0; g < 3; g++) for (int n = 0; n < 3; n++) for (int d = 0; d < 3; d++) {
+        int64_t dim = dims[d], heads = 2 * groups[g], context = queries[n] + 30, blocks = (context + 15) / 16;
+        float *q = malloc(queries[n] * heads * dim * 4), *out = malloc(queries[n] * heads * dim * 4);
+        float *k = malloc(2 * blocks * 16 * dim * 4), *v = malloc(2 * blocks * 16 * dim * 4);
+        int32_t *table = malloc(blocks * 4);
+        for (int64_t i = 0; i < blocks; i++) table[i] = (int32_t)(blocks - 1 - i);
+        for (int64_t i = 0; i < queries[n] * heads * dim; i++) q[i] = (float)(i % 17) - 8.0f;
+        for (int64_t i = 0; i < 2 * blocks * 16 * dim; i++) k[i] = v[i] = (float)(i % 13) - 6.0f;
+        Prompt prompt = {q, k, v, table, heads * dim, dim, queries[n], context, heads, 2, dim, dim, blocks * 16, 16,
+                         n * 7, 1.0f, 0.0f};
+        attend_prompt(out, &prompt);
+        free(q), free(out), free(k), free(v), free(table);
+    }
+    puts("done");
+    return 0;
+}
+"""
+
+
+@pytest.mark.slow
+def test_nothing_of_a_prompt_is_read_or_written_out_of_bounds(prompts: CpuKernels, tmp_path: Path) -> None:
+    run_under_sanitizers(DRIVER, tmp_path)
 
 
 def test_without_a_compiler_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
