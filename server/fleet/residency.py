@@ -71,6 +71,8 @@ class Residency:
         self._wanted: dict[str, _Wanted] = {}
         self._granted: dict[str, Need] = {}
         self._measured: set[str] = set()
+        self._measuring: set[str] = set()
+        """Models that are ready, but not known to be as small as they may be."""
         self._ending: set[str] = set()
         self._turns = Turns()
         self._wake = asyncio.Event()
@@ -139,6 +141,7 @@ class Residency:
         name = handle.name
         if handle.state is ModelState.READY and name in self._granted and name not in self._measured:
             self._measured.add(name)
+            self._measuring.add(name)
             self._begin(self._measure(handle), f"measure {name}")
         if handle.state is ModelState.FAILED:
             self._granted.pop(name, None)  # its process has ended
@@ -212,7 +215,8 @@ class Residency:
 
     def _holding(self, name: str, need: Need) -> Holding:
         handle, policy = self._handles[name], self._policy
-        phase: Phase = "loading" if handle.state is ModelState.LOADING else "ready"
+        is_loading = handle.state is ModelState.LOADING or name in self._measuring
+        phase: Phase = "loading" if is_loading else "ready"
         timeout = handle.residence.idle_timeout
         last_used = max(handle.last_used or 0.0, handle.ready_since)
         stay = min(max(handle.load_seconds, policy.least_stay), policy.longest_stay)
@@ -250,10 +254,13 @@ class Residency:
 
     async def _measure(self, handle: EngineHandle) -> None:
         assert handle.info is not None, "a ready model has it"
-        need = await asyncio.to_thread(self._needs.measure, handle.config, handle.info, handle.pid)
+        try:
+            need = await asyncio.to_thread(self._needs.measure, handle.config, handle.info, handle.pid)
+        finally:
+            self._measuring.discard(handle.name)
         if handle.name in self._granted:
             self._granted[handle.name] = need
-            self.look()
+        self.look()
 
     def _end(self, handle: EngineHandle) -> None:
         self._ending.add(handle.name)

@@ -349,6 +349,15 @@ def test_what_cannot_fit_even_alone_is_refused_with_both_numbers(
         assert state_of(server, "one") == "ready"
 
 
+def test_all_of_the_start_are_loaded_once_they_are_known_to_be_small(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    """Each is thought to need half of the budget at first."""
+    with serving(monkeypatch, tmp_path, script, "one two three four", residence={}, memory_budget="4GiB") as server:
+        assert set(patient.get(f"{server.url}/health").json()["models"].values()) == {"ready"}
+        assert server.server.fleet.residency.taken("cpu") <= 4 * GIB
+
+
 def test_models_that_take_turns_are_bounded_and_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script, caplog: pytest.LogCaptureFixture
 ) -> None:
