@@ -1,0 +1,123 @@
+"""`headrace top`: a running server's models at work, drawn anew every second."""
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from server.commands.running import RunningServer, state_words
+from server.commands.table import readable_size
+
+_SERIES = re.compile(r"headrace_(\w+?)(?:\{(.*)\})? (\S+)")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+_ESCAPED = re.compile(r"\\(.)")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a server said at one moment: its models, and its metrics by series and labels."""
+
+    at: float
+    models: list[dict[str, Any]]
+    metrics: dict[tuple[str, ...], float] = field(default_factory=dict)
+
+    def of(self, name: str, *labels: str) -> float:
+        """The value of a series, 0 where there is none."""
+        return self.metrics.get((name, *labels), 0.0)
+
+    def rate(self, before: "Sample | None", name: str, *labels: str) -> float:
+        """Growth a second since an earlier sample; a counter that began again counts from zero."""
+        if before is None or self.at <= before.at:
+            return 0.0
+        now, then = self.of(name, *labels), before.of(name, *labels)
+        return (now - then if now >= then else now) / (self.at - before.at)
+
+    def mean(self, before: "Sample | None", name: str) -> float | None:
+        """The mean of what a histogram has counted since an earlier sample, or ever; None where that is nothing."""
+        count, total = self.of(f"{name}_count"), self.of(f"{name}_sum")
+        if before is not None and count > before.of(f"{name}_count"):
+            count, total = count - before.of(f"{name}_count"), total - before.of(f"{name}_sum")
+        return total / count if count > 0 else None
+
+
+def run(url: str | None, *, once: bool = False) -> int:
+    """Draw until interrupted, or `once`; the exit code. Raises `HeadraceError` if the server cannot be asked."""
+    console = Console(file=sys.stdout)
+    with RunningServer(url) as server:
+        if once:
+            console.print(picture(take(server, time.monotonic), None))
+            return 0
+        before: Sample | None = None
+        with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+            while True:
+                sample = take(server, time.monotonic)
+                live.update(picture(sample, before), refresh=True)
+                before = sample
+                time.sleep(1.0)
+
+
+def take(server: RunningServer, clock: Callable[[], float]) -> Sample:
+    """Ask a server how it stands."""
+    models = server.ask("GET", "/v1/models")["data"]
+    return Sample(clock(), models, parse_metrics(server.text("/metrics")))
+
+
+def parse_metrics(text: str) -> dict[tuple[str, ...], float]:
+    """Series of Headrace's own, by name and the values of their labels in order."""
+    found: dict[tuple[str, ...], float] = {}
+    for line in text.splitlines():
+        if series := _SERIES.fullmatch(line):
+            labels = [_ESCAPED.sub(_plain, value) for _, value in _LABEL.findall(series[2] or "")]
+            found[series[1], *labels] = float(series[3])
+    return found
+
+
+def _plain(escaped: re.Match[str]) -> str:
+    return "\n" if escaped[1] == "n" else escaped[1]
+
+
+def picture(sample: Sample, before: Sample | None) -> Group:
+    """What is drawn: a line about the server, and a table of its models."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("MODEL", "STATE", "MEMORY"):
+        table.add_column(name)
+    for name in ("RUNNING", "WAITING", "KV", "TOK/S", "PROMPT TOK/S", "RESTARTS"):
+        table.add_column(name, justify="right")
+    for model in sample.models:
+        table.add_row(*(Text(cell) for cell in _row(model, sample, before)))
+    return Group(Text(_server_line(sample, before)), Text(), table)
+
+
+def _row(model: dict[str, Any], sample: Sample, before: Sample | None) -> tuple[str, ...]:
+    name, memory = model["id"], model["memory_bytes"]
+    total = sample.of("kv_blocks", name, "total")
+    return (
+        name,
+        state_words(model),
+        "-" if memory is None else readable_size(memory),
+        f"{sample.of('requests_running', name):.0f}",
+        f"{sample.of('requests_waiting', name):.0f}",
+        f"{sample.of('kv_blocks', name, 'owned') / total:.0%}" if total else "-",
+        f"{sample.rate(before, 'generation_tokens_total', name):.1f}",
+        f"{sample.rate(before, 'prompt_tokens_computed_total', name):.1f}",
+        f"{sample.of('engine_restarts_total', name):.0f}",
+    )
+
+
+def _server_line(sample: Sample, before: Sample | None) -> str:
+    parts = [f"{sample.of('requests_in_flight'):.0f} requests", f"{sample.of('requests_refused_total'):.0f} refused"]
+    for name, what in (("time_to_first_token_seconds", "to the first token"), ("request_duration_seconds", "in all")):
+        if (seconds := sample.mean(before, name)) is not None:
+            parts.append(f"{1000 * seconds:.0f} ms {what}")
+    for (series, *labels), budget in sample.metrics.items():
+        if series == "memory_budget_bytes" and (granted := sample.of("memory_granted_bytes", *labels)):
+            parts.append(f"{readable_size(granted)} of {readable_size(budget)} on {labels[0]}")
+    return ", ".join(parts)

@@ -1,0 +1,58 @@
+"""What `headrace top` draws, from made-up samples and from a server that runs."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from server.commands.cli import main
+from server.commands.top import Sample, parse_metrics, picture
+from tests.server.fakes import Script
+from tests.server.routes.test_on_demand import body, post, serving
+
+MODEL: dict[str, Any] = {"id": 'org/"odd"', "state": "ready", "memory_bytes": 2 * 10**9}
+
+
+def metrics(tokens: int, count: int, total: float) -> dict[tuple[str, ...], float]:
+    name = r"org/\"odd\""
+    return parse_metrics(
+        f'# HELP headrace_x y\nheadrace_generation_tokens_total{{model="{name}"}} {tokens}\n'
+        f'headrace_kv_blocks{{model="{name}",state="owned"}} 25\n'
+        f'headrace_kv_blocks{{model="{name}",state="total"}} 100\n'
+        f"headrace_time_to_first_token_seconds_sum {total}\nheadrace_time_to_first_token_seconds_count {count}\n"
+        'headrace_memory_budget_bytes{device="cpu"} 4000000000\nheadrace_memory_granted_bytes{device="cpu"} 2e9\n'
+    )
+
+
+def drawn(sample: Sample, before: Sample | None) -> str:
+    out = io.StringIO()
+    Console(file=out, width=140).print(picture(sample, before))
+    return out.getvalue()
+
+
+def test_rates_and_means_are_of_what_came_since_the_last_picture() -> None:
+    first = Sample(10.0, [MODEL], metrics(100, 10, 1.0))
+    assert "100 ms to the first token" in drawn(first, None) and "0.0" in drawn(first, None)
+    text = drawn(Sample(12.0, [MODEL], metrics(150, 20, 4.0)), first)
+    assert "300 ms to the first token" in text and "2.0 GB of 4.0 GB on cpu" in text
+    assert 'org/"odd"' in text and "25%" in text and " 25.0 " in text
+    # A model that was loaded anew counts from zero.
+    assert " 4.0 " in drawn(Sample(12.0, [MODEL], metrics(8, 10, 1.0)), first)
+
+
+def test_an_unloaded_model_has_dashes() -> None:
+    text = drawn(Sample(0.0, [{"id": "m", "state": "unloaded", "memory_bytes": None}], {}), None)
+    assert "unloaded" in text and text.count("-") == 2
+
+
+def test_one_picture_of_a_server_that_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smollm2_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(monkeypatch, tmp_path, Script(model_dir=str(smollm2_dir), token_ids=[504])) as server:
+        assert post(server, **body("one")).status_code == 200
+        assert main(["top", "--once", "--url", server.url]) == 0
+    text = capsys.readouterr().out
+    assert "0 requests, 0 refused" in text and "ms in all" in text
+    assert "one" in text and "ready" in text and "two" in text and "unloaded" in text
