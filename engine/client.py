@@ -21,6 +21,8 @@ from engine.messages import (
     AbortRequest,
     AddImage,
     AddRequest,
+    AskCached,
+    Cached,
     EngineInfo,
     EngineStats,
     ImageSpan,
@@ -139,6 +141,7 @@ class EngineClient:
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.bind(endpoint)
         self._streams: dict[int, RequestStream] = {}
+        self._questions: dict[int, asyncio.Future[int]] = {}
         self._ids = itertools.count(1)
         self._ready: asyncio.Future[EngineInfo] = self._loop.create_future()
         self._dead: EngineDeadError | None = None
@@ -186,6 +189,24 @@ class EngineClient:
         self._streams[request_id] = stream
         return stream
 
+    async def count_cached(
+        self, prompt_token_ids: list[int], *, salt: bytes = b"", images: Sequence[ImageSpan] = ()
+    ) -> int:
+        """The leading tokens of a prompt that the prefix cache would spare a request that came now.
+
+        Answered between steps. Raises `EngineDeadError`.
+        """
+        if self._dead is not None:
+            raise self._dead
+        question_id = next(self._ids)
+        answer: asyncio.Future[int] = self._loop.create_future()
+        self._questions[question_id] = answer
+        self._send(AskCached(question_id, prompt_token_ids, salt, list(images)))
+        try:
+            return await answer
+        finally:
+            self._questions.pop(question_id, None)
+
     def mark_dead(self, error: EngineDeadError) -> None:
         """The process has gone: fail everybody who waits for it with `error`. Idempotent."""
         if self._dead is not None:
@@ -197,6 +218,9 @@ class EngineClient:
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream._fail(self._dead)
+        for question in self._questions.values():
+            if not question.done():
+                question.set_exception(self._dead)
 
     def shutdown(self) -> None:
         """Ask the engine process to end."""
@@ -251,6 +275,10 @@ class EngineClient:
                 self.stats = stats
                 for output in outputs:
                     self._deliver(output)
+            case Cached(question_id=question_id, num_tokens=num_tokens):
+                question = self._questions.get(question_id)
+                if question is not None and not question.done():
+                    question.set_result(num_tokens)
             case Loading():
                 self.on_loading(message)
             case Ready(info=info):

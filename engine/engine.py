@@ -13,7 +13,7 @@ import torch
 
 from engine.execution.flight import Landed, Runner, Step
 from engine.grammar.grammar import GrammarError
-from engine.messages import AddImage, AddRequest, EngineStats, SequenceOutput, TokenLogprobs
+from engine.messages import AddImage, AddRequest, AskCached, EngineStats, SequenceOutput, TokenLogprobs
 from engine.reception import Reception
 from engine.sampling.sampler import Sampled
 from engine.scheduling.block_manager import BlockManager
@@ -102,6 +102,10 @@ class Engine:
     def add_image(self, image: AddImage) -> None:
         """Take an image of the request that comes next."""
         self._reception.add_image(image)
+
+    def count_cached(self, question: AskCached) -> int:
+        """The leading tokens of a prompt that the prefix cache would spare a request now."""
+        return self._reception.count_cached(question)
 
     def abort(self, request_ids: list[int], index: int | None = None) -> None:
         """Forget requests, or one choice of each, wherever they are; unknown and finished ones are ignored.

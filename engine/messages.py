@@ -62,11 +62,20 @@ class AbortRequest(msgspec.Struct, tag="abort", frozen=True):
     index: int | None = None
 
 
+class AskCached(msgspec.Struct, tag="ask_cached", frozen=True):
+    """How many leading tokens of this prompt would the prefix cache spare a request that came now?"""
+
+    question_id: int
+    prompt_token_ids: list[int]
+    salt: bytes = b""
+    images: list[ImageSpan] = []
+
+
 class Shutdown(msgspec.Struct, tag="shutdown", frozen=True):
     """End the engine process now."""
 
 
-Inbound = AddRequest | AddImage | AbortRequest | Shutdown
+Inbound = AddRequest | AddImage | AbortRequest | AskCached | Shutdown
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -133,6 +142,13 @@ class StepOutputs(msgspec.Struct, tag="outputs", frozen=True):
 
     outputs: list[SequenceOutput]
     stats: EngineStats
+
+
+class Cached(msgspec.Struct, tag="cached", frozen=True):
+    """What an `AskCached` is answered with."""
+
+    question_id: int
+    num_tokens: int
 
 
 class Loading(msgspec.Struct, tag="loading", frozen=True, omit_defaults=True):
@@ -208,7 +224,7 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     info: EngineInfo
 
 
-Outbound = StepOutputs | Loading | LoadFailed | Ready
+Outbound = StepOutputs | Cached | Loading | LoadFailed | Ready
 
 encode = msgspec.msgpack.Encoder().encode
 decode_inbound = msgspec.msgpack.Decoder(Inbound).decode

@@ -24,6 +24,8 @@ from engine.messages import (
     AbortRequest,
     AddImage,
     AddRequest,
+    AskCached,
+    Cached,
     EngineInfo,
     Inbound,
     LoadFailed,
@@ -133,6 +135,8 @@ def serve(engine: "Engine", pipe: Pipe) -> None:
                     engine.add_image(message)
                 case AbortRequest(request_ids=request_ids, index=index):
                     engine.abort(request_ids, index)
+                case AskCached():
+                    pipe.send(Cached(message.question_id, engine.count_cached(message)))
                 case Shutdown():
                     return
         if outputs := engine.take_outputs():

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
 from engine.grammar.grammar import Compiled
-from engine.messages import AddImage, AddRequest
+from engine.messages import AddImage, AddRequest, AskCached
+from engine.sampling_params import SamplingParams
 from engine.scheduling.admission import check_request, make_sequences
 from engine.scheduling.grammar_queue import GrammarQueue
 from engine.scheduling.images import ImageInbox, PromptImage
@@ -92,6 +93,15 @@ class Reception:
     def add_image(self, image: AddImage) -> None:
         """Take an image of the request that comes next."""
         self._inbox.add(image)
+
+    def count_cached(self, question: AskCached) -> int:
+        """The leading tokens of a prompt that the prefix cache would spare a request now."""
+        whole = self._encoder is not None and self._encoder.both_ways
+        images = tuple(PromptImage(one.start, one.length, one.digest, (), (), (), whole) for one in question.images)
+        asked = AddRequest(0, question.prompt_token_ids, SamplingParams(max_tokens=1), salt=question.salt)
+        context = self.context
+        (sequence,) = make_sequences(asked, None, context=context, eos_token_ids=frozenset(), images=images)
+        return self._blocks.count_cached(sequence)
 
     def drop(self, request_id: int) -> bool:
         """Forget a request whose constraint is being compiled; whether there was one."""

@@ -109,6 +109,26 @@ def test_it_knows_the_capital_of_france(server: Running, client: openai.OpenAI) 
     assert text == answer.choices[0].message.content == hugging_face.choices[0].message.content
 
 
+def test_what_the_prefix_cache_holds_is_told_before_it_is_asked(server: Running, client: openai.OpenAI) -> None:
+    messages: list[Any] = [{"role": "user", "content": "Name the days of the week, the months, and the seasons. " * 4}]
+
+    def held(**fields: Any) -> Any:
+        body = {"messages": messages, "return_cached_tokens": True} | fields
+        return patient.post(f"{server.url}/tokenize", json=body).json()["cached_tokens"]
+
+    def found(**fields: Any) -> int:
+        answer = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=1, **fields)
+        return int(answer.usage.prompt_tokens_details.cached_tokens)  # type: ignore[union-attr, arg-type]
+
+    before = held()
+    assert found() == before
+    after = held()
+    assert after > before + 32 and found() == after == held()
+    assert held(prompt_cache_key="mine") == 0
+    assert found(prompt_cache_key="mine") == 0 and held(prompt_cache_key="mine") == after
+    assert held(return_cached_tokens=False) is None
+
+
 def test_many_at_once_answer_as_one_does(server: Running, client: openai.OpenAI) -> None:
     questions = [f"Count from {number} to {number + 3}." for number in range(6)]
 

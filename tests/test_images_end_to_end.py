@@ -20,6 +20,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from bench import serve as bench
 from engine.weights.random_tokenizer import write_tokenizer
 from tests.engine.test_oracle_images import IMAGE, oracle
+from tests.server import patient
 from tests.serving import running_server, write_models
 from tests.tiny_models import EOS_TOKEN_ID, VOCAB_SIZE, build_tiny_model
 
@@ -174,7 +175,7 @@ def test_several_images_in_several_turns_streamed(client: openai.OpenAI, directo
     assert chunks[-1].usage.prompt_tokens_details.model_dump()["image_tokens"] == 1 + 5 + 16
 
 
-def test_a_second_turn_finds_the_first_in_the_prefix_cache(client: openai.OpenAI) -> None:
+def test_a_second_turn_finds_the_first_in_the_prefix_cache(server: str, client: openai.OpenAI) -> None:
     content = png(84, 84, 11)
     first = ask(client, picture(content), text("one and the same beginning"))
     again = ask(client, picture(content), text("one and the same beginning"))
@@ -182,6 +183,14 @@ def test_a_second_turn_finds_the_first_in_the_prefix_cache(client: openai.OpenAI
     assert again.choices[0].message.content == first.choices[0].message.content
     assert again.usage.prompt_tokens_details.cached_tokens >= 32
     assert other.usage.prompt_tokens_details.cached_tokens < 32
+    for image, found in ((content, again), (png(84, 84, 13), None)):
+        messages = [{"role": "user", "content": [picture(image), text("one and the same beginning")]}]
+        body: dict[str, Any] = {"model": "seeing", "messages": messages, "return_cached_tokens": True}
+        told = patient.post(f"{server}/tokenize", json=body).json()
+        if found is None:
+            assert told["cached_tokens"] < 32
+        else:
+            assert told["cached_tokens"] == found.usage.prompt_tokens_details.cached_tokens
 
 
 def test_low_detail_takes_fewer_tokens_and_constraints_hold(client: openai.OpenAI) -> None:

@@ -85,8 +85,19 @@ class BlockManager:
         are all of an image that must be computed whole.
         """
         assert not sequence.block_table
+        found = self._hits(sequence)
+        for block in found:
+            self._acquire(block)
+        sequence.block_table += found
+        return len(found) * self.block_size
+
+    def count_cached(self, sequence: Sequence) -> int:
+        """The tokens that `match_prefix` would give a sequence now; changes nothing."""
+        return len(self._hits(sequence)) * self.block_size
+
+    def _hits(self, sequence: Sequence) -> list[int]:
         if not self.prefix_cache:
-            return 0
+            return []
         spared = sequence.num_tokens - 1
         if sequence.num_scored_tokens < sequence.num_tokens_to_score:
             spared = sequence.num_scored_tokens
@@ -99,10 +110,7 @@ class BlockManager:
             found.append(block)
         while found and cut_in(sequence.images, len(found) * self.block_size):
             found.pop()
-        for block in found:
-            self._acquire(block)
-        sequence.block_table += found
-        return len(sequence.block_table) * self.block_size
+        return found
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Extend the block table to hold `num_tokens` tokens; False, changing nothing, if too few are available."""

@@ -162,6 +162,7 @@ DETAILS: dict[str, Details] = {
             "tokens": [504, 3575],
             "token_strs": ["The", " capital"],
             "special_positions": [],
+            "cached_tokens": None,
         },
         errors=OF_BODIES,
     ),

@@ -55,12 +55,23 @@ class PromptMade(msgspec.Struct, tag="prompt", frozen=True):
     plan: PromptPlan
 
 
+class AskedPrompt(msgspec.Struct, frozen=True):
+    """A prompt of which the engine is to say how much its prefix cache holds."""
+
+    token_ids: list[int]
+    images: list[tuple[int, int]] = []
+    """Where in it images are: the first token, and how many."""
+    cache_key: str | None = None
+
+
 class Answered(msgspec.Struct, tag="answered", frozen=True):
     """The work is done; `content` is the JSON of an answer that needs nothing but text work."""
 
     content: bytes = b""
     unused: list[str] = []
     """JSON pointers of what such a request holds that is not used; plans have their own."""
+    prompt: AskedPrompt | None = None
+    """What the answer lacks that only the engine knows: `cached_tokens` of this prompt."""
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True):

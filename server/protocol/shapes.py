@@ -196,6 +196,8 @@ class TokensShape(Shape):
     token_strs: list[str] | None
     special_positions: list[int] | None
     """Where in `tokens` the model's control tokens stand."""
+    cached_tokens: int | None
+    """How many of the first the prefix cache would spare a request now."""
 
 
 class PromptTextShape(Shape):

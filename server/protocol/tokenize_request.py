@@ -3,6 +3,7 @@
 import json
 
 from server.protocol.generation_request import ModelName, TokenId
+from server.protocol.hints import Label
 from server.protocol.json_values import check_object_keys
 from server.protocol.prompts import Conversation, check_conversation
 from server.protocol.strict_model import StrictModel
@@ -17,6 +18,7 @@ class TokenizeTextRequest(StrictModel):
     add_special_tokens: bool | None = None
     model: ModelName = None
     return_token_strs: bool | None = None
+    return_cached_tokens: bool | None = None
 
 
 class TokenizeChatRequest(DescribedTools, Conversation):
@@ -24,6 +26,8 @@ class TokenizeChatRequest(DescribedTools, Conversation):
 
     model: ModelName = None
     return_token_strs: bool | None = None
+    return_cached_tokens: bool | None = None
+    prompt_cache_key: Label | None = None
 
 
 class DetokenizeRequest(StrictModel):

@@ -10,7 +10,7 @@ from server.answer.echo import with_shown_prompt
 from server.config.settings import SamplingDefaults
 from server.prompt.plan import PromptPlan, conversation_ids, plan_chat
 from server.prompt.plan_completion import check_token_ids, plan_completion
-from server.prompt.text_messages import Answered, TextRoute
+from server.prompt.text_messages import Answered, AskedPrompt, TextRoute
 from server.prompt.tokenizer import ChatTokenizer
 from server.prompt.unused import unused_fields
 from server.protocol.completion_request import read_completion_request
@@ -91,7 +91,8 @@ def _read_tokenize(raw: bytes, ignore_unknown: bool) -> TextJob:
         unused = list(ignored)
         if isinstance(request, TokenizeChatRequest):
             unused += unused_fields(request, model.tokenizer, tools=bool(request.tools))
-        return Answered(encode_json(_tokenize(request, model)), unused)
+        answer, prompt = _tokenize(request, model)
+        return Answered(encode_json(answer), unused, prompt if request.return_cached_tokens else None)
 
     return TextJob(request.model, images=images, answer=answer)
 
@@ -112,17 +113,19 @@ READERS: Mapping[TextRoute, Callable[[bytes, bool], TextJob]] = {
 """How the body of each route is read, and whether unknown fields are ignored. Each raises `ApiError` 400."""
 
 
-def _tokenize(request: TokenizeTextRequest | TokenizeChatRequest, model: Model) -> dict[str, Any]:
+def _tokenize(request: TokenizeTextRequest | TokenizeChatRequest, model: Model) -> tuple[dict[str, Any], AskedPrompt]:
     tokenizer, context = model.tokenizer, model.info.context
     if isinstance(request, TokenizeChatRequest):
         tools = [tool.plain() for tool in request.tools or ()]
-        ids, _ = conversation_ids(
+        ids, images = conversation_ids(
             request, tokenizer, model.info, model.image_tokens, tools=tools, tool_prompt=request.tool_prompt
         )
+        prompt = AskedPrompt(ids, images, request.prompt_cache_key)
     else:
         tokenizer.bounds.check(request.prompt, context, "prompt")
         ids, _ = tokenizer.encode_raw(request.prompt, add_special_tokens=request.add_special_tokens is not False)
-    return {
+        prompt = AskedPrompt(ids)
+    answer = {
         "count": len(ids),
         "max_model_len": context,
         "tokens": ids,
@@ -130,7 +133,9 @@ def _tokenize(request: TokenizeTextRequest | TokenizeChatRequest, model: Model) 
         "special_positions": [at for at, token_id in enumerate(ids) if token_id in tokenizer.special_ids]
         if request.return_token_strs
         else None,
+        "cached_tokens": None,
     }
+    return answer, prompt
 
 
 def _detokenize(request: DetokenizeRequest, model: Model) -> dict[str, Any]:

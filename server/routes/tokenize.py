@@ -1,17 +1,24 @@
 """POST /tokenize and /detokenize: what a prompt costs, and what tokens say, without computing anything."""
 
+import json
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from engine.errors import EngineDeadError
+from engine.messages import ImageSpan
 from server.answer.relaxed import UNUSED_HEADER, pointers_header
-from server.context import ServerContext
+from server.context import ServerContext, not_ready
 from server.edge.limits import ClientGone
 from server.edge.sse import DisconnectWatcher
 from server.fleet.handle import EngineHandle
 from server.fleet.lease import Lease
-from server.prompt.text_messages import TextRoute
+from server.images.messages import PreparedImage
+from server.prompt.text_messages import AskedPrompt, TextRoute
+from server.protocol.hints import cache_salt
 from server.protocol.parts import ImageRef
-from server.routes.answering import CLIENT_CLOSED_REQUEST
+from server.protocol.response import encode_json
+from server.routes.answering import CLIENT_CLOSED_REQUEST, as_api_error
 from server.routes.loading import wait_until_loaded
 from server.routes.text_work import do_text_work
 
@@ -35,6 +42,7 @@ async def _answer(request: Request, route: TextRoute) -> Response:
     context: ServerContext = request.app.state.context
 
     leases: list[Lease] = []
+    images: list[PreparedImage] = []
 
     def choose(name: str | None, num_choices: int) -> Lease:
         leases.append(context.lease(context.model(name)))
@@ -45,7 +53,7 @@ async def _answer(request: Request, route: TextRoute) -> Response:
 
     async def look(handle: EngineHandle, refs: list[ImageRef]) -> list[list[int]]:
         assert handle.info is not None, "a loaded model has it"
-        images = await context.images.prepare(refs, handle.info, handle.images, request.state.salt)
+        images[:] = await context.images.prepare(refs, handle.info, handle.images, request.state.salt)
         return [image.token_ids for image in images]
 
     ticket = context.admission.admit(1)
@@ -63,6 +71,10 @@ async def _answer(request: Request, route: TextRoute) -> Response:
                     look=look,
                 )
                 _, answer = await watcher.unless_gone(work)
+                content = answer.content
+                if answer.prompt is not None:
+                    cached = _cached_tokens(leases[-1].handle, answer.prompt, images, request.state.salt)
+                    content = encode_json(json.loads(content) | {"cached_tokens": await watcher.unless_gone(cached)})
         finally:
             body.release()
     except ClientGone:
@@ -74,4 +86,17 @@ async def _answer(request: Request, route: TextRoute) -> Response:
         ticket.release()
     unused = pointers_header(answer.unused, len(answer.unused)).decode()
     headers = {UNUSED_HEADER.decode(): unused} if unused else {}
-    return Response(answer.content, media_type="application/json", headers=headers)
+    return Response(content, media_type="application/json", headers=headers)
+
+
+async def _cached_tokens(handle: EngineHandle, prompt: AskedPrompt, images: list[PreparedImage], tenant: bytes) -> int:
+    """What the prefix cache would spare a request with this prompt now. Raises `ApiError`."""
+    spans = [ImageSpan(at, count, image.digest) for (at, count), image in zip(prompt.images, images, strict=True)]
+    if handle.client is None:
+        raise not_ready(handle)
+    try:
+        return await handle.client.count_cached(
+            prompt.token_ids, salt=cache_salt(tenant, prompt.cache_key), images=spans
+        )
+    except EngineDeadError as error:
+        raise as_api_error(error) from error

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from engine.engine import Engine
-from engine.messages import AddRequest, SequenceOutput
+from engine.messages import AddRequest, AskCached, SequenceOutput
 from engine.sampling_params import SamplingParams
 from tests.engine.fake_runner import EOS, VOCAB, FakeRunner, continue_alone, make_engine, scores_alone
 
@@ -86,6 +86,26 @@ def test_a_step_that_raises_fails_its_rows_and_the_engine_lives() -> None:
     for i in (0, 1):
         assert outputs[i, 0][-1].error == "internal error while computing this request"
     assert tokens(outputs[2, 0]) == expected([2, 0], 6)
+
+
+def test_what_the_cache_holds_is_told_as_a_request_would_find_it() -> None:
+    engine, _, runner = make_engine()
+    prompt = [1, 2, 0, 1] * 3 + [2]
+
+    def held(token_ids: list[int], salt: bytes = b"") -> int:
+        before = engine.stats()
+        number = engine.count_cached(AskCached(1, token_ids, salt))
+        assert engine.stats() == before, "asking changes nothing"
+        return number
+
+    assert held(prompt) == 0
+    engine.add(request(1, prompt, 9))
+    run(engine, runner)
+    assert held(prompt) == 12 and held(prompt, b"another") == 0
+    assert held(prompt[:12]) == 8, "the last token is always computed"
+    assert held([*prompt[:6], 0, 0, *prompt[8:]]) == 4 and held([0, *prompt]) == 0
+    engine.add(request(2, prompt, 9))
+    assert run(engine, runner)[2, 0][0].num_cached_tokens == 12
 
 
 def test_what_is_not_finite_is_wiped_and_never_found_again() -> None:

@@ -21,6 +21,8 @@ from engine.lifetime import die_with_parent
 from engine.messages import (
     AbortRequest,
     AddRequest,
+    AskCached,
+    Cached,
     EngineInfo,
     EngineStats,
     LoadFailed,
@@ -171,6 +173,9 @@ class FakeEngine:
                 for key in [key for key in self.running if key[0] in ids and index in (None, key[1])]:
                     del self.running[key]
                     self.aborted += 1
+            case AskCached() as asked:
+                self.note("ask_cached", prompt=len(asked.prompt_token_ids), salt=asked.salt.hex())
+                self.socket.send(encode(Cached(asked.question_id, len(asked.prompt_token_ids) // 16 * 16)))
             case Shutdown():
                 self.note("shutdown")
                 return False

@@ -249,6 +249,8 @@ def build(server: Scripted) -> FastAPI:
         body = await request.json()
         texts = ["<|im_start|>", *(str(message["content"]) for message in body["messages"]), "<|im_end|>"]
         answer = {"count": len(texts), "max_model_len": 4096, "tokens": list(range(len(texts)))}
+        if body.get("return_cached_tokens"):
+            answer["cached_tokens"] = 2
         strings = {"token_strs": texts, "special_positions": [0, len(texts) - 1]}
         return JSONResponse(answer | (strings if body.get("return_token_strs") else {}))
 

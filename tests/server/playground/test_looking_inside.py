@@ -91,8 +91,10 @@ def test_the_prompt_is_shown_as_the_model_reads_it(page: Page) -> None:
     page.get_by_role("tab", name="Prompt").click()
     rendered = page.get_by_role("region", name="Rendered prompt")
     expect(rendered.locator(".control").first).to_have_text("<|im_start|>")
-    expect(page.get_by_text("3 tokens, of which the last answer found 16 in the prefix cache")).to_be_visible()
-    expect(rendered.locator(".cached").first).to_be_visible()
+    said = "3 tokens; the prefix cache holds the first 2 now, and the answer found 16 there"
+    expect(page.get_by_text(said)).to_be_visible()
+    expect(rendered.locator(".cached")).to_have_count(2)
+    expect(rendered.locator(".cached").last).to_have_text("hello")
     page.get_by_role("button", name="Ids").click()
     expect(rendered.locator("small").first).to_have_text("0")
 

@@ -5,7 +5,7 @@ import { ask } from "../api/client.js";
 import { inspectedOf } from "../state/inspected.js";
 import { plainMessage } from "../talk/request.js";
 
-/** @typedef {{count: number, tokens: number[], token_strs: string[], special_positions: number[]}} Rendered */
+/** @typedef {{count: number, tokens: number[], token_strs: string[], special_positions: number[], cached_tokens: number | null}} Rendered */
 
 /** So many tokens are shown at most: a page of more is slow. */
 const MOST_SHOWN = 4000;
@@ -20,7 +20,8 @@ export default function Prompt({ talk }) {
   const path = talk.path.value;
   const end = answer ? path.indexOf(answer.id) : path.length;
   const messages = path.slice(0, end < 0 ? path.length : end).map((id) => talk.messages.get(id)?.value).filter((message) => message !== undefined);
-  const json = JSON.stringify({ ...(settings.model ? { model: settings.model } : {}), messages: messages.map(plainMessage), ...toolsOf(settings), return_token_strs: true });
+  const json = JSON.stringify({ ...(settings.model ? { model: settings.model } : {}), messages: messages.map(plainMessage), ...toolsOf(settings), return_token_strs: true, return_cached_tokens: true });
+  const state = answer?.state;
   useEffect(() => {
     if (!messages.length) return;
     const abort = new AbortController();
@@ -28,15 +29,17 @@ export default function Prompt({ talk }) {
       .then((response) => response.json())
       .then((found) => (setRendered(found), setFault("")), (error) => abort.signal.aborted || setFault(error.message));
     return () => abort.abort();
-  }, [json]);
+    // What an answer has computed is there once it has come.
+  }, [json, state]);
   if (!messages.length) return h("p", { class: "muted" }, "Once something is said, the prompt that the model reads is shown here.");
   if (fault) return h("p", { class: "note error", role: "alert" }, fault);
   if (!rendered) return h("p", { class: "muted" }, "Rendering");
-  const cached = answer?.outcome?.cachedTokens ?? 0;
+  const cached = rendered.cached_tokens ?? 0;
+  const found = answer?.outcome?.cachedTokens;
   const special = new Set(rendered.special_positions);
   return h("div", { class: "stack" },
     h("div", { class: "row" },
-      h("span", { class: "small muted" }, `${counted(rendered.count, "token")}${cached ? `, of which the last answer found ${count(cached)} in the prefix cache` : ""}`),
+      h("span", { class: "small muted" }, `${counted(rendered.count, "token")}; the prefix cache holds ${cached ? `the first ${count(cached)}` : "none"} now${found === undefined ? "" : `, and the answer found ${count(found)} there`}`),
       h("span", { class: "spring" }),
       h("button", { type: "button", class: "button small", "aria-pressed": ids, onClick: () => setIds(!ids) }, "Ids"),
     ),
@@ -52,8 +55,9 @@ export default function Prompt({ talk }) {
 function toolsOf({ tools, params }) {
   try {
     const prompt = tools.trim() && params.tool_prompt ? { tool_prompt: params.tool_prompt } : {};
+    const key = params.prompt_cache_key ? { prompt_cache_key: params.prompt_cache_key } : {};
     const kwargs = params.chat_template_kwargs ? { chat_template_kwargs: params.chat_template_kwargs } : {};
-    return { ...(tools.trim() ? { tools: JSON.parse(tools) } : {}), ...prompt, ...kwargs };
+    return { ...(tools.trim() ? { tools: JSON.parse(tools) } : {}), ...prompt, ...key, ...kwargs };
   } catch {
     return {};
   }
