@@ -17,6 +17,7 @@ from engine.grammar.language.counts import MAX_POSITIONS
 from engine.weights.random_model import architecture_names
 from server.commands.cli import build_parser
 from server.config.settings import ModelSpec, load_models_file
+from server.context import LOAD_WAIT_SECONDS
 from server.edge.connections import MAX_CONNECTIONS
 from server.edge.counters import ServerCounters
 from server.edge.guard import MAX_HEADERS
@@ -184,10 +185,17 @@ def limits_table() -> str:
         ("Silence of an engine before it is not called ready", f"{policy.stale_after:g} s", "`/health` is 503"),
         ("Silence of an engine before it is replaced", f"{policy.hang_after:g} s", "its requests fail"),
         (
-            "Deaths of an engine before it stays down",
+            "Deaths of an engine before its model has failed",
             f"{policy.max_crashes} within {policy.crash_window / 60:g} minutes",
-            "503 for that model",
+            "503 for that model, with the reason",
         ),
+        (
+            "Pause before a request tries a failed model again",
+            f"{policy.first_retry_delay:g} s, doubled each time, at most {policy.max_retry_delay:g} s",
+            "it is loaded again",
+        ),
+        ("Wait of an answer in one piece for its model", f"{LOAD_WAIT_SECONDS:g} s (`--load-wait`)", "503"),
+        ("Wait of a load for others to fall idle", f"{policy.patience:g} s", "they take no new requests"),
     )
     return table(("What", "Limit", "Beyond it"), rows)
 
