@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.server.fakes import RunningServer, Script
-from tests.server.playground.browser import needs_browser, watched
+from tests.server.playground.browser import done, needs_browser, say, watched
 from tests.server.routes.test_on_demand import serving, starts
 
 pytestmark = needs_browser
@@ -41,3 +41,14 @@ def test_models_are_loaded_and_put_away_in_the_panel(page: Page, server: Running
     broken.get_by_role("button", name="Load org/broken").click()
     expect(page.get_by_text("could not be loaded: it has no weights")).to_be_visible()
     expect(broken).to_contain_text("failed")
+
+
+def test_a_model_that_is_not_loaded_is_asked_like_any_other(page: Page, server: RunningServer) -> None:
+    page.locator(".model-button").click()
+    page.locator(".model-choice").filter(has_text="org/two").click()
+    expect(page.get_by_text("The first message loads it.")).to_be_visible()
+    say(page, "Hello")
+    done(page)
+    assert starts(server, "org/two") == 1
+    page.locator(".server-chip").click()
+    expect(page.get_by_role("row").filter(has_text="org/two")).to_contain_text("ready")

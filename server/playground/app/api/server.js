@@ -51,6 +51,12 @@ export function stateWords({ state, progress }) {
   return progress.fraction === null ? progress.stage : `${progress.stage}, ${Math.round(progress.fraction * 100)} %`;
 }
 
+/**
+ * Whether a model can be asked: one that is not loaded is, by being asked.
+ * @param {Model | undefined} model
+ */
+export const takesRequests = (model) => model?.state === "ready" || model?.state === "unloaded";
+
 const SETTLED = ["ready", "failed", "unloaded"];
 const POLL_MS = 1000;
 let asking = false;

@@ -2,6 +2,7 @@
 import { signal } from "../core/ui.js";
 import { ask, ServerError } from "../api/client.js";
 import { readEvents } from "../api/events.js";
+import { modelOf, refresh } from "../api/server.js";
 import { addPiece, nothing } from "./assemble.js";
 import { requestOf } from "./request.js";
 import { takeSlot } from "./slots.js";
@@ -31,6 +32,8 @@ export const traces = new Map();
 
 const MOST_TRACES = 40;
 const HIDDEN_FLUSH_MS = 250;
+/** After which a model that a request has loaded is seen to load. */
+const LOADING_MS = 300;
 
 /**
  * Answer the last message of the path, or continue it.
@@ -47,6 +50,7 @@ export async function answer(talk, parent, { continues } = {}) {
   const id = continues ?? talk.add(parent, { role: "assistant", state: "writing" });
   talk.change(id, { state: "writing", outcome: { model: settings.model ?? "" } });
   const run = new Running(talk, id, parent);
+  if (modelOf(settings)?.state === "unloaded") setTimeout(refresh, LOADING_MS);
   try {
     await run.read(requestOf(settings, prompt, { continues: continues !== undefined }));
     run.end("done");

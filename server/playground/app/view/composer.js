@@ -2,7 +2,7 @@
 import { h, useEffect, useLayoutEffect, useRef, useState } from "../core/ui.js";
 import { lazy } from "../core/lazy.js";
 import { Glyph, IconButton } from "../core/glyphs.js";
-import { modelOf } from "../api/server.js";
+import { modelOf, takesRequests } from "../api/server.js";
 import { runs } from "../talk/run.js";
 import { send, stopShown } from "../state/actions.js";
 import { columns } from "../state/library.js";
@@ -20,7 +20,7 @@ export function Composer() {
   const picker = useRef(/** @type {HTMLInputElement | null} */ (null));
   const [over, setOver] = useState(false);
   const sees = talks.some((one) => modelOf(one.settings.value)?.capabilities?.input.includes("image"));
-  const ready = talks.every((one) => modelOf(one.settings.value)?.state === "ready");
+  const ready = talks.every((one) => takesRequests(modelOf(one.settings.value)));
   const writes = [...runs.value.values()].some((run) => talks.includes(run.talk));
   const isEmpty = !draft.text.trim() && !draft.images.length;
   const canAnswer = talks.some((one) => isOpen(one));

@@ -2,7 +2,7 @@
 import { h } from "../core/ui.js";
 import { columns } from "../state/library.js";
 import { send } from "../state/actions.js";
-import { link, modelOf, nameOf, stateWords } from "../api/server.js";
+import { link, modelOf, nameOf, stateWords, takesRequests } from "../api/server.js";
 
 /** Each is the body of a request. */
 const EXAMPLES = [
@@ -41,7 +41,7 @@ const EXAMPLES = [
 /** @param {{talk: import("../talk/talk.js").Talk}} props */
 export function Welcome({ talk }) {
   const model = modelOf(talk.settings.value);
-  const ready = model?.state === "ready";
+  const ready = takesRequests(model);
   /** @param {typeof EXAMPLES[number]["body"]} body */
   const run = async (body) => {
     const { fromRequest } = await import("../talk/given.js");
@@ -51,7 +51,7 @@ export function Welcome({ talk }) {
   };
   return h("div", { class: "welcome" },
     h("h2", {}, model ? nameOf(model.id) : link.value === "unreachable" ? "The server cannot be reached" : "Connecting"),
-    model && h("p", { class: "muted" }, ready ? "It runs on your own server. Type a message, or begin with one of these." : `${stateWords(model)} …`),
+    model && h("p", { class: "muted" }, ready ? `${model.state === "unloaded" ? "The first message loads it." : "It runs on your own server."} Type a message, or begin with one of these.` : `${stateWords(model)} …`),
     model && !ready && model.progress?.fraction != null && h("progress", { value: model.progress.fraction, max: 1, "aria-label": "Loading" }),
     h("div", { class: "examples" }, EXAMPLES.map(({ title, text, body }) => h("button", { key: title, type: "button", class: "example", disabled: !ready, onClick: () => run(body) },
       h("strong", {}, title),
