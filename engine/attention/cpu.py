@@ -7,6 +7,7 @@ blocks are gathered and SDPA takes its queries, those of a KV head's group packe
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -34,13 +35,24 @@ class _Queries:
     """int32 [n]: keys that each query sees, before any window."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Prompt:
-    """Consecutive tokens of one sequence that are attended with together."""
+    """Consecutive tokens of one sequence, a row of the batch, that are attended with together."""
 
-    run: Run
-    table: torch.Tensor
-    """int32 [max_blocks]"""
+    batch: ForwardBatch
+    row: int
+    tokens: slice
+    block_size: int
+
+    @property
+    def table(self) -> torch.Tensor:
+        """int32 [max_blocks]"""
+        return self.batch.block_tables[self.row]
+
+    @cached_property
+    def run(self) -> Run:
+        """What SDPA's path wants of it."""
+        return plan_run(self.batch, self.row, self.tokens.start, self.block_size)
 
 
 class CpuAttention:
@@ -73,8 +85,7 @@ class CpuAttention:
                 self._parts.append(self._plan_queries(row, end, slice(starts[row], starts[end])))
             else:
                 end = row + 1
-                run = plan_run(batch, row, starts[row], self._block_size)
-                self._parts.append(_Prompt(run, batch.block_tables[row]))
+                self._parts.append(_Prompt(batch, row, slice(starts[row], starts[end]), self._block_size))
             row = end
         if self._kernels is None:
             self._torch_decode.plan(batch)
@@ -152,11 +163,10 @@ class CpuAttention:
         """q `[H, T, Dk]` over what the cache holds now; returns `[T, H, Dv]`."""
         outputs = []
         for part in self._parts:
-            if isinstance(part, _Prompt):
-                outputs.append(self._attend_prompt(q[:, part.run.tokens], part, cache, scaling, softcap, window))
-                continue
             queries = q[:, part.tokens]
-            if self._kernels is None:
+            if isinstance(part, _Prompt):
+                outputs.append(self._attend_prompt(queries, part, cache, scaling, softcap, window))
+            elif self._kernels is None:
                 outputs.append(self._torch_decode.run(queries, cache, scaling, softcap, window))
             else:
                 outputs.append(
@@ -180,8 +190,8 @@ class CpuAttention:
         """q `[H, n, Dk]` of one sequence; returns `[n, H, Dv]`."""
         if self._kernels is not None and self._kernels.takes_prompts(len(q), cache.k, cache.v):
             return self._kernels.attend_prompt(
-                q.transpose(0, 1), cache.k, cache.v, prompt.table, context_len=prompt.run.context_len,
-                block_size=self._block_size, scaling=scaling, softcap=softcap, window=window,
+                q.transpose(0, 1), cache.k, cache.v, prompt.table, block_size=self._block_size,
+                context_len=prompt.batch.context_lens[prompt.row], scaling=scaling, softcap=softcap, window=window,
             )  # fmt: skip
         keys, values = prompt.run.gather(cache.k), prompt.run.gather(cache.v)
         return attend_in_chunks(q, keys, values, prompt.run, scaling, softcap, window)

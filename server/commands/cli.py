@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from engine import version
-from engine.config import Dtype, EngineConfig, KvDtype, Quantization, parse_memory
+from engine.config import Activations, Dtype, EngineConfig, KvDtype, Quantization, parse_memory
 from engine.errors import ConfigError, HeadraceError
 from server.commands.banner import Console, ConsoleHandler
 from server.commands.models import add_models_parser
@@ -72,6 +72,12 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         help="serve these alone; the other models of models.yaml are not loaded on demand",
     )
     serve.add_argument("--models", metavar="FILE", type=Path, help="the file that names the models [models.yaml]")
+    for add in (_add_where, _add_clients, _add_how, _add_together, _add_limits):
+        add(serve)
+    serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+
+
+def _add_where(serve: argparse.ArgumentParser) -> None:
     where = serve.add_argument_group("where to listen")
     where.add_argument("--host", default="127.0.0.1", help="address [%(default)s; 0.0.0.0 for all]")
     where.add_argument("--port", type=_port, default=8000, help="port [%(default)s; 0 for any free one]")
@@ -89,6 +95,9 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     where.add_argument(
         "--no-playground", action="store_true", help="leave out the pages for a browser at the root of the server"
     )
+
+
+def _add_clients(serve: argparse.ArgumentParser) -> None:
     clients = serve.add_argument_group("clients that cannot be changed")
     clients.add_argument(
         "--served-name", action="append", default=[], metavar="NAME",
@@ -98,15 +107,25 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         "--unknown-fields", choices=("refuse", "ignore"), default="refuse",
         help="what to do with fields that do not exist [%(default)s; x-headrace-unused names ignored ones]",
     )  # fmt: skip
+
+
+def _add_how(serve: argparse.ArgumentParser) -> None:
     how = serve.add_argument_group("how to run, instead of what models.yaml says")
     how.add_argument("--dtype", choices=get_args(Dtype), help="number format of weights and arithmetic")
     how.add_argument("--quantization", choices=get_args(Quantization), help="of the weights: as they are, none or FP8")
     how.add_argument("--kv-dtype", choices=get_args(KvDtype), help="of the KV cache: the model's, or FP8")
+    how.add_argument(
+        "--activations", choices=get_args(Activations),
+        help="what they are rounded to where a CPU multiplies a GGUF file's own weights",
+    )  # fmt: skip
     how.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     how.add_argument("--context", type=_positive, metavar="TOKENS", help="longest prompt plus answer")
     how.add_argument("--memory", help="KV cache: auto, a fraction such as 0.5, or a size such as 4GiB")
     how.add_argument("--threads", type=_positive, help="CPU threads of each engine")
     how.add_argument("--max-num-seqs", type=_positive, metavar="N", help="most sequences in one step")
+
+
+def _add_together(serve: argparse.ArgumentParser) -> None:
     together = serve.add_argument_group("models that come and go")
     together.add_argument(
         "--memory-budget", type=_memory, default="auto", metavar="MEMORY",
@@ -121,6 +140,9 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         "--load-wait", type=_seconds, default=LOAD_WAIT_SECONDS, metavar="SECONDS",
         help="how long a request whose answer is not streamed waits for its model to be loaded [%(default)s]",
     )  # fmt: skip
+
+
+def _add_limits(serve: argparse.ArgumentParser) -> None:
     limits = serve.add_argument_group("limits")
     limits.add_argument(
         "--remote-images", type=_policy, metavar="WHERE",
@@ -138,7 +160,6 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         "--drain", type=_seconds, default=5.0, metavar="SECONDS",
         help="what running requests get to finish when the server is told to end [%(default)s]",
     )  # fmt: skip
-    serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -149,7 +170,7 @@ def _serve(options: argparse.Namespace) -> int:
         console.line(line)
     specs = served.specs
     settings = ServeSettings(
-        models=tuple(_configured(spec, options) for spec in specs),
+        models=tuple(configured(spec, options) for spec in specs),
         aliases={alias: spec.name for spec in specs for alias in spec.aliases},
         defaults={spec.name: spec.sampling for spec in specs},
         tools={spec.name: spec.tools for spec in specs if spec.tools is not None},
@@ -186,13 +207,14 @@ def _idle_timeout(spec: ModelSpec, options: argparse.Namespace) -> float | None:
     return seconds or None
 
 
-def _configured(spec: ModelSpec, options: argparse.Namespace) -> EngineConfig:
+_CONFIGURES = (
+    "dtype", "quantization", "kv_dtype", "activations", "device", "context", "memory", "threads", "max_num_seqs",
+)  # fmt: skip
+
+
+def configured(spec: ModelSpec, options: argparse.Namespace) -> EngineConfig:
     """The model's settings, with what the command line says in their place."""
-    given = {
-        name: getattr(options, name)
-        for name in ("dtype", "quantization", "kv_dtype", "device", "context", "memory", "threads", "max_num_seqs")
-        if getattr(options, name) is not None
-    }
+    given = {name: getattr(options, name) for name in _CONFIGURES if getattr(options, name) is not None}
     return dataclasses.replace(spec.engine_config(), **given)
 
 

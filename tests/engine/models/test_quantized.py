@@ -10,6 +10,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 from safetensors.torch import save_file
+from torch import nn
 
 from engine.errors import ModelLoadError
 from engine.kernels import cpu_quantized
@@ -103,6 +104,7 @@ def test_rougher_activations_are_near_and_every_row_has_what_it_has_alone(
     write_model(path, tiny_model_dir(family), kind=GGMLQuantizationType.Q4_0)
     engine = make_engine(path, num_blocks=24, context=90, max_batched_tokens=16, activations="int8")
     assert "CPU layers" in engine._runner.surgery
+    assert bits_of(engine._runner.model) == {8} and bits_of(make_engine(path)._runner.model) == {16}
     requests, arrivals = random_mix(3, longest=60)
     outputs = run(engine, requests, arrivals)
     assert engine.stats().preemptions > 0
@@ -116,6 +118,11 @@ def test_rougher_activations_are_near_and_every_row_has_what_it_has_alone(
     with torch.inference_mode():
         expected, found = finer(ids).logits, rougher(ids).logits
     assert 1e-4 < float((found - expected).square().mean().sqrt() / expected.std()) < 0.05
+
+
+def bits_of(model: nn.Module) -> set[int]:
+    """What the products of a model round their activations to."""
+    return {module.product.of_c.bits for module in model.modules() if isinstance(module, QuantizedLinear)}
 
 
 def test_projections_of_different_formats_are_one_product(tiny_model_dir: TinyModelDir, tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ import msgspec
 import psutil
 import pytest
 
+from engine.config import EngineConfig
+from server.commands.cli import build_parser, configured
+from server.config.settings import ModelSpec
 from tests.clocks import PATIENCE
 from tests.places import ROOT
 from tests.server import patient
@@ -196,3 +199,13 @@ def test_a_failed_load_of_the_only_model_ends_the_server(tmp_path: Path) -> None
 def test_a_served_name_is_of_one_model() -> None:
     done = headrace("serve", "smollm2", "google/gemma-2-2b-it", "--served-name", "gpt-4o")
     assert done.returncode == 1 and "--served-name names one model, and 2 are to be served" in done.stderr
+
+
+def test_what_the_command_line_says_of_a_model_comes_before_models_yaml() -> None:
+    given = ["--dtype", "float32", "--kv-dtype", "fp8", "--activations", "int8", "--context", "99", "--threads", "1"]
+    options = build_parser().parse_args(["serve", *given])
+    spec = ModelSpec(name="a", source="b", dtype="bfloat16", activations="int16", memory="1GiB")
+    expected = EngineConfig(
+        name="a", source="b", dtype="float32", kv_dtype="fp8", activations="int8", context=99, threads=1, memory="1GiB"
+    )
+    assert configured(spec, options) == expected

@@ -65,6 +65,7 @@ models:
     dtype: float32
     quantization: fp8
     kv_dtype: fp8
+    activations: int8
     device: cuda:1
     context: 4096
     memory: 0.5
@@ -89,6 +90,7 @@ models:
         dtype="float32",
         quantization="fp8",
         kv_dtype="fp8",
+        activations="int8",
         device="cuda:1",
         context=4096,
         memory="0.5",
