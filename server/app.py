@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from engine import version
 from server.context import ServerContext
 from server.edge.auth import Keys
+from server.edge.cors import Cors
 from server.edge.guard import Edge
 from server.openapi.document import describe_api
 from server.playground.assets import load_assets
@@ -39,9 +40,15 @@ ROUTES = tuple(route for router in ROUTERS for route in router.routes if isinsta
 
 
 def build_app(
-    context: ServerContext, *, keys: Keys, hosts: Iterable[str] | None = None, playground: bool = True
+    context: ServerContext,
+    *,
+    keys: Keys,
+    hosts: Iterable[str] | None = None,
+    cors: Cors | None = None,
+    playground: bool = True,
 ) -> ASGIApp:
-    """The whole application. `hosts` are the only Host names it answers to, None for any.
+    """The whole application. `hosts` are the only Host names it answers to, None for any; `cors` says which pages of
+    other origins may ask.
 
     `playground` adds the pages for a browser. They need no key: what they ask the API for does.
     """
@@ -55,11 +62,11 @@ def build_app(
         assets = load_assets()
         app.include_router(playground_router(assets))
         pages = assets.paths
-    app.state.describe = cache(lambda: describe_api(ROUTES, version=version(), needs_key=bool(keys)))
+    app.state.describe = cache(lambda: describe_api(ROUTES, version=version(), needs_key=keys.needed))
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_unexpected)
-    return Edge(app, keys=keys, counters=context.counters, hosts=hosts, pages=pages)
+    return Edge(app, keys=keys, counters=context.counters, hosts=hosts, pages=pages, cors=cors)
 
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:

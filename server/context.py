@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from server.edge.auth import Caller
 from server.edge.counters import ServerCounters
 from server.edge.limits import Admission
 from server.fleet.fleet import Fleet
@@ -32,17 +33,22 @@ class ServerContext:
     load_wait: float = LOAD_WAIT_SECONDS
     """Seconds for which an answer in one piece waits for its model to be loaded."""
 
-    def model(self, name: str | None) -> EngineHandle:
-        """The model of that name, ready or not; the first that this server was told to serve if none is named.
+    def model(self, name: str | None, caller: Caller) -> EngineHandle:
+        """The model of that name, ready or not, if the caller may use it; its first one if none is named.
 
-        Raises `ApiError` 404.
+        Raises `ApiError` 404, which does not tell a model that is not there from one that is not for this caller.
         """
         if name is None or name in NAMELESS:
-            return next(iter(self.fleet.handles.values()))
-        handle = self.fleet.get(name)
-        if handle is None:
-            raise model_not_found(name)
+            handle = next((handle for handle in self.fleet.handles.values() if self.is_for(handle, caller)), None)
+        else:
+            handle = self.fleet.get(name)
+        if handle is None or not self.is_for(handle, caller):
+            raise model_not_found(name, is_restricted=caller.models is not None)
         return handle
+
+    def is_for(self, handle: EngineHandle, caller: Caller) -> bool:
+        """Whether the caller may use a model."""
+        return caller.may_use(self.fleet.names_of(handle))
 
     def lease(self, handle: EngineHandle) -> Lease:
         """A request's hold on a model, which is loaded for it if need be. Raises `ApiError` 503 where it is no use."""

@@ -13,6 +13,7 @@ from engine import version
 from engine.config import Activations, Dtype, EngineConfig, KvDtype, Quantization, parse_memory
 from engine.errors import ConfigError, HeadraceError
 from server.commands.banner import Console, ConsoleHandler
+from server.commands.keys import add_keys_parser
 from server.commands.models import add_models_parser
 from server.commands.remote import add_remote_parsers
 from server.commands.serve import ServeSettings, run
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve_parser(commands)
     add_models_parser(commands)
+    add_keys_parser(commands)
     add_remote_parsers(commands)
     return parser
 
@@ -91,6 +93,17 @@ def _add_where(serve: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--admin-api-key", action="append", default=[], metavar="KEY",
         help=f"a key that may load and unload models as well; {ADMIN_KEY_VARIABLE} may hold some",
+    )  # fmt: skip
+    where.add_argument(
+        "--keys", type=Path, metavar="FILE",
+        help="a file of keys with names, rights and limits; it is read again when it changes, and on SIGHUP",
+    )  # fmt: skip
+    where.add_argument(
+        "--insecure", action="store_true", help="ask for no key although other machines can reach the server"
+    )
+    where.add_argument(
+        "--cors-origin", action="append", default=[], metavar="ORIGIN",
+        help="an origin whose pages may use the server from a browser, such as https://app.example; * for any",
     )  # fmt: skip
     where.add_argument(
         "--no-playground", action="store_true", help="leave out the pages for a browser at the root of the server"
@@ -183,6 +196,9 @@ def _serve(options: argparse.Namespace) -> int:
         port=options.port,
         api_keys=(*options.api_key, *os.environ.get(KEY_VARIABLE, "").split()),
         admin_keys=(*options.admin_api_key, *os.environ.get(ADMIN_KEY_VARIABLE, "").split()),
+        keys_file=options.keys,
+        insecure=options.insecure,
+        cors_origins=tuple(options.cors_origin),
         allowed_hosts=tuple(options.allowed_host),
         drain_seconds=options.drain,
         limits=Limits(max_requests=options.max_requests, max_connections=options.max_connections),

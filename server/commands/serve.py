@@ -2,23 +2,28 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine import version
 from engine.config import EngineConfig
 from engine.errors import ConfigError
 from server.commands.banner import Console, ready_banner
+from server.commands.keys_watch import KeysWatch
 from server.config.image_policy import RemotePolicy
+from server.config.keys_file import load_keys_file
 from server.config.settings import SamplingDefaults
 from server.context import LOAD_WAIT_SECONDS, ServerContext
 from server.edge.auth import Keys
 from server.edge.connections import raise_descriptor_limit
+from server.edge.cors import Cors
 from server.edge.limits import Admission, Limits
 from server.fleet.fleet import Fleet
 from server.fleet.handle import EngineHandle
@@ -59,6 +64,12 @@ class ServeSettings:
     api_keys: tuple[str, ...] = ()
     admin_keys: tuple[str, ...] = ()
     """Keys that may load and unload models as well."""
+    keys_file: Path | None = None
+    """Keys with names, rights and limits (`server.config.keys_file`)."""
+    insecure: bool = False
+    """Other machines may reach it though it asks for no key."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may ask."""
     allowed_hosts: tuple[str, ...] = ()
     drain_seconds: float = 5.0
     """What running requests get to finish once the server is told to end."""
@@ -91,9 +102,33 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def check_loopback(host: str, port: int) -> None:
+    """Raise `ConfigError` if other machines can reach this address; one that is none is for `bind` to complain of."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return
+    for *_, address in found:
+        ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
+        if not (getattr(ip, "ipv4_mapped", None) or ip).is_loopback:
+            raise ConfigError(
+                f"other machines can reach {host}, and this server would ask them for no key",
+                hint="give it keys (--keys FILE, --api-key, HEADRACE_API_KEY), or say --insecure if all may use it",
+            )
+
+
+def make_keys(settings: ServeSettings) -> Keys:
+    """The keys of the command line and of the file. Raises `ConfigError`."""
+    entries = None if settings.keys_file is None else load_keys_file(settings.keys_file)
+    return Keys(settings.api_keys, settings.admin_keys, entries)
+
+
 def run(settings: ServeSettings, console: Console) -> int:
     """Serve until told to end; the exit code. Raises `ConfigError` before anything is loaded."""
-    keys = Keys(settings.api_keys, settings.admin_keys)
+    keys = make_keys(settings)
+    Cors(settings.cors_origins)
+    if not keys.needed and not settings.insecure:
+        check_loopback(settings.host, settings.port)
     raise_descriptor_limit()
     listener = bind(settings.host, settings.port)
     with contextlib.closing(listener):
@@ -105,7 +140,8 @@ class HeadraceServer:
 
     def __init__(self, settings: ServeSettings, keys: Keys, listener: socket.socket, console: Console) -> None:
         self._settings = settings
-        self._keys = keys
+        self.keys = keys
+        self._keys_watch = None if settings.keys_file is None else KeysWatch(settings.keys_file, keys)
         self._listener = listener
         self._console = console
         self.admission = Admission(settings.limits)
@@ -131,7 +167,7 @@ class HeadraceServer:
 
     async def run(self) -> int:
         """Start, wait, stop; the exit code."""
-        with self._handle_signals():
+        with self._handle_signals(), self._watch_keys():
             try:
                 await self.fleet.start()
                 serving = asyncio.create_task(self._serve_http(), name="http")
@@ -166,8 +202,9 @@ class HeadraceServer:
         )
         app = build_app(
             context,
-            keys=self._keys,
-            hosts=allowed_hosts(self._settings),
+            keys=self.keys,
+            hosts=allowed_hosts(self._settings, needs_key=self.keys.needed),
+            cors=Cors(self._settings.cors_origins),
             playground=self._settings.playground,
         )
         limits = self._settings.limits
@@ -205,7 +242,7 @@ class HeadraceServer:
                 public_url(self._listener),
                 ready,
                 version=version(),
-                needs_key=bool(self._keys),
+                needs_key=self.keys.needed,
                 playground=self._settings.playground,
             )
         )
@@ -238,21 +275,35 @@ class HeadraceServer:
             os._exit(1)
 
     @contextlib.contextmanager
+    def _watch_keys(self) -> Iterator[None]:
+        if self._keys_watch is None:
+            yield
+            return
+        watching = asyncio.create_task(self._keys_watch.run(), name="keys")
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+    @contextlib.contextmanager
     def _handle_signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread may listen to signals
             return
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stop)
+        handlers: dict[int, Callable[[], None]] = {signal.SIGINT: self.stop, signal.SIGTERM: self.stop}
+        if self._keys_watch is not None:
+            handlers[signal.SIGHUP] = self._keys_watch.reload
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in handlers:
                 loop.remove_signal_handler(number)
 
 
-def allowed_hosts(settings: ServeSettings) -> frozenset[str] | None:
+def allowed_hosts(settings: ServeSettings, *, needs_key: bool) -> frozenset[str] | None:
     """The Host names to answer to, None for any.
 
     A server that listens on this machine alone and asks for no key is open to any web page whose name its author lets
@@ -262,11 +313,7 @@ def allowed_hosts(settings: ServeSettings) -> frozenset[str] | None:
     if settings.allowed_hosts:
         return frozenset((*settings.allowed_hosts, *LOOPBACK_HOSTS))
     is_loopback = settings.host in ("localhost", "::1") or settings.host.startswith("127.")
-    return (
-        frozenset((settings.host, *LOOPBACK_HOSTS))
-        if is_loopback and not (settings.api_keys or settings.admin_keys)
-        else None
-    )
+    return frozenset((settings.host, *LOOPBACK_HOSTS)) if is_loopback and not needs_key else None
 
 
 def public_url(listener: socket.socket) -> str:

@@ -12,7 +12,7 @@ import yaml
 from engine.config import parse_memory, size_in_bytes
 from engine.errors import ConfigError
 
-Kind = Literal["text", "texts", "words", "count", "number", "switch", "memory", "size", "list", "mapping"]
+Kind = Literal["text", "texts", "words", "count", "limit", "number", "switch", "memory", "size", "list", "mapping"]
 
 _MAX_FILE_BYTES = 1 << 20
 
@@ -24,6 +24,8 @@ class Field:
     kind: Kind
     required: bool = False
     choices: tuple[str, ...] = ()
+    secret: bool = False
+    """No complaint repeats the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,19 @@ class Section:
         return _error(self.file, self.line(key), message, hint)
 
 
-def read_yaml(path: Path) -> yaml.Node:
-    """The tree of a YAML file, with its positions. Raises `ConfigError` if it cannot be read or parsed."""
+def read_yaml(path: Path, *, option: str = "--models", needs: str = "`default` and `models`") -> yaml.Node:
+    """The tree of a YAML file, with its positions. Raises `ConfigError` if it cannot be read or parsed.
+
+    `option` is what names the file on the command line, `needs` what cannot be left out of it.
+    """
     try:
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise ConfigError(f"{path.name} is larger than {_MAX_FILE_BYTES} bytes")
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}", hint="name another with --models FILE") from error
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}", hint=f"name another with {option} FILE"
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path.name} is not UTF-8 text") from error
     except yaml.MarkedYAMLError as error:
@@ -60,14 +67,18 @@ def read_yaml(path: Path) -> yaml.Node:
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path.name} is not YAML") from error
     if node is None:
-        raise ConfigError(f"{path.name} is empty", hint="it needs `default` and `models`")
+        raise ConfigError(f"{path.name} is empty", hint=f"it needs {needs}")
     return node
 
 
-def parse_mapping(node: yaml.Node, file: str, fields: dict[str, Field], what: str) -> Section:
-    """Check a mapping against its fields. Raises `ConfigError` at the first key that is wrong."""
+def parse_mapping(node: yaml.Node, file: str, fields: dict[str, Field], what: str, *, secret: bool = False) -> Section:
+    """Check a mapping against its fields. Raises `ConfigError` at the first key that is wrong.
+
+    With `secret` a complaint does not repeat what stands in the mapping's place.
+    """
     if not isinstance(node, yaml.MappingNode):
-        raise _error(file, _line(node), f"{what} must be a mapping of keys to values, {_given(node)}", None)
+        given = "" if secret else f", {_given(node)}"
+        raise _error(file, _line(node), f"{what} must be a mapping of keys to values{given}", None)
     values: dict[str, Any] = {}
     lines: dict[str, int] = {}
     for key_node, value_node in node.value:
@@ -102,7 +113,7 @@ def _value(node: yaml.Node, file: str, key: str, field: Field) -> Any:
         return "off" if node.value == "off" else _scalar(node, file, key, Field("text"))
     if field.kind in ("list", "texts", "words"):
         if not isinstance(node, yaml.SequenceNode):
-            raise _error(file, _line(node), f"{key} must be a list, {_given(node)}", None)
+            raise _error(file, _line(node), f"{key} must be a list{'' if field.secret else f', {_given(node)}'}", None)
         if field.kind == "list":
             return node.value
         return [_scalar(item, file, key, Field("text", choices=field.choices)) for item in node.value]
@@ -120,6 +131,8 @@ def _scalar(node: yaml.Node, file: str, key: str, field: Field) -> str | float |
         return text
     if field.kind == "count" and kind == "int" and text.isdigit() and int(text) > 0:
         return int(text)
+    if field.kind == "limit" and kind == "int" and text.isdigit() and len(text) <= 15:
+        return int(text)
     if field.kind == "number" and kind in ("int", "float") and re.fullmatch(r"\d*\.?\d+", text):
         return float(text)
     if field.kind == "switch" and kind == "bool":
@@ -128,12 +141,14 @@ def _scalar(node: yaml.Node, file: str, key: str, field: Field) -> str | float |
         with suppress(ConfigError):
             parse_memory(text) if field.kind == "memory" else size_in_bytes(text)
             return text
-    raise _error(file, _line(node), f"{key} must be {_EXPECTED[field.kind]}, {_given(node)}", _type_hint(field, kind))
+    given = "" if field.secret else f", {_given(node)}"
+    raise _error(file, _line(node), f"{key} must be {_EXPECTED[field.kind]}{given}", _type_hint(field, kind))
 
 
 _EXPECTED = {
     "text": "text",
     "count": "a whole number of at least 1",
+    "limit": "a whole number of at least 0",
     "number": "a number of at least 0",
     "switch": "true or false",
     "memory": "auto, a fraction between 0 and 1, or a size such as 4GiB",

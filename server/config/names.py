@@ -25,6 +25,10 @@ class ModelNames:
             return known
         return next((full for pattern, full in self._patterns if pattern.fullmatch(name)), None)
 
+    def of(self, full: str) -> list[str]:
+        """All names of a model: its full one first, then its aliases without `*`."""
+        return [full, *(alias for alias, name in self._exact.items() if name == full)]
+
 
 def with_served_names(specs: Sequence[ModelSpec], names: Sequence[str]) -> tuple[ModelSpec, ...]:
     """The models, the only one of them under other names: the first without `*` is what it is called from now on.

@@ -1,69 +1,150 @@
-"""API keys: default-deny, compared in constant time, their rights, and the salt that keeps tenants' prompts apart."""
+"""API keys: default-deny, compared in constant time, their rights and limits, and the salt that keeps tenants' prompts
+apart.
+"""
 
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Iterable
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from engine.errors import ConfigError
+from server.config.keys_file import ALL_RIGHTS, KeyEntry, Right
+from server.edge.quotas import Account
 
 _SALT_PURPOSE = b"headrace prefix cache "
+_NO_KEY = secrets.token_bytes(32)
+"""In the place of a digest where no key is given: no file can hold it."""
+_OF_PLAIN_KEYS: frozenset[Right] = frozenset({"use", "metrics"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caller:
+    """Who a request comes from."""
+
+    name: str = ""
+    """What the operator calls the key; nothing where the server asks for none."""
+    salt: bytes = b""
+    """Separates what is cached of this caller's prompts from that of others."""
+    rights: frozenset[Right] = ALL_RIGHTS
+    models: tuple[str, ...] | None = None
+    """Patterns of the models it may use; None for all."""
+    weight: float = 1.0
+    """Its share of a model that several callers wait for."""
+    account: Account = field(default_factory=Account)
+
+    def may(self, right: Right) -> bool:
+        """Whether it has a right; those who may load and unload models have all."""
+        return right in self.rights or "admin" in self.rights
+
+    def may_use(self, names: Iterable[str]) -> bool:
+        """Whether it may use the model that is called so."""
+        if self.models is None:
+            return True
+        names = list(names)
+        return any(fnmatchcase(name, pattern) for name in names for pattern in self.models)
 
 
 class Keys:
     """The keys this server accepts; with none, everybody may enter, and who is on this machine may load and unload."""
 
-    def __init__(self, keys: Iterable[str], admin_keys: Iterable[str] = ()) -> None:
-        """`admin_keys` may do all that the others may, and load and unload models.
+    def __init__(
+        self,
+        keys: Iterable[str] = (),
+        admin_keys: Iterable[str] = (),
+        entries: Iterable[KeyEntry] | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`admin_keys` may do all that the others may, and load and unload models. `entries` are those of a file.
 
-        Raises `ConfigError` for a key that no HTTP client could send.
+        Where there is a file a key is needed, even if it has none. Raises `ConfigError` for a key that no HTTP client
+        could send, and for one that is given here and in the file.
         """
-        admin_keys = list(admin_keys)
-        keys = [*keys, *admin_keys]
-        for key in keys:
-            if not key or not key.isascii() or not key.isprintable() or " " in key:
-                raise ConfigError(
-                    "an API key must be printable ASCII without spaces",
-                    hint="check --api-key, --admin-api-key, HEADRACE_API_KEY and HEADRACE_ADMIN_API_KEY",
-                )
-        self._digests = [_digest(key.encode()) for key in keys]
-        self._admin_digests = [_digest(key.encode()) for key in admin_keys]
+        self.needed = False
+        """Whether requests need a key."""
+        self._clock = clock
+        self._plain = {_checked(key): Caller(rights=_OF_PLAIN_KEYS) for key in keys}
+        self._plain |= {_checked(key): Caller(rights=ALL_RIGHTS) for key in admin_keys}
+        self._plain = {
+            digest: Caller(name=f"api-key[{number}]", salt=_salt(digest), rights=caller.rights)
+            for number, (digest, caller) in enumerate(self._plain.items())
+        }
+        self._callers: dict[bytes, Caller] = {}
+        self._accounts: dict[bytes, Account] = {}
+        self.replace(entries)
 
-    def __bool__(self) -> bool:
-        return bool(self._digests)
+    def replace(self, entries: Iterable[KeyEntry] | None) -> None:
+        """These are the keys of the file from now on. What a key has used of its limits stays used.
 
-    def salt_for(self, authorization: bytes | None) -> bytes | None:
-        """The prefix-cache salt of the key in an `Authorization` header, None if there is no valid key.
+        Raises `ConfigError`, and changes nothing, if one of them is given on the command line too.
+        """
+        found = {entry.digest: entry for entry in entries or ()}
+        if twice := next((entry.name for digest, entry in found.items() if digest in self._plain), None):
+            raise ConfigError(f"the key {twice} of the keys file is also one of --api-key or --admin-api-key")
+        callers = dict(self._plain)
+        for digest, entry in found.items():
+            account = self._accounts.setdefault(digest, Account(clock=self._clock))
+            account.limit(entry)
+            callers[digest] = Caller(
+                name=entry.name,
+                salt=_salt(digest),
+                rights=entry.rights,
+                models=entry.models,
+                weight=entry.weight,
+                account=account,
+            )
+        # A key that is gone may come back; what it has used is then still used.
+        self._accounts = {
+            digest: account for digest, account in self._accounts.items() if digest in found or not account.is_fresh
+        }
+        self._callers = callers
+        self.needed = bool(self._plain) or entries is not None
+
+    def __len__(self) -> int:
+        return len(self._callers)
+
+    def caller(self, authorization: bytes | None, client: str | None) -> Caller | None:
+        """Who sends this `Authorization` header from the address `client`; None if a key is needed and it has none.
 
         Every key is compared, whichever matches, so that the time taken tells nothing.
         """
-        if not self._digests:
-            return b""
+        if not self.needed:
+            return Caller(rights=ALL_RIGHTS if _is_loopback(client) else _OF_PLAIN_KEYS)
         digest = _given(authorization)
-        return hashlib.sha256(_SALT_PURPOSE + digest).digest()[:16] if _is_among(digest, self._digests) else None
+        return next(iter([who for known, who in self._callers.items() if hmac.compare_digest(known, digest)]), None)
 
-    def may_administer(self, authorization: bytes | None, client: str | None) -> bool:
-        """Whether a request may load and unload models. `client` is the address that it comes from.
 
-        Where there are keys, one of the admin's is needed; where there are none, the client must be on this machine.
-        """
-        if self._digests:
-            return _is_among(_given(authorization), self._admin_digests)
-        try:
-            return ipaddress.ip_address(client or "").is_loopback
-        except ValueError:
-            return False
+def _checked(key: str) -> bytes:
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(
+            "an API key must be printable ASCII without spaces",
+            hint="check --api-key, --admin-api-key, HEADRACE_API_KEY and HEADRACE_ADMIN_API_KEY",
+        )
+    return digest_of(key)
+
+
+def digest_of(key: str) -> bytes:
+    """What is kept of a key."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _salt(digest: bytes) -> bytes:
+    return hashlib.sha256(_SALT_PURPOSE + digest).digest()[:16]
 
 
 def _given(authorization: bytes | None) -> bytes:
-    """The digest of the key in an `Authorization` header; of nothing, which is no key's, where there is none."""
+    """The digest of the key in an `Authorization` header, or what is no key's."""
     scheme, _, given = (authorization or b"").partition(b" ")
-    return _digest(given.strip() if scheme.lower() == b"bearer" else b"")
+    given = given.strip()
+    return hashlib.sha256(given).digest() if given and scheme.lower() == b"bearer" else _NO_KEY
 
 
-def _is_among(digest: bytes, known: Iterable[bytes]) -> bool:
-    return any([hmac.compare_digest(digest, other) for other in known])
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+def _is_loopback(client: str | None) -> bool:
+    try:
+        return ipaddress.ip_address(client or "").is_loopback
+    except ValueError:
+        return False

@@ -1,7 +1,8 @@
 """The outermost layer of the application: what holds for every route alike.
 
-Request ids, the refusal of requests that two parties could read differently, host names, API keys, error answers and
-one log line a request. Pure ASGI, because Starlette's `BaseHTTPMiddleware` hides disconnects from what it wraps.
+Request ids, the refusal of requests that two parties could read differently, host names, API keys and what each may do,
+error answers and one log line a request. Pure ASGI, because Starlette's `BaseHTTPMiddleware` hides disconnects from
+what it wraps.
 """
 
 import asyncio
@@ -15,7 +16,9 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.edge.auth import Keys
+from server.config.keys_file import Right
+from server.edge.auth import Caller, Keys
+from server.edge.cors import Cors
 from server.edge.counters import ServerCounters
 from server.edge.http_protocol import EXTRA
 from server.edge.limits import RETRY_SECONDS, ClientGone
@@ -27,8 +30,11 @@ MAX_HEADERS = 100
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz"})
 """Reachable without a key."""
 ADMIN_PREFIX = "/admin/"
-PROBED_PATHS = OPEN_PATHS | {"/metrics"}
+METRICS_PATH, DESCRIPTION_PATH = "/metrics", "/openapi.json"
+PROBED_PATHS = OPEN_PATHS | {METRICS_PATH}
 """Asked for every few seconds by other machines, so not worth a line each."""
+_GIVES_BACK = frozenset({429, 503})
+"""With these a request was refused that is to come again, so it is not counted."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -46,9 +52,11 @@ class Edge:
         counters: ServerCounters,
         hosts: Iterable[str] | None = None,
         pages: Iterable[str] = (),
+        cors: Cors | None = None,
     ) -> None:
         self._app = app
         self._keys = keys
+        self._cors = cors or Cors()
         self._counters = counters
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self._pages = frozenset(pages)
@@ -57,9 +65,11 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; whatever it raises becomes an answer, or the end of the connection."""
         assert scope["type"] == "http", "websockets and lifespan are switched off"
-        exchange = _Exchange(scope, receive, send)
+        exchange = _Exchange(scope, receive, send, self._cors)
         try:
-            self._check(exchange)
+            if self._check(exchange):
+                await exchange.answer_preflight(self._cors)
+                return
             # The answer to HEAD is that to GET without its body, which is left out below.
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
             await self._app({**scope, "method": method}, exchange.receive, exchange.send)
@@ -77,11 +87,12 @@ class Edge:
                 self._counters.responses[exchange.status // 100] += 1
             exchange.log(quiet=scope["path"] in self._quiet_paths)
 
-    def _check(self, exchange: "_Exchange") -> None:
-        headers = exchange.headers
+    def _check(self, exchange: "_Exchange") -> bool:
+        """Let a request pass or raise `ApiError`; whether it is none, but a browser's question before one."""
+        headers, method, path = exchange.headers, exchange.scope["method"], exchange.scope["path"]
         if len(headers.raw) > MAX_HEADERS:
             raise ApiError(431, f"More than {MAX_HEADERS} headers", code="too_many_headers")
-        if exchange.is_extra and exchange.scope["path"] not in PROBED_PATHS:
+        if exchange.is_extra and path not in PROBED_PATHS:
             raise overloaded("All connections of this server have requests", retry_after=RETRY_SECONDS)
         if self._hosts is not None and _host_name(headers.get("host", "")) not in self._hosts:
             raise ApiError(
@@ -92,13 +103,24 @@ class Edge:
             )
         state = exchange.scope.setdefault("state", {})
         state["request_id"] = exchange.request_id
-        state["salt"] = b""
-        path, reads = exchange.scope["path"], exchange.scope["method"] in ("GET", "HEAD")
-        if path in OPEN_PATHS or (reads and path in self._pages):
-            return
-        authorization = headers.get("authorization")
-        salt = self._keys.salt_for(authorization.encode("latin-1") if authorization is not None else None)
-        if salt is None:
+        if self._cors.is_preflight(method, headers):
+            return True
+        if path in OPEN_PATHS or (method in ("GET", "HEAD") and path in self._pages):
+            return False
+        state["caller"] = exchange.caller = caller = self._caller(exchange)
+        if path.startswith(ADMIN_PREFIX):
+            self._check_admin(exchange, caller)
+        elif path != DESCRIPTION_PATH:
+            _check_right(caller, "metrics" if path == METRICS_PATH else "use")
+            if method == "POST":
+                exchange.meter(caller)
+        return False
+
+    def _caller(self, exchange: "_Exchange") -> Caller:
+        authorization, client = exchange.headers.get("authorization"), exchange.scope.get("client")
+        given = authorization.encode("latin-1") if authorization is not None else None
+        caller = self._keys.caller(given, client[0] if client else None)
+        if caller is None:
             raise ApiError(
                 401,
                 "A valid API key is needed: Authorization: Bearer KEY",
@@ -106,20 +128,23 @@ class Edge:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        state["salt"] = salt
-        if path.startswith(ADMIN_PREFIX):
-            self._check_admin(exchange, authorization)
+        return caller
 
-    def _check_admin(self, exchange: "_Exchange", authorization: str | None) -> None:
+    def _check_admin(self, exchange: "_Exchange", caller: Caller) -> None:
         """Only operators get to the admin's routes, and no page of another site in an operator's browser."""
-        client = exchange.scope.get("client")
-        given = authorization.encode("latin-1") if authorization is not None else None
-        if not self._keys.may_administer(given, client[0] if client else None):
-            needed = "a key of --admin-api-key" if self._keys else "to come from the server's own machine, or a key"
+        if not caller.may("admin"):
+            needed = "a key of --admin-api-key, or one with the right admin"
+            if not self._keys.needed:
+                needed = "to come from the server's own machine, or a key"
             raise _not_permitted(f"Loading and unloading models needs {needed}")
         origin = exchange.headers.get("origin")
         if origin is not None and origin.partition("://")[2] != exchange.headers.get("host", ""):
             raise _not_permitted("Pages of other sites may not load and unload models")
+
+
+def _check_right(caller: Caller, right: Right) -> None:
+    if not caller.may(right):
+        raise _not_permitted(f"This key has not the right {right!r}, which is needed here")
 
 
 def _not_permitted(message: str) -> ApiError:
@@ -129,7 +154,11 @@ def _not_permitted(message: str) -> ApiError:
 class _Exchange:
     """One request and what has been sent in answer to it."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, cors: Cors) -> None:
+        self.caller: Caller | None = None
+        """Who asks, once that is known."""
+        self._is_metered = self._is_counted = False
+        self._cors = cors
         self.scope = scope
         self.headers = Headers(scope=scope)
         self.is_extra = EXTRA in scope.get("state", {})
@@ -141,6 +170,12 @@ class _Exchange:
         self._send = send
         self._began = time.monotonic()
         self._body_read = self.headers.get("content-length", "0") == "0" and "transfer-encoding" not in self.headers
+
+    def meter(self, caller: Caller) -> None:
+        """Count this request among its key's. Raises `ApiError` 429."""
+        self._is_metered = True
+        caller.account.take_request()
+        self._is_counted = True
 
     async def receive(self) -> Message:
         """Pass a message on, noting the end of the body."""
@@ -157,11 +192,28 @@ class _Exchange:
                 *message.get("headers", ()),
                 (b"x-request-id", self.request_id.encode()),
                 (b"x-content-type-options", b"nosniff"),
+                *self._cors.headers(self.headers),
+                *self._limits(),
             ]
             if not self._body_read or self.is_extra:
                 # The unread rest of the body would be taken for the next request.
                 message["headers"].append((b"connection", b"close"))
         await self._send(message)
+
+    def _limits(self) -> list[tuple[bytes, bytes]]:
+        """Where the limits of the key stand, which a request counts against unless it is refused and may come again."""
+        if self.caller is None or not self._is_metered:
+            return []
+        if self._is_counted and self.status in _GIVES_BACK:
+            self._is_counted = False
+            self.caller.account.give_request_back()
+        return self.caller.account.headers()
+
+    async def answer_preflight(self, cors: Cors) -> None:
+        """Tell a browser what a page may send."""
+        headers = [*cors.preflight_headers(), (b"content-length", b"0")]
+        await self.send({"type": "http.response.start", "status": 204, "headers": headers})
+        await self.send({"type": "http.response.body", "body": b""})
 
     async def answer(self, error: ApiError) -> None:
         """Send an error, if nothing was sent yet."""

@@ -92,6 +92,10 @@ class Fleet:
             handle = self.handles.get(full)
         return handle
 
+    def names_of(self, handle: EngineHandle) -> list[str]:
+        """What the model may be called."""
+        return self._names.of(handle.name)
+
     def lease(self, handle: EngineHandle) -> Lease:
         """Take hold of a model for a request, and have it loaded if it is not. To be released, whatever happens."""
         lease = Lease(handle, lambda: self.residency.released(handle))

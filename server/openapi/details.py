@@ -29,6 +29,8 @@ Json = dict[str, Any]
 
 OF_BODIES = (404, 408, 413, 415, 503)
 """Further ones of routes that read a body and name a model."""
+OF_WORK = (429, *OF_BODIES)
+"""Of those that count against the limits of a key."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +127,7 @@ DETAILS: dict[str, Details] = {
         },
         event=ChatCompletionChunkShape,
         event_example='data: {"id":"chatcmpl-5f2b", ...}\n\ndata: [DONE]\n\n',
-        errors=OF_BODIES,
+        errors=OF_WORK,
     ),
     "/v1/completions": Details(
         description="OpenAI's older interface: no chat template is applied. Streams as chat completions do.",
@@ -146,7 +148,7 @@ DETAILS: dict[str, Details] = {
         },
         event=TextCompletionShape,
         event_example='data: {"id":"cmpl-5f2b", ...}\n\ndata: [DONE]\n\n',
-        errors=OF_BODIES,
+        errors=OF_WORK,
     ),
     "/tokenize": Details(
         description="The tokens that a request with this prompt, or these messages, would be computed from.",
@@ -164,7 +166,7 @@ DETAILS: dict[str, Details] = {
             "special_positions": [],
             "cached_tokens": None,
         },
-        errors=OF_BODIES,
+        errors=OF_WORK,
     ),
     "/detokenize": Details(
         description="The text of tokens; control tokens are written out.",
@@ -172,10 +174,10 @@ DETAILS: dict[str, Details] = {
         request_examples={"tokens": {"tokens": [504, 3575]}},
         answer=PromptTextShape,
         answer_example={"prompt": "The capital"},
-        errors=OF_BODIES,
+        errors=OF_WORK,
     ),
     "/v1/models": Details(
-        description="Every model of this server, loaded or not.",
+        description="Every model of this server that the key may use, loaded or not.",
         answer=ModelListShape,
         answer_example={"object": "list", "data": [_MODEL]},
     ),

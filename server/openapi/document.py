@@ -120,7 +120,7 @@ def _error(status: int, *, has_body: bool) -> Json:
         ]
     }
     response = _content("; ".join(reasons).replace("[", "").replace("]", ""), schema)
-    if status == 503:
+    if status in (429, 503):
         response["headers"] = {
             "Retry-After": {"description": "Seconds, where waiting helps", "schema": {"type": "string"}}
         }

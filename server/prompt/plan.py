@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 SMALLEST_NUCLEUS = 1e-9
 """A `top_p` of 0, which the likeliest token alone fulfils as well as this."""
+UNSAID_ANSWER_TOKENS = 512
+"""What an answer is expected to take of its key's tokens where the request does not say how long it may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,19 @@ class PromptPlan:
     """Where in the prompt the tokens of each image begin, and how many there are to the last of them."""
     cache_key: str | None = None
     """Prompts are cached for requests of the same key alone."""
+    says_limit: bool = True
+    """Whether the request says how long its answers may be; else they may fill the context."""
+
+    @property
+    def least_tokens(self) -> int:
+        """What the prompt and its answers take if these are as long as the request says that they may be."""
+        return len(self.prompt_token_ids) + (self.n * self.params.max_tokens if self.says_limit else 0)
+
+    @property
+    def expected_tokens(self) -> int:
+        """The same, with a guess where the request does not say."""
+        guess = 0 if self.says_limit else self.n * min(self.params.max_tokens, UNSAID_ANSWER_TOKENS)
+        return self.least_tokens + guess
 
     @property
     def num_image_tokens(self) -> int:
@@ -131,6 +146,7 @@ def plan_chat(
     return dataclasses.replace(
         plan,
         images=images,
+        says_limit=request.token_limit is not None,
         reading=answer.reading,
         spells=plan.logprobs,
         names_call=request.chosen.is_named,

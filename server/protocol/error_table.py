@@ -27,8 +27,8 @@ ERROR_TABLE = (
     ErrorRow(400, ("slow_reader",), "in a stream: the client is many thousand tokens behind, so it was ended"),
     ErrorRow(401, ("invalid_api_key",), "a key is needed"),
     ErrorRow(403, ("host_not_allowed",), "the `Host` is not one this server answers to"),
-    ErrorRow(403, ("not_permitted",), "only operators load and unload models"),
-    ErrorRow(404, ("model_not_found",), "no such model"),
+    ErrorRow(403, ("not_permitted",), "the key has not the right to do this: only operators load and unload models"),
+    ErrorRow(404, ("model_not_found",), "no such model, or none for this key"),
     ErrorRow(404, ("not_found",), "no such path"),
     ErrorRow(405, ("method_not_allowed",), "the path knows not this method"),
     ErrorRow(408, ("request_timeout",), "the body did not arrive in [time](security.md#limits)"),
@@ -38,6 +38,12 @@ ERROR_TABLE = (
     ErrorRow(414, ("uri_too_long",), "the request line is beyond its [limit](security.md#limits)"),
     ErrorRow(
         431, ("too_many_headers", "headers_too_large"), "the headers are beyond their [limit](security.md#limits)"
+    ),
+    ErrorRow(
+        429,
+        ("rate_limit_exceeded",),
+        "the key has used up its requests or tokens a minute (`type` says which), or its answers at once;"
+        " `Retry-After` says when to come again",
     ),
     ErrorRow(500, ("internal_error", "engine_error"), "a fault of the server; its log says more"),
     ErrorRow(503, ("overloaded",), "the server is full, or is shutting down; `Retry-After` says when to come again"),

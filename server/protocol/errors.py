@@ -52,11 +52,14 @@ def unsupported(param: str, message: str) -> ApiError:
     return ApiError(400, message, param=param, code="unsupported_parameter")
 
 
-def model_not_found(model: str) -> ApiError:
-    """404 for a model name that is not served."""
+def model_not_found(model: str | None, *, is_restricted: bool = False) -> ApiError:
+    """404 for a model name that is not served, or not for this key, if that `is_restricted` to some models."""
+    which = "This server has no model for this key" if model is None else f"The model {shorten(model)} does not exist"
+    if model is not None:
+        which += " on this server, or is not for this key" if is_restricted else " on this server"
     return ApiError(
         404,
-        f"The model {shorten(model)} does not exist on this server; GET /v1/models lists those that do",
+        f"{which}; GET /v1/models lists those that {'are' if is_restricted else 'do'}",
         type="not_found_error",
         param="model",
         code="model_not_found",

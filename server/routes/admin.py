@@ -28,7 +28,7 @@ async def load_model(request: Request, name: str) -> Response:
     context: ServerContext = request.app.state.context
     if context.admission.draining:
         raise overloaded("The server is shutting down", retry_after=LOADING_RETRY_SECONDS)
-    handle = context.model(name)
+    handle = context.model(name, request.state.caller)
     if (await _body(request)).stream:
         return _Told(context, handle)
     lease = context.fleet.lease(handle)
@@ -44,7 +44,7 @@ async def load_model(request: Request, name: str) -> Response:
 async def unload_model(request: Request, name: str) -> Response:
     """End its process and wait until that has gone. A model that answers or is waited for is not ended: 409."""
     context: ServerContext = request.app.state.context
-    handle = context.model(name)
+    handle = context.model(name, request.state.caller)
     is_stream = (await _body(request)).stream
     if handle.holders or handle.waiters:
         count = len(handle.holders) + len(handle.waiters)

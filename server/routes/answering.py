@@ -22,7 +22,9 @@ from server.answer.generation import Delta, Generation
 from server.answer.relaxed import RELAXED_HEADER, UNUSED_HEADER, pointers_header, relaxed_header
 from server.answer.streams import Batch, PromptStreams
 from server.context import ServerContext, not_ready
+from server.edge.auth import Caller
 from server.edge.limits import ClientGone, Ticket
+from server.edge.quotas import Hold, Reservation
 from server.edge.sse import KEEP_ALIVE_SECONDS, DisconnectWatcher, EventWriter, Ticker
 from server.fleet.handle import EngineHandle
 from server.fleet.lease import Lease
@@ -76,20 +78,23 @@ class Answer(Response):
         self.background = None
         self._context: ServerContext = request.app.state.context
         self._request = request
+        self._caller: Caller = request.state.caller
         self._kind = kind
         self._handle: EngineHandle
         self._began = time.monotonic()
         self._generations: list[Generation] = []
         self._has_tokens = False
         self._images: list[PreparedImage] = []
+        self._reserved = Reservation(self._caller.account, 0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer. Raises `ApiError` for what fails before the headers."""
-        held: list[Ticket | Lease] = []
+        held: list[Ticket | Hold | Lease] = []
         writer = EventWriter(send)
 
         def choose(name: str | None, num_choices: int) -> Lease:
-            self._handle = self._context.model(name)
+            self._handle = self._context.model(name, self._caller)
+            held.append(self._caller.account.hold(num_choices))
             held.append(self._context.admission.admit(num_choices))
             lease = self._context.lease(self._handle)
             held.append(lease)
@@ -140,21 +145,44 @@ class Answer(Response):
         """Fetch and prepare the images of the request; which tokens stand for each."""
         assert handle.info is not None, "a loaded model has it"
         # Without the request's cache key: an image is the same whatever is asked about it.
-        salt = self._request.state.salt
-        self._images = await self._context.images.prepare(refs, handle.info, handle.images, salt)
+        self._images = await self._context.images.prepare(refs, handle.info, handle.images, self._caller.salt)
         return [image.token_ids for image in self._images]
 
     async def _generate(
         self, plans: list[PromptPlan], watcher: DisconnectWatcher, send: Send, writer: EventWriter
     ) -> None:
         """Submit the prompts and send what comes of them."""
-        counters, client, tokenizer = self._context.counters, self._handle.client, self._handle.tokenizer
+        self._reserved = self._caller.account.reserve(
+            sum(plan.least_tokens for plan in plans), sum(plan.expected_tokens for plan in plans)
+        )
+        counters = self._context.counters
+        try:
+            form, streams = self._submit(plans)
+            watcher.on_gone = streams.abort
+            try:
+                if watcher.gone:
+                    streams.abort()
+                if plans[0].stream:
+                    await self._stream(writer, streams, form, watcher)
+                else:
+                    await self._whole(send, streams, form, watcher)
+            finally:
+                streams.abort()
+                counters.disconnected += watcher.gone
+                counters.prompt_tokens += sum(len(plan.prompt_token_ids) for plan in plans)
+                counters.completion_tokens += sum(generation.completion_tokens for generation in self._generations)
+        finally:
+            self._settle(is_due=self._has_tokens or watcher.gone)
+
+    def _submit(self, plans: list[PromptPlan]) -> tuple[AnswerForm, PromptStreams]:
+        """Give the prompts to the engine."""
+        client, tokenizer = self._handle.client, self._handle.tokenizer
         if client is None:
             raise not_ready(self._handle)
         assert tokenizer is not None, "a model that was ready has it"
         form = self._kind.form(self._handle.name, plans, tokenizer)
         self._generations = [Generation(plan, tokenizer) for plan in plans]
-        tenant: bytes = self._request.state.salt
+        tenant = self._caller.salt
         salt = cache_salt(tenant, plans[0].cache_key)
         streams = PromptStreams(
             [
@@ -166,19 +194,11 @@ class Answer(Response):
             ]
         )  # fmt: skip
         self._images = []
-        watcher.on_gone = streams.abort
-        try:
-            if watcher.gone:
-                streams.abort()
-            if plans[0].stream:
-                await self._stream(writer, streams, form, watcher)
-            else:
-                await self._whole(send, streams, form, watcher)
-        finally:
-            streams.abort()
-            counters.disconnected += watcher.gone
-            counters.prompt_tokens += sum(len(plan.prompt_token_ids) for plan in plans)
-            counters.completion_tokens += sum(generation.completion_tokens for generation in self._generations)
+        return form, streams
+
+    def _settle(self, *, is_due: bool) -> None:
+        """Count what the answer has taken among its key's tokens; nothing is due for what was not computed."""
+        self._reserved.settle(self._usage()["total_tokens"] if is_due else 0)
 
     async def _whole(self, send: Send, streams: PromptStreams, form: AnswerForm, watcher: DisconnectWatcher) -> None:
         """Collect all choices and send them in one piece."""
@@ -189,6 +209,7 @@ class Answer(Response):
         if watcher.gone:
             return
         content = form.whole(self._usage())
+        self._settle(is_due=True)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),

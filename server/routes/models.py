@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from engine.messages import EngineInfo
 from server.context import ServerContext
+from server.edge.auth import Caller
 from server.fleet.fleet import Fleet
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import ModelState
@@ -19,18 +20,18 @@ router = APIRouter()
 
 @router.get("/v1/models", summary="List the models")
 async def list_models(request: Request) -> JSONResponse:
-    """Every model that this server can load, loaded or not."""
+    """Every model that this server can load and the key may use, loaded or not."""
     context: ServerContext = request.app.state.context
-    return JSONResponse(
-        {"object": "list", "data": [describe(context.fleet, handle) for handle in context.fleet.listed]}
-    )
+    caller: Caller = request.state.caller
+    listed = [handle for handle in context.fleet.listed if context.is_for(handle, caller)]
+    return JSONResponse({"object": "list", "data": [describe(context.fleet, handle) for handle in listed]})
 
 
 @router.get("/v1/models/{name:path}", summary="Describe one model")
 async def get_model(request: Request, name: str) -> JSONResponse:
     """One model; its id may contain slashes."""
     context: ServerContext = request.app.state.context
-    return JSONResponse(describe(context.fleet, context.model(name)))
+    return JSONResponse(describe(context.fleet, context.model(name, request.state.caller)))
 
 
 def describe(fleet: Fleet, handle: EngineHandle) -> dict[str, Any]:

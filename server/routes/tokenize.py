@@ -9,7 +9,9 @@ from engine.errors import EngineDeadError
 from engine.messages import ImageSpan
 from server.answer.relaxed import UNUSED_HEADER, pointers_header
 from server.context import ServerContext, not_ready
-from server.edge.limits import ClientGone
+from server.edge.auth import Caller
+from server.edge.limits import ClientGone, Ticket
+from server.edge.quotas import Hold
 from server.edge.sse import DisconnectWatcher
 from server.fleet.handle import EngineHandle
 from server.fleet.lease import Lease
@@ -40,12 +42,12 @@ async def detokenize(request: Request) -> Response:
 async def _answer(request: Request, route: TextRoute) -> Response:
     """Read a request and do its work. Raises `ApiError`."""
     context: ServerContext = request.app.state.context
-
+    caller: Caller = request.state.caller
     leases: list[Lease] = []
     images: list[PreparedImage] = []
 
     def choose(name: str | None, num_choices: int) -> Lease:
-        leases.append(context.lease(context.model(name)))
+        leases.append(context.lease(context.model(name, caller)))
         return leases[-1]
 
     async def wait(lease: Lease, is_stream: bool) -> None:
@@ -53,11 +55,13 @@ async def _answer(request: Request, route: TextRoute) -> Response:
 
     async def look(handle: EngineHandle, refs: list[ImageRef]) -> list[list[int]]:
         assert handle.info is not None, "a loaded model has it"
-        images[:] = await context.images.prepare(refs, handle.info, handle.images, request.state.salt)
+        images[:] = await context.images.prepare(refs, handle.info, handle.images, caller.salt)
         return [image.token_ids for image in images]
 
-    ticket = context.admission.admit(1)
+    held: list[Hold | Ticket] = []
     try:
+        held += [caller.account.hold(1)]
+        held += [context.admission.admit(1)]
         body = await context.admission.read_json_body(request.headers, request.receive)
         try:
             with DisconnectWatcher(request.receive) as watcher:
@@ -73,7 +77,7 @@ async def _answer(request: Request, route: TextRoute) -> Response:
                 _, answer = await watcher.unless_gone(work)
                 content = answer.content
                 if answer.prompt is not None:
-                    cached = _cached_tokens(leases[-1].handle, answer.prompt, images, request.state.salt)
+                    cached = _cached_tokens(leases[-1].handle, answer.prompt, images, caller.salt)
                     content = encode_json(json.loads(content) | {"cached_tokens": await watcher.unless_gone(cached)})
         finally:
             body.release()
@@ -81,9 +85,8 @@ async def _answer(request: Request, route: TextRoute) -> Response:
         context.counters.disconnected += 1
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     finally:
-        for lease in leases:
-            lease.release()
-        ticket.release()
+        for taken in (*leases, *held):
+            taken.release()
     unused = pointers_header(answer.unused, len(answer.unused)).decode()
     headers = {UNUSED_HEADER.decode(): unused} if unused else {}
     return Response(content, media_type="application/json", headers=headers)

@@ -18,8 +18,7 @@ import pytest
 
 from engine.config import EngineConfig
 from server.commands.banner import Console
-from server.commands.serve import HeadraceServer, ServeSettings, bind
-from server.edge.auth import Keys
+from server.commands.serve import HeadraceServer, ServeSettings, bind, make_keys
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import FleetPolicy
 from tests.clocks import PATIENCE
@@ -127,7 +126,7 @@ def running_server(
     chosen = ServeSettings(port=0, **options)
     console = io.StringIO()
     listener = bind(chosen.host, 0)
-    server = HeadraceServer(chosen, Keys(chosen.api_keys, chosen.admin_keys), listener, Console(console))
+    server = HeadraceServer(chosen, make_keys(chosen), listener, Console(console))
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def run() -> None:

@@ -123,10 +123,14 @@ def test_a_list_of_keys_without_rights_administers_nothing(
     ("client", "may"), [("127.0.0.1", True), ("::1", True), ("127.8.8.8", True), ("10.0.0.1", False), ("", False)]
 )
 def test_without_keys_this_machine_administers(client: str, may: bool) -> None:
-    assert Keys([]).may_administer(None, client) is may
-    assert not Keys([USE]).may_administer(b"Bearer " + USE.encode(), client)
-    assert not Keys([], [ADMIN]).may_administer(b"Basic " + ADMIN.encode(), client)
-    assert Keys([], [ADMIN]).may_administer(b"Bearer " + ADMIN.encode(), client)
+    def may_administer(keys: Keys, authorization: str | None) -> bool:
+        caller = keys.caller(None if authorization is None else authorization.encode(), client)
+        return caller is not None and caller.may("admin")
+
+    assert may_administer(Keys(), None) is may
+    assert not may_administer(Keys([USE]), f"Bearer {USE}")
+    assert not may_administer(Keys([], [ADMIN]), f"Basic {ADMIN}")
+    assert may_administer(Keys([], [ADMIN]), f"Bearer {ADMIN}")
 
 
 def test_pages_of_other_sites_do_not_administer(
