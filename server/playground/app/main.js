@@ -10,4 +10,4 @@ if (root) render(h(App, {}), root);
 refresh();
 start();
 // By the time of the first answer it is there.
-setTimeout(Message.ready, 500);
+setTimeout(() => Message.ready().catch(() => {}), 500);

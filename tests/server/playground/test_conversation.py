@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.server.playground.browser import done, last_text, messages, needs_browser, say, watched
-from tests.server.playground.scripted import Scripted, running_scripted
+from tests.server.playground.scripted import SCRIPTS, STALL, Scripted, ended, running_scripted, texts
 
 pytestmark = [pytest.mark.slow, needs_browser]
 
@@ -214,3 +214,31 @@ def test_what_was_sent_comes_back_with_the_arrow(page: Page) -> None:
     done(page)
     page.keyboard.press("ArrowUp")
     expect(page.get_by_label("Message", exact=True)).to_have_value("hello")
+
+
+def test_a_long_answer_is_whole_and_what_stands_in_it_is_not_made_again(page: Page, scripted: Scripted) -> None:
+    paragraphs = [f"Paragraph {index} with **bold** text.\n\n## Part {index}\n\n" for index in range(60)]
+    SCRIPTS["book"] = [*texts(*paragraphs), STALL, *ended(texts("The end."))[1:]]
+    say(page, "book")
+    parts = last_text(page).locator(".part")
+    expect(parts).to_have_count(8)
+    page.evaluate("document.querySelectorAll('.part p').forEach((element, index) => { element.place = index; })")
+    scripted.gate.set()
+    done(page)
+    kept = page.evaluate("[...document.querySelectorAll('.part p')].map((element) => element.place ?? -1)")
+    assert len(kept) == 61 and kept[:58] == [*range(58)]  # the last could still have changed
+    headings = last_text(page).get_by_role("heading").all_text_contents()
+    assert headings == [f"Part {index}" for index in range(60)]
+    levels = page.evaluate("[...document.querySelectorAll('.part > [class^=heading]')].map((one) => one.tagName)")
+    assert levels == ["H3", *["H4"] * 59]  # the step down is taken once, not anew in each part
+
+
+def test_what_cannot_be_read_later_is_told_and_the_draft_is_kept(browser: Browser, scripted: Scripted) -> None:
+    with watched(browser, scripted.url) as watch:
+        watch.context.route("**/app/state/actions.js", lambda route: route.abort())
+        page = watch.page()
+        page.get_by_label("Message", exact=True).fill("hello")
+        expect(page.get_by_role("button", name="Send")).to_be_enabled()
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("could not be loaded")).to_be_visible()
+        expect(page.get_by_label("Message", exact=True)).to_have_value("hello")

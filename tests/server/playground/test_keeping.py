@@ -190,6 +190,70 @@ def test_a_link_holds_the_conversation_and_no_key(browser: Browser, scripted: Sc
         assert page.evaluate("sessionStorage.getItem('headrace-key')") is None
 
 
+def test_a_conversation_is_found_by_its_address_as_soon_as_it_has_one(browser: Browser, scripted: Scripted) -> None:
+    with watched(browser, scripted.url) as watch:
+        one = watch.page()
+        for turn in range(2):  # the second begins where a conversation is open already
+            one.get_by_role("button", name="New conversation").first.click()
+            expect(messages(one)).to_have_count(0)
+            one.get_by_label("Message", exact=True).fill("stall")
+            one.keyboard.press("Enter")
+            expect(messages(one)).to_have_count(2)
+            two = watch.page(f"#talk={turn}")
+            two.evaluate("(hash) => { location.hash = hash; }", address_of(one))
+            expect(messages(two)).to_have_count(2)
+            two.close()
+            two = watch.page(address_of(one))
+            expect(messages(two)).to_have_count(2)
+            two.close()
+
+
+def address_of(page: Page) -> str:
+    """The fragment that names what is shown, which is there within a second."""
+    page.wait_for_function("location.hash.startsWith('#talk=')")
+    return str(page.evaluate("location.hash"))
+
+
+@pytest.mark.parametrize("leave", ["reload", "close"])
+def test_what_was_written_a_moment_ago_outlives_the_page(browser: Browser, scripted: Scripted, leave: str) -> None:
+    with watched(browser, scripted.url) as watch:
+        page = watch.page()
+        say(page, "hello")
+        page.get_by_label("Message", exact=True).fill("a draft")
+        if leave == "reload":
+            page.reload()
+        else:
+            page.close()
+            page = watch.page()
+            page.locator(".entry .title").click()
+        expect(messages(page).first).to_contain_text("hello")
+        expect(page.get_by_label("Message", exact=True)).to_have_value("a draft")
+
+
+def test_what_a_link_brings_is_kept_whole_once_something_is_said(browser: Browser, scripted: Scripted) -> None:
+    with watched(browser, scripted.url) as watch:
+        page = watch.page()
+        page.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+        say(page, "one")
+        done(page)
+        page.get_by_role("button", name="Share, export, import").click()
+        page.get_by_role("button", name="Copy a link").click()
+        expect(page.get_by_text("Link copied")).to_be_visible()
+        fragment = "#" + page.evaluate("window.copied").partition("#")[2]
+    with watched(browser, scripted.url) as watch:
+        page = watch.page(fragment)
+        expect(messages(page)).to_have_count(2)
+        page.reload()
+        expect(messages(page)).to_have_count(2)
+        expect(page.locator(".entry")).to_have_count(0)  # looked at, and so not kept
+        say(page, "two")
+        done(page)
+        kept(page, lambda found: len(found) == 4)
+        page.reload()
+        expect(messages(page)).to_have_count(4)
+        expect(messages(page).first).to_contain_text("one")
+
+
 def test_a_database_of_the_first_version_is_taken_over(browser: Browser, scripted: Scripted) -> None:
     with watched(browser, scripted.url) as watch:
         page = watch.context.new_page()

@@ -1,7 +1,8 @@
 /** What crossed the wire for an answer: the request, the headers, the events with their times. */
 import { h } from "../core/ui.js";
 import { counted } from "../core/format.js";
-import { runs, traces } from "../talk/run.js";
+import { traces } from "../talk/run.js";
+import { runs } from "../talk/runs.js";
 import { inspectedOf, nextRequest } from "../state/inspected.js";
 import { CopyButton } from "../text/code.js";
 

@@ -1,9 +1,12 @@
 /** What a person does with conversations. */
 import { counted } from "../core/format.js";
-import { answer, runs, stopAll } from "../talk/run.js";
+import { breath } from "../core/pace.js";
+import { answer } from "../talk/run.js";
+import { runs } from "../talk/runs.js";
 import { columns } from "./library.js";
 import { notify, status } from "./notices.js";
 import { preferences } from "./preferences.js";
+import { stops } from "./saying.js";
 
 /**
  * @typedef {import("../talk/talk.js").Talk} Talk
@@ -31,17 +34,20 @@ async function announced(answers) {
  * @param {Talk[]} talks
  * @param {{text: string, images: string[]}} said
  */
-export function send(talks, { text, images }) {
+export async function send(talks, { text, images }) {
   /** @type {Promise<void>[]} */
   const answers = [];
   const inTurn = preferences.peek().inTurn;
+  const stopsBefore = stops;
   for (const talk of talks) {
+    // Each column is a piece of work of its own, so that the page is never busy for long.
+    if (talk !== talks[0]) await breath();
     let last = talk.path.peek().at(-1) ?? null;
     if (text || images.length) {
       last = talk.add(last, { role: "user", content: text, ...(images.length ? { images } : {}) });
       if (!talk.record.peek().title) talk.changeRecord({ title: titleOf(text) });
     }
-    if (last === null) continue;
+    if (last === null || stops !== stopsBefore) continue;
     const place = last;
     const before = inTurn ? Promise.all(answers) : null;
     answers.push(before ? before.then(() => answer(talk, place)) : answer(talk, place));
@@ -141,11 +147,6 @@ export function answerCalls(talk, id, results) {
     if (!answered.has(call.id)) last = talk.add(last, { role: "tool", callId: call.id, name: call.name, content: results[index] });
   });
   return announced([answer(talk, last)]);
-}
-
-/** End all answers that are shown. */
-export function stopShown() {
-  for (const talk of columns.peek()) stopAll(talk);
 }
 
 /**

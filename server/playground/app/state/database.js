@@ -99,6 +99,8 @@ export async function write(writes) {
     if (put) transaction.objectStore(store).put(put);
     if (remove) transaction.objectStore(store).delete(remove);
   }
+  // At once, and not when the page next has time: it may be on its way out.
+  transaction.commit();
   return new Promise((resolve, reject) => {
     transaction.oncomplete = () => resolve();
     transaction.onerror = transaction.onabort = () => reject(transaction.error);

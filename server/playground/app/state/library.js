@@ -2,7 +2,7 @@
 import { batch, computed, signal } from "../core/ui.js";
 import { newRecord, Talk } from "../talk/talk.js";
 import { noSettings } from "../talk/types.js";
-import { runs } from "../talk/run.js";
+import { runs } from "../talk/runs.js";
 import { readAll, readMessages, readOne, write } from "./database.js";
 import { notify } from "./notices.js";
 
@@ -36,6 +36,10 @@ export const forgets = signal(false);
 const open = new Map();
 const channel = typeof BroadcastChannel === "undefined" ? null : new BroadcastChannel("headrace-talks");
 let saveTimer = 0;
+/** Whether the page is on its way out: what breaks off then, as answers do, is no failure to be kept. */
+let leaves = false;
+/** The conversation that the address names and that is not known here: another tab may have it, and not saved it yet. */
+let wanted = "";
 /** @type {Promise<void>} */
 let saving = Promise.resolve();
 
@@ -45,7 +49,11 @@ let saving = Promise.resolve();
  */
 export function adopt(talk) {
   open.set(talk.id, talk);
-  talk.onChange = () => (saveTimer ||= window.setTimeout(save, SAVE_AFTER_MS));
+  talk.onChange = () => {
+    const isNew = isKept(talk) && !records.peek().some(({ id }) => id === talk.id);
+    if (isNew) clearTimeout(saveTimer); // the first time at once, so that the address names it and other tabs find it
+    saveTimer = (!isNew && saveTimer) || window.setTimeout(save, isNew ? 0 : SAVE_AFTER_MS);
+  };
   return talk;
 }
 adopt(columns.value[0]);
@@ -54,6 +62,7 @@ adopt(columns.value[0]);
 export function save() {
   clearTimeout(saveTimer);
   saveTimer = 0;
+  if (leaves) return saving;
   const talks = [...open.values()].filter((talk) => talk.changes.any && isKept(talk));
   const writes = talks.flatMap(writesOf);
   const told = talks.map((talk) => talk.id);
@@ -107,7 +116,8 @@ function noteRecord(record) {
 
 /** Read what is kept, and show the conversation that the address names. */
 export async function start() {
-  window.addEventListener("pagehide", () => void save());
+  window.addEventListener("pagehide", () => (save(), (leaves = true)));
+  window.addEventListener("pageshow", () => (leaves = false));
   document.addEventListener("visibilitychange", () => document.hidden && void save());
   channel?.addEventListener("message", ({ data }) => void hear(data));
   window.addEventListener("hashchange", () => void showNamed());
@@ -119,6 +129,7 @@ export async function start() {
   await showNamed();
 }
 
+/** Show what the address names; the other tabs are asked to save it first, since they may be writing it. */
 async function showNamed() {
   const letters = /^#share=(.+)$/.exec(location.hash)?.[1];
   if (letters) {
@@ -126,7 +137,10 @@ async function showNamed() {
     return openLink(letters).catch(() => notify("This link holds no conversation"));
   }
   const id = new URLSearchParams(location.hash.slice(1)).get("talk");
-  if (id && columns.peek()[0].id !== id && records.peek().some((record) => record.id === id)) await show(id);
+  if (!id || columns.peek()[0].id === id) return;
+  wanted = id;
+  channel?.postMessage({ wanted });
+  await show(id);
 }
 
 /**
@@ -178,22 +192,27 @@ function settle(talk, id) {
 export async function show(id) {
   const talk = await load(id);
   if (!talk) return;
+  wanted = "";
   const others = await Promise.all(talk.record.peek().columns.map(load));
   showTalks([talk, ...others.filter((other) => other !== null)]);
 }
 
-/** @param {Talk[]} talks */
-export function showTalks(talks) {
+/**
+ * @param {Talk[]} talks
+ * @param {{named?: boolean}} [options] whether the address is to name them
+ */
+export function showTalks(talks, { named = true } = {}) {
   batch(() => {
     columns.value = talks;
     focused.value = 0;
   });
-  nameShown();
+  if (named) nameShown();
 }
 
 /** Let the address name what is shown, so that a reload shows it again. */
 function nameShown() {
-  history.replaceState(null, "", `#talk=${columns.peek()[0].id}`);
+  const name = `#talk=${columns.peek()[0].id}`;
+  if (location.hash !== name) history.replaceState(null, "", name);
 }
 
 /**
@@ -268,15 +287,18 @@ export async function keep(kept) {
 }
 
 /**
- * What another tab has done.
- * @param {{changed?: string[], removed?: string[]}} told
+ * What another tab has done, or wants to see.
+ * @param {{changed?: string[], removed?: string[], wanted?: string}} told
  */
-async function hear({ changed = [], removed = [] }) {
+async function hear({ changed = [], removed = [], wanted: asked }) {
+  if (asked && open.has(asked)) await save().then(() => channel?.postMessage({ changed: [asked] }));
   records.value = records.peek().filter((record) => !removed.includes(record.id));
   for (const id of changed) {
     const [record, messages] = await Promise.all([readOne("talks", id), readMessages(id)]);
     if (!record) continue;
     noteRecord(upgraded(record));
     open.get(id)?.merge(upgraded(record), messages);
+    const [shown] = columns.peek();
+    if (id === wanted && !shown.messages.size && !shown.record.peek().draft.text) await show(id);
   }
 }

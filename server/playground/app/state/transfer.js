@@ -169,7 +169,7 @@ export async function linkOf(talk) {
 }
 
 /**
- * Show the conversation of a link. It is kept once something is said in it.
+ * Show the conversation of a link. It is kept, with all that it holds, once something is said in it or changed.
  * @param {string} letters what stands behind `share=`
  * @throws {Error} where it is no such link
  */
@@ -178,7 +178,15 @@ export async function openLink(letters) {
   const bytes = Uint8Array.from(binary, (letter) => letter.charCodeAt(0));
   const json = new TextDecoder().decode(await piped(bytes, new DecompressionStream("deflate-raw")));
   const [{ record, messages }] = read(JSON.parse(json));
-  showTalks([adopt(new Talk({ ...record, owner: null, columns: [] }, messages))]);
+  const talk = adopt(new Talk({ ...record, owner: null, columns: [] }, messages));
+  const { onChange } = talk;
+  talk.onChange = () => {
+    for (const { id } of messages) if (talk.messages.has(id)) talk.changes.messages.add(id);
+    talk.onChange = onChange;
+    onChange();
+  };
+  // The address stays the link until then, so that a reload shows it again.
+  showTalks([talk], { named: false });
 }
 
 /**

@@ -1,21 +1,16 @@
 /** Answers as they come. They belong to their conversation, whatever the page shows meanwhile. */
-import { signal } from "../core/ui.js";
+import { inFrame } from "../core/pace.js";
 import { ask, ServerError } from "../api/client.js";
 import { readEvents } from "../api/events.js";
 import { modelOf, refresh } from "../api/server.js";
 import { addPiece, nothing } from "./assemble.js";
 import { requestOf } from "./request.js";
+import { runs } from "./runs.js";
 import { takeSlot } from "./slots.js";
 
 /**
  * @typedef {import("./talk.js").Talk} Talk
  * @typedef {import("./assemble.js").Assembled} Assembled
- *
- * @typedef {object} Run an answer that is under way
- * @property {Talk} talk
- * @property {"waiting" | "asking" | "writing"} stage for a connection; for the first token; tokens come
- * @property {AbortController} abort
- * @property {number} began ms of `performance.now()`
  *
  * @typedef {object} Trace what crossed the wire for one answer
  * @property {Record<string, any>} request
@@ -23,9 +18,6 @@ import { takeSlot } from "./slots.js";
  * @property {[string, string][]} headers
  * @property {{at: number, text: string}[]} events `at` in ms since `began`
  */
-
-/** By the id of the first message that is written. */
-export const runs = signal(/** @type {Map<string, Run>} */ (new Map()));
 
 /** By message, for the answers of this visit. */
 export const traces = new Map();
@@ -59,22 +51,6 @@ export async function answer(talk, parent, { continues } = {}) {
   }
 }
 
-/**
- * End an answer; what has come of it stays.
- * @param {string} id
- */
-export function stop(id) {
-  runs.peek().get(id)?.abort.abort();
-}
-
-/**
- * End all answers of a conversation.
- * @param {Talk} talk
- */
-export function stopAll(talk) {
-  for (const run of runs.peek().values()) if (run.talk === talk) run.abort.abort();
-}
-
 /** One request and the messages that its answer fills: one for each choice. */
 class Running {
   /**
@@ -95,12 +71,13 @@ class Running {
     this.changed = new Set();
     /** @type {Partial<import("./types.js").Outcome>} */
     this.outcome = {};
-    this.frame = 0;
+    /** Takes back the next showing that a frame was asked for. @type {(() => void) | null} */
+    this.unframe = null;
     this.timer = 0;
     this.#stage("asking");
   }
 
-  /** @param {Run["stage"]} stage */
+  /** @param {import("./runs.js").Run["stage"]} stage */
   #stage(stage) {
     const { talk, abort, began } = this;
     runs.value = new Map(runs.peek()).set(this.id, { talk, stage, abort, began });
@@ -172,15 +149,16 @@ class Running {
 
   /** Show what has come with the next frame; a page that is not seen has none. */
   #schedule() {
-    if (this.timer || (this.frame && !document.hidden)) return;
+    if (this.timer || (this.unframe && !document.hidden)) return;
     if (document.hidden) this.timer = window.setTimeout(() => this.#flush(), HIDDEN_FLUSH_MS);
-    else this.frame = requestAnimationFrame(() => this.#flush());
+    else this.unframe = inFrame(() => this.#flush());
   }
 
   #flush() {
-    cancelAnimationFrame(this.frame);
+    this.unframe?.();
+    this.unframe = null;
     clearTimeout(this.timer);
-    this.frame = this.timer = 0;
+    this.timer = 0;
     for (const index of this.changed) {
       const { id, answer: { content, reasoning, calls, tokens } } = this.#choice(index);
       this.talk.change(id, {

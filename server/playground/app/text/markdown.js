@@ -16,29 +16,58 @@ const SAFE_LINK = /^(https?:|mailto:)/i;
 const MESSAGE_LEVEL = 2;
 /** Blocks behind the last of these may still change what stands before them, as the next item of a list. */
 const UNSETTLED_BLOCKS = 2;
+const BLOCKS_OF_A_PART = 30;
+
+// The first text that is read makes a browser compile marked's patterns, which takes longer than a frame has.
+setTimeout(() => marked.lexer("# a\n\nb **c** `d` [e](f) $g$\n\n- h\n  1. i\n\n> j\n\n| k |\n| - |\n| l |\n\n```\nm\n```\n"));
 
 /**
  * A text of Markdown. While it grows only its end is read again.
  * @param {{text: string}} props
  */
 export function Markdown({ text }) {
-  const settled = useRef({ text: "", blocks: /** @type {Token[]} */ ([]) });
-  if (!text.startsWith(settled.current.text)) settled.current = { text: "", blocks: [] };
-  const { text: before, blocks } = settled.current;
-  const tail = marked.lexer(text.slice(before.length));
-  const shown = [...blocks, ...tail];
-  const done = tail.slice(0, Math.max(0, tail.length - UNSETTLED_BLOCKS));
-  if (done.length) {
-    settled.current = { text: before + done.map((token) => token.raw).join(""), blocks: [...blocks, ...done] };
-    // The lexer may have read returns as line feeds or tabs as spaces; then its texts are not the beginning of ours.
-    if (!text.startsWith(settled.current.text)) settled.current = { text: before, blocks };
-  }
-  let above = MESSAGE_LEVEL;
-  return h("div", { class: "markdown" }, shown.map((token, index) => {
+  const settled = useRef(nothing());
+  if (!text.startsWith(settled.current.text)) settled.current = nothing();
+  const tail = marked.lexer(text.slice(settled.current.text.length));
+  let above = settled.current.level;
+  const made = tail.map((token) => {
     // A model may begin anywhere; a page's headings go down step by step.
     if (token.type === "heading") above = Math.min(MESSAGE_LEVEL + token.depth, above + 1, 6);
-    return h(Block, { key: index, token, raw: token.raw, level: above });
-  }));
+    return h(Block, { token, raw: token.raw, level: above });
+  });
+  const open = made.slice(settle(settled, text, tail, made));
+  const { nodes, parts } = settled.current;
+  return h("div", { class: "markdown" }, parts, part(parts.length, [...nodes, ...open]));
+}
+
+/** @param {number} key @param {any[]} nodes */
+const part = (key, nodes) => h("div", { key, class: "part" }, nodes);
+
+/** What is read of a text for good: its elements, those of whole parts in elements of their own. */
+const nothing = () => ({ text: "", level: MESSAGE_LEVEL, nodes: /** @type {any[]} */ ([]), parts: /** @type {any[]} */ ([]) });
+
+/**
+ * Keep what can no longer change, so that it is neither read nor compared again; a browser draws no part again that
+ * stands outside of what is seen.
+ * @param {{current: ReturnType<typeof nothing>}} settled
+ * @param {string} text
+ * @param {Token[]} tail the blocks that were read
+ * @param {any[]} made their elements
+ * @returns {number} how many of them are kept
+ */
+function settle(settled, text, tail, made) {
+  const count = Math.max(0, tail.length - UNSETTLED_BLOCKS);
+  if (!count) return 0;
+  const { current } = settled;
+  const now = current.text + tail.slice(0, count).map((token) => token.raw).join("");
+  // The lexer may have read returns as line feeds or tabs as spaces; then its texts are not the beginning of ours.
+  if (!text.startsWith(now)) return 0;
+  let nodes = [...current.nodes, ...made.slice(0, count)];
+  const parts = [...current.parts];
+  const { level } = made[count - 1].props;
+  for (; nodes.length >= BLOCKS_OF_A_PART; nodes = nodes.slice(BLOCKS_OF_A_PART)) parts.push(part(parts.length, nodes.slice(0, BLOCKS_OF_A_PART)));
+  settled.current = { text: now, level, nodes, parts };
+  return count;
 }
 
 /**

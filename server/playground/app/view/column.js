@@ -1,12 +1,13 @@
 /** One conversation: its messages, or what it can begin with. */
-import { h, useEffect, useLayoutEffect, useRef, useState } from "../core/ui.js";
-import { runs } from "../talk/run.js";
+import { h, memo, useComputed, useEffect, useLayoutEffect, useRef, useState } from "../core/ui.js";
+import { areWritten } from "../talk/runs.js";
 import { focused } from "../state/library.js";
 import { lazy } from "../core/lazy.js";
 import { Welcome } from "./welcome.js";
 
 const ColumnHead = lazy(async () => (await import("./heads.js")).ColumnHead);
 export const Message = lazy(async () => (await import("./message.js")).Message);
+const Shown = memo(Message);
 /** So near to the end the view follows what comes. */
 const PINNED_PX = 48;
 /** So many messages are made in one piece of work. */
@@ -35,14 +36,15 @@ export function Column({ talk, index, alone }) {
   const pinned = useRef(true);
   const path = talk.path.value;
   const from = useBeginning(path.length);
-  const writes = [...runs.value.values()].some((run) => run.talk === talk);
+  const writes = useComputed(() => areWritten([talk])).value;
   const follow = () => {
     if (pinned.current && box.current) box.current.scrollTop = box.current.scrollHeight;
   };
+  useLayoutEffect(follow, [talk.id]);
+  // A new message is followed when its place is known, by the observer below: asking here would lay out all columns.
   useLayoutEffect(() => {
     pinned.current = true;
-    follow();
-  }, [path.length, talk.id]);
+  }, [path.length]);
   useEffect(() => {
     if (!inner.current) return;
     const observer = new ResizeObserver(follow);
@@ -63,7 +65,7 @@ export function Column({ talk, index, alone }) {
     !alone && h(ColumnHead, { talk, index }),
     h("div", { class: "transcript", ref: box, onScroll: scrolled, role: "log", "aria-live": "off", "aria-busy": writes, tabIndex: 0, "aria-label": "Messages" },
       path.length
-        ? h("div", { class: "messages", ref: inner }, path.slice(from).map((id, at) => h(Message, { key: id, talk, id, last: from + at === path.length - 1 })))
+        ? h("div", { class: "messages", ref: inner }, path.slice(from).map((id, at) => h(Shown, { key: id, talk, id, last: from + at === path.length - 1 })))
         : h(Welcome, { talk }),
     ),
   );

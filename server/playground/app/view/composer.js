@@ -1,10 +1,10 @@
 /** Where a message is written: text, images, and how many tokens it would cost. */
-import { h, useEffect, useLayoutEffect, useRef, useState } from "../core/ui.js";
+import { h, useComputed, useEffect, useLayoutEffect, useRef, useState } from "../core/ui.js";
 import { lazy } from "../core/lazy.js";
 import { Glyph, IconButton } from "../core/glyphs.js";
 import { modelOf, takesRequests } from "../api/server.js";
-import { runs } from "../talk/run.js";
-import { send, stopShown } from "../state/actions.js";
+import { areWritten } from "../talk/runs.js";
+import { speech, stopShown } from "../state/saying.js";
 import { columns } from "../state/library.js";
 import { notify } from "../state/notices.js";
 import { imageFiles, readImage } from "./images.js";
@@ -21,7 +21,7 @@ export function Composer() {
   const [over, setOver] = useState(false);
   const sees = talks.some((one) => modelOf(one.settings.value)?.capabilities?.input.includes("image"));
   const ready = talks.every((one) => takesRequests(modelOf(one.settings.value)));
-  const writes = [...runs.value.values()].some((run) => talks.includes(run.talk));
+  const writes = useComputed(() => areWritten(columns.value)).value;
   const isEmpty = !draft.text.trim() && !draft.images.length;
   const canAnswer = talks.some((one) => isOpen(one));
   useLayoutEffect(() => fit(area.current), [draft.text]);
@@ -29,11 +29,16 @@ export function Composer() {
     if (!isPhone.peek()) area.current?.focus();
   }, []);
 
-  const go = () => {
-    if (!ready || writes || (isEmpty && !canAnswer)) return;
+  const goes = useRef(false);
+  const go = async () => {
+    if (!ready || writes || goes.current || (isEmpty && !canAnswer)) return;
+    goes.current = true;
+    const spoken = await speech();
+    goes.current = false;
+    if (!spoken) return; // the draft stays
     const { text, images } = talk.record.peek().draft;
     talk.changeRecord({ draft: { text: "", images: [] } });
-    send(talks, { text: text.trim() ? text : "", images });
+    void spoken.send(talks, { text: text.trim() ? text : "", images });
     area.current?.focus();
   };
   /** @param {KeyboardEvent} event */

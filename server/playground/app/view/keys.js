@@ -1,7 +1,7 @@
 /** What keys do, wherever the focus is. No single letters: those belong to whoever types (WCAG 2.1.4). */
 import { lazy } from "../core/lazy.js";
-import { runs } from "../talk/run.js";
-import { stopShown } from "../state/actions.js";
+import { runs } from "../talk/runs.js";
+import { stopShown } from "../state/saying.js";
 import { begin, current } from "../state/library.js";
 import { tabs } from "../inspect/tabs.js";
 import { inspect, openOverlay, overlay, panes, toggle } from "./panes.js";

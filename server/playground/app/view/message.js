@@ -3,7 +3,7 @@ import { h, useEffect, useRef, useState } from "../core/ui.js";
 import { counted, duration, perSecond } from "../core/format.js";
 import { Glyph, IconButton } from "../core/glyphs.js";
 import { CopyButton } from "../text/code.js";
-import { runs } from "../talk/run.js";
+import { runs } from "../talk/runs.js";
 import { continueAnswer, deleteMessage, editMessage, retry } from "../state/actions.js";
 import { lookInto } from "../state/inspected.js";
 import { inspect } from "./panes.js";
@@ -69,9 +69,8 @@ function Reasoning({ text, writes }) {
  * @param {{talk: Talk, message: MessageData}} props
  */
 function State({ message }) {
-  const run = runs.value.get(message.id);
   const { state, outcome } = message;
-  if (state === "writing") return h(Progress, { stage: run?.stage ?? "elsewhere", began: run?.began ?? 0, tokens: 0 });
+  if (state === "writing") return h(Progress, { id: message.id });
   if (!outcome) return null;
   return h("div", { class: "outcome" },
     state === "failed" && outcome.error && h("div", { class: "note error", role: "alert" },
@@ -102,8 +101,9 @@ export function Figures({ outcome }) {
   );
 }
 
-/** @param {{stage: string, began: number, tokens: number}} props */
-function Progress({ stage, began }) {
+/** @param {{id: string}} props of the message that is written */
+function Progress({ id }) {
+  const { stage, began } = runs.value.get(id) ?? { stage: "elsewhere", began: 0 };
   const [, tick] = useState(0);
   useEffect(() => {
     const timer = setInterval(() => tick((count) => count + 1), 1000);

@@ -1,7 +1,7 @@
 /** What is seen before anything was said: what this is, and three examples that run. */
 import { h } from "../core/ui.js";
 import { columns } from "../state/library.js";
-import { send } from "../state/actions.js";
+import { speech } from "../state/saying.js";
 import { link, modelOf, nameOf, stateWords, takesRequests } from "../api/server.js";
 
 /** Each is the body of a request. */
@@ -44,10 +44,11 @@ export function Welcome({ talk }) {
   const ready = takesRequests(model);
   /** @param {typeof EXAMPLES[number]["body"]} body */
   const run = async (body) => {
-    const { fromRequest } = await import("../talk/given.js");
+    const [spoken, { fromRequest }] = await Promise.all([speech(), import("../talk/given.js")]);
+    if (!spoken) return;
     const { settings, messages } = fromRequest(body);
     for (const column of columns.peek()) column.changeSettings({ params: settings.params, format: settings.format, tools: settings.tools });
-    send(columns.peek(), { text: messages[0].content ?? "", images: [] });
+    void spoken.send(columns.peek(), { text: messages[0].content ?? "", images: [] });
   };
   return h("div", { class: "welcome" },
     h("h2", {}, model ? nameOf(model.id) : link.value === "unreachable" ? "The server cannot be reached" : "Connecting"),
