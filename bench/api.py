@@ -120,7 +120,7 @@ def _read(selector: selectors.BaseSelector, seconds: float) -> int:
 def _generated(port: int) -> int:
     text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
     lines = [line for line in text.splitlines() if line.startswith("headrace_generation_tokens_total")]
-    return int(lines[0].split()[-1])
+    return int(float(lines[0].split()[-1]))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,8 @@ class RequestStream:
         """Whether the engine has queued the request; what it refuses, it refuses before."""
         self.relaxed: Relaxed | None = None
         """What the request's constraint does not hold its answers to; known once it is accepted."""
+        self.compile_seconds: float | None = None
+        """What it waited for its constraint, if it has one; known once it is accepted or refused."""
         self._client = client
         self._running = set(range(n))
         self._pending: list[SequenceOutput] = []
@@ -100,6 +102,8 @@ class RequestStream:
         """Take one output; whether it was the last of the request. What comes for an aborted choice is dropped."""
         self.accepted |= output.finish_reason != "error"
         self.relaxed = self.relaxed or output.relaxed
+        if output.compile_seconds is not None:
+            self.compile_seconds = output.compile_seconds
         if output.index in self._running and not output.is_empty:
             if len(self._pending) >= MAX_UNREAD_OUTPUTS:
                 self._error = RequestError(

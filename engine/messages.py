@@ -108,6 +108,10 @@ class SequenceOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     """Prompt tokens that the prefix cache spared; meaningful once there is a token or an end."""
     relaxed: Relaxed | None = None
     """What the request's constraint does not hold its answers to; in the first output alone."""
+    queue_seconds: float | None = None
+    """From the request's arrival in the engine to the sequence's first step; with its first token or its end."""
+    compile_seconds: float | None = None
+    """What the request waited for its constraint to be compiled; in the first output alone, or with the refusal."""
 
     @property
     def is_empty(self) -> bool:
@@ -135,6 +139,18 @@ class EngineStats(msgspec.Struct, frozen=True, omit_defaults=True):
     failed: int = 0
     encode_seconds: float = 0.0
     """Of encoding images."""
+
+    def after(self, past: "EngineStats") -> "EngineStats":
+        """These, with the counters of engines that have ended added."""
+        sums = {name: getattr(self, name) + getattr(past, name) for name in COUNTERS}
+        return msgspec.structs.replace(self, **sums)
+
+
+COUNTERS = (
+    "steps", "prompt_tokens", "cached_tokens", "generation_tokens", "preemptions", "aborted", "failed",
+    "encode_seconds",
+)  # fmt: skip
+"""Those of the stats that only grow."""
 
 
 class StepOutputs(msgspec.Struct, tag="outputs", frozen=True):

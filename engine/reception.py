@@ -1,6 +1,7 @@
 """Requests on their way in: checked, their constraints compiled, made into the sequences that the scheduler has."""
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from engine.errors import RequestError
@@ -83,7 +84,7 @@ class Reception:
                 self._grammars.add(request)
                 self._images[request.request_id] = images
             else:
-                self._admit(request, images=images)
+                self._admit(request, images)
         except RequestError as error:
             self._outbox.refused(request, error)
         except Exception:
@@ -151,16 +152,22 @@ class Reception:
 
     def admit_compiled(self) -> None:
         """Queue the requests whose constraints have been compiled meanwhile."""
-        for request, result in self._grammars.collect():
+        for request, result, came_at in self._grammars.collect():
             images = self._images.pop(request.request_id)
             if isinstance(result, RequestError):
-                self._outbox.refused(request, result)
+                self._outbox.refused(request, result, time.perf_counter() - came_at)
             else:
-                self._admit(request, result, images)
+                self._admit(request, images, result, came_at)
 
     def _admit(
-        self, request: AddRequest, compiled: Compiled | None = None, images: tuple[PromptImage, ...] = ()
+        self,
+        request: AddRequest,
+        images: tuple[PromptImage, ...],
+        compiled: Compiled | None = None,
+        came_at: float | None = None,
     ) -> None:
+        """Queue its sequences. `compiled` is its constraint, `came_at` when it came if that was not just now."""
+        now = time.perf_counter()
         grammar, relaxed = (None, None) if compiled is None else (compiled.grammar, compiled.relaxed)
         placement = self._encoder.place(len(request.prompt_token_ids), images) if self._encoder else None
         sequences = make_sequences(
@@ -170,8 +177,9 @@ class Reception:
             eos_token_ids=self._eos_token_ids,
             images=images,
             placement=placement,
+            arrived_at=now if came_at is None else came_at,
         )
         for sequence in sequences:
             self._scheduler.add(sequence)
         self._sequences[request.request_id] = sequences
-        self._outbox.accepted(request, relaxed)
+        self._outbox.accepted(request, relaxed, None if came_at is None else now - came_at)

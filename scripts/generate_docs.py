@@ -19,21 +19,21 @@ from server.commands.cli import build_parser
 from server.config.settings import ModelSpec, load_models_file
 from server.context import LOAD_WAIT_SECONDS
 from server.edge.connections import MAX_CONNECTIONS
-from server.edge.counters import ServerCounters
 from server.edge.guard import MAX_HEADERS
 from server.edge.http_protocol import HEADER_SECONDS, LINGER_BYTES, LINGER_SECONDS, UNREAD_SECONDS
 from server.edge.limits import MIB, Limits
 from server.edge.request_head import MAX_HEAD_BYTES
 from server.edge.sse import KEEP_ALIVE_SECONDS
 from server.fleet.policy import FleetPolicy
-from server.metrics import exposition
+from server.metrics import exposition, gather
 from server.prompt.text_process import TextPolicy
 from server.protocol.error_table import ERROR_TABLE
 from server.protocol.fields import FieldRow, completion_field_table, field_table
 from server.protocol.json_values import MAX_DEPTH, MAX_KEYS_PER_OBJECT
+from server.telemetry.counters import ServerCounters
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/api.md", "docs/models.md", "docs/deployment.md", "docs/security.md")
+PAGES = ("README.md", "docs/api.md", "docs/models.md", "docs/deployment.md", "docs/observing.md", "docs/security.md")
 STATUS = {"supported": "yes", "hint": "a hint", "partly": "in part", "refused": "refused"}
 
 _REGION = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -139,11 +139,22 @@ def _options() -> Iterator[tuple[str, str]]:
 
 
 def metrics_table() -> str:
-    """The series of /metrics."""
-    lines = exposition([], ServerCounters(), 0).splitlines()
-    helps = dict(line.removeprefix("# HELP ").split(" ", 1) for line in lines if line.startswith("# HELP "))
+    """Our series of /metrics."""
+    return table(("Series", "Kind", "Meaning"), _series("headrace_"))
+
+
+def vllm_table() -> str:
+    """Those under vLLM's names."""
+    return table(("Series", "Kind", "Meaning"), _series("vllm:"))
+
+
+def _series(prefix: str) -> Iterator[tuple[str, str, str]]:
+    lines = exposition(gather([], ServerCounters(), 0)).splitlines()
     kinds = dict(line.removeprefix("# TYPE ").split(" ", 1) for line in lines if line.startswith("# TYPE "))
-    return table(("Series", "Kind", "Meaning"), ((f"`{name}`", kinds[name], text) for name, text in helps.items()))
+    for line in lines:
+        name, _, text = line.removeprefix("# HELP ").partition(" ")
+        if line.startswith(f"# HELP {prefix}"):
+            yield f"`{name}`", kinds[name], re.sub(r"headrace_\w+", r"`\g<0>`", text)
 
 
 def limits_table() -> str:
@@ -214,6 +225,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "architectures": architectures_table,
     "options": options_table,
     "metrics": metrics_table,
+    "vllm": vllm_table,
     "limits": limits_table,
     "errors": errors_table,
 }

@@ -26,6 +26,7 @@ from server.routes.description import router as description_router
 from server.routes.health import router as health_router
 from server.routes.models import router as models_router
 from server.routes.tokenize import router as tokenize_router
+from server.telemetry.record import Reporter
 
 ROUTERS = (
     chat_router,
@@ -46,11 +47,13 @@ def build_app(
     hosts: Iterable[str] | None = None,
     cors: Cors | None = None,
     playground: bool = True,
+    report: Reporter | None = None,
 ) -> ASGIApp:
     """The whole application. `hosts` are the only Host names it answers to, None for any; `cors` says which pages of
     other origins may ask.
 
-    `playground` adds the pages for a browser. They need no key: what they ask the API for does.
+    `playground` adds the pages for a browser. They need no key: what they ask the API for does. `report` is told of
+    every request that was answered.
     """
     # FastAPI's pages of documentation load scripts from elsewhere, and its description of the API is not ours.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
@@ -66,7 +69,7 @@ def build_app(
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_unexpected)
-    return Edge(app, keys=keys, counters=context.counters, hosts=hosts, pages=pages, cors=cors)
+    return Edge(app, keys=keys, counters=context.counters, hosts=hosts, pages=pages, cors=cors, report=report)
 
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:

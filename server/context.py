@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 from server.edge.auth import Caller
-from server.edge.counters import ServerCounters
 from server.edge.limits import Admission
 from server.fleet.fleet import Fleet
 from server.fleet.handle import EngineHandle
@@ -13,6 +12,7 @@ from server.fleet.reasons import public_reason
 from server.images.service import ImageService
 from server.prompt.text_pool import TextPool
 from server.protocol.errors import ApiError, model_not_found
+from server.telemetry.counters import ServerCounters
 
 LOADING_RETRY_SECONDS = 5
 LOAD_WAIT_SECONDS = 60.0
@@ -32,6 +32,8 @@ class ServerContext:
     ignore_unknown_fields: bool = False
     load_wait: float = LOAD_WAIT_SECONDS
     """Seconds for which an answer in one piece waits for its model to be loaded."""
+    vllm_names: bool = True
+    """Whether /metrics has the series that vLLM has too under its names as well."""
 
     def model(self, name: str | None, caller: Caller) -> EngineHandle:
         """The model of that name, ready or not, if the caller may use it; its first one if none is named.

@@ -34,14 +34,19 @@ def running_server(*arguments: str, seconds: float = 120) -> Iterator[str]:
 
 @contextmanager
 def server_process(
-    *arguments: str, seconds: float = 120, environment: Mapping[str, str] | None = None
+    *arguments: str, seconds: float = 120, environment: Mapping[str, str] | None = None, log: Path | None = None
 ) -> Iterator[Served]:
-    """The same with its process; `environment` adds variables to those of this one."""
+    """The same with its process; `environment` adds variables to those of this one.
+
+    What it writes goes to the file `log`, or else where this process's errors go.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "server.commands.cli", "serve", *arguments, "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})})
+    with open(log or os.devnull, "wb") as file:
+        output = None if log is None else file
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})}, stderr=output)
     url = f"http://127.0.0.1:{port}"
 
     def is_ready() -> bool:

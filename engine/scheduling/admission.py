@@ -61,6 +61,7 @@ def make_sequences(
     eos_token_ids: frozenset[int],
     images: tuple[PromptImage, ...] = (),
     placement: Placement | None = None,
+    arrived_at: float = 0.0,
 ) -> list[Sequence]:
     """One for each choice. They differ in their seeds; all but the first wait for the first to compute the prompt."""
     prompt, params = request.prompt_token_ids, request.params
@@ -83,6 +84,7 @@ def make_sequences(
             grammar=None if grammar is None else grammar.copy(),
             images=images,
             placement=placement,
+            arrived_at=arrived_at,
         )
         sequences.append(sequence)
     return sequences

@@ -1,5 +1,6 @@
 """Constraints in the engine: requests that wait for theirs to be compiled, and sequences that follow theirs."""
 
+import time
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ class GrammarQueue:
 
     def __init__(self, compiler: "GrammarCompiler | None") -> None:
         self._compiler = compiler
-        self._requests: dict[int, AddRequest] = {}
+        self._requests: dict[int, tuple[AddRequest, float]] = {}
+        """With when each came, by `time.perf_counter`."""
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -45,7 +47,7 @@ class GrammarQueue:
             param = params.constraint.param if params.constraint is not None else "max_reasoning_tokens"
             raise RequestError(f"{param}: constraints are not available for this model", param=param)
         self._compiler.submit(request.request_id, params.constraint, params.reasoning_budget, tenant=request.tenant)
-        self._requests[request.request_id] = request
+        self._requests[request.request_id] = request, time.perf_counter()
 
     def drop(self, request_id: int) -> bool:
         """Forget a request; whether it was here."""
@@ -55,11 +57,15 @@ class GrammarQueue:
         self._compiler.cancel(request_id)
         return True
 
-    def collect(self) -> "list[tuple[AddRequest, Result]]":
-        """The requests whose constraint is compiled, or was refused, since the last call."""
+    def collect(self) -> "list[tuple[AddRequest, Result, float]]":
+        """The requests whose constraint is compiled, or was refused, since the last call, and when each came."""
         if self._compiler is None or not self._requests:
             return []
-        return [(self._requests.pop(key), result) for key, result in self._compiler.collect()]
+        found = []
+        for key, result in self._compiler.collect():
+            request, came_at = self._requests.pop(key)
+            found.append((request, result, came_at))
+        return found
 
 
 def follow_grammar(sequence: Sequence, grammar: Grammar, blocks: BlockManager) -> list[int]:

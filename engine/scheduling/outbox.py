@@ -33,12 +33,14 @@ class Outbox:
             if output.request_id not in request_ids or index not in (None, output.index)
         ]
 
-    def accepted(self, request: AddRequest, relaxed: Relaxed | None = None) -> None:
-        """The request is queued, and its constraint lacks what is `relaxed`."""
-        self._outputs.append(SequenceOutput(request.request_id, relaxed=relaxed))
+    def accepted(
+        self, request: AddRequest, relaxed: Relaxed | None = None, compile_seconds: float | None = None
+    ) -> None:
+        """The request is queued. Its constraint took so long to compile, and lacks what is `relaxed`."""
+        self._outputs.append(SequenceOutput(request.request_id, relaxed=relaxed, compile_seconds=compile_seconds))
 
-    def refused(self, request: AddRequest, error: RequestError) -> None:
-        """The request was never queued."""
+    def refused(self, request: AddRequest, error: RequestError, compile_seconds: float | None = None) -> None:
+        """The request was never queued, though its constraint may have been tried for so long."""
         for index in range(min(max(request.n, 1), MAX_CHOICES)):
             self.num_failed += 1
             self._outputs.append(
@@ -49,6 +51,7 @@ class Outbox:
                     error=error.message,
                     error_param=error.param,
                     error_code=error.code,
+                    compile_seconds=compile_seconds if index == 0 else None,
                 )
             )
 
@@ -61,6 +64,7 @@ class Outbox:
     ) -> None:
         """New tokens of a sequence, its end, or both. `logprobs` come with one token alone."""
         self.num_generated += len(token_ids)
+        is_first = sequence.num_generated == len(token_ids)
         self._outputs.append(
             SequenceOutput(
                 request_id=sequence.request_id,
@@ -69,6 +73,7 @@ class Outbox:
                 logprobs=None if logprobs is None else [logprobs],
                 finish_reason=reason,
                 num_cached_tokens=sequence.num_cached_tokens,
+                queue_seconds=sequence.queue_seconds if is_first else None,
             )
         )
 

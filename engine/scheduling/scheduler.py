@@ -12,6 +12,7 @@ comes back only with all the blocks it can ever need, and is never preempted aga
 
 import bisect
 import itertools
+import time
 from collections import deque
 from dataclasses import dataclass
 from operator import attrgetter
@@ -171,6 +172,8 @@ class Scheduler:
                 self.blocks.release(sequence)
                 break
             self.waiting.popleft()
+            if sequence.queue_seconds is None:
+                sequence.queue_seconds = time.perf_counter() - sequence.arrived_at
             sequence.leader = None
             sequence.num_computed_tokens = num_computed
             found = min(num_computed, sequence.num_prompt_tokens) - sequence.num_prefilled_tokens

@@ -24,6 +24,7 @@ class Sequence:
 
     __slots__ = (
         "arrival",
+        "arrived_at",
         "block_digests",
         "block_table",
         "eos_token_ids",
@@ -43,6 +44,7 @@ class Sequence:
         "params",
         "placement",
         "priority",
+        "queue_seconds",
         "request_id",
         "root_digest",
         "seed",
@@ -67,6 +69,7 @@ class Sequence:
         grammar: Grammar | None = None,
         images: tuple[PromptImage, ...] = (),
         placement: Placement | None = None,
+        arrived_at: float = 0.0,
     ) -> None:
         """`max_len` is the most tokens, prompt included, that the sequence may ever hold.
 
@@ -90,6 +93,10 @@ class Sequence:
         self.placement = placement
         self.arrival = 0
         """Place in the order of arrival, given by the scheduler."""
+        self.arrived_at = arrived_at
+        """When its request came to the engine, by `time.perf_counter`."""
+        self.queue_seconds: float | None = None
+        """From then until the scheduler first gave it a place."""
         self.token_ids = list(prompt_token_ids)
         self.num_prompt_tokens = len(prompt_token_ids)
         self.num_computed_tokens = 0

@@ -45,6 +45,8 @@ class Generation:
         self._tokenizer = tokenizer
         self.cached_tokens = 0
         """Tokens of the prompt that the prefix cache spared."""
+        self.queue_seconds: float | None = None
+        """What the first of its choices waited for in the engine, once that has a token."""
         self._num_scored = 0
         self._texts = [AnswerText.of_plan(plan, tokenizer) for _ in range(plan.n)]
         # Where it matters which token completed what, the text is read token by token.
@@ -81,6 +83,7 @@ class Generation:
         # Choices after the first find the prompt that the first has computed; only what was there before counts.
         if sum(self._started) == 1:
             self.cached_tokens = output.num_cached_tokens
+            self.queue_seconds = output.queue_seconds
 
     def _extend(self, delta: Delta, output: SequenceOutput) -> None:
         if output.prompt_logprobs is not None:

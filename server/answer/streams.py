@@ -33,6 +33,11 @@ class PromptStreams:
         """What the answers' constraint does not hold them to, once all prompts are accepted: they have the same."""
         return self._streams[0].relaxed
 
+    @property
+    def compile_seconds(self) -> float | None:
+        """What the longest of the prompts' constraints took to compile, None where there is none."""
+        return max((s.compile_seconds for s in self._streams if s.compile_seconds is not None), default=None)
+
     def abort(self) -> None:
         """Forget all prompts. Synchronous; may be called at any moment, any number of times."""
         for stream in self._streams:

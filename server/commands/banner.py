@@ -12,6 +12,7 @@ from engine.messages import EngineInfo
 from server.config.settings import SamplingDefaults
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import ModelState
+from server.telemetry.logs import json_line
 
 BAR_CELLS = 24
 _CLEAR_LINE = "\r\x1b[K"
@@ -20,22 +21,26 @@ _CLEAR_LINE = "\r\x1b[K"
 class Console:
     """Writes to standard error: lines, and on a terminal one progress line that later lines do not tear."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, *, as_json: bool = False) -> None:
+        """With `as_json` every line is an object, as those of the log are; the progress is lines then."""
         self._stream = stream or sys.stderr
-        self._is_terminal = self._stream.isatty()
+        self._as_json = as_json
+        self._is_terminal = self._stream.isatty() and not as_json
         self._has_bar = False
         self._last: dict[str, str] = {}
 
-    def line(self, text: str) -> None:
-        """Print a whole line."""
+    def line(self, text: str, level: str = "INFO") -> None:
+        """Print a whole line, or several."""
+        self.raw(json_line(text, level) if self._as_json else text)
+
+    def raw(self, text: str) -> None:
+        """Print what is in the console's format already."""
         self._write((_CLEAR_LINE if self._has_bar else "") + text + "\n")
         self._has_bar = False
 
     def error(self, error: HeadraceError) -> None:
         """Print an error and what to do about it."""
-        self.line(f"headrace: {error}")
-        if error.hint:
-            self.line(f"  {error.hint}")
+        self.line(f"headrace: {error}" + (f"\n  {error.hint}" if error.hint else ""), "ERROR")
 
     def progress(self, handle: EngineHandle) -> None:
         """Show where a model's loading stands; a stage is a line unless this is a terminal."""
@@ -69,7 +74,7 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
         try:
-            self._console.line(self.format(record))
+            self._console.raw(self.format(record))
         except Exception:
             self.handleError(record)
 

@@ -23,6 +23,7 @@ from server.config.settings import ModelSpec, find_models_file, load_models_file
 from server.context import LOAD_WAIT_SECONDS
 from server.edge.limits import Limits
 from server.fleet.policy import Residence
+from server.telemetry.logs import LogFormat, formatter
 
 KEY_VARIABLE = "HEADRACE_API_KEY"
 ADMIN_KEY_VARIABLE = "HEADRACE_ADMIN_API_KEY"
@@ -74,9 +75,8 @@ def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         help="serve these alone; the other models of models.yaml are not loaded on demand",
     )
     serve.add_argument("--models", metavar="FILE", type=Path, help="the file that names the models [models.yaml]")
-    for add in (_add_where, _add_clients, _add_how, _add_together, _add_limits):
+    for add in (_add_where, _add_clients, _add_how, _add_together, _add_limits, _add_seeing):
         add(serve)
-    serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
 
 
 def _add_where(serve: argparse.ArgumentParser) -> None:
@@ -175,9 +175,27 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _add_seeing(serve: argparse.ArgumentParser) -> None:
+    seeing = serve.add_argument_group("what is told of the server's work")
+    seeing.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    seeing.add_argument(
+        "--log-format", choices=get_args(LogFormat), default="text",
+        help="lines for people, or a JSON object in each [%(default)s]",
+    )  # fmt: skip
+    seeing.add_argument(
+        "--no-vllm-names", action="store_true",
+        help="leave the series under the names that vLLM has for them out of /metrics",
+    )  # fmt: skip
+    seeing.add_argument(
+        "--traces", metavar="URL",
+        help="send a span of every request there by OTLP, such as to http://localhost:4318/v1/traces;"
+        " needs headrace[otel] [no traces]",
+    )  # fmt: skip
+
+
 def _serve(options: argparse.Namespace) -> int:
-    console = Console()
-    _set_up_logging(console, options.log_level)
+    console = Console(as_json=options.log_format == "json")
+    _set_up_logging(console, options.log_level, options.log_format)
     served = _served(options)
     for line in served.said:
         console.line(line)
@@ -204,6 +222,8 @@ def _serve(options: argparse.Namespace) -> int:
         limits=Limits(max_requests=options.max_requests, max_connections=options.max_connections),
         ignore_unknown_fields=options.unknown_fields == "ignore",
         playground=not options.no_playground,
+        vllm_names=not options.no_vllm_names,
+        traces=options.traces,
     )
     return run(settings, console)
 
@@ -234,9 +254,9 @@ def configured(spec: ModelSpec, options: argparse.Namespace) -> EngineConfig:
     return dataclasses.replace(spec.engine_config(), **given)
 
 
-def _set_up_logging(console: Console, level: str) -> None:
+def _set_up_logging(console: Console, level: str, form: LogFormat) -> None:
     handler = ConsoleHandler(console)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(formatter(form))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # uvicorn tells at length what our own lines say, and asyncio's debug lines are about asyncio.
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL if level != "debug" else logging.DEBUG)

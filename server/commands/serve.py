@@ -29,6 +29,7 @@ from server.fleet.fleet import Fleet
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import FleetPolicy, ModelState, Residence
 from server.markup.formats import ToolsSetting
+from server.telemetry.traces import open_traces
 
 if TYPE_CHECKING:
     from server.images.service import ImageService
@@ -79,6 +80,10 @@ class ServeSettings:
     policy: FleetPolicy = field(default_factory=FleetPolicy)
     playground: bool = True
     """Whether there are pages for a browser at the root."""
+    vllm_names: bool = True
+    """Whether /metrics has the series that vLLM has too under its names as well."""
+    traces: str | None = None
+    """Where spans of requests go, by OTLP over HTTP."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -161,6 +166,7 @@ class HeadraceServer:
         """What reads long texts; there once the server listens."""
         self.images: ImageService | None = None
         """What looks at images; there once the server listens."""
+        self.traces = None if settings.traces is None else open_traces(settings.traces, version())
         self._stop = asyncio.Event()
         self._close = asyncio.Event()
         self._signals = 0
@@ -178,6 +184,8 @@ class HeadraceServer:
                 await serving
             finally:
                 await self._end_processes()
+                if self.traces is not None:
+                    await asyncio.to_thread(self.traces.close)
         return 1 if failed else 0
 
     async def _end_processes(self) -> None:
@@ -199,6 +207,7 @@ class HeadraceServer:
             self.images,
             ignore_unknown_fields=self._settings.ignore_unknown_fields,
             load_wait=self._settings.load_wait,
+            vllm_names=self._settings.vllm_names,
         )
         app = build_app(
             context,
@@ -206,6 +215,7 @@ class HeadraceServer:
             hosts=allowed_hosts(self._settings, needs_key=self.keys.needed),
             cors=Cors(self._settings.cors_origins),
             playground=self._settings.playground,
+            report=None if self.traces is None else self.traces.report,
         )
         limits = self._settings.limits
         server = HttpServer(app, max_connections=limits.max_connections, max_body_bytes=limits.max_body_bytes)

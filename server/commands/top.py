@@ -33,6 +33,10 @@ class Sample:
         """The value of a series, 0 where there is none."""
         return self.metrics.get((name, *labels), 0.0)
 
+    def sum(self, name: str) -> float:
+        """The values of all series of a name together."""
+        return sum(value for (series, *_), value in self.metrics.items() if series == name)
+
     def rate(self, before: "Sample | None", name: str, *labels: str) -> float:
         """Growth a second since an earlier sample; a counter that began again counts from zero."""
         if before is None or self.at <= before.at:
@@ -41,10 +45,13 @@ class Sample:
         return (now - then if now >= then else now) / (self.at - before.at)
 
     def mean(self, before: "Sample | None", name: str) -> float | None:
-        """The mean of what a histogram has counted since an earlier sample, or ever; None where that is nothing."""
-        count, total = self.of(f"{name}_count"), self.of(f"{name}_sum")
-        if before is not None and count > before.of(f"{name}_count"):
-            count, total = count - before.of(f"{name}_count"), total - before.of(f"{name}_sum")
+        """The mean of what the histograms of all models have counted since an earlier sample, or ever.
+
+        None where that is nothing.
+        """
+        count, total = self.sum(f"{name}_count"), self.sum(f"{name}_sum")
+        if before is not None and count > before.sum(f"{name}_count"):
+            count, total = count - before.sum(f"{name}_count"), total - before.sum(f"{name}_sum")
         return total / count if count > 0 else None
 
 

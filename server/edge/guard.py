@@ -10,7 +10,6 @@ import json
 import logging
 import re
 import secrets
-import time
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers
@@ -19,10 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.config.keys_file import Right
 from server.edge.auth import Caller, Keys
 from server.edge.cors import Cors
-from server.edge.counters import ServerCounters
 from server.edge.http_protocol import EXTRA
 from server.edge.limits import RETRY_SECONDS, ClientGone
 from server.protocol.errors import ApiError, internal_error, overloaded
+from server.telemetry.counters import ServerCounters
+from server.telemetry.logs import with_fields
+from server.telemetry.record import Reporter, RequestRecord
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +54,16 @@ class Edge:
         hosts: Iterable[str] | None = None,
         pages: Iterable[str] = (),
         cors: Cors | None = None,
+        report: Reporter | None = None,
     ) -> None:
+        """`report` is told of every request that the log has a line of."""
         self._app = app
         self._keys = keys
         self._cors = cors or Cors()
         self._counters = counters
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self._pages = frozenset(pages)
+        self._report = report
         self._quiet_paths = PROBED_PATHS | self._pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,7 +89,17 @@ class Edge:
         finally:
             if exchange.status:
                 self._counters.responses[exchange.status // 100] += 1
-            exchange.log(quiet=scope["path"] in self._quiet_paths)
+            self._tell(exchange)
+
+    def _tell(self, exchange: "_Exchange") -> None:
+        """One line, and whoever else wants to know: never the prompt, never a byte that could forge another line."""
+        record, quiet = exchange.record, exchange.scope["path"] in self._quiet_paths
+        record.end(exchange.status)
+        level = logging.DEBUG if quiet else logging.INFO
+        if logger.isEnabledFor(level):
+            logger.log(level, "%s", record.line(), extra=with_fields(**record.fields()))
+        if self._report is not None and not quiet:
+            self._report(record)
 
     def _check(self, exchange: "_Exchange") -> bool:
         """Let a request pass or raise `ApiError`; whether it is none, but a browser's question before one."""
@@ -103,11 +117,13 @@ class Edge:
             )
         state = exchange.scope.setdefault("state", {})
         state["request_id"] = exchange.request_id
+        state["record"] = exchange.record
         if self._cors.is_preflight(method, headers):
             return True
         if path in OPEN_PATHS or (method in ("GET", "HEAD") and path in self._pages):
             return False
         state["caller"] = exchange.caller = caller = self._caller(exchange)
+        exchange.record.key = caller.name or None
         if path.startswith(ADMIN_PREFIX):
             self._check_admin(exchange, caller)
         elif path != DESCRIPTION_PATH:
@@ -168,7 +184,13 @@ class _Exchange:
         self.status = 0
         self._receive = receive
         self._send = send
-        self._began = time.monotonic()
+        self.record = RequestRecord(
+            self.request_id,
+            scope["method"][:20],
+            scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200],
+            traceparent=self.headers.get("traceparent"),
+            tracestate=self.headers.get("tracestate"),
+        )
         self._body_read = self.headers.get("content-length", "0") == "0" and "transfer-encoding" not in self.headers
 
     def meter(self, caller: Caller) -> None:
@@ -224,19 +246,6 @@ class _Exchange:
         headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
-
-    def log(self, *, quiet: bool) -> None:
-        """One line: never the prompt, never a byte that could forge another line. `quiet` is for debugging alone."""
-        target = self.scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200]
-        logger.log(
-            logging.DEBUG if quiet else logging.INFO,
-            "%s %s %s in %.3f s id=%s",
-            self.scope["method"][:20],
-            target,
-            self.status or "gone",
-            time.monotonic() - self._began,
-            self.request_id,
-        )
 
 
 def _host_name(host: str) -> str:

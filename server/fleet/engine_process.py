@@ -15,6 +15,7 @@ from engine.config import EngineConfig
 from engine.errors import EngineDeadError, EngineStoppedError
 from engine.lifetime import child_environment
 from engine.messages import encode
+from server.telemetry.logs import with_fields
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class EngineProcess:
         text = line[:MAX_LINE_BYTES].decode("utf-8", "replace").rstrip()
         if text:
             self.last_words.append(text)
-            logger.info("[%s] %s", self.name, text)
+            logger.info("[%s] %s", self.name, text, extra=with_fields(model=self.name))
 
 
 def describe_exit(code: int) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from engine.client import EngineClient
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError, HeadraceError, ModelLoadError
-from engine.messages import EngineInfo, Loading
+from engine.messages import EngineInfo, EngineStats, Loading
 from server.config.image_policy import RemotePolicy
 from server.config.settings import SamplingDefaults, describe_defaults
 from server.fleet.engine_process import EngineProcess, describe_exit
@@ -89,6 +89,8 @@ class EngineHandle:
         self._policy = policy
         self._on_change = on_change
         self._process: EngineProcess | None = None
+        self._past = EngineStats()
+        """What the processes that have ended had counted."""
         self._began = 0.0
         self._has_been_ready = False
         self._failures = 0
@@ -102,6 +104,12 @@ class EngineHandle:
     def client(self) -> EngineClient | None:
         """The conversation with the running engine process, None while there is none to be used."""
         return self._process.client if self.state is ModelState.READY and self._process is not None else None
+
+    @property
+    def stats(self) -> EngineStats:
+        """Gauges of the engine process, and counters of all that the model has had."""
+        current = EngineStats() if self._process is None else self._process.client.stats
+        return current.after(self._past)
 
     @property
     def pid(self) -> int | None:
@@ -202,6 +210,12 @@ class EngineHandle:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._process is not None:
             await self._process.stop(self._policy.stop_grace)
+        self._forget_process()
+
+    def _forget_process(self) -> None:
+        """It has ended; what it counted is kept."""
+        if self._process is not None:
+            self._past = EngineStats().after(self.stats)
         self._process = None
 
     async def _spawn(self, directory: Path, kv_limit: int) -> EngineProcess:
@@ -215,7 +229,7 @@ class EngineHandle:
             error = await self._live()
             if self._process is not None:
                 await self._process.stop(0.0)
-            self._process = None
+            self._forget_process()
             delay = self._next_delay()
             if not self._has_been_ready or delay is None:
                 self.fail(self._final_error(error))

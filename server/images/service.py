@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from engine.messages import EngineInfo
 from server.config.image_policy import RemotePolicy
-from server.edge.counters import Histogram
 from server.images.fetch import Fetcher, FetchError
 from server.images.kept import KeptImages, key_of
 from server.images.locations import DataImage, LocationError, parse_location
@@ -14,6 +13,7 @@ from server.images.messages import Detail, PreparedImage, PrepareImage
 from server.images.pool import ImageError, ImagePool
 from server.protocol.errors import ApiError, bad_request, unsupported
 from server.protocol.parts import ImageRef
+from server.telemetry.counters import Histogram
 
 HASHED_HERE_BYTES = 256 * 1024
 """Larger images are hashed in a thread, so that nobody waits."""

@@ -38,6 +38,8 @@ from server.protocol.parts import ImageRef
 from server.protocol.response import encode_json, usage
 from server.routes.loading import tell_until_loaded, wait_until_loaded
 from server.routes.text_work import do_text_work
+from server.telemetry.meter import AnswerMeter
+from server.telemetry.record import RequestRecord
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +83,9 @@ class Answer(Response):
         self._caller: Caller = request.state.caller
         self._kind = kind
         self._handle: EngineHandle
-        self._began = time.monotonic()
+        self._record: RequestRecord = request.state.record
         self._generations: list[Generation] = []
-        self._has_tokens = False
+        self._meter: AnswerMeter
         self._images: list[PreparedImage] = []
         self._reserved = Reservation(self._caller.account, 0)
 
@@ -94,6 +96,7 @@ class Answer(Response):
 
         def choose(name: str | None, num_choices: int) -> Lease:
             self._handle = self._context.model(name, self._caller)
+            self._record.model = self._handle.name
             held.append(self._caller.account.hold(num_choices))
             held.append(self._context.admission.admit(num_choices))
             lease = self._context.lease(self._handle)
@@ -138,8 +141,6 @@ class Answer(Response):
         finally:
             for hold in held:
                 hold.release()
-            if held:
-                self._context.counters.duration.observe(time.monotonic() - self._began)
 
     async def _look(self, handle: EngineHandle, refs: list[ImageRef]) -> list[list[int]]:
         """Fetch and prepare the images of the request; which tokens stand for each."""
@@ -155,7 +156,6 @@ class Answer(Response):
         self._reserved = self._caller.account.reserve(
             sum(plan.least_tokens for plan in plans), sum(plan.expected_tokens for plan in plans)
         )
-        counters = self._context.counters
         try:
             form, streams = self._submit(plans)
             watcher.on_gone = streams.abort
@@ -168,11 +168,9 @@ class Answer(Response):
                     await self._whole(send, streams, form, watcher)
             finally:
                 streams.abort()
-                counters.disconnected += watcher.gone
-                counters.prompt_tokens += sum(len(plan.prompt_token_ids) for plan in plans)
-                counters.completion_tokens += sum(generation.completion_tokens for generation in self._generations)
+                self._count(streams, gone=watcher.gone)
         finally:
-            self._settle(is_due=self._has_tokens or watcher.gone)
+            self._settle(is_due=self._record.first_token is not None or watcher.gone)
 
     def _submit(self, plans: list[PromptPlan]) -> tuple[AnswerForm, PromptStreams]:
         """Give the prompts to the engine."""
@@ -194,11 +192,31 @@ class Answer(Response):
             ]
         )  # fmt: skip
         self._images = []
+        self._record.stream = plans[0].stream
+        self._meter = AnswerMeter(
+            self._context.counters.of(self._handle.name),
+            self._record,
+            [len(plan.prompt_token_ids) for plan in plans],
+            plans[0].n,
+        )
         return form, streams
 
     def _settle(self, *, is_due: bool) -> None:
         """Count what the answer has taken among its key's tokens; nothing is due for what was not computed."""
         self._reserved.settle(self._usage()["total_tokens"] if is_due else 0)
+
+    def _count(self, streams: PromptStreams, *, gone: bool) -> None:
+        """The answer has ended, one way or the other."""
+        counters, generations = self._context.counters, self._generations
+        counters.disconnected += gone
+        counters.prompt_tokens += sum(len(generation.plan.prompt_token_ids) for generation in generations)
+        counters.completion_tokens += sum(generation.completion_tokens for generation in generations)
+        self._meter.end(
+            gone=gone,
+            queue=next((found for generation in generations if (found := generation.queue_seconds) is not None), None),
+            compiled=streams.compile_seconds,
+            cached_tokens=sum(generation.cached_tokens for generation in generations),
+        )
 
     async def _whole(self, send: Send, streams: PromptStreams, form: AnswerForm, watcher: DisconnectWatcher) -> None:
         """Collect all choices and send them in one piece."""
@@ -256,16 +274,15 @@ class Answer(Response):
     def _take(self, streams: PromptStreams, batch: Batch) -> list[Delta]:
         """Turn outputs into text, and end the choices on the engine's side that a stop string has ended here."""
         taken: list[Delta] = []
+        now = time.monotonic()
         for position, outputs in batch:
             generation = self._generations[position]
             for delta in generation.take(outputs):
                 if delta.finish_reason is not None:
                     streams.abort_choice(position, delta.index)
                 delta.index += position * generation.plan.n
+                self._meter.take(delta.index, len(delta.token_ids), delta.finish_reason, now)
                 taken.append(delta)
-        if not self._has_tokens and any(delta.token_ids for delta in taken):
-            self._has_tokens = True
-            self._context.counters.first_token.observe(time.monotonic() - self._began)
         return taken
 
     def _notes(self, streams: PromptStreams) -> list[tuple[bytes, bytes]]:

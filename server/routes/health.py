@@ -1,5 +1,6 @@
 """GET /health, /livez, /readyz and /metrics: what other machines ask a server."""
 
+import asyncio
 from collections.abc import Iterable
 
 from fastapi import APIRouter, Request
@@ -8,7 +9,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from server.context import LOADING_RETRY_SECONDS, ServerContext
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import ModelState
-from server.metrics import CONTENT_TYPE, exposition
+from server.metrics import CONTENT_TYPE, exposition, gather
 
 router = APIRouter()
 
@@ -57,9 +58,11 @@ async def metrics(request: Request) -> PlainTextResponse:
     context: ServerContext = request.app.state.context
     context.counters.refused = context.admission.refused
     fleet = context.fleet
-    text = exposition(
+    gathered = gather(
         fleet.handles.values(), context.counters, context.admission.in_flight, context.images, fleet.residency
     )
+    # With many models it takes a while to write, for which no stream should wait.
+    text = await asyncio.to_thread(exposition, gathered, aliases=context.vllm_names)
     return PlainTextResponse(text, media_type=CONTENT_TYPE)
 
 

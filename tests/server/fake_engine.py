@@ -68,6 +68,8 @@ class Script(msgspec.Struct, frozen=True):
     error_code: str = ""
     accepts: bool = True
     """Whether a request is said to be queued."""
+    queue_seconds: float | None = None
+    """What sequences are said to have waited."""
     relaxed: list[str] = []
     """What is said to be left out of every request's constraint."""
     weights_bytes: int = 0
@@ -238,6 +240,7 @@ class FakeEngine:
             request_id,
             index,
             token_ids=[token_id],
+            queue_seconds=script.queue_seconds if sequence.done == 1 else None,
             logprobs=_scored(params.logprobs, token_id),
             finish_reason="length" if sequence.done >= params.max_tokens else None,
         )

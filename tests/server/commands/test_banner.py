@@ -1,6 +1,7 @@
 """What the operator sees while a model loads, on a terminal and elsewhere."""
 
 import io
+import json
 import logging
 
 import msgspec
@@ -64,9 +65,20 @@ def test_nothing_is_drawn_once_it_is_loaded() -> None:
 def test_a_closed_terminal_does_not_stop_the_server() -> None:
     stream = io.StringIO()
     stream.close()
-    console = Console.__new__(Console)
-    console._stream, console._is_terminal, console._has_bar, console._last = stream, False, False, {}
+    console = Console(io.StringIO())
+    console._stream = stream
     console.line("nobody reads this")
+
+
+def test_everything_on_the_console_is_json_where_that_is_asked_for() -> None:
+    stream = Terminal()
+    console = Console(stream, as_json=True)
+    console.progress(handle_at("reading weights", 0.5))
+    console.line("ready\n  at an address")
+    console.error(ConfigError("no", hint="do this"))
+    first, second, third = map(json.loads, stream.getvalue().splitlines())
+    assert first["message"] == "m: reading weights" and second["message"] == "ready\n  at an address"
+    assert third["message"] == "headrace: no\n  do this" and third["level"] == "ERROR"
 
 
 def test_one_line_says_what_takes_which_memory() -> None:

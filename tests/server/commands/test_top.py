@@ -21,7 +21,9 @@ def metrics(tokens: int, count: int, total: float) -> dict[tuple[str, ...], floa
         f'# HELP headrace_x y\nheadrace_generation_tokens_total{{model="{name}"}} {tokens}\n'
         f'headrace_kv_blocks{{model="{name}",state="owned"}} 25\n'
         f'headrace_kv_blocks{{model="{name}",state="total"}} 100\n'
-        f"headrace_time_to_first_token_seconds_sum {total}\nheadrace_time_to_first_token_seconds_count {count}\n"
+        f'headrace_time_to_first_token_seconds_sum{{model="{name}"}} {total}\n'
+        f'headrace_time_to_first_token_seconds_count{{model="{name}"}} {count - 1}\n'
+        'headrace_time_to_first_token_seconds_count{model="other"} 1\n'
         'headrace_memory_budget_bytes{device="cpu"} 4000000000\nheadrace_memory_granted_bytes{device="cpu"} 2e9\n'
     )
 
