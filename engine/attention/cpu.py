@@ -18,7 +18,7 @@ from engine.attention.spans import SpanAttention
 from engine.device.forward_batch import ForwardBatch
 from engine.device.kv_cache import LayerCache
 from engine.kernels.cpu import CpuKernels
-from engine.kernels.cpu_layer import MAX_ROWS, QuantizedLayer
+from engine.kernels.cpu_layer import MAX_ROWS, LayerStep, QuantizedLayer, Stretch
 
 SHORT_PROMPT_SCORES = 1 << 13
 """Prompts with at most this many pairs of query and key go to the kernel for single queries."""
@@ -34,6 +34,11 @@ class _Queries:
     lens: torch.Tensor
     """int32 [n]: keys that each query sees, before any window."""
 
+    @property
+    def stretch(self) -> Stretch:
+        """As a layer in one call wants it."""
+        return Stretch(self.tokens, self.tables, self.lens)
+
 
 @dataclass(frozen=True)
 class _Prompt:
@@ -48,6 +53,16 @@ class _Prompt:
     def table(self) -> torch.Tensor:
         """int32 [max_blocks]"""
         return self.batch.block_tables[self.row]
+
+    @property
+    def context_len(self) -> int:
+        """Tokens of the sequence, those here included."""
+        return self.batch.context_lens[self.row]
+
+    @property
+    def stretch(self) -> Stretch:
+        """As a layer in one call wants it."""
+        return Stretch(self.tokens, self.table, None, self.context_len)
 
     @cached_property
     def run(self) -> Run:
@@ -75,6 +90,7 @@ class CpuAttention:
         self._batch = batch
         self._spans.plan(batch)
         self._parts: list[_Queries | _Prompt] = []
+        self._layer_step: LayerStep | None = None
         starts = np.cumsum([0, *batch.query_lens]).tolist()
         row, num_rows = 0, len(batch.query_lens)
         while row < num_rows:
@@ -144,17 +160,20 @@ class CpuAttention:
     def run_layer(
         self, layer: QuantizedLayer, residual: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: LayerCache
     ) -> bool:
-        """Do a whole layer at once, if the step is one of few queries and nothing else; whether it was.
+        """Do a whole layer at once, if it takes the step; whether it did.
 
-        residual fp32 `[T, dim]` is changed; cos and sin are fp32 `[T, D]`.
+        residual fp32 `[T, dim]` is changed; cos and sin are fp32 `[T, D]`, the same in all layers.
         """
-        queries = self._parts[0] if len(self._parts) == 1 else None
-        if not isinstance(queries, _Queries) or len(residual) > MAX_ROWS or self._spans.is_needed:
+        has_prompts = any(isinstance(part, _Prompt) for part in self._parts)
+        if len(residual) > MAX_ROWS or self._spans.is_needed or (has_prompts and not layer.takes_prompts):
             return False
-        layer(
-            residual, cos, sin, self._batch.slot_mapping, cache.k, cache.v, queries.tables, queries.lens,
-            block_size=self._block_size,
-        )  # fmt: skip
+        if self._layer_step is None:
+            parts = sorted(self._parts, key=lambda part: isinstance(part, _Queries))
+            self._layer_step = LayerStep(
+                cos, sin, self._batch.slot_mapping, [part.stretch for part in parts], num_slots=cache.k.shape[1],
+                block_size=self._block_size,
+            )  # fmt: skip
+        layer(residual, self._layer_step, cache.k, cache.v)
         return True
 
     def _attend(
@@ -191,7 +210,7 @@ class CpuAttention:
         if self._kernels is not None and self._kernels.takes_prompts(len(q), cache.k, cache.v):
             return self._kernels.attend_prompt(
                 q.transpose(0, 1), cache.k, cache.v, prompt.table, block_size=self._block_size,
-                context_len=prompt.batch.context_lens[prompt.row], scaling=scaling, softcap=softcap, window=window,
+                context_len=prompt.context_len, scaling=scaling, softcap=softcap, window=window,
             )  # fmt: skip
         keys, values = prompt.run.gather(cache.k), prompt.run.gather(cache.v)
         return attend_in_chunks(q, keys, values, prompt.run, scaling, softcap, window)

@@ -1,8 +1,8 @@
 /* The small operations of a decoding step on a CPU: what is left of a layer beside its matrix products.
  *
  * Written for the vectoriser of the system's C compiler; engine/kernels/build.py builds it, once per machine, and
- * engine/kernels/cpu.py states every argument's shape. This file is compiled twice, for element type T = bfloat16 and
- * T = float; sums are in fp32.
+ * engine/kernels/cpu.py states every argument's shape. This file is compiled twice, for element type T = bfloat16 (unless
+ * ONLY_F32 is defined) and T = float; sums are in fp32. Attention is in cpu_queries.c and cpu_prompt.c.
  */
 #ifndef SUFFIX
 
@@ -13,6 +13,8 @@
 
 typedef uint16_t bf16;
 
+#define KEY_TILE 64 /* keys that are attended with at a time */
+#define DIM_MAX 256 /* numbers of a head */
 #define WORTH_SHARING 32768 /* elements; below, waking a second thread costs more than it saves */
 #define ALONE static __attribute__((noinline)) /* compiled once, so that whoever calls gets the same sums */
 
@@ -45,6 +47,59 @@ static inline float exp_negative(float x) {
     return p * power.f;
 }
 
+#pragma GCC diagnostic ignored "-Wpsabi" /* vectors are passed to nothing that is not inlined */
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float eight __attribute__((vector_size(32), aligned(4)));
+
+INLINE eight load_eight_f32(const float *x) {
+    return *(const eight *)x;
+}
+
+INLINE eight load_eight_bf16(const bf16 *x) {
+    typedef uint16_t halves __attribute__((vector_size(16), aligned(2)));
+    typedef uint32_t words __attribute__((vector_size(32)));
+    return (eight)(__builtin_convertvector(*(const halves *)x, words) << 16);
+}
+
+#ifdef __AVX__ /* else the compiler would rather load a vector anew at each use, and loads are what there is too much of */
+#define IN_REGISTER(vector) __asm__("" : "+x"(vector))
+#else
+#define IN_REGISTER(vector)
+#endif
+
+typedef int32_t eight_ints __attribute__((vector_size(32)));
+
+/* Of each place a's number where `which` is set, and b's elsewhere. */
+INLINE eight pick(eight_ints which, eight a, eight b) {
+    return (eight)((which & (eight_ints)a) | (~which & (eight_ints)b));
+}
+
+INLINE eight larger_of(eight a, eight b) {
+    return pick(a > b, a, b);
+}
+
+/* What weighs a score in a softmax: `exp_negative` of what it is below `top`, and 0 where it is minus infinity. */
+INLINE eight weights_of(eight score, eight top) {
+    const eight seen = score - top, x = pick(seen < -87.0f, (eight){0} - 87.0f, seen);
+    const eight_ints n = __builtin_convertvector(x * 1.44269504f - 0.5f, eight_ints); /* cut off: the nearest */
+    const eight whole = __builtin_convertvector(n, eight), r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    eight p = (eight){0} + 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return pick(score == -INFINITY, (eight){0}, p * (eight)((n + 127) << 23));
+}
+
+/* Asks memory for bytes that are wanted soon. */
+INLINE void ask_for(const void *from, int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch((const char *)from + at);
+}
+
+#ifndef ONLY_F32
 #define SUFFIX bf16
 #define T bf16
 #define LOAD load_bf16
@@ -54,6 +109,7 @@ static inline float exp_negative(float x) {
 #undef T
 #undef LOAD
 #undef STORE
+#endif
 
 #define SUFFIX f32
 #define T float
@@ -133,109 +189,8 @@ void NAME(rope_and_write)(T *qkv, const float *cos, const float *sin, const int6
                        v_cache, heads, kv_heads, dim, num_slots);
 }
 
-#define GROUP_MAX 16
-#define TILE 64
+#include "cpu_queries.c"
 
-/* One sequence, one KV head, up to GROUP_MAX of its query heads: online softmax over tiles of keys. */
-static inline __attribute__((always_inline)) void NAME(attend)(
-    T *out, const T *q, int64_t q_stride, const T *k_cache, const T *v_cache, const int32_t *table, int64_t block_size,
-    int64_t first, int64_t last, int64_t group, const int64_t k_dim, const int64_t v_dim, float scale, float softcap) {
-    float query[GROUP_MAX][256], sum[GROUP_MAX], best[GROUP_MAX], acc[GROUP_MAX][256], scores[GROUP_MAX][TILE];
-    for (int64_t h = 0; h < group; h++) {
-        sum[h] = 0.0f;
-        best[h] = -INFINITY;
-        for (int64_t i = 0; i < k_dim; i++) query[h][i] = LOAD(q[h * q_stride + i]) * scale;
-        for (int64_t i = 0; i < v_dim; i++) acc[h][i] = 0.0f;
-    }
-    for (int64_t start = first; start < last; start += TILE) {
-        int64_t count = last - start < TILE ? last - start : TILE;
-        for (int64_t t = 0; t < count; t++) {
-            int64_t position = start + t;
-            int64_t slot = (int64_t)table[position / block_size] * block_size + position % block_size;
-            const T *key = k_cache + slot * k_dim;
-            for (int64_t h = 0; h < group; h++) {
-                float dot = 0.0f;
-                for (int64_t i = 0; i < k_dim; i++) dot += query[h][i] * LOAD(key[i]);
-                scores[h][t] = softcap > 0 ? softcap * tanhf(dot / softcap) : dot;
-            }
-        }
-        for (int64_t h = 0; h < group; h++) {
-            float top = best[h], total = 0.0f;
-            for (int64_t t = 0; t < count; t++) top = scores[h][t] > top ? scores[h][t] : top;
-            float shrink = best[h] == -INFINITY ? 0.0f : exp_negative(best[h] - top);
-            for (int64_t t = 0; t < count; t++) {
-                scores[h][t] = exp_negative(scores[h][t] - top);
-                total += scores[h][t];
-            }
-            sum[h] = sum[h] * shrink + total;
-            best[h] = top;
-            for (int64_t i = 0; i < v_dim; i++) acc[h][i] *= shrink;
-        }
-        for (int64_t t = 0; t < count; t++) {
-            int64_t position = start + t;
-            int64_t slot = (int64_t)table[position / block_size] * block_size + position % block_size;
-            const T *value = v_cache + slot * v_dim;
-            for (int64_t h = 0; h < group; h++) {
-                float weight = scores[h][t];
-                for (int64_t i = 0; i < v_dim; i++) acc[h][i] += weight * LOAD(value[i]);
-            }
-        }
-    }
-    for (int64_t h = 0; h < group; h++)
-        for (int64_t i = 0; i < v_dim; i++) out[h * v_dim + i] = STORE(acc[h][i] / sum[h]);
-}
-
-/* What all queries of a step have in common. window > 0 shows the newest `window` keys only. */
-typedef struct {
-    const T *k_cache, *v_cache;
-    const int32_t *tables, *lens;
-    int64_t table_stride, heads, kv_heads, k_dim, v_dim, num_slots, block_size, window;
-    float scale, softcap;
-} NAME(Keys);
-
-/* How many parts the heads of one KV head's group are taken in. */
-static inline int64_t NAME(parts_of)(const NAME(Keys) *keys) {
-    return (keys->heads / keys->kv_heads + GROUP_MAX - 1) / GROUP_MAX;
-}
-
-/* One row's query `[heads, k_dim]` with one part of a KV head's group. */
-ALONE void NAME(attend_part)(T *out, const T *q, int64_t head_stride, const NAME(Keys) *keys, int64_t row, int64_t kv,
-                             int64_t part) {
-    int64_t group = keys->heads / keys->kv_heads, head = kv * group + part * GROUP_MAX;
-    int64_t count = group - part * GROUP_MAX < GROUP_MAX ? group - part * GROUP_MAX : GROUP_MAX;
-    int64_t last = keys->lens[row], first = keys->window > 0 && last > keys->window ? last - keys->window : 0;
-    const int64_t k_dim = keys->k_dim, v_dim = keys->v_dim, size = keys->block_size;
-    const T *k = keys->k_cache + kv * keys->num_slots * k_dim, *v = keys->v_cache + kv * keys->num_slots * v_dim;
-    const int32_t *table = keys->tables + row * keys->table_stride;
-    const float scale = keys->scale, softcap = keys->softcap;
-    T *o = out + head * v_dim;
-    q += head * head_stride;
-    /* Constant widths let the compiler keep a head in registers. */
-    if (k_dim == 64 && v_dim == 64)
-        NAME(attend)(o, q, head_stride, k, v, table, size, first, last, count, 64, 64, scale, softcap);
-    else if (k_dim == 128 && v_dim == 128)
-        NAME(attend)(o, q, head_stride, k, v, table, size, first, last, count, 128, 128, scale, softcap);
-    else
-        NAME(attend)(o, q, head_stride, k, v, table, size, first, last, count, k_dim, v_dim, scale, softcap);
-}
-
-/* One query per sequence over its blocks. */
-void NAME(paged_decode)(T *out, const T *q, int64_t row_stride, int64_t head_stride, const T *k_cache, const T *v_cache,
-                        const int32_t *tables, int64_t table_stride, const int32_t *lens, int64_t rows, int64_t heads,
-                        int64_t kv_heads, int64_t k_dim, int64_t v_dim, int64_t num_slots, int64_t block_size,
-                        int64_t window, float scale, float softcap) {
-    const NAME(Keys) keys = {k_cache, v_cache, tables, lens, table_stride, heads, kv_heads, k_dim, v_dim, num_slots,
-                             block_size, window, scale, softcap};
-    int64_t parts = NAME(parts_of)(&keys);
-#pragma omp parallel for collapse(3) schedule(dynamic, 1) if (rows * kv_heads > 1)
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t kv = 0; kv < kv_heads; kv++)
-            for (int64_t part = 0; part < parts; part++)
-                NAME(attend_part)(out + row * heads * v_dim, q + row * row_stride, head_stride, &keys, row, kv, part);
-}
-
-#undef GROUP_MAX
-#undef TILE
 #undef NAME
 #undef EXPAND
 #undef PASTE

@@ -122,8 +122,7 @@ class CpuKernels:
     def takes_prompts(self, heads: int, k_cache: torch.Tensor, v_cache: torch.Tensor) -> bool:
         """Whether `attend_prompt` is for these; in bf16 a processor may have faster products, which torch knows."""
         kv_heads, _, v_dim = v_cache.shape
-        fits = heads // kv_heads <= MAX_GROUP and v_dim % 16 == 0 and max(v_dim, k_cache.shape[2]) <= MAX_HEAD_DIM
-        return self._dtype == torch.float32 and fits
+        return self._dtype == torch.float32 and takes_prompts(heads // kv_heads, k_cache.shape[2], v_dim)
 
     def attend_prompt(
         self,
@@ -153,6 +152,11 @@ class CpuKernels:
         )  # fmt: skip
         self._attend_prompt(out.data_ptr(), prompt)
         return out
+
+
+def takes_prompts(group: int, k_dim: int, v_dim: int) -> bool:
+    """Whether prompts are attended with in tiles where a KV head has so many query heads, of such widths."""
+    return group <= MAX_GROUP and v_dim % 8 == 0 and max(v_dim, k_dim) <= MAX_HEAD_DIM
 
 
 def load_kernels(dtype: torch.dtype) -> CpuKernels | None:

@@ -2,20 +2,14 @@
  *
  * The queries of a KV head's group are packed as rows, and turned once so that a vector holds one number of several rows.
  * Then both products are sums of vectors times numbers, which is what a processor does fastest, and keys and values are
- * read where they are. Tiles of keys begin at multiples of KEYS and each row has its own maximum and sum, so what a row
+ * read where they are. Tiles of keys begin at multiples of KEY_TILE and each row has its own maximum and sum, so what a row
  * gets does not depend on the rows that are computed with it.
  *
  * Called by engine/kernels/cpu.py, which states the arguments.
  */
-#pragma GCC diagnostic ignored "-Wpsabi" /* vectors are passed to nothing that is not inlined */
-
-#define KEYS 64
-#define ROWS 64 /* of a task: queries times heads of a group */
-#define STRIP 4 /* rows that are computed together, */
-#define WIDTH 16 /* with so many keys or numbers of values */
-#define DIM_MAX 256
-
-typedef float eight __attribute__((vector_size(32), aligned(4)));
+#define ROWS 72    /* of a task: queries times heads of a group; a multiple of three vectors */
+#define STRIP 4    /* keys, or rows, that are computed together */
+#define VECTORS 3  /* of rows, or of numbers of values, at most */
 
 typedef struct {
     const float *q, *k_cache, *v_cache;
@@ -27,117 +21,144 @@ typedef struct {
 
 /* A task's numbers, and where the keys and values of a tile are. */
 typedef struct {
-    float query[DIM_MAX][ROWS], scores[KEYS][ROWS], sums[ROWS][DIM_MAX];
+    float query[DIM_MAX][ROWS], scores[KEY_TILE][ROWS], sums[ROWS][DIM_MAX];
     float best[ROWS], total[ROWS], shrink[ROWS];
     int32_t low[ROWS], high[ROWS]; /* what each row sees of a tile: from low on, below high */
-    const float *keys[KEYS], *values[KEYS];
+    Tile_f32 tile, next;
 } Work;
 
-/* Adds up to WIDTH numbers of `count` vectors, each times a number of its own for each of STRIP results. */
+/* Sums of vectors, each times a number of its own for each of STRIP results. */
 typedef struct {
-    eight sum[STRIP][2];
+    eight sum[STRIP][VECTORS];
 } Strip;
 
-static inline __attribute__((always_inline)) void add_products_to(Strip *strip, const float *vectors, const float *x,
-                                                                  const float *y, const float *z, const float *w) {
-    const eight a = *(const eight *)vectors, b = *(const eight *)(vectors + 8);
-    strip->sum[0][0] += *x * a, strip->sum[0][1] += *x * b;
-    strip->sum[1][0] += *y * a, strip->sum[1][1] += *y * b;
-    strip->sum[2][0] += *z * a, strip->sum[2][1] += *z * b;
-    strip->sum[3][0] += *w * a, strip->sum[3][1] += *w * b;
-}
-
-static inline __attribute__((always_inline)) void store_strip(const Strip *strip, float *to, int64_t stride) {
+INLINE void add_products_to(Strip *strip, const int width, const float *vectors, const float *const *numbers) {
+    eight x[VECTORS];
+    for (int v = 0; v < width; v++) {
+        x[v] = *(const eight *)(vectors + 8 * v);
+        IN_REGISTER(x[v]);
+    }
     for (int r = 0; r < STRIP; r++)
-        for (int v = 0; v < 2; v++) *(eight *)(to + r * stride + 8 * v) = strip->sum[r][v];
+        for (int v = 0; v < width; v++) strip->sum[r][v] += *numbers[r] * x[v];
 }
 
-/* Scores of a tile's keys, STRIP of them at a time, with all rows. */
-static void score_keys(Work *work, int64_t rows, int64_t k_dim, int64_t count) {
+INLINE void store_strip(const Strip *strip, const int width, float *to, int64_t stride) {
+    for (int r = 0; r < STRIP; r++)
+        for (int v = 0; v < width; v++) *(eight *)(to + r * stride + 8 * v) = strip->sum[r][v];
+}
+
+/* Scores of `width` vectors of rows, from `row` on, with STRIP keys from `t` on. */
+INLINE void score_strip(Work *work, int64_t row, const int width, int64_t t, int64_t k_dim) {
+    Strip strip = {0};
+    for (int64_t i = 0; i < k_dim; i++) {
+        const float *const numbers[] = {work->tile.keys[t] + i, work->tile.keys[t + 1] + i, work->tile.keys[t + 2] + i,
+                                        work->tile.keys[t + 3] + i};
+        add_products_to(&strip, width, &work->query[i][row], numbers);
+    }
+    store_strip(&strip, width, &work->scores[t][row], ROWS);
+}
+
+/* Calls `call` for so many vectors, `width` of them from `at` on, a number that the compiler knows. */
+#define FOR_VECTORS(count, call)                               \
+    for (int64_t at = 0; at < (count); at += VECTORS) {        \
+        if ((count) - at >= 3) {                               \
+            const int width = 3;                               \
+            call;                                              \
+        } else if ((count) - at == 2) {                        \
+            const int width = 2;                               \
+            call;                                              \
+        } else {                                               \
+            const int width = 1;                               \
+            call;                                              \
+        }                                                      \
+    }
+
+/* Scores of a tile's keys with all vectors of rows. Asks for the tile's values meanwhile. */
+static void score_keys(Work *work, int64_t vectors, int64_t k_dim, int64_t v_dim, int64_t count) {
     for (int64_t t = 0; t < count; t += STRIP) {
-        const float **key = work->keys + t;
-        for (int64_t row = 0; row < rows; row += WIDTH) {
-            Strip strip = {0};
-            for (int64_t i = 0; i < k_dim; i++)
-                add_products_to(&strip, &work->query[i][row], key[0] + i, key[1] + i, key[2] + i, key[3] + i);
-            store_strip(&strip, &work->scores[t][row], ROWS);
-        }
+        for (int k = 0; k < STRIP; k++) ask_for(work->tile.values[t + k], v_dim * sizeof(float));
+        FOR_VECTORS(vectors, score_strip(work, 8 * at, width, t, k_dim))
     }
 }
 
-/* Turns the scores of WIDTH rows into weights of what each has seen so far; what it does not see weighs nothing. Loops of
- * that constant length are all vectors, so that every row's sums are made in one way. */
-static void weigh(Work *work, int64_t row, int64_t count, float softcap) {
-    float top[WIDTH], sum[WIDTH];
-    if (softcap > 0)
-        for (int64_t t = 0; t < count; t++)
-            for (int r = 0; r < WIDTH; r++)
-                work->scores[t][row + r] = softcap * tanhf(work->scores[t][row + r] / softcap);
-    memcpy(top, work->best + row, sizeof top);
-    for (int32_t t = 0; t < count; t++) {
-        float *score = &work->scores[t][row];
-        for (int r = 0; r < WIDTH; r++) {
-            score[r] = (t >= work->low[row + r]) & (t < work->high[row + r]) ? score[r] : -INFINITY;
-            top[r] = score[r] > top[r] ? score[r] : top[r];
-        }
-    }
-    for (int r = 0; r < WIDTH; r++) {
-        float *best = work->best + row + r;
-        work->shrink[row + r] = *best == -INFINITY ? 0.0f : exp_negative(*best - top[r]);
-        *best = top[r];
-        top[r] = top[r] == -INFINITY ? 0.0f : top[r];
-        sum[r] = 0.0f;
-    }
+static void cap(Work *work, int64_t vectors, int64_t count, float softcap) {
+    for (int64_t t = 0; t < count; t++)
+        for (int64_t row = 0; row < 8 * vectors; row++)
+            work->scores[t][row] = softcap * tanhf(work->scores[t][row] / softcap);
+}
+
+/* What a row does not see of a tile is as if it were not there. */
+static void hide(Work *work, int64_t vectors, int64_t count) {
+    for (int32_t t = 0; t < count; t++)
+        for (int64_t row = 0; row < 8 * vectors; row++)
+            if (t < work->low[row] || t >= work->high[row]) work->scores[t][row] = -INFINITY;
+}
+
+/* Turns the scores of eight rows into weights. */
+static void weigh(Work *work, int64_t row, int64_t count) {
+    eight *best = (eight *)(work->best + row), *total = (eight *)(work->total + row), top = *best, sum = {0};
+    for (int64_t t = 0; t < count; t++) top = larger_of(*(const eight *)&work->scores[t][row], top);
+    const eight from = pick(top == -INFINITY, (eight){0}, top), shrink = weights_of(*best, from);
     for (int64_t t = 0; t < count; t++) {
-        float *score = &work->scores[t][row];
-        for (int r = 0; r < WIDTH; r++) {
-            score[r] = score[r] == -INFINITY ? 0.0f : exp_negative(score[r] - top[r]);
-            sum[r] += score[r];
-        }
+        eight *score = (eight *)&work->scores[t][row];
+        sum += *score = weights_of(*score, from);
     }
-    for (int r = 0; r < WIDTH; r++)
-        work->total[row + r] = work->total[row + r] * work->shrink[row + r] + sum[r];
+    *best = top;
+    *total = *total * shrink + sum;
+    *(eight *)(work->shrink + row) = shrink;
 }
 
-/* Adds a tile's values by their weights. */
-static void add_values(Work *work, int64_t rows, int64_t v_dim, int64_t count) {
-    for (int64_t row = 0; row < rows; row += STRIP)
-        for (int64_t i = 0; i < v_dim; i += WIDTH) {
-            Strip strip;
-            for (int r = 0; r < STRIP; r++)
-                for (int v = 0; v < 2; v++)
-                    strip.sum[r][v] = *(const eight *)&work->sums[row + r][i + 8 * v] * work->shrink[row + r];
-            for (int64_t t = 0; t < count; t++) {
-                const float *weights = &work->scores[t][row];
-                add_products_to(&strip, work->values[t] + i, weights, weights + 1, weights + 2, weights + 3);
-            }
-            store_strip(&strip, &work->sums[row][i], DIM_MAX);
-        }
+/* Adds `width` vectors of a tile's values, from number `i` on, to STRIP rows by their weights. */
+INLINE void add_strip(Work *work, int64_t row, int64_t i, const int width, int64_t count) {
+    Strip strip;
+    for (int r = 0; r < STRIP; r++)
+        for (int v = 0; v < width; v++)
+            strip.sum[r][v] = *(const eight *)&work->sums[row + r][i + 8 * v] * work->shrink[row + r];
+    for (int64_t t = 0; t < count; t++) {
+        const float *weights = &work->scores[t][row];
+        const float *const numbers[] = {weights, weights + 1, weights + 2, weights + 3};
+        add_products_to(&strip, width, work->tile.values[t] + i, numbers);
+    }
+    store_strip(&strip, width, &work->sums[row][i], DIM_MAX);
 }
 
-/* All rows of a task with the keys from `start` on; `first` is the position of its first query. */
-static void attend_keys(Work *work, const Prompt *prompt, int64_t kv, int64_t rows, int64_t first, int64_t start,
-                        int64_t count) {
-    const int64_t group = prompt->heads / prompt->kv_heads, padded = (rows + WIDTH - 1) / WIDTH * WIDTH;
+/* Adds a tile's values. Asks for the keys of the next meanwhile. */
+static void add_values(Work *work, int64_t rows, int64_t k_dim, int64_t v_dim, int64_t count) {
+    const int64_t strips = (rows + STRIP - 1) / STRIP, share = (KEY_TILE + strips - 1) / strips;
+    for (int64_t strip = 0; strip < strips; strip++) {
+        for (int64_t t = strip * share; t < (strip + 1) * share && t < KEY_TILE; t++)
+            ask_for(work->next.keys[t], k_dim * sizeof(float));
+        FOR_VECTORS(v_dim / 8, add_strip(work, strip * STRIP, 8 * at, width, count))
+    }
+}
+
+/* All rows of a task with a tile's keys, which begin at `start`; `first` is the position of its first query. */
+static void attend_tile(Work *work, const Prompt *prompt, int64_t rows, int64_t first, int64_t start, int64_t count) {
+    const int64_t group = prompt->heads / prompt->kv_heads, vectors = (rows + 7) / 8;
     const int64_t window = prompt->window > 0 ? prompt->window : prompt->context;
-    for (int64_t t = 0; t < KEYS; t++) {
-        const int64_t position = start + (t < count ? t : count - 1), size = prompt->block_size;
-        const int64_t slot = (int64_t)prompt->table[position / size] * size + position % size;
-        work->keys[t] = prompt->k_cache + (kv * prompt->num_slots + slot) * prompt->k_dim;
-        work->values[t] = prompt->v_cache + (kv * prompt->num_slots + slot) * prompt->v_dim;
+    const int64_t last = first + (rows - 1) / group;
+    score_keys(work, vectors, prompt->k_dim, prompt->v_dim, count);
+    if (prompt->softcap > 0) cap(work, vectors, count, prompt->softcap);
+    if (start + count > first + 1 || start <= last - window) {
+        for (int64_t row = 0; row < 8 * vectors; row++) {
+            const int64_t high = first + row / group + 1 - start, low = high - window;
+            work->low[row] = low > 0 ? (low < KEY_TILE ? (int32_t)low : KEY_TILE) : 0;
+            work->high[row] = high < KEY_TILE ? (int32_t)high : KEY_TILE;
+        }
+        hide(work, vectors, count);
     }
-    for (int64_t row = 0; row < padded; row++) {
-        const int64_t high = first + row / group + 1 - start, low = high - window;
-        work->low[row] = low > 0 ? (low < KEYS ? (int32_t)low : KEYS) : 0;
-        work->high[row] = row < rows ? (high < KEYS ? (int32_t)high : KEYS) : 0;
-    }
-    score_keys(work, padded, prompt->k_dim, count);
-    for (int64_t row = 0; row < padded; row += WIDTH) weigh(work, row, count, prompt->softcap);
-    add_values(work, rows, prompt->v_dim, count);
+    for (int64_t vector = 0; vector < vectors; vector++) weigh(work, 8 * vector, count);
+    add_values(work, rows, prompt->k_dim, prompt->v_dim, count);
+}
+
+INLINE void find_keys(Tile_f32 *tile, const Prompt *prompt, int64_t kv, int64_t start, int64_t last) {
+    const int64_t before = kv * prompt->num_slots;
+    find_tile_f32(tile, prompt->k_cache + before * prompt->k_dim, prompt->v_cache + before * prompt->v_dim, prompt->table,
+                  prompt->block_size, start, last, prompt->k_dim, prompt->v_dim);
 }
 
 /* Some queries, from `query` on, of one KV head's group. */
-static void attend_queries(float *out, const Prompt *prompt, int64_t kv, int64_t query, int64_t queries) {
+ALONE void attend_queries(float *out, const Prompt *prompt, int64_t kv, int64_t query, int64_t queries) {
     const int64_t group = prompt->heads / prompt->kv_heads, rows = queries * group, v_dim = prompt->v_dim;
     const int64_t first = prompt->context - prompt->queries + query, last = first + queries;
     Work work;
@@ -150,23 +171,39 @@ static void attend_queries(float *out, const Prompt *prompt, int64_t kv, int64_t
         for (int64_t i = 0; i < prompt->k_dim; i++) work.query[i][row] = q[i] * prompt->scale;
     }
     const int64_t oldest = prompt->window > 0 && first >= prompt->window ? first - prompt->window + 1 : 0;
-    for (int64_t start = oldest / KEYS * KEYS; start < last; start += KEYS)
-        attend_keys(&work, prompt, kv, rows, first, start, last - start < KEYS ? last - start : KEYS);
+    find_keys(&work.next, prompt, kv, oldest / KEY_TILE * KEY_TILE, last);
+    for (int64_t start = oldest / KEY_TILE * KEY_TILE; start < last; start += KEY_TILE) {
+        work.tile = work.next;
+        if (start + KEY_TILE < last) find_keys(&work.next, prompt, kv, start + KEY_TILE, last);
+        attend_tile(&work, prompt, rows, first, start, last - start < KEY_TILE ? last - start : KEY_TILE);
+    }
     for (int64_t row = 0; row < rows; row++) {
         float *to = out + ((query + row / group) * prompt->heads + kv * group + row % group) * v_dim;
         for (int64_t i = 0; i < v_dim; i++) to[i] = work.sums[row][i] / work.total[row];
     }
 }
 
-/* The newest `queries` tokens of one sequence. A group has at most ROWS heads, a head at most DIM_MAX numbers, and those
- * of its values are a multiple of WIDTH. */
+/* Queries that are taken at once, and in how many tasks those of a prompt are. A group has at most ROWS heads. */
+static inline int64_t queries_at_once(int64_t heads, int64_t kv_heads) {
+    return ROWS / (heads / kv_heads);
+}
+
+static inline int64_t prompt_tasks(const Prompt *prompt) {
+    const int64_t at_once = queries_at_once(prompt->heads, prompt->kv_heads);
+    return (prompt->queries + at_once - 1) / at_once * prompt->kv_heads;
+}
+
+/* One of them; those that see most come first. */
+static inline void attend_task(float *out, const Prompt *prompt, int64_t task) {
+    const int64_t at_once = queries_at_once(prompt->heads, prompt->kv_heads);
+    const int64_t query = (prompt->queries - 1) / at_once * at_once - task / prompt->kv_heads * at_once;
+    const int64_t left = prompt->queries - query;
+    attend_queries(out, prompt, task % prompt->kv_heads, query, left < at_once ? left : at_once);
+}
+
+/* The newest `queries` tokens of one sequence. A head has at most DIM_MAX numbers, its values a multiple of 8. */
 void attend_prompt(float *out, const Prompt *prompt) {
-    const int64_t group = prompt->heads / prompt->kv_heads, at_once = ROWS / group;
-    const int64_t tasks = (prompt->queries + at_once - 1) / at_once;
-#pragma omp parallel for collapse(2) schedule(dynamic, 1)
-    for (int64_t task = tasks - 1; task >= 0; task--) /* those that see most first */
-        for (int64_t kv = 0; kv < prompt->kv_heads; kv++) {
-            const int64_t query = task * at_once, left = prompt->queries - query;
-            attend_queries(out, prompt, kv, query, left < at_once ? left : at_once);
-        }
+    const int64_t tasks = prompt_tasks(prompt);
+#pragma omp parallel for schedule(dynamic, 1) if (tasks > 1)
+    for (int64_t task = 0; task < tasks; task++) attend_task(out, prompt, task);
 }

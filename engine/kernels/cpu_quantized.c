@@ -23,7 +23,6 @@
 #define ROWS_MAX 64 /* rows of x at a time, which stay in the second cache while weights pass by */
 #define SHARE 4     /* pairs of groups of outputs that a thread takes at a time */
 #define AHEAD 4096  /* bytes that are asked of memory before they are needed; what a processor asks for by itself is less */
-#define INLINE static inline __attribute__((always_inline))
 
 enum { Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14 };
 

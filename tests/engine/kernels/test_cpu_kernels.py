@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.attention.reference import gather_slots, visible
+from engine.kernels import build
 from engine.kernels.cpu import CpuKernels, load_kernels
 from tests.engine.kernels.test_cpu_quantized import run_under_sanitizers
 
@@ -85,6 +86,8 @@ def test_rope_and_write(kernels: tuple[CpuKernels, torch.dtype], rows: int) -> N
         (3, 3, 24, 16),
         (2, 1, 256, 256),
         (5, 5, 7, 7),
+        (14, 2, 80, 72),
+        (8, 4, 20, 44),
     ],
 )
 @pytest.mark.parametrize(("softcap", "window"), [(None, None), (5.0, None), (None, 1), (2.0, 17)])
@@ -174,7 +177,15 @@ def prompts() -> CpuKernels:
 
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "k_dim", "v_dim"),
-    [(9, 3, 64, 64), (4, 4, 24, 16), (12, 2, 128, 128), (64, 1, 16, 32), (5, 1, 7, 48), (2, 1, 256, 256)],
+    [
+        (9, 3, 64, 64),
+        (4, 4, 24, 16),
+        (12, 2, 128, 128),
+        (64, 1, 16, 32),
+        (5, 1, 7, 48),
+        (2, 1, 256, 256),
+        (6, 2, 40, 24),
+    ],
 )
 @pytest.mark.parametrize(("softcap", "window"), [(None, None), (5.0, None), (None, 1), (2.0, 17), (None, 64)])
 def test_attend_prompt(
@@ -219,8 +230,8 @@ def test_scores_beyond_all_measure_and_what_is_no_number(prompts: CpuKernels) ->
 
 
 def test_what_tiles_are_not_for_is_said(prompts: CpuKernels) -> None:
-    cache = torch.zeros(1, 16, 24)
-    assert not prompts.takes_prompts(4, cache, cache), "values of 24 numbers"
+    cache = torch.zeros(1, 16, 20)
+    assert not prompts.takes_prompts(4, cache, cache), "values of 20 numbers"
     assert not prompts.takes_prompts(65, cache, torch.zeros(1, 16, 16)), "65 heads of a KV head"
     other = load_kernels(torch.bfloat16)
     assert other is not None and not other.takes_prompts(4, cache[..., :16], cache[..., :16])
@@ -230,7 +241,7 @@ DRIVER = r"""
 #include "SOURCE"
 #include <stdio.h>
 int main(void) {
-    const int64_t groups[] = {1, 3, 64}, queries[] = {1, 17, 70}, dims[] = {16, 48, 256};
+    const int64_t groups[] = {1, 3, 64}, queries[] = {1, 17, 70}, dims[] = {16, 24, 256};
     for (int g = 0; g < 3; g++) for (int n = 0; n < 3; n++) for (int d = 0; d < 3; d++) {
         int64_t dim = dims[d], heads = 2 * groups[g], context = queries[n] + 30, blocks = (context + 15) / 16;
         float *q = malloc(queries[n] * heads * dim * 4), *out = malloc(queries[n] * heads * dim * 4);
@@ -242,6 +253,12 @@ int main(void) {
         Prompt prompt = {q, k, v, table, heads * dim, dim, queries[n], context, heads, 2, dim, dim, blocks * 16, 16,
                          n * 7, 1.0f, 0.0f};
         attend_prompt(out, &prompt);
+        int32_t len = (int32_t)(queries[n] + 30);
+        int64_t slots = blocks * 16, odd = dim - 3, odder = dim - 5;
+        paged_decode_f32(out, q, heads * dim, odd, k, v, table, blocks, &len, 1, heads, 2, odd, odder, slots, 16, n * 7,
+                         1.0f, 0.0f);
+        paged_decode_bf16((bf16 *)out, (bf16 *)q, heads * dim, dim, (bf16 *)k, (bf16 *)v, table, blocks, &len, 1, heads,
+                          2, dim, dim, slots, 16, n * 7, 1.0f, 2.0f);
         free(q), free(out), free(k), free(v), free(table);
     }
     puts("done");
@@ -251,13 +268,11 @@ int main(void) {
 
 
 @pytest.mark.slow
-def test_nothing_of_a_prompt_is_read_or_written_out_of_bounds(prompts: CpuKernels, tmp_path: Path) -> None:
-    run_under_sanitizers(DRIVER, tmp_path)
+def test_nothing_of_attention_is_read_or_written_out_of_bounds(prompts: CpuKernels, tmp_path: Path) -> None:
+    run_under_sanitizers(DRIVER, tmp_path, Path(build.__file__).with_name("cpu.c"))
 
 
 def test_without_a_compiler_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.kernels import build
-
     monkeypatch.setattr(build.shutil, "which", lambda name: None)
     build.built.cache_clear()
     try:

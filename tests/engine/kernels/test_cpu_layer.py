@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.kernels.cpu import CpuKernels, load_kernels
-from engine.kernels.cpu_layer import MAX_ROWS, QuantizedLayer, QuantizedLayerParts
+from engine.kernels.cpu_layer import MAX_ROWS, LayerStep, QuantizedLayer, QuantizedLayerParts, Stretch
 from engine.kernels.cpu_quantized import ACTIVATION_BITS, QuantizedProduct, Room, is_available, pack
 from tests.engine.kernels.test_cpu_quantized import random_blocks, run_under_sanitizers
 
@@ -45,9 +45,12 @@ def parts_of(
 
 
 class Step:
-    """Rows at random places of sequences of their own, with caches that hold something."""
+    """Rows at random places of sequences of their own, with caches that hold something.
 
-    def __init__(self, rows: int, kv_heads: int, dim: int) -> None:
+    `prompts` are (first row, rows, context length): those rows are the newest tokens of one sequence instead.
+    """
+
+    def __init__(self, rows: int, kv_heads: int, dim: int, prompts: tuple[tuple[int, int, int], ...] = ()) -> None:
         generator = torch.Generator().manual_seed(rows)
         lens = torch.randint(1, 2 * BLOCK_SIZE, (rows,), generator=generator, dtype=torch.int32)
         tables = torch.randint(0, NUM_BLOCKS, (rows, 2), generator=generator, dtype=torch.int32)
@@ -57,9 +60,21 @@ class Step:
         tables[torch.arange(rows), last // BLOCK_SIZE] = own
         self.lens, self.tables = lens, tables
         self.slots = own.long() * BLOCK_SIZE + last % BLOCK_SIZE
+        num_blocks = NUM_BLOCKS + rows
+        self.stretches: list[Stretch] = []
+        for first, count, context_len in prompts:
+            blocks = num_blocks + torch.randperm(-(-context_len // BLOCK_SIZE), generator=generator)
+            num_blocks += len(blocks)
+            places = torch.arange(context_len - count, context_len)
+            self.slots[first : first + count] = blocks[places // BLOCK_SIZE] * BLOCK_SIZE + places % BLOCK_SIZE
+            self.stretches.append(Stretch(slice(first, first + count), blocks.int(), None, context_len))
+        ends = [0, *(end for first, count, _ in prompts for end in (first, first + count)), rows]
+        for start, end in zip(ends[::2], ends[1::2], strict=True):
+            if end > start:
+                self.stretches.append(Stretch(slice(start, end), tables[start:end], lens[start:end]))
         angles = torch.rand(rows, dim, generator=generator) * 6
         self.cos, self.sin = angles.cos(), angles.sin()
-        shape = (kv_heads, (NUM_BLOCKS + rows) * BLOCK_SIZE, dim)
+        shape = (kv_heads, num_blocks * BLOCK_SIZE, dim)
         self.k_cache, self.v_cache = (torch.randn(shape, generator=generator) for _ in range(2))
 
     def only(self, rows: slice) -> "Step":
@@ -67,17 +82,33 @@ class Step:
         step = object.__new__(Step)
         for name in ("lens", "tables", "slots", "cos", "sin"):
             setattr(step, name, getattr(self, name)[rows].contiguous())
+        step.stretches = [Stretch(slice(0, rows.stop - rows.start), step.tables, step.lens)]
         step.k_cache, step.v_cache = self.k_cache.clone(), self.v_cache.clone()
         return step
 
 
 def whole(parts: QuantizedLayerParts, hidden: torch.Tensor, step: Step) -> torch.Tensor:
     residual = hidden.clone()
-    QuantizedLayer(parts)(
-        residual, step.cos, step.sin, step.slots, step.k_cache, step.v_cache, step.tables, step.lens,
-        block_size=BLOCK_SIZE,
-    )  # fmt: skip
+    layer_step = LayerStep(
+        step.cos, step.sin, step.slots, step.stretches, num_slots=step.k_cache.shape[1], block_size=BLOCK_SIZE
+    )
+    QuantizedLayer(parts)(residual, layer_step, step.k_cache, step.v_cache)
     return residual
+
+
+def attended(
+    kernels: CpuKernels, parts: QuantizedLayerParts, q: torch.Tensor, step: Step, stretch: Stretch
+) -> torch.Tensor:
+    """The attention of a stretch's queries `[rows, heads, dim]`, by the operation for it."""
+    if stretch.lens is None:
+        return kernels.attend_prompt(
+            q, step.k_cache, step.v_cache, stretch.tables, context_len=stretch.context_len, block_size=BLOCK_SIZE,
+            scaling=parts.scaling, softcap=None, window=parts.window,
+        )  # fmt: skip
+    return kernels.paged_decode(
+        q, step.k_cache, step.v_cache, stretch.tables, stretch.lens, block_size=BLOCK_SIZE, scaling=parts.scaling,
+        softcap=None, window=parts.window,
+    )  # fmt: skip
 
 
 def one_by_one(kernels: CpuKernels, parts: QuantizedLayerParts, hidden: torch.Tensor, step: Step) -> torch.Tensor:
@@ -85,11 +116,11 @@ def one_by_one(kernels: CpuKernels, parts: QuantizedLayerParts, hidden: torch.Te
     qkv = parts.qkv(kernels.add_rms_norm(residual, None, parts.input_norm, parts.input_eps))
     kernels.rope_and_write(qkv, step.cos, step.sin, step.slots, step.k_cache, step.v_cache, parts.heads)
     dim = step.cos.shape[1]
-    attended = kernels.paged_decode(
-        qkv[:, : parts.heads * dim].view(len(qkv), parts.heads, dim), step.k_cache, step.v_cache, step.tables,
-        step.lens, block_size=BLOCK_SIZE, scaling=parts.scaling, softcap=None, window=parts.window,
-    )  # fmt: skip
-    delta = parts.output(attended.flatten(1))
+    q = qkv[:, : parts.heads * dim].view(len(qkv), parts.heads, dim)
+    found = torch.empty(q.shape)
+    for stretch in step.stretches:
+        found[stretch.rows] = attended(kernels, parts, q[stretch.rows], step, stretch)
+    delta = parts.output(found.flatten(1))
     normed = kernels.add_rms_norm(residual, delta, parts.mlp_norm, parts.mlp_eps)
     return residual + parts.down(kernels.silu_mul(parts.gate_up(normed)))
 
@@ -120,6 +151,31 @@ def test_a_layer_is_its_operations_to_the_bit(
         ours = whole(parts, hidden, step)
         assert torch.equal(ours, one_by_one(kernels, parts, hidden, other)) and ours.isfinite().all()
         assert torch.equal(step.k_cache, other.k_cache) and torch.equal(step.v_cache, other.v_cache)
+
+
+PROMPTS = [
+    (9, ((0, 9, 9),)),
+    (12, ((4, 8, 6 * BLOCK_SIZE + 3),)),
+    (MAX_ROWS, ((3, 1, 130), (4, 40, 40), (50, 9, 300))),
+]
+"""Rows, and those that are prompts."""
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "dim", "size", "inner", "numbers"), SHAPES, ids=str)
+@pytest.mark.parametrize("window", [None, 5, 70])
+@pytest.mark.parametrize(("rows", "prompts"), PROMPTS, ids=str)
+def test_a_layer_with_prompts_is_its_operations_to_the_bit(
+    heads: int, kv_heads: int, dim: int, size: int, inner: int, numbers: tuple[int, ...], window: int | None,
+    rows: int, prompts: tuple[tuple[int, int, int], ...],
+) -> None:  # fmt: skip
+    kernels = load_kernels(torch.float32)
+    assert kernels is not None
+    parts = replace(parts_of(heads, kv_heads, dim, size, inner, _fitting(numbers, size, inner)), window=window)
+    assert QuantizedLayer(parts).takes_prompts
+    step, other, hidden = *(Step(rows, kv_heads, dim, prompts) for _ in range(2)), torch.randn(rows, size)
+    ours = whole(parts, hidden, step)
+    assert torch.equal(ours, one_by_one(kernels, parts, hidden, other)) and ours.isfinite().all()
+    assert torch.equal(step.k_cache, other.k_cache) and torch.equal(step.v_cache, other.v_cache)
 
 
 def _fitting(numbers: tuple[int, ...], size: int, inner: int) -> tuple[int, ...]:
@@ -182,8 +238,12 @@ int main(void) {
         Layer layer = {norm, norm, linear_of((h + 2 * kv) * dim, size), linear_of(size, h * dim),
                        linear_of(2 * inner[shape], size), linear_of(size, inner[shape]),
                        h, kv, dim, 7, 1e-5f, 1e-5f, 1.0f};
-        Step step = {angles, angles, slot, tables, lens, rows[r], 1, slots, 16};
+        Stretch alone = {0, rows[r], tables, lens, 1, 0};
+        Step step = {angles, angles, slot, &alone, rows[r], 1, slots, 16};
         if (quantized_layer(&layer, &step, x, k, v)) return 1;
+        Stretch prompt = {0, rows[r], tables, NULL, 0, 16 * rows[r]};
+        Step of_prompt = {angles, angles, slot, &prompt, rows[r], 1, slots, 16};
+        if (quantized_layer(&layer, &of_prompt, x, k, v)) return 1;
         drop(layer.qkv), drop(layer.output), drop(layer.gate_up), drop(layer.down);
         free(x), free(angles), free(k), free(v), free(slot), free(tables), free(lens);
     }

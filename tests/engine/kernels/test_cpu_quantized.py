@@ -250,13 +250,13 @@ def test_nothing_is_read_or_written_out_of_bounds(tmp_path: Path) -> None:
     run_under_sanitizers(DRIVER, tmp_path)
 
 
-def run_under_sanitizers(driver: str, tmp_path: Path) -> None:
-    """Build a program around the C sources that says "done" at its end, and run it."""
+def run_under_sanitizers(driver: str, tmp_path: Path, of: Path = SOURCE) -> None:
+    """Build a program around a C source that says "done" at its end, and run it."""
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("the sanitizers are tried with gcc, which is missing")
     source, program = tmp_path / "driver.c", tmp_path / "driver"
-    source.write_text(driver.replace("SOURCE", str(SOURCE)))
+    source.write_text(driver.replace("SOURCE", str(of)))
     checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     flags = ["-O1", "-g", "-march=native", "-fno-math-errno", *checks]
     subprocess.run([compiler, *flags, "-o", str(program), str(source), "-lm"], check=True)
