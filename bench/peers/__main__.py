@@ -1,6 +1,6 @@
-"""Headrace and its peers on one machine, one after another: same weights, same prompts, greedy, bf16.
+"""Headrace and its peers on one machine, one after another: same weights, same prompts, greedy.
 
-    python -m bench.peers [--only headrace llama_cpp ...] [--home DIR] [--rounds 3]
+    python -m bench.peers [--only headrace llama_cpp ...] [--gguf FILE] [--home DIR] [--rounds 3]
 
 Starts each server, waits for its first answer, loads it with bench.serve, and ends it. bench/peers/README.md says how
 to set the peers up. Let nothing else run meanwhile.
@@ -25,7 +25,8 @@ from typing import Any
 import psutil
 
 from bench.chat_stream import Endpoint
-from bench.peers.servers import MODEL, PEERS, Peer
+from bench.peers.servers import MODEL, PEERS, Peer, Setting
+from bench.peers.weights import package_file
 from bench.record import ROOT, circumstances, table, write_json
 
 DEFAULT_HOME = Path(os.environ.get("HEADRACE_PEERS", Path.home() / ".cache" / "headrace" / "peers"))
@@ -35,7 +36,13 @@ def main() -> int:
     """Run all, print one table, write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--only", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help=f"of {', '.join(PEERS)}")
+    add("--only", nargs="+", choices=PEERS, metavar="NAME", help=f"of {', '.join(PEERS)}")
+    add(
+        "--gguf",
+        type=Path,
+        metavar="FILE",
+        help="a model's own file, for the servers that read it; SmolLM2's by default",
+    )
     add(
         "--home",
         type=Path,
@@ -51,8 +58,10 @@ def main() -> int:
     add("--json", default="", metavar="FILE", help="default: bench/results/DATE-peers.json")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that the server under test is ended too
-    (options.home / "weights").mkdir(parents=True, exist_ok=True)
-    report: dict[str, Any] = {**circumstances(), "versions": {}, "runs": []}
+    options.only = options.only or [name for name, peer in PEERS.items() if peer.reads_gguf or not options.gguf]
+    options.setting = Setting(options.home, (options.gguf or package_file()).absolute())
+    options.setting.weights.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {**circumstances(), "gguf": options.setting.gguf.name, "versions": {}, "runs": []}
     for name in options.only:
         report["versions"][name] = PEERS[name].version(options.home)
     target = options.json or str(ROOT / "bench" / "results" / f"{report['date'][:10]}-peers.json")
@@ -69,7 +78,7 @@ def main() -> int:
 def _run(name: str, peer: Peer, turn: int, options: argparse.Namespace) -> dict[str, Any]:
     """One server from start to end."""
     with _free_port() as port:
-        command = peer.command(options.home, port)
+        command = peer.command(options.setting, port)
     log = options.home / f"{name}.log"
     began = time.monotonic()
     with _running(command, {**os.environ, **peer.environment}, log) as process:

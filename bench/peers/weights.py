@@ -33,7 +33,7 @@ def export_gguf(directory: Path, source: Path | None = None) -> Path:
         return target
     import gguf
 
-    source = source or _package_file()
+    source = source or package_file()
     file = GGUFFile(source)
     unfinished = target.with_suffix(".new")
     writer = gguf.GGUFWriter(unfinished, file.architecture)
@@ -63,7 +63,8 @@ def _copy_field(writer: Any, field: Any) -> None:
     writer.add_key_value(field.name, field.contents(), kind, sub_type=element)
 
 
-def _package_file() -> Path:
+def package_file() -> Path:
+    """The default model's own file."""
     import importlib.util
 
     package, _, name = SOURCE.removeprefix("package://").partition("/")
