@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 FLAGS = (
     "-O3 -march=native -fopenmp -shared -fPIC -fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math"
 )
-BUILD_SECONDS = 60
+BUILD_SECONDS = 300
 
 
 @cache

@@ -13,6 +13,7 @@ from engine import version
 from engine.config import Activations, Dtype, EngineConfig, KvDtype, Quantization, parse_memory
 from engine.errors import ConfigError, HeadraceError
 from server.commands.banner import Console, ConsoleHandler
+from server.commands.batch import add_batch_parser
 from server.commands.keys import add_keys_parser
 from server.commands.models import add_models_parser
 from server.commands.remote import add_remote_parsers
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve_parser(commands)
     add_models_parser(commands)
+    add_batch_parser(commands)
     add_keys_parser(commands)
     add_remote_parsers(commands)
     return parser

@@ -1,0 +1,188 @@
+"""Batch files: what is read, what is refused, and that nothing is answered twice or lost, whoever is killed when."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import ConfigError
+from server.commands.cli import main
+from server.offline.batch import BatchRequest, Output, look_through, read_requests
+from server.offline.local import Reply
+from tests.places import ROOT
+
+TINY = "random://llama?hidden_size=64&intermediate_size=64&num_hidden_layers=2&vocab_size=300&num_attention_heads=4"
+
+
+def line(custom_id: str = "a", **changes: Any) -> bytes:
+    whole = {"custom_id": custom_id, "method": "POST", "url": "/v1/completions", "body": {"prompt": "x"}, **changes}
+    return json.dumps({key: value for key, value in whole.items() if value is not None}).encode() + b"\n"
+
+
+def written(path: Path, *lines: bytes) -> Path:
+    path.write_bytes(b"".join(lines))
+    return path
+
+
+def test_a_file_is_read_line_by_line(tmp_path: Path) -> None:
+    source = written(tmp_path / "in.jsonl", line("a"), b"\n", line("ü", method=None), line("c")[:-1])
+    assert [request.custom_id for request in read_requests(source)] == ["a", "ü", "c"]
+    contents = look_through(written(source, line("a", body={"model": "m"}), line("b", body={"model": 3})))
+    assert (contents.ids, contents.models) == ({"a", "b"}, {"m"})
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (b"{", "not JSON"),
+        (b"[1]\n", "a line is an object"),
+        (line(body=None), "a line is an object"),
+        (line(body="text"), "a line is an object"),
+        (line(custom_id=""), "custom_id is text of 1 to 512 characters"),
+        (line(custom_id=7), "custom_id is text of 1 to 512 characters, got 7"),
+        (line(custom_id="x" * 513), "custom_id is text"),
+        (line(method="GET"), 'method is POST, got "GET"'),
+        (line(url="/v1/embeddings"), "url is one of /v1/chat/completions, /v1/completions"),
+        (line(customid="a"), "no 'customid'"),
+        (line("good"), "'good' twice"),
+        (b"\xff\n", "not JSON"),
+    ],
+)
+def test_what_is_no_request_is_named_with_its_line(tmp_path: Path, broken: bytes, said: str) -> None:
+    source = written(tmp_path / "in.jsonl", line("good"), broken)
+    with pytest.raises(ConfigError) as caught:
+        look_through(source)
+    assert said in str(caught.value) and ("twice" in said or "in.jsonl:2" in str(caught.value))
+
+
+def reply(status: int = 200, **body: Any) -> Reply:
+    return Reply(status, {"x-request-id": "req-1"}, json.dumps(body).encode())
+
+
+def test_an_output_is_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    output = Output(path)
+    output.write(BatchRequest("a", "/v1/completions", {}), reply(text="\ud800 ü"))
+    output.write(BatchRequest("b", "/v1/completions", {}), reply(400, error={}))
+    with pytest.raises(ConfigError, match="another run"):
+        Output(path)
+    output.close()
+    with path.open("ab") as file:
+        file.write(b'{"custom_id": "c", "respon')  # killed in the middle of a line
+    again = Output(path)
+    assert (again.done, again.failed) == ({"a", "b"}, 1)
+    again.write(BatchRequest("c", "/v1/completions", {}), reply())
+    again.close()
+    lines = [json.loads(one) for one in path.read_bytes().splitlines()]
+    assert [one["custom_id"] for one in lines] == ["a", "b", "c"]
+    assert lines[1]["response"]["status_code"] == 400 and lines[0]["error"] is None
+
+
+@pytest.mark.parametrize("content", [b"no JSON\n", b'{"custom_id": "a"}\n', line("a")])
+def test_no_other_file_is_written_into(tmp_path: Path, content: bytes) -> None:
+    path = written(tmp_path / "out.jsonl", content)
+    with pytest.raises(ConfigError, match=r"out.jsonl:1 is no line of a batch's output"):
+        Output(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "said"),
+    [
+        ([line("a", body={"model": "m"}), line("b", body={"model": "n"})], [], "the requests name 2 models: m, n"),
+        ([line("a", body={"model": "smollm"})], [], "models.yaml has no model 'smollm'"),
+        ([line("a")], ["--model", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_what_cannot_be_begun_is_said_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: list[bytes], options: list[str], said: str
+) -> None:
+    source = written(tmp_path / "in.jsonl", *lines)
+    assert main(["batch", str(source), str(tmp_path / "out.jsonl"), *options]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_answers_do_not_go_among_the_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = written(tmp_path / "in.jsonl", line("a"))
+    assert main(["batch", str(source), str(source), "--model", TINY]) == 1
+    assert "cannot go into the file of the requests" in capsys.readouterr().err
+    assert source.read_bytes() == line("a")
+
+
+def command(source: Path, target: Path) -> list[str]:
+    return [sys.executable, "-m", "server.commands.cli", "batch", str(source), str(target), "--model", TINY]
+
+
+def test_a_file_is_answered_and_not_asked_again(tmp_path: Path) -> None:
+    body = {"prompt": "ab", "max_tokens": 3, "temperature": 0}
+    source = written(
+        tmp_path / "in.jsonl",
+        line("plain", body=body),
+        line("streamed", body={**body, "stream": True}),
+        line("wrong", body={**body, "temperature": 9}),
+        line(
+            "chat", url="/v1/chat/completions", body={"messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+        ),
+    )
+    target = tmp_path / "out.jsonl"
+    first = subprocess.run(command(source, target), cwd=ROOT, capture_output=True, text=True)
+    assert first.returncode == 1 and "has 4 answers, 1 of them with an error" in first.stderr
+    found = {one["custom_id"]: one["response"] for one in map(json.loads, target.read_bytes().splitlines())}
+    assert found["plain"]["body"]["choices"] == found["streamed"]["body"]["choices"]
+    assert found["chat"]["body"]["choices"][0]["message"]["role"] == "assistant"
+    assert found["wrong"]["status_code"] == 400 and found["wrong"]["body"]["error"]["param"] == "temperature"
+    before = target.read_bytes()
+    again = subprocess.run(command(source, target), cwd=ROOT, capture_output=True, text=True)
+    assert (again.returncode, target.read_bytes()) == (1, before), "nothing was left to be asked"
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_killed_again_and_again_is_complete_in_the_end(tmp_path: Path) -> None:
+    """Issue 19: killed five times at random, and each line there once."""
+    ids = [f"request-{number}" for number in range(600)]
+    bodies = [{"prompt": "ab" * (number % 9 + 1), "max_tokens": 40 + number % 60} for number in range(600)]
+    source = written(tmp_path / "in.jsonl", *(line(i, body=body) for i, body in zip(ids, bodies, strict=True)))
+    target, chance, counts = tmp_path / "out.jsonl", random.Random(19), [0]
+    for _ in range(5):
+        running = subprocess.Popen(command(source, target), cwd=ROOT, stderr=subprocess.DEVNULL)
+        wanted = counts[-1] + chance.randrange(1, 90)
+        deadline = time.monotonic() + 120
+        while _lines(target) < wanted and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert running.poll() is None, "it was to be killed before its end"
+        running.send_signal(chance.choice([signal.SIGKILL, signal.SIGTERM]))
+        running.wait(60)
+        counts.append(_lines(target))
+    assert counts == sorted(set(counts)), "each run added something"
+    done = subprocess.run(command(source, target), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = Counter(json.loads(one)["custom_id"] for one in target.read_bytes().splitlines())
+    assert found == Counter(ids)
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_who_ends_a_batch_leaves_nothing_behind(tmp_path: Path) -> None:
+    lines = (line(str(number), body={"prompt": "a", "max_tokens": 200, "ignore_eos": True}) for number in range(400))
+    source, target = written(tmp_path / "in.jsonl", *lines), tmp_path / "out.jsonl"
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "t")}
+    (tmp_path / "t").mkdir()
+    running = subprocess.Popen(command(source, target), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not _lines(target) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130 and "of 400 are answered; the same command goes on" in said
+    assert not [*(tmp_path / "t").glob("headrace-*")]
