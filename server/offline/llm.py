@@ -27,7 +27,7 @@ from server.config.settings import find_models_file, load_models_file
 from server.config.unlisted import choose
 from server.offline.answers import Answer, Piece, chat_answer, pieces_of, text_answer
 from server.offline.local import LocalServer, RefusedError
-from server.offline.output_types import response_format
+from server.offline.output_types import constraint_fields
 from server.offline.thread import LoopThread
 
 Message = Mapping[str, Any]
@@ -116,11 +116,11 @@ class LLM:
         the first request that is refused, once all have been answered; with `errors="return"` it stands in that one's
         place.
         """
-        form = response_format(output_type) if output_type is not None else None
-        extra = {**fields, "response_format": form} if form is not None else fields
+        if output_type is not None:
+            fields |= constraint_fields(output_type)
         if is_one := _is_conversation(conversations):
             conversations = [conversations]
-        bodies = [{**extra, "messages": _messages(conversation)} for conversation in conversations]
+        bodies = [{**fields, "messages": _messages(conversation)} for conversation in conversations]
         answers = self._ask_all(CHAT, bodies, chat_answer, progress=not is_one and _shows(progress), errors=errors)
         return answers[0] if is_one else answers
 
@@ -156,7 +156,7 @@ class LLM:
     def stream(self, conversation: Conversation, *, output_type: Any = None, **fields: Any) -> Iterator[Piece]:
         """The pieces of an answer as they come. Who stops before its end ends it. Raises `RefusedError`."""
         if output_type is not None:
-            fields["response_format"] = response_format(output_type)
+            fields |= constraint_fields(output_type)
         body = {**fields, "messages": _messages(conversation), "model": self.name, "stream": True}
         return self._thread.iterate(self._pieces(json.dumps(body).encode()))
 

@@ -104,6 +104,7 @@ def test_output_types_of_outlines(llm: LLM) -> None:
     assert llm.chat("x", output_type=types.Regex("[ab]{4}")).text.strip("ab") == ""
     schema = types.JsonSchema('{"enum": [12, 34]}')
     assert "".join(piece.text for piece in llm.stream("x", output_type=schema)) in ("12", "34")
+    assert llm.chat("x", output_type=types.CFG('start: "ab" | "cd"')).text in ("ab", "cd")
     with pytest.raises(ConfigError, match="no output type"):
         llm.chat("x", output_type=object())
 
