@@ -170,13 +170,14 @@ class EngineClient:
         n: int = 1,
         salt: bytes = b"",
         tenant: bytes = b"",
+        weight: float = 1.0,
         priority: int = 0,
         images: Sequence[tuple[ImageSpan, AddImage]] = (),
     ) -> RequestStream:
         """Send a prompt to be continued `n` times; the outputs arrive on the returned stream.
 
-        Of those that wait in the engine, lower `priority` is served first. `tenant` is who asks. `images`
-        stand in the prompt, in order. Raises `EngineDeadError`.
+        Of those that wait in the engine, lower `priority` is served first. `tenant` is who asks; where several wait,
+        each has tokens by its `weight`. `images` stand in the prompt, in order. Raises `EngineDeadError`.
         """
         if self._dead is not None:
             raise self._dead
@@ -187,7 +188,15 @@ class EngineClient:
         spans = [span for span, _ in images]
         self._send(
             AddRequest(
-                request_id, prompt_token_ids, params, n=n, salt=salt, tenant=tenant, priority=priority, images=spans
+                request_id,
+                prompt_token_ids,
+                params,
+                n=n,
+                salt=salt,
+                tenant=tenant,
+                weight=weight,
+                priority=priority,
+                images=spans,
             )
         )
         self._streams[request_id] = stream

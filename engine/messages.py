@@ -49,6 +49,8 @@ class AddRequest(msgspec.Struct, tag="add", frozen=True):
     """Separates tenants: blocks are shared only between requests of equal salt."""
     tenant: bytes = b""
     """Who asks, where a share of something is limited."""
+    weight: float = 1.0
+    """The tenant's share of the tokens where several wait."""
     priority: int = 0
     """Lower is earlier, between `-MAX_PRIORITY` and `MAX_PRIORITY` (`engine.scheduling.admission`)."""
     images: list[ImageSpan] = []

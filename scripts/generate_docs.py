@@ -22,6 +22,7 @@ from server.edge.connections import MAX_CONNECTIONS
 from server.edge.guard import MAX_HEADERS
 from server.edge.http_protocol import HEADER_SECONDS, LINGER_BYTES, LINGER_SECONDS, UNREAD_SECONDS
 from server.edge.limits import MIB, Limits
+from server.edge.queues import QueueLimits
 from server.edge.request_head import MAX_HEAD_BYTES
 from server.edge.sse import KEEP_ALIVE_SECONDS
 from server.fleet.policy import FleetPolicy
@@ -159,7 +160,7 @@ def _series(prefix: str) -> Iterator[tuple[str, str, str]]:
 
 def limits_table() -> str:
     """What a client may ask of the server, in numbers."""
-    limits, policy, texts = Limits(), FleetPolicy(), TextPolicy()
+    limits, queue, policy, texts = Limits(), QueueLimits(), FleetPolicy(), TextPolicy()
     rows = (
         (
             "Connections",
@@ -189,6 +190,14 @@ def limits_table() -> str:
         ),
         ("Keys of one JSON object, depth of free JSON", f"{MAX_KEYS_PER_OBJECT}, {MAX_DEPTH}", "400"),
         ("Answers running and waiting (`n` counts)", f"{limits.max_requests} (`--max-requests`)", "503"),
+        (
+            "Answers that wait for one model, tokens of their prompts",
+            f"{queue.max_queue} (`--max-queue`), {queue.max_queue_tokens} (`--max-queue-tokens`)",
+            "503",
+        ),
+        ("One key's part of these, where there are several", "half of what the others leave", "503"),
+        ("Wait for the first token", "none (`--queue-timeout`)", "503"),
+        ("Time of a request in all", "none (`--request-timeout`, `timeout`)", "504, or an error in the stream"),
         ("Constraints that wait to be compiled, of one key", f"{MAX_QUEUED}, {MAX_SHARE}", "503"),
         ("Characters of a pattern, its counts written out", f"{MAX_POSITIONS}", "400"),
         ("Time a client may leave sent bytes unread", f"{UNREAD_SECONDS:g} s", "the connection ends"),

@@ -1,9 +1,11 @@
 """What every route needs to know of this server."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from server.edge.auth import Caller
 from server.edge.limits import Admission
+from server.edge.queues import ModelQueue
 from server.fleet.fleet import Fleet
 from server.fleet.handle import EngineHandle
 from server.fleet.lease import Lease
@@ -30,6 +32,8 @@ class ServerContext:
     images: ImageService = field(default_factory=ImageService)
     counters: ServerCounters = field(default_factory=ServerCounters)
     ignore_unknown_fields: bool = False
+    queues: Mapping[str, ModelQueue] = field(default_factory=dict)
+    """By model."""
     load_wait: float = LOAD_WAIT_SECONDS
     """Seconds for which an answer in one piece waits for its model to be loaded."""
     vllm_names: bool = True
@@ -51,6 +55,21 @@ class ServerContext:
     def is_for(self, handle: EngineHandle, caller: Caller) -> bool:
         """Whether the caller may use a model."""
         return caller.may_use(self.fleet.names_of(handle))
+
+    def queue(self, handle: EngineHandle) -> ModelQueue:
+        """What waits for a model."""
+        return self.queues[handle.name]
+
+    def check_queues(self, caller: Caller) -> None:
+        """Raise `ApiError` 503 if no model of the caller's has room for one more, for which no body need be read."""
+        full: ModelQueue | None = None
+        for handle in self.fleet.handles.values():
+            if self.is_for(handle, caller):
+                if self.queue(handle).has_room(caller.salt):
+                    return
+                full = full or self.queue(handle)
+        if full is not None:
+            full.check(caller.salt)
 
     def lease(self, handle: EngineHandle) -> Lease:
         """A request's hold on a model, which is loaded for it if need be. Raises `ApiError` 503 where it is no use."""

@@ -33,6 +33,8 @@ def check_request(
         raise RequestError(
             f"priority must be between {-MAX_PRIORITY} and {MAX_PRIORITY}, got {request.priority}", param="priority"
         )
+    if not request.weight > 0:
+        raise RequestError(f"weight must be more than 0, got {request.weight}")
     if not all(0 <= token < vocab_size for token in _text_of(request, image_token)):
         raise RequestError(f"the prompt has a token outside the vocabulary of {vocab_size}", param="messages")
     if len(prompt) > (context - 1 if request.params.max_tokens else min(context, capacity)):
@@ -81,6 +83,8 @@ def make_sequences(
             root_digest=digest,
             leader=sequences[0] if sequences else None,
             priority=request.priority,
+            tenant=request.tenant,
+            weight=request.weight,
             grammar=None if grammar is None else grammar.copy(),
             images=images,
             placement=placement,

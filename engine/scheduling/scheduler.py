@@ -2,8 +2,9 @@
 
 There is no prefill phase and no decode phase: each step lets `num_computed_tokens` of the running sequences catch up
 with `num_tokens` under a token budget, one-token rows first, so a long prompt never starves a decoding sequence. Then
-waiting sequences join while slots, budget and blocks last, strictly in order: the smallest `priority` first, then by
-arrival. Nothing keeps those of greater priorities from waiting for ever, if those before them never cease to come.
+waiting sequences join while slots, budget and blocks last, strictly in order: the smallest `priority` first, then those
+that were preempted, then in turn between tenants (`Shares`), and those of one tenant by arrival. Nothing keeps those of
+greater priorities from waiting for ever, if those before them never cease to come.
 
 When blocks run out the last in that order gives its own back and waits again, at the head of the queue among its
 equals, to be recomputed (Kwon et al., arXiv 2309.06180, section 4.5). A sequence preempted `MAX_PREEMPTIONS` times
@@ -20,7 +21,8 @@ from operator import attrgetter
 from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.image_shelf import ImageShelf
 from engine.scheduling.images import cut_in
-from engine.scheduling.sequence import Sequence, Status
+from engine.scheduling.sequence import NOT_STARTED, Sequence, Status
+from engine.scheduling.shares import Shares
 
 MAX_PREEMPTIONS = 3
 MAX_SCORED_TOKENS = 256
@@ -120,6 +122,8 @@ class Scheduler:
         self.max_scored_tokens = MAX_SCORED_TOKENS
         self._step_sizes = step_sizes
         self._arrivals = itertools.count()
+        self._starts = itertools.count()
+        self._shares = Shares()
         self._free_slots = list(range(max_num_seqs - 1, -1, -1))
         self._num_slots = max_num_seqs
 
@@ -132,7 +136,16 @@ class Scheduler:
         """Queue a sequence. It must fit the pool when alone (the engine refuses what does not)."""
         assert self.blocks.blocks_for(sequence.max_computed_tokens) <= self.blocks.num_blocks
         sequence.arrival = next(self._arrivals)
+        self._shares.enter(sequence.tenant)
+        self._wait(sequence)
+
+    def _wait(self, sequence: Sequence) -> None:
+        self._shares.wait(sequence.tenant)
         bisect.insort(self.waiting, sequence, key=_order)
+
+    def _stop_waiting(self, sequence: Sequence) -> None:
+        self._shares.proceed(sequence.tenant)
+        self.waiting.remove(sequence)
 
     def schedule(self) -> list[Scheduled]:
         """Choose the rows of the next step: one-token rows first, each sequence at most once."""
@@ -163,7 +176,7 @@ class Scheduler:
 
     def _admit(self, rows: list[Scheduled], budget: _Budget) -> None:
         while self.waiting and self._free_slots and budget.tokens > 0:
-            sequence = self.waiting[0]
+            sequence = self._next()
             leader = sequence.leader
             if leader is not None and not leader.is_finished and leader.num_prefilled_tokens < leader.num_prompt_tokens:
                 break
@@ -171,7 +184,11 @@ class Scheduler:
             if not self._reserve(sequence):
                 self.blocks.release(sequence)
                 break
-            self.waiting.popleft()
+            self._stop_waiting(sequence)
+            if sequence.start == NOT_STARTED:
+                sequence.start = next(self._starts)
+                # The whole prompt at once, so that the next in turn is another's.
+                self._charge(sequence, sequence.num_prompt_tokens, of=sequence.num_prompt_tokens - num_computed)
             if sequence.queue_seconds is None:
                 sequence.queue_seconds = time.perf_counter() - sequence.arrived_at
             sequence.leader = None
@@ -185,6 +202,18 @@ class Scheduler:
             bisect.insort(self.running, sequence, key=_order)
             if num_tokens := budget.take(sequence):
                 rows.append(Scheduled(sequence, num_tokens))
+
+    def _next(self) -> Sequence:
+        """The waiting sequence whose turn it is."""
+        first = self.waiting[0]
+        if first.start != NOT_STARTED or self._shares.num_tenants == 1:
+            return first
+        return self._shares.first(itertools.takewhile(lambda one: one.priority == first.priority, self.waiting))
+
+    def _charge(self, sequence: Sequence, num_tokens: int, *, of: int) -> None:
+        """Count the leading `num_tokens` as its tenant's; `of` them are computed for it."""
+        sequence.num_charged_tokens = num_tokens
+        self._shares.charge(sequence.tenant, of, sequence.weight)
 
     def _reserve(self, sequence: Sequence) -> bool:
         """Room for its images, and blocks for all its tokens, leaving one for each running sequence's next token.
@@ -228,18 +257,19 @@ class Scheduler:
         sequence.num_computed_tokens = sequence.num_unread_tokens = 0
         sequence.num_preemptions += 1
         self.num_preemptions += 1
-        bisect.insort(self.waiting, sequence, key=_order)
+        self._wait(sequence)
 
     def finish(self, sequence: Sequence, reason: str) -> None:
         """End a sequence wherever it is, giving back what it holds. Idempotent."""
         if sequence.status is Status.WAITING:
-            self.waiting.remove(sequence)
+            self._stop_waiting(sequence)
         elif sequence.status is Status.RUNNING:
             self._leave(sequence)
         else:
             return
         sequence.status = Status.FINISHED
         sequence.finish_reason = reason
+        self._shares.leave(sequence.tenant)
 
     def advance(self, row: Scheduled) -> None:
         """Note that a row's tokens are being computed: what comes after it on the device finds them."""
@@ -250,6 +280,8 @@ class Scheduler:
         sequence = row.sequence
         prefilled = min(row.end, sequence.num_prompt_tokens)
         sequence.num_prefilled_tokens = max(sequence.num_prefilled_tokens, prefilled)
+        if row.end > sequence.num_charged_tokens:
+            self._charge(sequence, row.end, of=row.end - sequence.num_charged_tokens)
         if row.end // self.blocks.block_size > row.first // self.blocks.block_size:
             self.blocks.publish(sequence, row.first, row.end)
 
@@ -294,6 +326,7 @@ class Scheduler:
         assert all(s.status is Status.RUNNING for s in self.running)
         for queue in (self.waiting, self.running):
             assert all(a.order < b.order for a, b in itertools.pairwise(queue)), "a queue is out of order"
+        self._shares.check(self.waiting, (*self.waiting, *self.running))
         slots = [s.slot for s in self.running] + self._free_slots
         assert sorted(slots) == list(range(self._num_slots)), "slots are lost or shared"
         for sequence in self.running:

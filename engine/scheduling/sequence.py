@@ -6,6 +6,9 @@ from engine.grammar.grammar import Grammar
 from engine.sampling_params import SamplingParams
 from engine.scheduling.images import Placement, PromptImage
 
+NOT_STARTED = 2**62
+"""`Sequence.start` of those that have not begun to run."""
+
 
 class Status(enum.Enum):
     """Where a sequence stands. Preempted sequences are `WAITING` again."""
@@ -35,6 +38,7 @@ class Sequence:
         "leader",
         "max_len",
         "num_cached_tokens",
+        "num_charged_tokens",
         "num_computed_tokens",
         "num_preemptions",
         "num_prefilled_tokens",
@@ -49,8 +53,11 @@ class Sequence:
         "root_digest",
         "seed",
         "slot",
+        "start",
         "status",
+        "tenant",
         "token_ids",
+        "weight",
     )
 
     def __init__(
@@ -66,6 +73,8 @@ class Sequence:
         root_digest: bytes = b"",
         leader: "Sequence | None" = None,
         priority: int = 0,
+        tenant: bytes = b"",
+        weight: float = 1.0,
         grammar: Grammar | None = None,
         images: tuple[PromptImage, ...] = (),
         placement: Placement | None = None,
@@ -75,7 +84,8 @@ class Sequence:
 
         `leader` is the first of `n` sequences of one request: the others wait until its prompt is computed, so that
         they find its blocks in the prefix cache. `grammar` is this sequence's own state of its constraint; it has read
-        all generated tokens, also while the sequence waits to be recomputed. `images` stand in the prompt, in order;
+        all generated tokens, also while the sequence waits to be recomputed. `tenant` is who asks, and `weight` that
+        one's share where several wait. `images` stand in the prompt, in order;
         `placement` is the model's view of where its tokens are, None where that is their place in the text.
         """
         assert prompt_token_ids and max_len >= len(prompt_token_ids) + (params.max_tokens > 0)
@@ -88,6 +98,8 @@ class Sequence:
         self.root_digest = root_digest
         self.leader = leader
         self.priority = priority
+        self.tenant = tenant
+        self.weight = weight
         self.grammar = grammar
         self.images = images
         self.placement = placement
@@ -97,6 +109,10 @@ class Sequence:
         """When its request came to the engine, by `time.perf_counter`."""
         self.queue_seconds: float | None = None
         """From then until the scheduler first gave it a place."""
+        self.start = NOT_STARTED
+        """Place in the order in which sequences began to run, given by the scheduler; it stays after a preemption."""
+        self.num_charged_tokens = 0
+        """Leading tokens that were counted as its tenant's; each is, once."""
         self.token_ids = list(prompt_token_ids)
         self.num_prompt_tokens = len(prompt_token_ids)
         self.num_computed_tokens = 0
@@ -142,9 +158,9 @@ class Sequence:
         return self.num_computed_tokens < self.num_tokens
 
     @property
-    def order(self) -> tuple[int, int]:
-        """Who comes first: the lower priority, then the earlier arrival."""
-        return self.priority, self.arrival
+    def order(self) -> tuple[int, int, int]:
+        """Who comes first: the lower priority, then the earlier start of those that have begun, then the arrival."""
+        return self.priority, self.start, self.arrival
 
     @property
     def num_tokens_to_score(self) -> int:

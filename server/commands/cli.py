@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from engine import version
 from engine.config import Activations, Dtype, EngineConfig, KvDtype, Quantization, parse_memory
@@ -23,6 +23,7 @@ from server.config.image_policy import RemotePolicy, parse_policy
 from server.config.settings import ModelSpec, find_models_file, load_models_file
 from server.context import LOAD_WAIT_SECONDS
 from server.edge.limits import Limits
+from server.edge.queues import QueueLimits
 from server.fleet.policy import Residence
 from server.telemetry.logs import LogFormat, formatter
 
@@ -168,6 +169,22 @@ def _add_limits(serve: argparse.ArgumentParser) -> None:
         help="running and waiting answers beyond which requests are refused [%(default)s]",
     )  # fmt: skip
     limits.add_argument(
+        "--max-queue", type=_positive, default=QueueLimits().max_queue, metavar="N",
+        help="answers that may wait for one model [%(default)s; models.yaml may say otherwise of a model]",
+    )  # fmt: skip
+    limits.add_argument(
+        "--max-queue-tokens", type=_positive, default=QueueLimits().max_queue_tokens, metavar="N",
+        help="tokens of the prompts that may wait for one model [%(default)s; models.yaml likewise]",
+    )  # fmt: skip
+    limits.add_argument(
+        "--queue-timeout", type=_seconds, metavar="SECONDS",
+        help="how long a request may wait for its first token [no limit; models.yaml likewise]",
+    )  # fmt: skip
+    limits.add_argument(
+        "--request-timeout", type=_seconds, metavar="SECONDS",
+        help="how long a request may take in all [no limit; models.yaml likewise, and timeout in a request]",
+    )  # fmt: skip
+    limits.add_argument(
         "--max-connections", type=_positive, metavar="N",
         help="open connections beyond which those without a request are ended [as many as ulimit -n allows]",
     )  # fmt: skip
@@ -209,6 +226,7 @@ def _serve(options: argparse.Namespace) -> int:
         tools={spec.name: spec.tools for spec in specs if spec.tools is not None},
         images={spec.name: spec.images if options.remote_images is None else options.remote_images for spec in specs},
         residence={spec.name: Residence(load=spec.load, idle_timeout=_idle_timeout(spec, options)) for spec in specs},
+        queues={spec.name: queue_limits(spec, options) for spec in specs},
         sizes={spec.name: spec.size for spec in specs if spec.size is not None},
         memory_budget=options.memory_budget,
         load_wait=options.load_wait,
@@ -245,6 +263,21 @@ def _idle_timeout(spec: ModelSpec, options: argparse.Namespace) -> float | None:
     return seconds or None
 
 
+def queue_limits(spec: ModelSpec, options: argparse.Namespace) -> QueueLimits:
+    """What the model's entry says of its queue and its time, and where it says nothing, the command line."""
+
+    def chosen(name: str) -> Any:
+        of_model = getattr(spec, name)
+        return getattr(options, name) if of_model is None else of_model
+
+    return QueueLimits(
+        max_queue=chosen("max_queue"),
+        max_queue_tokens=chosen("max_queue_tokens"),
+        queue_timeout=chosen("queue_timeout") or None,
+        request_timeout=chosen("request_timeout") or None,
+    )
+
+
 _CONFIGURES = (
     "dtype", "quantization", "kv_dtype", "activations", "device", "context", "memory", "threads", "max_num_seqs",
 )  # fmt: skip
@@ -253,7 +286,10 @@ _CONFIGURES = (
 def configured(spec: ModelSpec, options: argparse.Namespace) -> EngineConfig:
     """The model's settings, with what the command line says in their place."""
     given = {name: getattr(options, name) for name in _CONFIGURES if getattr(options, name) is not None}
-    return dataclasses.replace(spec.engine_config(), **given)
+    config = dataclasses.replace(spec.engine_config(), **given)
+    # Who is too many is told before; the engine's own bound must not be the narrower one.
+    most = max(config.max_queued_requests, getattr(options, "max_requests", 0))
+    return dataclasses.replace(config, max_queued_requests=most)
 
 
 def _set_up_logging(console: Console, level: str, form: LogFormat) -> None:

@@ -25,6 +25,7 @@ from server.edge.auth import Keys
 from server.edge.connections import raise_descriptor_limit
 from server.edge.cors import Cors
 from server.edge.limits import Admission, Limits
+from server.edge.queues import ModelQueue, QueueLimits
 from server.fleet.fleet import Fleet
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import FleetPolicy, ModelState, Residence
@@ -54,6 +55,8 @@ class ServeSettings:
     """Where images may be fetched from, by model."""
     residence: Mapping[str, Residence] = field(default_factory=dict)
     """When each model is in memory; at start where it is not said."""
+    queues: Mapping[str, QueueLimits] = field(default_factory=dict)
+    """Bounds of each model's queue, where they are not those of all."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Bytes of models' weights, where models.yaml tells them."""
     memory_budget: str = "auto"
@@ -150,6 +153,7 @@ class HeadraceServer:
         self._listener = listener
         self._console = console
         self.admission = Admission(settings.limits)
+        self.admission.room.is_shared = keys.are_several
         self.fleet = Fleet(
             settings.models,
             settings.policy,
@@ -206,6 +210,10 @@ class HeadraceServer:
             self.texts,
             self.images,
             ignore_unknown_fields=self._settings.ignore_unknown_fields,
+            queues={
+                name: ModelQueue(name, self._settings.queues.get(name, QueueLimits()), is_shared=self.keys.are_several)
+                for name in self.fleet.handles
+            },
             load_wait=self._settings.load_wait,
             vllm_names=self._settings.vllm_names,
         )

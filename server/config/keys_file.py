@@ -40,6 +40,7 @@ _KEY_FIELDS = {
     "tokens_per_minute": Field("limit"),
     "concurrent_answers": Field("limit"),
     "weight": Field("number"),
+    "lowest_priority": Field("integer"),
 }
 
 
@@ -60,6 +61,8 @@ class KeyEntry:
     concurrent_answers: int | None = None
     weight: float = 1.0
     """Its share of a model that several keys wait for."""
+    lowest_priority: int | None = None
+    """The lowest `priority`, which is the most urgent, that its requests may ask for; None for any."""
 
 
 def load_keys_file(path: Path) -> tuple[KeyEntry, ...]:

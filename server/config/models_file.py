@@ -12,7 +12,9 @@ import yaml
 from engine.config import parse_memory, size_in_bytes
 from engine.errors import ConfigError
 
-Kind = Literal["text", "texts", "words", "count", "limit", "number", "switch", "memory", "size", "list", "mapping"]
+Kind = Literal[
+    "text", "texts", "words", "count", "limit", "integer", "number", "switch", "memory", "size", "list", "mapping"
+]
 
 _MAX_FILE_BYTES = 1 << 20
 
@@ -133,6 +135,8 @@ def _scalar(node: yaml.Node, file: str, key: str, field: Field) -> str | float |
         return int(text)
     if field.kind == "limit" and kind == "int" and text.isdigit() and len(text) <= 15:
         return int(text)
+    if field.kind == "integer" and kind == "int" and re.fullmatch(r"-?\d{1,15}", text):
+        return int(text)
     if field.kind == "number" and kind in ("int", "float") and re.fullmatch(r"\d*\.?\d+", text):
         return float(text)
     if field.kind == "switch" and kind == "bool":
@@ -149,6 +153,7 @@ _EXPECTED = {
     "text": "text",
     "count": "a whole number of at least 1",
     "limit": "a whole number of at least 0",
+    "integer": "a whole number",
     "number": "a number of at least 0",
     "switch": "true or false",
     "memory": "auto, a fraction between 0 and 1, or a size such as 4GiB",

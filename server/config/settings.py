@@ -73,6 +73,12 @@ class ModelSpec:
     """When it is loaded; `server.fleet.policy.Residence` says what each means."""
     idle_timeout: float | None = None
     """Seconds without a request after which it is ended; None: as the command line says."""
+    max_queue: int | None = None
+    max_queue_tokens: int | None = None
+    queue_timeout: float | None = None
+    request_timeout: float | None = None
+    """Bounds of its queue and the time of its requests (`server.edge.queues.QueueLimits`); None: as the command line
+    says, and of the times 0: no limit."""
     dtype: Dtype = "auto"
     quantization: Quantization = "auto"
     kv_dtype: KvDtype = "auto"
@@ -163,6 +169,10 @@ _MODEL_FIELDS = {
     "revision": Field("text"),
     "load": Field("text", choices=("startup", "on_demand", "pinned")),
     "idle_timeout": Field("number"),
+    "max_queue": Field("count"),
+    "max_queue_tokens": Field("count"),
+    "queue_timeout": Field("number"),
+    "request_timeout": Field("number"),
     "dtype": Field("text", choices=("auto", "float32", "bfloat16", "float16")),
     "quantization": Field("text", choices=("auto", "none", "fp8")),
     "kv_dtype": Field("text", choices=("auto", "fp8")),

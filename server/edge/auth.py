@@ -34,6 +34,8 @@ class Caller:
     """Patterns of the models it may use; None for all."""
     weight: float = 1.0
     """Its share of a model that several callers wait for."""
+    lowest_priority: int | None = None
+    """The most urgent that its requests may be; None for any."""
     account: Account = field(default_factory=Account)
 
     def may(self, right: Right) -> bool:
@@ -95,6 +97,7 @@ class Keys:
                 rights=entry.rights,
                 models=entry.models,
                 weight=entry.weight,
+                lowest_priority=entry.lowest_priority,
                 account=account,
             )
         # A key that is gone may come back; what it has used is then still used.
@@ -104,8 +107,9 @@ class Keys:
         self._callers = callers
         self.needed = bool(self._plain) or entries is not None
 
-    def __len__(self) -> int:
-        return len(self._callers)
+    def are_several(self) -> bool:
+        """Whether there is more than one."""
+        return len(self._callers) > 1
 
     def caller(self, authorization: bytes | None, client: str | None) -> Caller | None:
         """Who sends this `Authorization` header from the address `client`; None if a key is needed and it has none.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
+from server.edge.rooms import Room
 from server.protocol.errors import ApiError, bad_request, overloaded
 
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
@@ -40,13 +41,15 @@ class _BodyTooLargeError(Exception):
 class Ticket:
     """A place among the running requests. `release` may be called any number of times."""
 
-    def __init__(self, admission: "Admission", cost: int) -> None:
-        self._admission = admission
+    def __init__(self, room: Room, owner: bytes, cost: int) -> None:
+        self._room = room
+        self._owner = owner
         self._cost = cost
+        room.take(owner, cost)
 
     def release(self) -> None:
         """Give the place back."""
-        self._admission.in_flight -= self._cost
+        self._room.give_back(self._owner, self._cost)
         self._cost = 0
 
 
@@ -69,12 +72,17 @@ class Admission:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.in_flight = 0
+        self.room = Room(limits.max_requests)
         self.refused = 0
         self.draining = False
         self.buffered = 0
         """Bytes of bodies."""
         self._reading: set[asyncio.Timeout] = set()
+
+    @property
+    def in_flight(self) -> int:
+        """Choices admitted and not yet answered."""
+        return self.room.used
 
     @property
     def is_full(self) -> bool:
@@ -87,8 +95,10 @@ class Admission:
         for deadline in self._reading:
             deadline.reschedule(asyncio.get_running_loop().time())
 
-    def check(self, cost: int = 1) -> None:
-        """Raise `ApiError` 503 with Retry-After if `cost` more choices find no place, 400 if they never could."""
+    def check(self, cost: int = 1, owner: bytes = b"") -> None:
+        """Raise `ApiError` 503 with Retry-After if `cost` more choices of this owner's find no place, 400 if they never
+        could.
+        """
         if self.draining:
             raise overloaded("The server is shutting down", retry_after=RETRY_SECONDS)
         if cost > self.limits.max_requests:
@@ -96,19 +106,19 @@ class Admission:
                 f"This request asks for {cost} answers, and this server gives {self.limits.max_requests} at once",
                 param="n",
             )
-        if self.in_flight + cost > self.limits.max_requests:
+        if missing := self.room.lacks(owner, cost):
             self.refused += 1
+            share = ", of which a key may have half of what others leave" if self.room.is_shared() else ""
             raise overloaded(
-                f"The server is full: {self.in_flight} of {self.limits.max_requests} places are taken"
+                f"The server is full: {self.in_flight} of {self.limits.max_requests} places are taken{share},"
                 f" and this request needs {cost}",
-                retry_after=RETRY_SECONDS,
+                retry_after=self.room.retry_after(missing),
             )
 
-    def admit(self, cost: int) -> Ticket:
+    def admit(self, cost: int, owner: bytes = b"") -> Ticket:
         """Take `cost` places. Raises as `check` does."""
-        self.check(cost)
-        self.in_flight += cost
-        return Ticket(self, cost)
+        self.check(cost, owner)
+        return Ticket(self.room, owner, cost)
 
     async def read_json_body(self, headers: Headers, receive: Receive) -> "Body":
         """The whole body of a JSON request, to be released once it is of no more use.

@@ -16,6 +16,7 @@ from server.config.settings import ModelSpec
 from server.context import ServerContext
 from server.edge.auth import Keys
 from server.edge.limits import Admission, Limits
+from server.edge.queues import ModelQueue, QueueLimits
 from server.fleet.fleet import Fleet
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import FleetPolicy
@@ -68,7 +69,9 @@ class LocalServer:
             images={spec.name: spec.images},
             on_change=on_progress,
         )
-        self._context = ServerContext(self._fleet, Admission(Limits(max_requests=NO_LIMIT)))
+        queue = ModelQueue(spec.name, QueueLimits(max_queue=NO_LIMIT, max_queue_tokens=NO_LIMIT))
+        admission = Admission(Limits(max_requests=NO_LIMIT))
+        self._context = ServerContext(self._fleet, admission, queues={spec.name: queue})
         self._app: ASGIApp = build_app(self._context, keys=Keys(), playground=False)
 
     @property

@@ -31,6 +31,8 @@ OF_BODIES = (404, 408, 413, 415, 503)
 """Further ones of routes that read a body and name a model."""
 OF_WORK = (429, *OF_BODIES)
 """Of those that count against the limits of a key."""
+OF_ANSWERS = (*OF_WORK, 504)
+"""Of those that generate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +129,7 @@ DETAILS: dict[str, Details] = {
         },
         event=ChatCompletionChunkShape,
         event_example='data: {"id":"chatcmpl-5f2b", ...}\n\ndata: [DONE]\n\n',
-        errors=OF_WORK,
+        errors=OF_ANSWERS,
     ),
     "/v1/completions": Details(
         description="OpenAI's older interface: no chat template is applied. Streams as chat completions do.",
@@ -148,7 +150,7 @@ DETAILS: dict[str, Details] = {
         },
         event=TextCompletionShape,
         event_example='data: {"id":"cmpl-5f2b", ...}\n\ndata: [DONE]\n\n',
-        errors=OF_WORK,
+        errors=OF_ANSWERS,
     ),
     "/tokenize": Details(
         description="The tokens that a request with this prompt, or these messages, would be computed from.",

@@ -37,6 +37,8 @@ class BodyRead(msgspec.Struct, tag="body_read", frozen=True):
     """Whether it asks for its answer as a stream."""
     images: list[ImageRef] = []
     """The images of its conversation, in order."""
+    timeout: float | None = None
+    """The seconds that it gives itself."""
 
 
 class MakePrompts(msgspec.Struct, tag="make", frozen=True):

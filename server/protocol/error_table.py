@@ -32,6 +32,7 @@ ERROR_TABLE = (
     ErrorRow(404, ("not_found",), "no such path"),
     ErrorRow(405, ("method_not_allowed",), "the path knows not this method"),
     ErrorRow(408, ("request_timeout",), "the body did not arrive in [time](security.md#limits)"),
+    ErrorRow(408, ("deadline_exceeded",), "the answer was not complete in the time that the request gives itself"),
     ErrorRow(409, ("model_busy",), "a model that has requests is not unloaded"),
     ErrorRow(413, ("request_too_large",), "the body is beyond its [limit](security.md#limits)"),
     ErrorRow(415, ("unsupported_media_type",), "another content type, or an encoded body"),
@@ -46,13 +47,24 @@ ERROR_TABLE = (
         " `Retry-After` says when to come again",
     ),
     ErrorRow(500, ("internal_error", "engine_error"), "a fault of the server; its log says more"),
-    ErrorRow(503, ("overloaded",), "the server is full, or is shutting down; `Retry-After` says when to come again"),
+    ErrorRow(
+        503,
+        ("overloaded",),
+        "the server or the model's queue is full, or the server is shutting down; `Retry-After` says when to come"
+        " again",
+    ),
+    ErrorRow(
+        503,
+        ("queue_timeout",),
+        "the request has waited for its turn as long as it may; `Retry-After` says when to come again",
+    ),
     ErrorRow(
         503,
         ("model_not_ready",),
         "the model is still loading or restarting (`Retry-After`), or cannot be loaded, and why",
     ),
     ErrorRow(503, ("engine_died",), "the model's engine ended while it computed; the request can be sent again"),
+    ErrorRow(504, ("deadline_exceeded",), "the answer was not complete in the time that the server gives a request"),
 )
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 from engine.scheduling.admission import MAX_PRIORITY
 from server.protocol.completion_request import DEFAULT_MAX_TOKENS
 from server.protocol.constraints import MAX_CHOICES, MAX_GRAMMAR_CHARS
-from server.protocol.generation_request import MAX_N, MAX_STOP_CHARS, MAX_STOP_STRINGS
+from server.protocol.generation_request import MAX_N, MAX_STOP_CHARS, MAX_STOP_STRINGS, MAX_TIMEOUT
 from server.protocol.hints import MAX_LABEL_CHARS
 from server.protocol.messages import MAX_PARTS
 from server.protocol.prompts import MAX_MESSAGES, MAX_PROMPTS
@@ -148,6 +148,12 @@ _SHARED = (
         "Who is served first where requests wait: the lower number. Default 0",
         f"-{MAX_PRIORITY} to {MAX_PRIORITY}",
         default=0,
+    ),
+    FieldRow(
+        "timeout",
+        "Ends the request if its answer is not complete in so many seconds, waiting included; the server's own limit "
+        "holds too",
+        f"more than 0, to {MAX_TIMEOUT}; in seconds",
     ),
 )
 _TOOLS = (

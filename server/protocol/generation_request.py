@@ -14,6 +14,8 @@ MAX_N = 16
 MAX_STOP_STRINGS = 4
 MAX_STOP_CHARS = 1024
 MAX_INT = 2**31 - 1
+MAX_TIMEOUT = 86_400
+"""Seconds that a request may give itself."""
 
 TokenCount = Annotated[Integer, Field(ge=1, le=MAX_INT)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT)]
@@ -77,6 +79,7 @@ class GenerationRequest(StrictModel):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     priority: Annotated[Integer, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
+    timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT)] | None = None
 
     @field_validator("logit_bias", mode="before")
     @classmethod

@@ -24,6 +24,7 @@ from server.answer.streams import Batch, PromptStreams
 from server.context import ServerContext, not_ready
 from server.edge.auth import Caller
 from server.edge.limits import ClientGone, Ticket
+from server.edge.queues import Place
 from server.edge.quotas import Hold, Reservation
 from server.edge.sse import KEEP_ALIVE_SECONDS, DisconnectWatcher, EventWriter, Ticker
 from server.fleet.handle import EngineHandle
@@ -36,8 +37,9 @@ from server.protocol.errors import ApiError, from_request_error, internal_error
 from server.protocol.hints import cache_salt
 from server.protocol.parts import ImageRef
 from server.protocol.response import encode_json, usage
+from server.routes.deadlines import Deadline
 from server.routes.loading import tell_until_loaded, wait_until_loaded
-from server.routes.text_work import do_text_work
+from server.routes.text_work import Asked, do_text_work
 from server.telemetry.meter import AnswerMeter
 from server.telemetry.record import RequestRecord
 
@@ -84,6 +86,12 @@ class Answer(Response):
         self._kind = kind
         self._handle: EngineHandle
         self._record: RequestRecord = request.state.record
+        self._deadline: Deadline
+        self._place: Place
+        self._held: list[Ticket | Hold | Lease | Place] = []
+        """What is to be given back in the end."""
+        self._has_begun = False
+        """Whether a token has come."""
         self._generations: list[Generation] = []
         self._meter: AnswerMeter
         self._images: list[PreparedImage] = []
@@ -91,42 +99,10 @@ class Answer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer. Raises `ApiError` for what fails before the headers."""
-        held: list[Ticket | Hold | Lease] = []
         writer = EventWriter(send)
-
-        def choose(name: str | None, num_choices: int) -> Lease:
-            self._handle = self._context.model(name, self._caller)
-            self._record.model = self._handle.name
-            held.append(self._caller.account.hold(num_choices))
-            held.append(self._context.admission.admit(num_choices))
-            lease = self._context.lease(self._handle)
-            held.append(lease)
-            return lease
-
-        async def wait(lease: Lease, is_stream: bool) -> None:
-            waiting = (
-                tell_until_loaded(lease, writer) if is_stream else wait_until_loaded(lease, self._context.load_wait)
-            )
-            await waiting
-
         try:
-            self._context.admission.check()
-            body = await self._context.admission.read_json_body(self._request.headers, receive)
-            with DisconnectWatcher(receive) as watcher:
-                try:
-                    work = do_text_work(
-                        self._context.texts,
-                        self._kind.route,
-                        body.raw,
-                        choose,
-                        wait,
-                        ignore_unknown=self._context.ignore_unknown_fields,
-                        look=self._look,
-                    )
-                    plans, _ = await watcher.unless_gone(work)
-                finally:
-                    body.release()
-                await self._generate(plans, watcher, send, writer)
+            async with Deadline() as self._deadline:
+                await self._answer(receive, send, writer)
         except ClientGone:
             self._context.counters.disconnected += 1
             if not writer.started:
@@ -139,8 +115,49 @@ class Answer(Response):
             else:
                 raise
         finally:
-            for hold in held:
+            for hold in self._held:
                 hold.release()
+
+    async def _answer(self, receive: Receive, send: Send, writer: EventWriter) -> None:
+        """Read the request, wait for its model, and generate."""
+        context = self._context
+
+        async def wait(lease: Lease, is_stream: bool) -> None:
+            await (tell_until_loaded(lease, writer) if is_stream else wait_until_loaded(lease, context.load_wait))
+
+        context.admission.check(owner=self._caller.salt)
+        context.check_queues(self._caller)
+        body = await context.admission.read_json_body(self._request.headers, receive)
+        with DisconnectWatcher(receive) as watcher:
+            try:
+                work = do_text_work(
+                    context.texts,
+                    self._kind.route,
+                    body.raw,
+                    self._choose,
+                    wait,
+                    ignore_unknown=context.ignore_unknown_fields,
+                    look=self._look,
+                )
+                plans, _ = await watcher.unless_gone(work)
+            finally:
+                body.release()
+            await self._generate(plans, watcher, send, writer)
+
+    def _choose(self, asked: Asked) -> Lease:
+        """Take what the request needs before its text is read: places, and hold of its model. Raises `ApiError`."""
+        context, owner = self._context, self._caller.salt
+        self._handle = context.model(asked.model, self._caller)
+        self._record.model = self._handle.name
+        queue = context.queue(self._handle)
+        self._deadline.limit(queue, asked.timeout)
+        self._held.append(self._caller.account.hold(asked.num_choices))
+        self._held.append(context.admission.admit(asked.num_choices, owner))
+        self._place = queue.enter(owner, asked.num_choices)
+        self._held.append(self._place)
+        lease = context.lease(self._handle)
+        self._held.append(lease)
+        return lease
 
     async def _look(self, handle: EngineHandle, refs: list[ImageRef]) -> list[list[int]]:
         """Fetch and prepare the images of the request; which tokens stand for each."""
@@ -153,10 +170,13 @@ class Answer(Response):
         self, plans: list[PromptPlan], watcher: DisconnectWatcher, send: Send, writer: EventWriter
     ) -> None:
         """Submit the prompts and send what comes of them."""
+        self._check_priority(plans[0].priority)
         self._reserved = self._caller.account.reserve(
             sum(plan.least_tokens for plan in plans), sum(plan.expected_tokens for plan in plans)
         )
         try:
+            self._place.bring(sum(len(plan.prompt_token_ids) for plan in plans))
+            self._deadline.wait()
             form, streams = self._submit(plans)
             watcher.on_gone = streams.abort
             try:
@@ -172,6 +192,18 @@ class Answer(Response):
         finally:
             self._settle(is_due=self._record.first_token is not None or watcher.gone)
 
+    def _check_priority(self, priority: int) -> None:
+        """Raise `ApiError` 403 if the request would go before others further than its key may."""
+        lowest = self._caller.lowest_priority
+        if lowest is not None and priority < lowest:
+            raise ApiError(
+                403,
+                f"priority must be at least {lowest} for this key, got {priority}",
+                type="permission_error",
+                param="priority",
+                code="not_permitted",
+            )
+
     def _submit(self, plans: list[PromptPlan]) -> tuple[AnswerForm, PromptStreams]:
         """Give the prompts to the engine."""
         client, tokenizer = self._handle.client, self._handle.tokenizer
@@ -185,8 +217,8 @@ class Answer(Response):
         streams = PromptStreams(
             [
                 client.submit(
-                    plan.prompt_token_ids, plan.params, n=plan.n, salt=salt, tenant=tenant, priority=plan.priority,
-                    images=_placed(plan, self._images),
+                    plan.prompt_token_ids, plan.params, n=plan.n, salt=salt, tenant=tenant,
+                    weight=self._caller.weight, priority=plan.priority, images=_placed(plan, self._images),
                 )
                 for plan in plans
             ]
@@ -226,6 +258,7 @@ class Answer(Response):
                     form.add(delta)
         if watcher.gone:
             return
+        self._deadline.end()
         content = form.whole(self._usage())
         self._settle(is_due=True)
         headers = [
@@ -255,6 +288,7 @@ class Answer(Response):
                         elif writer.started and not batch:
                             await writer.keep_alive()
             if not watcher.gone:
+                self._deadline.end()
                 await writer.end(_frame(form.usage_chunk(self._usage())) if plan.include_usage else b"")
         except Exception as error:
             raise as_api_error(error) from error
@@ -283,6 +317,10 @@ class Answer(Response):
                 delta.index += position * generation.plan.n
                 self._meter.take(delta.index, len(delta.token_ids), delta.finish_reason, now)
                 taken.append(delta)
+        if not self._has_begun and self._record.first_token is not None:
+            self._has_begun = True
+            self._place.release()
+            self._deadline.begin()
         return taken
 
     def _notes(self, streams: PromptStreams) -> list[tuple[bytes, bytes]]:

@@ -45,7 +45,7 @@ async def readyz(request: Request) -> JSONResponse:
     """200 when what is loaded at start can answer now and there is a place for a request, else 503."""
     context: ServerContext = request.app.state.context
     status = _status(context)
-    if status == "ready" and context.admission.is_full:
+    if status == "ready" and (context.admission.is_full or _has_full_queues(context)):
         status = "full"
     if status == "ready":
         return JSONResponse({"status": status})
@@ -56,7 +56,7 @@ async def readyz(request: Request) -> JSONResponse:
 async def metrics(request: Request) -> PlainTextResponse:
     """A fixed set of series."""
     context: ServerContext = request.app.state.context
-    context.counters.refused = context.admission.refused
+    context.counters.refused = context.admission.refused + sum(queue.refused for queue in context.queues.values())
     fleet = context.fleet
     gathered = gather(
         fleet.handles.values(), context.counters, context.admission.in_flight, context.images, fleet.residency
@@ -71,6 +71,12 @@ def _status(context: ServerContext) -> str:
     if context.admission.draining:
         return "draining"
     return _worst(_state(handle) for handle in context.fleet.at_start if _counts(handle))
+
+
+def _has_full_queues(context: ServerContext) -> bool:
+    """Whether no model of the start has room for one more that waits."""
+    queues = [context.queue(handle) for handle in context.fleet.at_start]
+    return bool(queues) and all(queue.is_full for queue in queues)
 
 
 def _state(handle: EngineHandle) -> str:

@@ -52,6 +52,8 @@ class TextJob:
     """Whether it asks for its answer as a stream."""
     images: Sequence[ImageRef] = ()
     """The images of its conversation, in order."""
+    timeout: float | None = None
+    """The seconds that it gives itself."""
     plans: Callable[[Model], Iterator[PromptPlan]] | None = None
     """The prompts, one by one."""
     answer: Callable[[Model], Answered] | None = None
@@ -69,7 +71,9 @@ def _read_chat(raw: bytes, ignore_unknown: bool) -> TextJob:
         plan = plan_chat(chat, model.tokenizer, model.info, model.defaults, model.image_tokens)
         yield dataclasses.replace(plan, unused=(*ignored, *plan.unused), cache_key=chat.prompt_cache_key)
 
-    return TextJob(chat.model, chat.n or 1, is_stream=bool(chat.stream), images=chat.images, plans=plans)
+    return TextJob(
+        chat.model, chat.n or 1, is_stream=bool(chat.stream), images=chat.images, timeout=chat.timeout, plans=plans
+    )
 
 
 def _read_completion(raw: bytes, ignore_unknown: bool) -> TextJob:
@@ -80,7 +84,7 @@ def _read_completion(raw: bytes, ignore_unknown: bool) -> TextJob:
             yield with_shown_prompt(dataclasses.replace(plan, unused=(*ignored, *plan.unused)), model.tokenizer)
 
     num_choices = (request.n or 1) * len(request.prompts)
-    return TextJob(request.model, num_choices, is_stream=bool(request.stream), plans=plans)
+    return TextJob(request.model, num_choices, is_stream=bool(request.stream), timeout=request.timeout, plans=plans)
 
 
 def _read_tokenize(raw: bytes, ignore_unknown: bool) -> TextJob:

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from server.fleet.handle import EngineHandle
 from server.fleet.lease import Lease
@@ -19,8 +19,26 @@ INLINE_BYTES = 2048
 T = TypeVar("T")
 Look = Callable[[EngineHandle, list[ImageRef]], Awaitable[list[list[int]]]]
 """From a loaded model and images, what stands in its prompts for each. Raises `ApiError`."""
-Choose = Callable[[str | None, int], Lease]
-"""From the model that a request names and its number of choices, a hold on the model to use. Raises `ApiError`."""
+
+
+class Asked(Protocol):
+    """What a request says before its text is read."""
+
+    @property
+    def model(self) -> str | None:
+        """The model that it names."""
+
+    @property
+    def num_choices(self) -> int:
+        """How many answers it asks for."""
+
+    @property
+    def timeout(self) -> float | None:
+        """The seconds that it gives itself."""
+
+
+Choose = Callable[[Asked], Lease]
+"""From what a request asks for, a hold on the model to use. Raises `ApiError`."""
 Wait = Callable[[Lease, bool], Awaitable[None]]
 """Waits until a model is loaded; told whether the answer is a stream. Raises `ApiError`."""
 
@@ -44,7 +62,7 @@ async def do_text_work(
     if len(raw) > texts.policy.here_bytes:
         return await _do_elsewhere(texts, route, raw, choose, wait, ignore_unknown, look)
     job = await _run(len(raw), lambda: READERS[route](raw, ignore_unknown))
-    lease = choose(job.model, job.num_choices)
+    lease = choose(job)
     await wait(lease, job.is_stream)
     model = _model(lease.handle)
     if look and job.images:
@@ -66,7 +84,7 @@ async def _do_elsewhere(
     while True:
         async with texts.process(len(raw)) as process:
             read = await process.read(route, raw, ignore_unknown=ignore_unknown)
-            lease = lease or choose(read.model, read.num_choices)
+            lease = lease or choose(read)
             if lease.is_active:
                 handle = lease.handle
                 assert handle.info is not None, "a loaded model has it"

@@ -71,7 +71,7 @@ class TextWorker:
         assert body is not None, "a body follows"
         self._job = READERS[question.route](body, question.ignore_unknown)
         job = self._job
-        write_message(self._sink, BodyRead(job.model, job.num_choices, job.is_stream, list(job.images)))
+        write_message(self._sink, BodyRead(job.model, job.num_choices, job.is_stream, list(job.images), job.timeout))
 
     def _make(self, question: MakePrompts) -> None:
         job, self._job = self._job, None

@@ -22,7 +22,7 @@ from server.protocol.parts import ImageRef
 from server.protocol.response import encode_json
 from server.routes.answering import CLIENT_CLOSED_REQUEST, as_api_error
 from server.routes.loading import wait_until_loaded
-from server.routes.text_work import do_text_work
+from server.routes.text_work import Asked, do_text_work
 
 router = APIRouter()
 
@@ -46,8 +46,8 @@ async def _answer(request: Request, route: TextRoute) -> Response:
     leases: list[Lease] = []
     images: list[PreparedImage] = []
 
-    def choose(name: str | None, num_choices: int) -> Lease:
-        leases.append(context.lease(context.model(name, caller)))
+    def choose(asked: Asked) -> Lease:
+        leases.append(context.lease(context.model(asked.model, caller)))
         return leases[-1]
 
     async def wait(lease: Lease, is_stream: bool) -> None:
@@ -61,7 +61,7 @@ async def _answer(request: Request, route: TextRoute) -> Response:
     held: list[Hold | Ticket] = []
     try:
         held += [caller.account.hold(1)]
-        held += [context.admission.admit(1)]
+        held += [context.admission.admit(1, caller.salt)]
         body = await context.admission.read_json_body(request.headers, request.receive)
         try:
             with DisconnectWatcher(request.receive) as watcher:

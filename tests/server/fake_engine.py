@@ -161,7 +161,8 @@ class FakeEngine:
             case AddRequest() as add:
                 self.note("add", id=add.request_id, n=add.n, seed=add.params.seed, salt=add.salt.hex(),
                           max_tokens=add.params.max_tokens, prompt=len(add.prompt_token_ids),
-                          priority=add.priority, constraint=msgspec.to_builtins(add.params.constraint),
+                          priority=add.priority, weight=add.weight,
+                          constraint=msgspec.to_builtins(add.params.constraint),
                           budget=msgspec.to_builtins(add.params.reasoning_budget))  # fmt: skip
                 if self.script.accepts:
                     relaxed = Relaxed.of(self.script.relaxed) if self.script.relaxed else None

@@ -29,12 +29,14 @@ keys:
     tokens_per_minute: 0
     concurrent_answers: 4
     weight: 2.5
+    lowest_priority: -5
   - {{name: böb@team, sha256: {B}}}
 """
     alice, bob = load(tmp_path, text)
     assert alice == KeyEntry(
         name="alice", digest=hashlib.sha256(b"a").digest(), rights=frozenset({"use", "metrics"}),
         models=("small", "Qwen/*"), requests_per_minute=60, tokens_per_minute=0, concurrent_answers=4, weight=2.5,
+        lowest_priority=-5,
     )  # fmt: skip
     assert bob == KeyEntry(name="böb@team", digest=hashlib.sha256(b"b").digest())
 
@@ -80,6 +82,7 @@ def entry(**fields: str) -> str:
         (entry(tokens_per_minute="1.5"), "tokens_per_minute must be"),
         (entry(tokens_per_minute="9" * 40), "tokens_per_minute must be"),
         (entry(concurrent_answers="many"), "concurrent_answers must be"),
+        (entry(lowest_priority="urgent"), "lowest_priority must be a whole number"),
         (entry(weight="0"), "weight must be more than 0"),
         (entry(wieght="1"), "unknown key 'wieght'"),
         (f"keys:\n- {{name: a, sha256: {A}}}\n- {{name: a, sha256: {B}}}", "yaml:3: the name 'a' is taken by line 2"),

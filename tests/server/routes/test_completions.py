@@ -27,7 +27,7 @@ EVERYTHING: dict[str, Any] = {
     "stop": ["a"], "stream": True, "stream_options": {"include_usage": True}, "user": "u", "top_k": 1, "min_p": 0.5,
     "repetition_penalty": 2, "min_tokens": 0, "ignore_eos": True, "stop_token_ids": [3],
     "include_stop_str_in_output": True, "skip_special_tokens": False, "priority": 1000, "echo": True, "best_of": 2,
-    "suffix": "",
+    "suffix": "", "timeout": 0.5,
 }  # fmt: skip
 
 

@@ -218,6 +218,22 @@ def test_a_limit_of_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scr
             assert answer.status_code == 429 and answer.headers["x-should-retry"] == "false"
 
 
+def test_a_key_may_not_go_before_others_without_bounds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    with keyed(monkeypatch, tmp_path, script, {"some": {"lowest_priority": -1, "weight": 3}, "any": {}}) as server:
+        for key, priority, status in (("some", -2, 403), ("some", -1, 200), ("some", 5, 200), ("any", -1000, 200)):
+            for stream in (False, True):
+                answer = ask(server, key, priority=priority, stream=stream)
+                assert answer.status_code == status
+                if status == 403:
+                    found = error(answer)
+                    assert (found["param"], found["code"]) == ("priority", "not_permitted")
+                    assert "-1" in found["message"] and "-2" in found["message"]
+        added = [(entry["priority"], entry["weight"]) for entry in server.events("add")]
+        assert added == [(-1, 3.0)] * 2 + [(5, 3.0)] * 2 + [(-1000, 1.0)] * 2
+
+
 def test_the_file_is_read_again_while_requests_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script, caplog: pytest.LogCaptureFixture
 ) -> None:
