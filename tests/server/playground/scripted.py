@@ -49,6 +49,12 @@ HOSTILE_FORMULAS = (
     "$\\mathllap{over the text before it}h$ $\\raisebox{-9999em}{i}$ $\\def\\a{\\a\\a}\\a$ "
     "$" + "{" * 900 + "g" + "}" * 900 + "$"
 )
+LONG_SUM = "$" + " + ".join(f"a_{{{index}}} x^{{{index}}}" for index in range(30)) + "$"
+WIDE_FORMULAS = (
+    f"Words {LONG_SUM} words.\n\n- an item {LONG_SUM}\n\n> said {LONG_SUM}\n\n# A heading {LONG_SUM}\n\n"
+    f"**bold {LONG_SUM}**\n\n${LONG_SUM}$\n"
+)
+HALF_A_FORMULA = "$$\nf(x) = \\{ x \\mid x > 0 \\} \\\\\n= \\frac{1"
 MODELS = ("scripted/large-model", "scripted/small")
 
 
@@ -207,6 +213,8 @@ SCRIPTS: dict[str, list[bytes]] = {
     "show": ended(texts(*(SHOWPIECE[at : at + 7] for at in range(0, len(SHOWPIECE), 7)))),
     "rivers": with_logprobs(),
     "formulas": ended(texts(*(FORMULAS[at : at + 9] for at in range(0, len(FORMULAS), 9)))),
+    "wide": ended(texts(WIDE_FORMULAS)),
+    "opened": ended(texts(f"So it is:\n\n{HALF_A_FORMULA}")),
     "everything": hostile_tokens(),
     "trap": ended(texts(HOSTILE_FORMULAS)),
 }

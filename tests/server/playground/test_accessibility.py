@@ -7,11 +7,17 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from scripts import check_pages
+from tests.clocks import PATIENCE
+from tests.server.fakes import wait_until
 from tests.server.playground.browser import messages, needs_browser, say, watched
-from tests.server.playground.scripted import Scripted, running_scripted
+from tests.server.playground.scripted import HALF_A_FORMULA, Scripted, running_scripted
 
 pytestmark = [pytest.mark.slow, needs_browser]
 
+PLACES = {"Settings": "Settings", "Format": "Settings", "Tools": "Settings", "Code": "Code"} | dict.fromkeys(
+    ("Tokens", "Prompt", "Raw"), "Inspect"
+)
+"""By tab: what leads to it from the bar at a phone's foot."""
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
 
@@ -37,8 +43,10 @@ def faults(page: Page, axe: str) -> list[str]:
 
 def tab(page: Page, name: str) -> None:
     """Open a tab of the inspector, which lies over the conversation on small screens."""
-    opener = page.get_by_role("button", name="Open the inspector")
-    if opener.count():
+    bar = page.get_by_role("navigation", name="Parts of the page")
+    if bar.count():
+        bar.get_by_role("button", name=PLACES[name]).click()
+    elif (opener := page.get_by_role("button", name="Open the inspector")).count():
         opener.click()
     page.get_by_role("tab", name=name).click()
 
@@ -80,9 +88,9 @@ def deleted(page: Page) -> None:
 def tokens(page: Page) -> None:
     tab(page, "Settings")
     page.get_by_label("logprobs", exact=True).select_option("true")
-    closer = page.locator(".inspector-head").get_by_role("button", name="Close the inspector")
-    if closer.count():
-        closer.click()
+    chat = page.get_by_role("button", name="Chat", exact=True)
+    if chat.count():
+        chat.click()
     ask(page, "rivers")
     tab(page, "Tokens")
     page.locator(".token-text button").nth(1).focus()
@@ -93,7 +101,7 @@ def compared(page: Page) -> None:
     if page.get_by_role("button", name="Compare").count() == 0:
         page.get_by_role("button", name="Open the history").click()
     page.get_by_role("button", name="Compare").click()
-    expect(page.locator("section.column")).to_have_count(2)
+    expect(page.get_by_role("region", name="Column 2")).to_be_visible()
     ask(page, "hello")
 
 
@@ -124,10 +132,29 @@ def formulas(page: Page) -> None:
     expect(messages(page).last.locator("math").first).to_be_attached()
 
 
+def wide_formulas(page: Page) -> None:
+    ask(page, "wide")
+    last = messages(page).last
+    expect(last.locator("math")).to_have_count(6)
+    if page.evaluate("innerWidth") < 500:
+        expect(last.locator('span.formula[tabindex="0"]')).to_have_count(6)
+        formula = last.locator("span.formula").first
+        formula.focus()
+        page.keyboard.press("ArrowRight")
+        wait_until(lambda: page.evaluate("document.activeElement.scrollLeft > 0"), PATIENCE)
+
+
+def half_a_formula(page: Page) -> None:
+    ask(page, "opened")
+    expect(messages(page).last.locator("code.formula")).to_have_text(HALF_A_FORMULA)
+
+
 STATES: dict[str, Callable[[Page], None]] = {
     "empty": lambda page: page.wait_for_timeout(300),
     "markdown": lambda page: ask(page, "show"),
     "formulas": formulas,
+    "wide formulas": wide_formulas,
+    "half a formula": half_a_formula,
     "thought": lambda page: ask(page, "think"),
     "calls": lambda page: ask(page, "call"),
     "writing": writing,

@@ -229,6 +229,15 @@ BODY = {"messages": [{"role": "user", "content": 'it\'s "this"\n$x `y` \\ Ã© ðŸŒ
 JSON = json.dumps(BODY)
 DOUBLE = '"' + "".join(f"\\{one}" if one in '"\\$`' else one for one in JSON) + '"'
 ANSI = "$'" + JSON.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def of_windows(text: str) -> str:
+    """A text as a word of Windows' command line, as browsers copy it: quotes for the program, carets for the line."""
+    quoted = '"' + re.sub(r'(\\*)"', r'\1\1\\"', re.sub(r"(\\+)$", r"\1\1", text)) + '"'
+    return re.sub(r"[^\w\s:=+~'/.,?;()*`-]", r"^\g<0>", quoted, flags=re.ASCII).replace("\n", "^\n\n")
+
+
+POWERSHELL = "'" + JSON.replace("'", "''") + "'"
 EXPANDED = re.sub(r"([\\\\$`])", r"\\\1", JSON)
 COMMANDS = [
     JSON,
@@ -244,6 +253,10 @@ COMMANDS = [
     f"curl -d @- http://x <<EOF\n{EXPANDED}\nEOF",
     f"cat <<'EOF' | curl http://x -d @-\n{JSON}\nEOF",
     f"echo {shlex.quote(JSON)} | curl http://x --json @-",
+    f"curl {of_windows('http://x?a&c')} ^\r\n  -H {of_windows('A: b')} ^\r\n  --data-raw {of_windows(JSON)}&\r\n",
+    f"C:\\Users\\me> curl.exe http://x {of_windows('--json')} {of_windows(json.dumps(BODY, indent=2))}",
+    'curl http://x ^\n -d "' + re.sub(r'(\\*)"', r'\1\1\\"', JSON) + '" -s\n',
+    f"curl.exe http://x `\r\n  -H 'A: b' `\r\n  --json {POWERSHELL}",
     f"export A=b\n# a comment with 'one quote\nA=b /usr/bin/curl http://x -d @- <<< {shlex.quote(JSON)}",
 ]
 
@@ -264,7 +277,8 @@ REFUSED = {
     "curl http://x \\\n -F a=b": (2, "A form is no request"),
     'curl http://x -d "{\n\\"messages\\": [],\n\\"a\\": \\"$A\\"}"': (3, "Only a shell knows $A"),
     'curl http://x -d @- <<E\n{"messages": [],\n "a": $(id)}\nE': (3, "Only a shell knows $(id)"),
-    'curl http://x -d ^\n^"{}^"': (1, "command line of Windows"),
+    'curl http://x -d ^\n  ^"{}^"': (2, "no messages"),
+    'curl http://x ^\r\n -d ^"{^\\^"messages^\\^":^\n\n5}^"': (4, "messages: must be an array"),
     "curl http://x -d 'a=b'": (1, "cannot begin with"),
     "curl http://x -d '[]'": (1, "must be an object"),
     'curl http://x -d \'{"prompt": "a"}\'': (1, "raw completions"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import subprocess
 from pathlib import Path
 
@@ -149,3 +150,25 @@ def test_pictures_are_files_beside_the_program(
     monkeypatch.chdir(tmp_path)
     ran(text)
     assert scripted.requests[-1] == {"model": "scripted/large-model", **asked}
+
+
+def test_a_body_with_what_the_page_has_no_place_for_is_shown_and_sent_whole(page: Page, scripted: Scripted) -> None:
+    image = {"type": "image_url", "image_url": {"url": "http://192.0.2.1/pixel.png"}}
+    content = [image, {"type": "text", "text": "look"}]
+    body = {"messages": [{"role": "user", "content": content}], "speed": {"top": 1}, "temperature": "hot", "stop": 5}
+    page.get_by_role("tab", name="Code").click()
+    odd = {"model": "nobody/none", "response_format": {"type": "regex", "value": 5}}
+    page.get_by_label("A curl command or a JSON body").fill(json.dumps(body | odd))
+    page.get_by_role("button", name="Open as a conversation").click()
+    expect(page.get_by_text("nobody/none, which is not here")).to_be_visible()
+    expect(messages(page)).to_contain_text(["http://192.0.2.1/pixel.png"])  # named, and not asked for
+    for tab in ("Format", "Tools", "Prompt", "Raw", "Settings"):
+        page.get_by_role("tab", name=tab).click()
+    group = page.locator("details", has_text="does not know")
+    expect(group.get_by_label("speed", exact=True)).to_have_value('{"top":1}')
+    page.get_by_role("button", name="Run", exact=True).click()
+    done(page)
+    sent = {name: scripted.requests[-1][name] for name in body}
+    assert sent == body
+    page.get_by_role("button", name="Reset speed").click()
+    expect(group).to_have_count(0)

@@ -242,3 +242,46 @@ def test_what_cannot_be_read_later_is_told_and_the_draft_is_kept(browser: Browse
         page.keyboard.press("Enter")
         expect(page.get_by_text("could not be loaded")).to_be_visible()
         expect(page.get_by_label("Message", exact=True)).to_have_value("hello")
+
+
+def test_a_key_that_was_not_given_can_still_be_given(browser: Browser) -> None:
+    with running_scripted(key="secret") as server, watched(browser, server.url, refusals=(401,)) as watch:
+        page = watch.page()
+        dialog = page.get_by_role("dialog", name="This server asks for an API key")
+        expect(dialog).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(dialog).to_be_hidden()
+        page.get_by_role("button", name="Enter the API key").click()
+        page.get_by_label("API key", exact=True).fill("secret")
+        page.keyboard.press("Enter")
+        say(page, "hello")
+        done(page)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 413, 429, 500, 503])
+def test_what_a_server_refuses_is_told_in_its_words_and_can_be_asked_again(
+    browser: Browser, scripted: Scripted, status: int
+) -> None:
+    words = f"Refused with {status}: try again in 7 seconds"
+    error = {"error": {"message": words, "type": "server_error", "param": None, "code": "refused"}}
+    with watched(browser, scripted.url, refusals=(status,)) as watch:
+        page = watch.page()
+        refusal = lambda route: route.fulfill(status=status, json=error, headers={"retry-after": "7"})  # noqa: E731
+        page.route("**/v1/chat/completions", refusal)
+        say(page, "hello")
+        expect(messages(page).last.get_by_role("alert")).to_contain_text(words)
+        page.unroute("**/v1/chat/completions", refusal)
+        if status == 401:
+            page.keyboard.press("Escape")
+        messages(page).last.get_by_role("button", name="Answer again").click()
+        expect(last_text(page)).to_have_text("Hello there, friend.")
+
+
+def test_files_that_are_no_images_are_told(page: Page) -> None:
+    files = [
+        {"name": "a.heic", "mimeType": "image/heic", "buffer": b"nothing"},
+        {"name": "b.png", "mimeType": "image/png", "buffer": b"\x89PNG"},
+    ]
+    page.locator("#composer input[type=file]").set_input_files(files)  # type: ignore[arg-type]
+    expect(page.get_by_text("A file could not be read as an image")).to_be_visible()
+    expect(page.locator(".pictures img")).to_have_count(1)  # of a kind that the server reads, and judges

@@ -13,8 +13,8 @@ from tests.server.playground.scripted import HOSTILE_FORMULAS
 
 FOUND = """
 const { Marked } = await load("../vendor/marked.js");
-const { formulas } = await load("text/delimiters.js");
-const marked = new Marked({ gfm: true }, { extensions: formulas });
+const { reading } = await load("text/delimiters.js");
+const marked = new Marked({ gfm: true }, reading);
 out = given.map((text) => {
   const found = [];
   marked.walkTokens(marked.lexer(text), (token) => {
@@ -71,6 +71,7 @@ def test_what_is_no_formula_stays_text(text: str) -> None:
         ("> $$a$$", ["D a"]),
         ("| f |\n|---|\n| $a$ |", ["I a"]),
         ("# $a$", ["I a"]),
+        ("words\n$$\na\n=\nb\n$$", ["D a\n=\nb"]),
         ("$5$ apples, $2 x$ pears", ["I 5", "I 2 x"]),
     ],
 )
@@ -78,13 +79,65 @@ def test_what_stands_between_clear_delimiters_is_a_formula(text: str, formulas: 
     assert in_node(FOUND, [text]) == [formulas]
 
 
+OPENED = r"""
+const { Marked } = await load("../vendor/marked.js");
+const { reading } = await load("text/delimiters.js");
+const marked = new Marked({ gfm: true }, reading);
+out = given.map((text) => {
+  const found = [];
+  marked.walkTokens(marked.lexer(text), (token) => { if (token.type === "opened") found.push(token.text); });
+  return found;
+});
+"""
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("before", "opening", "body", "close"),
+    [
+        ("", "$$\n", r"f(x) = \{ x \mid x > 0 \} \\" + "\n= \\frac{1", "\n$$"),
+        ("Words:\n\n", r"\[", r" a_{1} \, b \\ c", r"\]"),
+        ("Words:\n", "$$\n", "a \\\\\n- b \\\\\n=", "\n$$"),
+        ("so ", r"\(", r"\{a, b\} \; c", r"\)"),
+        ("so ", "$$", r"\{a\} * b * c", "$$"),
+        ("so ", "$", r"x \in \{1, 2", "$"),
+        ("- ", "$$", r"\left\{ a", "$$"),
+    ],
+)
+def test_what_has_begun_stays_as_it_is_written_until_it_ends(before: str, opening: str, body: str, close: str) -> None:
+    """At every length that a stream shows it in, with no backslash eaten and nothing taken for a list or a heading."""
+    first = len(body) if opening == "$" else body.index("\\") + 2
+    texts = [before + opening + body[:length] for length in range(first, len(body) + 1)]
+    found = in_node(OPENED, texts)
+    assert found == [[(opening + body[:length]).strip()] for length in range(first, len(body) + 1)]
+    whole = before + opening + body + close
+    assert in_node(OPENED, [whole]) == [[]] and len(in_node(FOUND, [whole])[0]) == 1
+
+
+@needs_node
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$$ is slang, **and** so on",
+        "It costs $5\\, or so",
+        r"see \(the note",
+        "$HOME\\bin `and` more",
+        "$$a$$ and $b$",
+        r"\[x\]: y",
+        "$$\n" + "a \\\\ " * 600,
+    ],
+)
+def test_what_has_not_begun_as_a_formula_is_read_as_ever(text: str) -> None:
+    assert in_node(OPENED, [text]) == [[]]
+
+
 @needs_node
 def test_long_texts_full_of_openings_are_read_quickly() -> None:
     """Each opening looks but so far ahead: twice the text, twice the time, and no more than that."""
     script = """
     const { Marked } = await load("../vendor/marked.js");
-    const { formulas } = await load("text/delimiters.js");
-    const marked = new Marked({ gfm: true }, { extensions: formulas });
+    const { reading } = await load("text/delimiters.js");
+    const marked = new Marked({ gfm: true }, reading);
     const least = (text) => Math.min(...[1, 2, 3].map(() => {
       const begun = performance.now();
       marked.lexer(text);
@@ -92,7 +145,7 @@ def test_long_texts_full_of_openings_are_read_quickly() -> None:
     }));
     out = given.map(([unit, count]) => [least(unit.repeat(count)), least(unit.repeat(8 * count))]);
     """
-    units = [["$$ \n", 2000], ["\\[ ", 1000], ["a\n$$", 1000]]
+    units = [["$$ \n", 2000], ["\\[ ", 1000], ["a\n$$", 1000], ["a\n$$\\{", 1000], ["\\(\\{ ", 1000], ["$a\\{ ", 1000]]
     for (unit, _), (short, long) in zip(units, in_node(script, units), strict=True):
         assert long <= 40 * short + 50, f"{unit!r}: {short} ms and {long} ms"
 

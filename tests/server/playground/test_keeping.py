@@ -210,7 +210,7 @@ def test_a_conversation_is_found_by_its_address_as_soon_as_it_has_one(browser: B
 
 def address_of(page: Page) -> str:
     """The fragment that names what is shown, which is there within a second."""
-    page.wait_for_function("location.hash.startsWith('#talk=')")
+    wait_until(lambda: page.evaluate("location.hash.startsWith('#talk=')"), PATIENCE)
     return str(page.evaluate("location.hash"))
 
 

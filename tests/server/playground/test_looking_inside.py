@@ -1,11 +1,11 @@
 """Comparing, and looking into what happened: tokens, prompts, what crossed the wire, the server."""
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.clocks import PATIENCE
 from tests.server.fakes import wait_until
-from tests.server.playground.browser import done, last_text, messages, needs_browser, say
+from tests.server.playground.browser import done, last_text, messages, needs_browser, say, watched
 from tests.server.playground.scripted import Scripted
 
 pytestmark = [pytest.mark.slow, needs_browser]
@@ -155,3 +155,58 @@ def test_everything_is_found_by_typing(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(dialog).to_have_count(0)
     expect(page.get_by_role("tab", name="Prompt")).to_have_attribute("aria-selected", "true")
+
+
+PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+
+
+def test_on_a_phone_a_bar_at_the_foot_leads_to_all_parts(browser: Browser, scripted: Scripted) -> None:
+    with watched(browser, scripted.url, **PHONE) as watch:
+        page = watch.page()
+        bar = page.get_by_role("navigation", name="Parts of the page")
+        foot = bar.bounding_box()
+        assert foot is not None and foot["y"] + foot["height"] == 740 and foot["width"] == 360
+        box = page.get_by_label("Message", exact=True)
+        box.fill("hello")
+        page.get_by_role("button", name="Send").click()
+        expect(last_text(page)).to_have_text("Hello there, friend.")
+        for place, tabs in (("Settings", ["Settings", "Format", "Tools"]), ("Inspect", ["Tokens", "Prompt", "Raw"])):
+            bar.get_by_role("button", name=place).tap()
+            expect(bar.get_by_role("button", name=place)).to_have_attribute("aria-current", "true")
+            expect(page.get_by_role("tab")).to_have_text(tabs)
+            expect(box).to_be_hidden()  # what is covered is out of reach of keys and readers too
+            page.get_by_role("tab").last.tap()
+        bar.get_by_role("button", name="Code").tap()
+        expect(page.get_by_role("region", name="The request as code,")).to_be_visible()
+        bar.get_by_role("button", name="Inspect").tap()
+        expect(page.get_by_role("tab", name="Raw")).to_have_attribute("aria-selected", "true")  # where one was
+        bar.get_by_role("button", name="Chat").tap()
+        expect(box).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        page.set_viewport_size({"width": 360, "height": 380})  # the keyboard is open
+        expect(bar).to_be_hidden()
+        expect(page.get_by_role("button", name="Open the inspector")).to_be_visible()
+
+
+def test_on_a_phone_columns_are_tabs_that_answer_unseen_too(browser: Browser, scripted: Scripted) -> None:
+    with watched(browser, scripted.url, **PHONE) as watch:
+        page = watch.page()
+        for _ in range(2):
+            page.get_by_role("button", name="Open the history").tap()
+            page.get_by_role("button", name="Compare").tap()
+        tabs = page.get_by_role("tablist", name="Columns").get_by_role("tab")
+        expect(tabs).to_have_text(["1 large-model", "2 large-model", "3 large-model"])
+        expect(tabs.nth(2)).to_have_attribute("aria-selected", "true")
+        expect(page.locator("section.column")).to_have_count(1)
+        page.get_by_label("Message", exact=True).fill("stall")
+        page.get_by_role("button", name="Send").tap()
+        expect(last_text(page)).to_have_text("First")
+        tabs.nth(0).tap()
+        scripted.gate.set()
+        for index in (0, 1, 2):
+            tabs.nth(index).tap()
+            expect(last_text(page)).to_have_text("First second.")
+        tabs.nth(2).press("ArrowRight")
+        expect(tabs.nth(0)).to_be_focused()
+        expect(page.get_by_role("region", name="Column 1")).to_be_visible()
+        assert len(scripted.requests) == 3

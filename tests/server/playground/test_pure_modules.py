@@ -173,3 +173,61 @@ def test_a_difference_holds_both_texts() -> None:
         assert "".join(piece["text"] for piece in pieces if piece["kind"] != "gone") == after
         kinds = [piece["kind"] for piece in pieces]
         assert all(one != other for one, other in itertools.pairwise(kinds)), "pieces of a kind are one"
+
+
+INCOMING = """
+const { read } = await load("state/incoming.js");
+out = given.map((talks) => read({ headrace: 1, talks }).map(({ record, messages }) => ({
+  owned: record.owner !== null, columns: record.columns.length,
+  ids: new Set([record.id, ...messages.map(({ id }) => id)]).size,
+  roots: messages.filter(({ parent }) => parent === null).length, count: messages.length,
+})));
+"""
+
+
+def one_kept(*messages: tuple[str, str | None], **record: Any) -> dict[str, Any]:
+    said = [{"id": name, "parent": parent, "role": "user", "content": name} for name, parent in messages]
+    return {"record": {"id": "t"} | record, "messages": said}
+
+
+def test_a_broken_file_keeps_all_that_is_in_it() -> None:
+    """Whatever leads in a circle or nowhere, stands twice or belongs to nobody is shown, as a beginning of its own."""
+    beside = [one_kept(("m", None), id=f"c{index}", owner="t") for index in range(5)]
+    many = one_kept(("a", None), columns=[*(f"c{index}" for index in range(5)), "c0", "t", "gone"])
+    files = [
+        [one_kept(("a", "b"), ("b", "a"), ("c", "b"))],
+        [one_kept(("a", "a"), ("b", "gone"), ("c", "b"))],
+        [one_kept(("a", None), ("a", None)), one_kept(("a", None))],
+        [one_kept(("a", None), owner="nobody")],
+        [many, *beside],
+        [None, 5, one_kept(("a", None)) | {"messages": [None, 7, {"id": "a"}]}],
+    ]
+    found = in_node(INCOMING, files)
+    assert [[one["count"] for one in file] for file in found] == [[3], [3], [2, 1], [1], [1] * 6, [1]]
+    assert [[one["roots"] for one in file] for file in found] == [[1], [2], [2, 1], [1], [1] * 6, [1]]
+    assert all(one["ids"] == one["count"] + 1 for file in found for one in file)
+    assert not found[3][0]["owned"]
+    assert found[4][0]["columns"] == 3 and [one["owned"] for one in found[4]] == [False, *[True] * 3, False, False]
+
+
+def test_a_circle_of_any_length_has_one_beginning() -> None:
+    rng = random.Random(3)
+    talks = []
+    for _ in range(50):
+        count = rng.randint(1, 30)
+        names = [str(index) for index in range(count)]
+        talk = one_kept(*((name, rng.choice([*names, None, "gone"])) for name in names))
+        talks.append([talk])
+    walk = """
+    const { read } = await load("state/incoming.js");
+    const { Talk } = await load("talk/talk.js");
+    out = given.map((talks) => {
+      const [{ record, messages }] = read({ headrace: 1, talks });
+      const { children } = new Talk(record, messages);
+      const seen = [];
+      const walk = (id) => (children.value.get(id) ?? []).forEach((one) => (seen.push(one), walk(one)));
+      walk("");
+      return [seen.length, new Set(seen).size];
+    });
+    """
+    assert in_node(walk, talks) == [[len(talk["messages"])] * 2 for (talk,) in talks]

@@ -2,6 +2,7 @@
 import { readJson, Refusal } from "../core/json.js";
 import { commandsOf } from "./shell.js";
 import { checkBody } from "./shape.js";
+import { isOfWindows, windowsWords } from "./windows.js";
 
 /** @typedef {import("./shell.js").Word} Word */
 /** @typedef {import("./shell.js").Command} Command */
@@ -31,10 +32,9 @@ export function bodyOf(text) {
   const start = text.search(/\S/);
   if (start < 0) throw new Refusal("Paste a curl command, or the JSON body of a request", 0);
   if ("{[\"".includes(text[start])) return read(text, (offset) => offset);
-  const commands = commandsOf(text);
+  const commands = isOfWindows(text) ? [{ words: windowsWords(text), input: null, piped: false }] : commandsOf(text);
   const index = commands.findIndex((command) => programOf(command).length > 0);
   if (index < 0) throw new Refusal("Neither a curl command nor JSON stands here", start);
-  if (/\^["^\r\n]/.test(text)) throw new Refusal("This is quoted for the command line of Windows; copy it for bash", text.search(/\^["^\r\n]/));
   const { text: data, at, start: begin, unknown } = dataOf(programOf(commands[index]), inputOf(commands, index));
   if (unknown) throw new Refusal(`Only a shell knows ${unknown.name}; put the value itself there`, unknown.at);
   return read(data, (offset) => at[Math.min(offset, at.length - 1)] ?? begin);
@@ -47,7 +47,7 @@ export function bodyOf(text) {
 function programOf({ words }) {
   const at = words.findIndex(({ text }) => /(^|\/)curl(\.exe)?$/.test(text));
   const before = words.slice(0, Math.max(0, at)).map(({ text }) => text);
-  return at >= 0 && before.every((word) => /^(\$|%|>|#|sudo|time|env|\w+=.*)$/s.test(word)) ? words.slice(at) : [];
+  return at >= 0 && before.every((word) => /^(\$|%|>|#|[A-Z]:\\[^>]*>|sudo|time|env|\w+=.*)$/s.test(word)) ? words.slice(at) : [];
 }
 
 /**

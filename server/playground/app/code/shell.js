@@ -34,6 +34,8 @@ class Shell {
   constructor(text) {
     this.text = text;
     this.at = 0;
+    /** There a line goes on behind a backtick, and a single quote in a text is written twice. */
+    this.isPowerShell = /[ \t]`\r?\n/.test(text);
     /** Here-documents whose lines are still to come. @type {{end: string, plain: boolean, tabs: boolean, into: Word}[]} */
     this.pending = [];
   }
@@ -88,9 +90,11 @@ class Shell {
     }
   }
 
-  /** How many characters of a line end with a backslash before it stand here. */
+  /** How many characters of a line end stand here that a backslash, or in PowerShell a backtick, makes none. */
   continues() {
-    return this.text.startsWith("\\\n", this.at) ? 2 : this.text.startsWith("\\\r\n", this.at) ? 3 : 0;
+    const sign = this.text[this.at];
+    if (sign !== "\\" && !(sign === "`" && this.isPowerShell)) return 0;
+    return this.text.startsWith("\n", this.at + 1) ? 2 : this.text.startsWith("\r\n", this.at + 1) ? 3 : 0;
   }
 
   lineEnd() {
@@ -190,6 +194,7 @@ class Shell {
     for (let at = this.at; at < end; at++) word.at.push(at);
     word.text += this.text.slice(this.at, end);
     this.at = end + 1;
+    if (this.isPowerShell && this.text[this.at] === "'") this.put(word, "'", this.at);
   }
 
   /** @param {Word} word */

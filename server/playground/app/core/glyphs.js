@@ -22,6 +22,7 @@ const PATHS = {
   columns: "M4 5h7v14H4zM13 5h7v14h-7z",
   share: "M12 15V4M8 7.5L12 4l4 3.5M5 12v8h14v-8",
   more: "M5 12h.01M12 12h.01M19 12h.01",
+  chat: "M4 5h16v11H10l-4 4v-4H4z",
   search: "M11 18a7 7 0 1 1 0-14 7 7 0 0 1 0 14zM16 16l4.5 4.5",
   chart: "M4 20h16M7 16v-5M12 16V6M17 16v-8",
   theme: "M12 3a9 9 0 1 0 0 18zM12 3a9 9 0 0 1 0 18",

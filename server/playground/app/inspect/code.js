@@ -1,5 +1,5 @@
 /** The request as a program that sends it, and a program's request as a conversation. */
-import { h, useState } from "../core/ui.js";
+import { h, useMemo, useState } from "../core/ui.js";
 import { apiKey } from "../api/client.js";
 import { modelOf } from "../api/server.js";
 import { parse, picturesOf, snippets, TARGETS } from "../code/index.js";
@@ -52,7 +52,7 @@ function Program({ request, model }) {
 /** Where a request from elsewhere is put. */
 function Paste() {
   const [text, setText] = useState("");
-  const found = text.trim() ? parse(text) : null;
+  const found = useMemo(() => (text.trim() ? parse(text) : null), [text]);
   const wrong = found && "error" in found ? found : null;
   return h("section", { class: "stack paste" },
     h("h3", {}, "From code to here"),

@@ -23,7 +23,7 @@ export default function Parameters({ talk }) {
   const { params } = talk.settings.value;
   const numSet = Object.keys(params).length;
   const model = modelOf(talk.settings.value);
-  const groups = grouped(fields.value, model?.capabilities?.reasoning === true);
+  const groups = [...grouped(fields.value, model?.capabilities?.reasoning === true), unknown(params)];
   return h("div", { class: "stack" },
     h(Presets, { talk }),
     h("div", { class: "row" },
@@ -59,6 +59,17 @@ function grouped(all, reasons) {
     { title: "Hints and fields that are done in part", open: false, list: rest.filter(({ status }) => status === "hint" || status === "partly") },
     { title: "Fields that this server refuses", open: false, list: rest.filter(({ status }) => status === "refused") },
   ];
+}
+
+/**
+ * What is sent, as a pasted request had it, though the server's description does not name it.
+ * @param {Record<string, unknown>} params
+ */
+function unknown(params) {
+  const known = new Set(fields.value.map(({ name }) => name));
+  const names = known.size ? Object.keys(params).filter((name) => !known.has(name)) : [];
+  const list = names.map((name) => /** @type {Field} */ ({ name, meaning: "Sent as it is", range: "", status: "refused", kind: "json", default: undefined }));
+  return { title: "Fields that this server does not know", open: true, list };
 }
 
 /**

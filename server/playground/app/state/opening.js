@@ -21,6 +21,6 @@ export function openRequest(body) {
   let last = null;
   for (const message of messages) last = talk.add(last, message);
   const first = messages.find(({ role }) => role === "user");
-  talk.changeRecord({ title: titleOf(first?.content ?? "") });
+  talk.changeRecord({ title: first ? titleOf(first.content ?? "") : "" });
   notify(left.length ? `Opened without ${left.join(", ")}` : "Opened as a conversation");
 }

@@ -1,27 +1,15 @@
-/**
- * Conversations as JSON: files that keep every branch, and links.
- *
- * What comes in was written by anybody. Only what is known of it is taken over, with ids of its own, so that nothing
- * that is kept is replaced; and nothing is sent before a person asks for it.
- */
-import { newId } from "../core/ids.js";
-import { newRecord, Talk } from "../talk/talk.js";
-import { noSettings } from "../talk/types.js";
+/** Conversations as JSON: files that keep every branch, and links. */
+import { Talk } from "../talk/talk.js";
+import { read, VERSION } from "./incoming.js";
 import { adopt, keep, listed, save, show, showTalks } from "./library.js";
 import { readMessages, readOne } from "./database.js";
 
 /**
- * @typedef {import("../talk/types.js").Message} Message
- * @typedef {import("../talk/types.js").TalkRecord} TalkRecord
- * @typedef {{record: TalkRecord, messages: Message[]}} Kept
+ * @typedef {import("./incoming.js").Kept} Kept
  */
 
-const VERSION = 1;
 /** Above so many characters a link is no longer taken everywhere. */
 export const LONGEST_LINK = 32_000;
-const ROLES = ["system", "user", "assistant", "tool"];
-const FORMATS = ["text", "json_object", "json_schema", "regex", "choice", "grammar"];
-const IMAGE = /^data:image\/[a-z.+-]+;base64,/;
 
 /**
  * The file of some conversations, or of all.
@@ -53,104 +41,6 @@ export async function imported(text) {
   const first = talks.find(({ record }) => record.owner === null);
   if (first) await show(first.record.id);
   return talks.filter(({ record }) => record.owner === null).length;
-}
-
-/**
- * @param {any} file
- * @returns {Kept[]}
- */
-function read(file) {
-  if (file?.headrace !== VERSION || !Array.isArray(file.talks) || !file.talks.length) throw new TypeError("This is no file of conversations");
-  /** @type {Map<string, string>} */
-  const ids = new Map();
-  /** @param {unknown} old */
-  const renamed = (old) => {
-    const key = String(old);
-    const id = ids.get(key) ?? newId();
-    ids.set(key, id);
-    return id;
-  };
-  return file.talks.map((/** @type {any} */ talk) => {
-    const record = cleanRecord(talk?.record ?? {}, renamed);
-    const messages = (Array.isArray(talk?.messages) ? talk.messages : []).map((/** @type {any} */ message) => cleanMessage(message, record.id, renamed));
-    return { record, messages };
-  });
-}
-
-/** @param {unknown} value */
-const text = (value) => (typeof value === "string" ? value : "");
-
-/** @param {unknown} value @returns {any[]} */
-const list = (value) => (Array.isArray(value) ? value : []);
-
-/** @param {unknown} value @returns {Record<string, any>} */
-const object = (value) => (value !== null && typeof value === "object" && !Array.isArray(value) ? value : {});
-
-/**
- * @param {any} given
- * @param {(old: unknown) => string} renamed
- * @returns {TalkRecord}
- */
-function cleanRecord(given, renamed) {
-  const settings = object(given.settings);
-  const format = object(settings.format);
-  const chosen = Object.entries(object(given.chosen)).map(([parent, child]) => [parent && renamed(parent), renamed(child)]);
-  return {
-    ...newRecord({
-      ...noSettings(),
-      model: typeof settings.model === "string" ? settings.model : null,
-      params: object(settings.params),
-      format: { kind: FORMATS.includes(format.kind) ? format.kind : "text", text: text(format.text), strict: format.strict !== false },
-      tools: text(settings.tools),
-    }),
-    id: renamed(given.id),
-    title: text(given.title).slice(0, 200),
-    created: Number(given.created) || Date.now(),
-    chosen: Object.fromEntries(chosen),
-    columns: list(given.columns).map(renamed),
-    owner: typeof given.owner === "string" ? renamed(given.owner) : null,
-  };
-}
-
-/**
- * @param {any} given
- * @param {string} talk
- * @param {(old: unknown) => string} renamed
- * @returns {Message}
- */
-function cleanMessage(given, talk, renamed) {
-  const calls = list(given.calls).map((call) => ({ id: text(call?.id), name: text(call?.name), arguments: text(call?.arguments) }));
-  const images = list(given.images).filter((url) => IMAGE.test(text(url)));
-  const outcome = object(given.outcome);
-  return {
-    id: renamed(given.id),
-    talk,
-    parent: typeof given.parent === "string" ? renamed(given.parent) : null,
-    order: Number(given.order) || 0,
-    role: ROLES.includes(given.role) ? given.role : "user",
-    content: text(given.content),
-    state: ["stopped", "failed"].includes(given.state) ? given.state : "done",
-    ...(images.length ? { images } : {}),
-    ...(given.reasoning ? { reasoning: text(given.reasoning) } : {}),
-    ...(calls.length ? { calls } : {}),
-    ...(given.callId ? { callId: text(given.callId) } : {}),
-    ...(given.name ? { name: text(given.name) } : {}),
-    ...(given.outcome ? { outcome: cleanOutcome(outcome) } : {}),
-  };
-}
-
-/**
- * @param {Record<string, any>} given
- * @returns {import("../talk/types.js").Outcome}
- */
-function cleanOutcome(given) {
-  /** @param {string} name */
-  const number = (name) => (typeof given[name] === "number" ? { [name]: given[name] } : {});
-  return {
-    model: text(given.model),
-    finish: given.finish ? text(given.finish) : null,
-    ...number("tokens"), ...number("promptTokens"), ...number("cachedTokens"), ...number("firstMs"), ...number("ms"),
-  };
 }
 
 /**

@@ -45,11 +45,14 @@ function choiceOf(texts) {
  */
 function formatOf(given) {
   if (given.type === "json_object" || given.type === "text") return { kind: given.type, text: "", strict: true };
-  if (given.type === "regex") return { kind: "regex", text: given.value ?? given.regex ?? "", strict: true };
+  if (given.type === "regex") return { kind: "regex", text: asText(given.value ?? given.regex ?? ""), strict: true };
   const { json_schema: openai } = given;
   if (openai?.schema) return { kind: "json_schema", text: JSON.stringify(openai.schema, null, 2), strict: openai.strict === true };
   return { kind: "json_schema", text: JSON.stringify(given, null, 2), strict: true };
 }
+
+/** @param {unknown} value */
+const asText = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
 /**
  * @param {any} given

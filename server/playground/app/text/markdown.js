@@ -6,11 +6,11 @@
 import { Fragment, h, useEffect, useRef, useState } from "../core/ui.js";
 import { Marked } from "../../vendor/marked.js";
 import { CodeBlock } from "./code.js";
-import { formulas } from "./delimiters.js";
+import { reading } from "./delimiters.js";
 
 /** @typedef {any} Token a token of marked's lexer */
 
-const marked = new Marked({ gfm: true }, { extensions: formulas });
+const marked = new Marked({ gfm: true }, reading);
 const SAFE_LINK = /^(https?:|mailto:)/i;
 /** The heading of the message that the text is of. */
 const MESSAGE_LEVEL = 2;
@@ -111,6 +111,7 @@ function block(token) {
     case "table":
       return table(token);
     case "formula":
+    case "opened":
       return h("p", {}, span(token));
     case "hr":
       return h("hr", {});
@@ -158,6 +159,8 @@ function span(token) {
       return h("br", {});
     case "formula":
       return h(Formula, { tex: token.text, display: token.display, raw: token.raw.trim() });
+    case "opened":
+      return h("code", { class: "formula" }, token.text);
     case "link":
       return link(token.href, spans(token.tokens), token.raw);
     case "image":

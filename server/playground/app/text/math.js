@@ -4,7 +4,7 @@
  * Temml makes a tree, of which only what stands in the lists here becomes elements: no string of HTML exists, and no
  * formula can lead elsewhere or lie over anything but itself. What Temml does not understand stays the text that it is.
  */
-import { h, useMemo } from "../core/ui.js";
+import { h, useLayoutEffect, useMemo, useRef, useState } from "../core/ui.js";
 import temml from "../../vendor/temml.js";
 
 /** Macros may be written out so often, and what has a size may have that of so many em or so many points. */
@@ -43,8 +43,29 @@ document.head.append(sheet);
 /** @param {{tex: string, display: boolean, raw: string}} props `raw` is what the model wrote, with its delimiters */
 export function Formula({ tex, display, raw }) {
   const made = useMemo(() => formula(tex, display), [tex, display]);
+  const box = useRef(/** @type {HTMLElement | null} */ (null));
+  const [isWide, setWide] = useState(false);
+  useLayoutEffect(() => watch(box.current, setWide), [made]);
   if (!made) return h("code", { class: "formula" }, raw);
-  return display ? h("span", { class: "formula block", tabIndex: 0, role: "group", "aria-label": "Formula" }, made) : h("span", { class: "formula" }, made);
+  // What has to be scrolled is reached by the keys as well.
+  return h("span", { ref: box, class: display ? "formula block" : "formula", ...(isWide ? { tabIndex: 0, role: "group", "aria-label": "Formula" } : {}) }, made);
+}
+
+/** By element: whom to tell whether it is wider than its place. @type {Map<Element, (isWide: boolean) => void>} */
+const watched = new Map();
+const observer = new ResizeObserver((entries) => {
+  for (const { target } of entries) watched.get(target)?.(target.scrollWidth > target.clientWidth);
+});
+
+/**
+ * @param {HTMLElement | null} element
+ * @param {(isWide: boolean) => void} tell
+ */
+function watch(element, tell) {
+  if (!element) return undefined;
+  watched.set(element, tell);
+  observer.observe(element);
+  return () => (watched.delete(element), observer.unobserve(element));
 }
 
 /**

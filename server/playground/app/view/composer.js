@@ -2,7 +2,7 @@
 import { h, useComputed, useEffect, useLayoutEffect, useRef, useState } from "../core/ui.js";
 import { lazy } from "../core/lazy.js";
 import { Glyph, IconButton } from "../core/glyphs.js";
-import { modelOf, takesRequests } from "../api/server.js";
+import { modelOf, models, takesRequests } from "../api/server.js";
 import { areWritten } from "../talk/runs.js";
 import { speech, stopShown } from "../state/saying.js";
 import { columns } from "../state/library.js";
@@ -22,6 +22,7 @@ export function Composer() {
   const sees = talks.some((one) => modelOf(one.settings.value)?.capabilities?.input.includes("image"));
   const ready = talks.every((one) => takesRequests(modelOf(one.settings.value)));
   const writes = useComputed(() => areWritten(columns.value)).value;
+  const missing = models.value.length ? talks.map((one) => one.settings.value).find((settings) => !modelOf(settings))?.model : null;
   const isEmpty = !draft.text.trim() && !draft.images.length;
   const canAnswer = talks.some((one) => isOpen(one));
   useLayoutEffect(() => fit(area.current), [draft.text]);
@@ -58,7 +59,8 @@ export function Composer() {
     const found = imageFiles(files);
     if (!found.length) return false;
     if (!sees) return notify("This model takes no images"), true;
-    const read = await Promise.all(found.map(readImage));
+    const read = await Promise.all(found.map((file) => readImage(file).catch(() => ""))).then((urls) => urls.filter(Boolean));
+    if (read.length < found.length) notify("A file could not be read as an image");
     const now = talk.record.peek().draft;
     talk.changeRecord({ draft: { ...now, images: [...now.images, ...read] } });
     return true;
@@ -82,7 +84,7 @@ export function Composer() {
         h("img", { src: url, alt: `Image ${index + 1}` }), h(IconButton, { glyph: "close", label: `Remove image ${index + 1}`, small: true, onClick: () => drop1(index) })))),
       h("textarea", {
         ref: area, rows: 1, "aria-label": "Message", value: draft.text,
-        placeholder: ready ? (talks.length > 1 ? "Ask all columns" : "Type a message") : "The model is not ready yet; you can type already",
+        placeholder: ready ? (talks.length > 1 ? "Ask all columns" : "Type a message") : missing ? `This server has no model ${missing}; choose another` : "The model is not ready yet; you can type already",
         onInput: (/** @type {any} */ event) => talk.changeRecord({ draft: { ...draft, text: event.currentTarget.value } }),
         onKeyDown: key, onPaste: paste,
       }),

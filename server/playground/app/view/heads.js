@@ -4,9 +4,10 @@ import { lazy } from "../core/lazy.js";
 import { Glyph, IconButton } from "../core/glyphs.js";
 import { modelOf, nameOf } from "../api/server.js";
 import { addColumn, MOST_COLUMNS, removeColumn, showsDifference } from "../state/compare.js";
-import { columns, current } from "../state/library.js";
+import { columns, current, focused } from "../state/library.js";
 import { prefer, preferences } from "../state/preferences.js";
 import { openOverlay } from "./panes.js";
+import { TabList } from "./tablist.js";
 
 const ModelDialog = lazy(async () => (await import("./models.js")).ModelDialog);
 
@@ -26,6 +27,16 @@ export function ColumnHead({ talk, index }) {
     ),
     h("p", { class: "small muted" }, set.join(" · ") || "Default settings"),
   );
+}
+
+/** On a phone, where one column has room: the way to the others. */
+export function ColumnTabs() {
+  const entries = columns.value.map((talk, index) => {
+    const model = modelOf(talk.settings.value);
+    return { id: talk.id, label: `${index + 1} ${model ? nameOf(model.id) : "Model"}`, title: model?.id };
+  });
+  const choose = (/** @type {string} */ id) => (focused.value = columns.peek().findIndex((talk) => talk.id === id));
+  return h("div", { class: "column-tabs" }, h(TabList, { label: "Columns", panel: "columns", entries, chosen: current.value.id, onChoose: choose }));
 }
 
 /** What holds for all columns: when they answer, and whether they show how they differ. */

@@ -46,10 +46,19 @@ function Content({ talk, message }) {
   const writes = message.state === "writing";
   return h("div", { class: "content", "aria-busy": writes },
     message.reasoning && h(Reasoning, { text: message.reasoning, writes: writes && !message.content }),
-    message.images?.map((url, index) => h("img", { key: index, class: "picture", src: url, alt: `Image ${index + 1} of this message` })),
+    message.images?.map((url, index) => h(Picture, { key: index, url, alt: `Image ${index + 1} of this message` })),
     message.content && h(Body, { message }),
     message.calls && h(Calls, { talk, message }),
   );
+}
+
+/**
+ * A picture that the message holds. One that stands elsewhere is named: the server may fetch it, and to show it here would
+ * tell its host who looks.
+ * @param {{url: string, alt: string}} props
+ */
+function Picture({ url, alt }) {
+  return url.startsWith("data:image/") ? h("img", { class: "picture", src: url, alt }) : h("p", { class: "small muted plain" }, `${alt}: ${url}`);
 }
 
 /**

@@ -2,6 +2,7 @@
 import { h } from "../core/ui.js";
 import { Glyph, IconButton } from "../core/glyphs.js";
 import { lazy } from "../core/lazy.js";
+import { keyWanted, locked } from "../api/client.js";
 import { link, modelOf, models, nameOf, stateWords } from "../api/server.js";
 import { begin, columns, current, forgets } from "../state/library.js";
 import { preferences } from "../state/preferences.js";
@@ -27,7 +28,7 @@ export function Topbar() {
     h(IconButton, { glyph: "share", label: "Share, export, import", class: "wide-only", "aria-haspopup": "dialog", onClick: openShare }),
     h(IconButton, { glyph: "theme", label: `Colours: ${theme}`, class: "wide-only", onClick: nextTheme }),
     h(IconButton, { glyph: "plus", label: "New conversation", onClick: () => (begin(), focusComposer()) }),
-    h(IconButton, { glyph: "sliders", label: inspector ? "Close the inspector" : "Open the inspector", "aria-expanded": inspector, onClick: () => toggle("inspector") }),
+    h(IconButton, { glyph: "sliders", class: "no-places", label: inspector ? "Close the inspector" : "Open the inspector", "aria-expanded": inspector, onClick: () => toggle("inspector") }),
     link.value === "unreachable" && h("div", { class: "banner", role: "alert" }, h("span", { class: "dot unreachable" }), "The server cannot be reached; trying again."),
   );
 }
@@ -39,9 +40,12 @@ function ModelButton() {
   const { state } = model ?? { state: link.value === "connecting" ? "connecting" : "unknown" };
   const choose = () => openOverlay(ModelDialog, { talk });
   const words = model ? stateWords(model) : "";
+  const missing = talk.settings.value.model;
+  if (!models.value.length && locked.value) return h("button", { type: "button", class: "button model-button", onClick: () => (keyWanted.value = true) }, h(Glyph, { name: "key" }), "Enter the API key");
   return h("button", { type: "button", class: "button model-button", "aria-haspopup": "dialog", onClick: choose, disabled: !models.value.length, title: model?.id },
     h("span", { class: `dot ${state}` }),
-    h("span", { class: "name" }, model ? (isWide.value ? model.id : nameOf(model.id)) : link.value === "connecting" ? "Connecting" : "No model"),
+    h("span", { class: "name" }, model ? (isWide.value ? model.id : nameOf(model.id)) : link.value === "connecting" ? "Connecting" : missing ? nameOf(missing) : "No model"),
+    !model && missing && models.value.length > 0 && h("span", { class: "muted small" }, "not here"),
     model && model.state !== "ready" && h("span", { class: "muted small" }, words),
     h(Glyph, { name: "down" }),
   );
