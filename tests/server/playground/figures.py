@@ -18,6 +18,7 @@ from tests.server.playground.browser import Watched, chromium, messages, say
 from tests.server.playground.scripted import SCRIPTS, chunk, ended, running_scripted, texts
 
 STREAM_SECONDS = 15
+STREAM_RUNS = 3
 SETTLING_MS = 1500
 """In which a page reads what it will need, while its user still types."""
 RATE = 60
@@ -42,7 +43,14 @@ def first_view(watch: Watched) -> dict[str, Any]:
 
 
 def streaming(watch: Watched, browser: Browser) -> dict[str, Any]:
-    """The longest task while four columns stream: wall time, and processor time, which other work cannot lengthen."""
+    """The longest task while four columns stream, the least of some runs: wall time, which other work on the machine
+    lengthens, and processor time."""
+    runs = [streamed(watch, browser) for _ in range(STREAM_RUNS)]
+    return {name: min(run[name] for run in runs) for name in runs[0]} | {"runs": runs}
+
+
+def streamed(watch: Watched, browser: Browser) -> dict[str, Any]:
+    """The longest task of one run."""
     page = watch.page()
     for _ in range(3):
         page.get_by_role("button", name="Compare").click()

@@ -285,3 +285,18 @@ def test_files_that_are_no_images_are_told(page: Page) -> None:
     page.locator("#composer input[type=file]").set_input_files(files)  # type: ignore[arg-type]
     expect(page.get_by_text("A file could not be read as an image")).to_be_visible()
     expect(page.locator(".pictures img")).to_have_count(1)  # of a kind that the server reads, and judges
+
+
+def test_a_server_that_goes_away_is_told_and_found_again(browser: Browser, scripted: Scripted) -> None:
+    with watched(browser, scripted.url) as watch:
+        page = watch.page()
+        page.get_by_label("Message", exact=True).fill("hello")
+        expect(page.get_by_role("button", name="Send")).to_be_enabled()
+        page.route("**/v1/**", lambda route: route.abort())
+        page.keyboard.press("Enter")
+        expect(messages(page).last.get_by_role("alert")).to_contain_text("The server cannot be reached")
+        expect(page.get_by_text("trying again")).to_be_visible()
+        page.unroute("**/v1/**")
+        expect(page.get_by_text("trying again")).to_be_hidden()
+        messages(page).last.get_by_role("button", name="Answer again").click()
+        expect(last_text(page)).to_have_text("Hello there, friend.")

@@ -126,6 +126,18 @@ def test_an_event_without_an_end_is_none() -> None:
     assert in_node(READ, [[list(b"data: whole\n\ndata: hal")], []]) == [["whole"], []]
 
 
+def test_a_connection_that_breaks_is_told_in_words() -> None:
+    script = """
+    const { readEvents } = await load("api/events.js");
+    const told = async (error) => {
+      const stream = new ReadableStream({ start: (one) => one.error(error) });
+      try { for await (const event of readEvents(stream)) void event; } catch (one) { return one.message; }
+    };
+    out = [await told(new TypeError("network error")), await told(new DOMException("stopped", "AbortError"))];
+    """
+    assert in_node(script, None) == ["The connection ended before the answer did", "stopped"]
+
+
 def test_the_pieces_of_an_answer_are_laid_end_to_end() -> None:
     script = """
     const { nothing, addPiece } = await load("talk/assemble.js");

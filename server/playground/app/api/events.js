@@ -6,9 +6,19 @@
  */
 
 /**
+ * What a browser says of a broken connection is "network error" or less.
+ * @param {unknown} error
+ * @returns {never}
+ */
+function told(error) {
+  throw error instanceof TypeError ? new Error("The connection ended before the answer did") : error;
+}
+
+/**
  * The events of a stream. Characters, line ends and events may be cut anywhere between two pieces.
  * @param {ReadableStream<Uint8Array>} stream
  * @returns {AsyncGenerator<StreamEvent>}
+ * @throws {Error} where the connection breaks
  */
 export async function* readEvents(stream) {
   const reader = stream.getReader();
@@ -18,7 +28,7 @@ export async function* readEvents(stream) {
   let data = [];
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch(told);
       const at = performance.now();
       rest += done ? decoder.decode() : decoder.decode(value, { stream: true });
       // A return at the end may be the first half of a line end.

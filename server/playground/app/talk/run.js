@@ -191,6 +191,7 @@ class Running {
   /** @param {unknown} error */
   fail(error) {
     if (this.abort.signal.aborted) return this.end("stopped");
+    void refresh(); // the server may be away, or the model
     const message = error instanceof Error ? error.message : String(error);
     const { param = null, code = null, requestId = "", status = 0 } = error instanceof ServerError ? error : {};
     this.end("failed", { message, param, code, requestId, status });

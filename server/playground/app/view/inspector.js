@@ -18,7 +18,9 @@ export function Inspector({ open }) {
   const talk = current.value;
   const chosen = tabs.find(({ id }) => id === tab) ?? tabs[0];
   const entries = isPhone.value ? tabs.filter(({ place }) => place === chosen.place) : tabs;
-  return h("aside", { class: "inspector", "aria-label": "Inspector" },
+  // On a phone it is all that is seen, and so the page's main part, with headings above its own.
+  return h(isPhone.value ? "main" : "aside", { class: "inspector", "aria-label": "Inspector" },
+    isPhone.value && [h("h1", { class: "offscreen" }, "Playground"), h("h2", { class: "offscreen" }, "Inspector")],
     h("div", { class: "inspector-head" },
       h(TabList, { label: "Inspector", panel: "panel", entries, chosen: chosen.id, onChoose: (tab) => prefer({ tab }) }),
       !isWide.value && h(IconButton, { glyph: "close", label: "Close the inspector", onClick: () => toggle("inspector", false) }),
