@@ -155,7 +155,7 @@ def test_pictures_are_files_beside_the_program(
 def test_a_body_with_what_the_page_has_no_place_for_is_shown_and_sent_whole(page: Page, scripted: Scripted) -> None:
     image = {"type": "image_url", "image_url": {"url": "http://192.0.2.1/pixel.png"}}
     content = [image, {"type": "text", "text": "look"}]
-    body = {"messages": [{"role": "user", "content": content}], "speed": {"top": 1}, "temperature": "hot", "stop": 5}
+    body = {"messages": [{"role": "user", "content": content}], "speed": {"top": 1}, "temperature": "hot", "top_p": [5]}
     page.get_by_role("tab", name="Code").click()
     odd = {"model": "nobody/none", "response_format": {"type": "regex", "value": 5}}
     page.get_by_label("A curl command or a JSON body").fill(json.dumps(body | odd))

@@ -9,7 +9,7 @@ export const apiKey = signal(sessionStorage.getItem(KEY_NAME) ?? "");
 /** Whether the server has refused to talk without a key, or with the one it was given. */
 export const keyWanted = signal(false);
 
-/** Whether the last answer was such a refusal: then what the page lacks, it lacks for want of a key. */
+/** Whether the models were refused for want of a key, which may be given later. */
 export const locked = signal(false);
 
 /**
@@ -74,9 +74,8 @@ export async function ask(path, { json, signal: abort } = {}) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     throw new Unreachable();
   }
-  if (response.status === 401) keyWanted.value = locked.value = true;
-  else locked.value = false;
   if (response.ok) return response;
+  if (response.status === 401) keyWanted.value = locked.value = true;
   throw new ServerError(response.status, await errorOf(response), response.headers.get("x-request-id") ?? "");
 }
 

@@ -1,6 +1,6 @@
 /** What the page knows of the server: its models, their states, and the fields that it takes. */
 import { computed, signal } from "../core/ui.js";
-import { ask, ServerError, Unreachable } from "./client.js";
+import { ask, locked, ServerError, Unreachable } from "./client.js";
 import { chatFields } from "./fields.js";
 
 /**
@@ -69,6 +69,7 @@ export async function refresh() {
   clearTimeout(timer);
   try {
     models.value = (await (await ask("v1/models")).json()).data;
+    locked.value = false;
     if (!fields.value.length) fields.value = chatFields(await (await ask("openapi.json")).json());
     link.value = "connected";
   } catch (error) {
