@@ -272,7 +272,10 @@ def test_what_a_server_refuses_is_told_in_its_words_and_can_be_asked_again(
         expect(messages(page).last.get_by_role("alert")).to_contain_text(words)
         page.unroute("**/v1/chat/completions", refusal)
         if status == 401:
+            dialog = page.get_by_role("dialog", name="This server asks for an API key")
+            expect(dialog).to_be_visible()
             page.keyboard.press("Escape")
+            expect(dialog).to_be_hidden()
         messages(page).last.get_by_role("button", name="Answer again").click()
         expect(last_text(page)).to_have_text("Hello there, friend.")
 
