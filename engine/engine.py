@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NEVER_HEALS = "could not create a primitive"
+"""What oneDNN says where it lacks memory for the code of a product. It says so of that shape for ever, also once there
+is memory again: `python -m tests.chaos.play`, fault "failed allocation"."""
+
 SHORTEST_SLICE = 0.005
 """Seconds of encoding beside a decoding step, where such steps are shorter still."""
 LONGEST_SLICE = 0.1
@@ -81,6 +85,8 @@ class Engine:
             encoder=encoder,
         )
         self._num_steps = 0
+        self.is_broken = False
+        """Whether steps will go on failing in this process, so that another should take its place."""
         self._encode_seconds = 0.0
         self._landed_at = 0.0
         self._pacer = PrefillPacer(scheduler.max_prefill_tokens, min_prefill_tokens)
@@ -335,6 +341,8 @@ class Engine:
 
     def _fail_step(self, rows: list[Scheduled], error: Exception) -> None:
         """Fail all rows of a step that was not launched, unless it lacked memory and can be smaller."""
+        if NEVER_HEALS in str(error):
+            self.is_broken = True
         if not isinstance(error, torch.OutOfMemoryError) or not self._lower_budget(rows):
             self._fail_rows(rows, error)
 

@@ -115,8 +115,11 @@ def load_engine(config: EngineConfig, pipe: Pipe) -> "tuple[Engine, EngineInfo]"
     return engine, msgspec.structs.replace(info, load_seconds=time.monotonic() - started)
 
 
-def serve(engine: "Engine", pipe: Pipe) -> None:
-    """Turn messages into steps and steps into messages, until told to end."""
+def serve(engine: "Engine", pipe: Pipe) -> int:
+    """Turn messages into steps and steps into messages, until told to end; the exit code.
+
+    It is 1 where the engine cannot go on in this process: whoever supervises it starts another.
+    """
     last_sent = 0.0
     has_worked = False
     while True:
@@ -138,7 +141,7 @@ def serve(engine: "Engine", pipe: Pipe) -> None:
                 case AskCached():
                     pipe.send(Cached(message.question_id, engine.count_cached(message)))
                 case Shutdown():
-                    return
+                    return 0
         if outputs := engine.take_outputs():
             # A step can take seconds; who is queued or refused should not wait for its end.
             pipe.send(StepOutputs(outputs=outputs, stats=engine.stats()))
@@ -147,6 +150,9 @@ def serve(engine: "Engine", pipe: Pipe) -> None:
         if outputs or now - last_sent >= HEARTBEAT_SECONDS or (was_busy and not engine.has_work):
             pipe.send(StepOutputs(outputs=outputs, stats=engine.stats()))
             last_sent = now
+        if engine.is_broken:
+            logger.error("the engine lacked memory and will not get over it: it ends, to be started again")
+            return 1
 
 
 def main() -> int:
@@ -171,10 +177,10 @@ def main() -> int:
     gc.freeze()  # nothing loaded so far is ever garbage; the collector need not look at it again
     engine.warm_up()
     pipe.send(Ready(info=info))
-    serve(engine, pipe)
+    code = serve(engine, pipe)
     engine.close()
     pipe.close()
-    return 0
+    return code
 
 
 if __name__ == "__main__":

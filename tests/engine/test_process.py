@@ -11,7 +11,7 @@ import pytest
 from engine import process
 from engine.config import EngineConfig
 from engine.errors import ModelLoadError
-from engine.messages import EngineStats, Shutdown
+from engine.messages import EngineStats, SequenceOutput, Shutdown
 
 
 def test_memory_goes_back_once_when_the_engine_falls_idle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,6 +20,8 @@ def test_memory_goes_back_once_when_the_engine_falls_idle(monkeypatch: pytest.Mo
     given_back: list[int] = []
 
     class Engine:
+        is_broken = False
+
         @property
         def has_work(self) -> bool:
             return self._busy
@@ -48,8 +50,18 @@ def test_memory_goes_back_once_when_the_engine_falls_idle(monkeypatch: pytest.Mo
         return []
 
     monkeypatch.setattr(process, "give_memory_back", lambda: given_back.append(len(looks)))
-    process.serve(engine, Mock(receive=receive))  # type: ignore[arg-type]
+    assert process.serve(engine, Mock(receive=receive)) == 0  # type: ignore[arg-type]
     assert len(given_back) == 2, "once after each time it worked"
+
+
+def test_an_engine_that_will_not_get_over_it_ends_when_everybody_is_told() -> None:
+    told = [SequenceOutput(1, finish_reason="error", error="no")]
+    engine = SimpleNamespace(
+        has_work=True, is_broken=True, step=lambda: told, take_outputs=lambda: [], stats=EngineStats
+    )
+    pipe = Mock(receive=lambda timeout: [])
+    assert process.serve(engine, pipe) == 1  # type: ignore[arg-type]
+    assert [call.args[0].outputs for call in pipe.send.call_args_list] == [told]
 
 
 @pytest.mark.parametrize("own", [None, "7"])
