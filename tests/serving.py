@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ import httpx
 
 from tests.places import ROOT
 from tests.server.fakes import wait_until
+
+CLI = ("server.commands.cli",)
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,21 @@ def running_server(*arguments: str, seconds: float = 120) -> Iterator[str]:
 
 @contextmanager
 def server_process(
-    *arguments: str, seconds: float = 120, environment: Mapping[str, str] | None = None, log: Path | None = None
+    *arguments: str,
+    seconds: float = 120,
+    environment: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    program: Sequence[str] = CLI,
 ) -> Iterator[Served]:
     """The same with its process; `environment` adds variables to those of this one.
 
-    What it writes goes to the file `log`, or else where this process's errors go.
+    What it writes goes to the file `log`, or else where this process's errors go. `program` is a module to run in the
+    command line's place, with what is to stand before `serve`.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "server.commands.cli", "serve", *arguments, "--port", str(port)]
+    command = [sys.executable, "-m", *program, "serve", *arguments, "--port", str(port)]
     with open(log or os.devnull, "wb") as file:
         output = None if log is None else file
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})}, stderr=output)
