@@ -14,6 +14,9 @@ from typing import Any
 from server.commands.cli import main
 from server.routes.answering import Answer
 
+QUIET = 12
+"""Requests that are asked before there are any faults."""
+
 _kept: list[object] = []
 _numbers = itertools.count(1)
 _whole = Answer.__call__
@@ -30,7 +33,8 @@ async def _memory(self: Answer, *channels: Any) -> None:
 
 
 async def _lost(self: Answer, *channels: Any) -> None:
-    if next(_numbers) > 60 and next(_numbers) % 7 == 0:
+    number = next(_numbers)
+    if number > QUIET and number % 7 == 0:
         await asyncio.sleep(3600)
     await _whole(self, *channels)
 

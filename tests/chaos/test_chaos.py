@@ -34,7 +34,7 @@ def test_a_leak_and_a_lost_answer_are_found(
 ) -> None:
     monkeypatch.setattr("tests.chaos.play.SETTLE_SECONDS", 3.0)
     with site(tmp_path, program=("tests.chaos.broken_server", bug), larger=TINIER) as one:
-        report = play(one, seconds=3, seed=18, faults=("client gone",), patience=30.0)
+        report = play(one, seconds=20, seed=18, faults=("client gone",), patience=30.0)
     assert any(told in violation for violation in report.violations), report.violations
 
 
