@@ -125,6 +125,7 @@ class Account:
 
     def take_request(self) -> None:
         """Count a request. Raises `ApiError` 429 if there were enough of them, or no tokens or places are left."""
+        self._check_possible()
         if (tokens := self._buckets.get("tokens")) is not None and (wait := tokens.seconds_until(1)) > 0:
             raise _limited("tokens", tokens.limit, wait)
         self._check_answers(1)
@@ -182,6 +183,14 @@ class Account:
             }
             found += [(f"x-ratelimit-{name}-{unit}".encode(), value.encode()) for name, value in values.items()]
         return found
+
+    def _check_possible(self) -> None:
+        """Before anybody is told to wait for one limit: whether another of them is never going to let him in."""
+        for unit, bucket in self._buckets.items():
+            if bucket.limit < 1:
+                raise _limited(unit, bucket.limit, math.inf)
+        if self._max_answers == 0:
+            self._check_answers(1)
 
     def _check_answers(self, answers: int) -> None:
         most = self._max_answers

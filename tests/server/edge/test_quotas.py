@@ -84,6 +84,15 @@ def test_a_limit_of_nothing_lets_nothing_pass(limits: dict[str, int]) -> None:
     assert all(b"inf" not in value and b"nan" not in value for _, value in account.headers())
 
 
+@pytest.mark.parametrize("never", ["requests_per_minute", "concurrent_answers"])
+def test_nobody_waits_for_one_limit_whom_another_never_lets_in(never: str) -> None:
+    account = Account(entry(**{"tokens_per_minute": 1, never: 0}), Clock())
+    account.reserve(1, 1)  # its tokens will come back
+    with pytest.raises(ApiError) as caught:
+        account.take_request()
+    assert "Retry-After" not in caught.value.headers
+
+
 def test_answers_at_once() -> None:
     account = Account(entry(concurrent_answers=4), Clock())
     hold = account.hold(3)
