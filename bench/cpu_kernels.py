@@ -5,7 +5,7 @@
 What is compared is done in turn, round by round, and of each the least is told, so that other work on the machine
 disturbs both alike. Products: weights of 1,536 by 768, which stay in the cache, activations in 16 and in 8 bits;
 thousand millions of weights times rows a second. Attention: our tiles of queries, and SDPA's path with its gathering of
-blocks, of sequences whose blocks lie here and there; milliseconds of one layer.
+blocks, of sequences whose blocks lie here and there, and that of rows with one query; milliseconds of one layer.
 """
 
 import argparse
@@ -29,6 +29,8 @@ CASES = (
     (9, 3, 64, 512, 512), (9, 3, 64, 16, 6000), (9, 3, 64, 128, 4000), (12, 2, 128, 256, 256), (12, 2, 128, 16, 6000),
 )  # fmt: skip
 """Heads, those of keys, their width, queries, and the tokens of the sequence."""
+DECODING = ((9, 3, 64, 8, 64), (9, 3, 64, 8, 700), (9, 3, 64, 1, 6000), (12, 2, 128, 4, 300), (32, 8, 128, 1, 2000))
+"""Heads, those of keys, their width, rows, and the tokens that each sees."""
 BLOCK_SIZE = 16
 
 
@@ -99,6 +101,27 @@ def attention(rounds: int) -> list[dict[str, Any]]:
     return found
 
 
+def decoding(rounds: int) -> list[dict[str, Any]]:
+    """Milliseconds of a layer's attention for rows with a query each, in fp32 and in bf16."""
+    found = []
+    for heads, kv_heads, dim, rows, context in DECODING:
+        blocks = -(-context // BLOCK_SIZE)
+        tables = torch.randperm(rows * blocks).view(rows, blocks).int()
+        lens = torch.full((rows,), context, dtype=torch.int32)
+        calls: dict[str, Callable[[], Any]] = {}
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+            kernels = load_kernels(dtype)
+            assert kernels is not None
+            k, v = (torch.randn(kv_heads, rows * blocks * BLOCK_SIZE, dim).to(dtype) for _ in range(2))
+            calls[name] = partial(
+                kernels.paged_decode, torch.randn(rows, heads, dim).to(dtype), k, v, tables, lens,
+                block_size=BLOCK_SIZE, scaling=dim**-0.5, softcap=None, window=None,
+            )  # fmt: skip
+        case = {"heads": heads, "kv_heads": kv_heads, "dim": dim, "rows": rows, "context": context}
+        found.append({**case, "ms": {name: seconds * 1e3 for name, seconds in least(calls, rounds).items()}})
+    return found
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -107,7 +130,11 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    measured = {"products": products(options.rounds), "attention": attention(options.rounds)}
+    measured = {
+        "products": products(options.rounds),
+        "attention": attention(options.rounds),
+        "decoding": decoding(options.rounds),
+    }
     rows = [
         [one["format"], str(one["rows"]), *(f"{one['rates'][str(bits)]:.0f}" for bits in (16, 8))]
         for one in measured["products"]
@@ -119,6 +146,12 @@ def main() -> int:
         for one in measured["attention"]
     ]  # fmt: skip
     print(table(["heads", "tokens", "tiles, ms", "SDPA, ms"], cases))
+    rows = [
+        [f"{one['heads']} on {one['kv_heads']} of {one['dim']}", f"{one['rows']} with {one['context']}",
+         *(f"{one['ms'][name]:.3f}" for name in ("fp32", "bf16"))]
+        for one in measured["decoding"]
+    ]  # fmt: skip
+    print(table(["heads", "rows with tokens", "fp32, ms", "bf16, ms"], rows))
     if options.json:
         write_json(options.json, {**circumstances(), "options": vars(options), **measured})
     return 0
