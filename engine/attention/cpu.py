@@ -103,6 +103,7 @@ class CpuAttention:
                 end = row + 1
                 self._parts.append(_Prompt(batch, row, slice(starts[row], starts[end]), self._block_size))
             row = end
+        self._has_prompts = any(isinstance(part, _Prompt) for part in self._parts)
         if self._kernels is None:
             self._torch_decode.plan(batch)
 
@@ -164,8 +165,7 @@ class CpuAttention:
 
         residual fp32 `[T, dim]` is changed; cos and sin are fp32 `[T, D]`, the same in all layers.
         """
-        has_prompts = any(isinstance(part, _Prompt) for part in self._parts)
-        if len(residual) > MAX_ROWS or self._spans.is_needed or (has_prompts and not layer.takes_prompts):
+        if len(residual) > MAX_ROWS or self._spans.is_needed or (self._has_prompts and not layer.takes_prompts):
             return False
         if self._layer_step is None:
             parts = sorted(self._parts, key=lambda part: isinstance(part, _Queries))

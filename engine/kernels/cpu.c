@@ -30,21 +30,19 @@ static inline bf16 store_bf16(float x) {
     return (word.u & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (bf16)rounded;
 }
 
+/* e^r for r of at most half of ln 2, of numbers and of vectors. */
+#define EXP_OF_REST(r)                                                                                               \
+    ((((((1.9875691500e-4f * (r) + 1.3981999507e-3f) * (r) + 8.3334519073e-3f) * (r) + 4.1665795894e-2f) * (r) +     \
+       1.6666665459e-1f) * (r) + 5.0000001201e-1f) * (r) * (r) + (r) + 1.0f)
+
 /* e^x for x <= 0, to 2 ulp: 2^n times a polynomial in the rest (Cody and Waite), without a branch or a call. */
 static inline float exp_negative(float x) {
     x = x < -87.0f ? -87.0f : x;
     float n = nearbyintf(x * 1.44269504f);
     float r = x - n * 0.693359375f;
     r = r + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
     union { int32_t i; float f; } power = {((int32_t)n + 127) << 23};
-    return p * power.f;
+    return EXP_OF_REST(r) * power.f;
 }
 
 #pragma GCC diagnostic ignored "-Wpsabi" /* vectors are passed to nothing that is not inlined */
@@ -84,14 +82,7 @@ INLINE eight weights_of(eight score, eight top) {
     const eight seen = score - top, x = pick(seen < -87.0f, (eight){0} - 87.0f, seen);
     const eight_ints n = __builtin_convertvector(x * 1.44269504f - 0.5f, eight_ints); /* cut off: the nearest */
     const eight whole = __builtin_convertvector(n, eight), r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    eight p = (eight){0} + 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    return pick(score == -INFINITY, (eight){0}, p * (eight)((n + 127) << 23));
+    return pick(score == -INFINITY, (eight){0}, EXP_OF_REST(r) * (eight)((n + 127) << 23));
 }
 
 /* Asks memory for bytes that are wanted soon. */

@@ -9,11 +9,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from engine.errors import ConfigError
-from server.config.settings import find_models_file, load_models_file
-from server.config.unlisted import choose
 from server.offline.batch import Output, answer_all, look_through, read_requests
 from server.offline.llm import CONCURRENCY
-from server.offline.local import LocalServer
+from server.offline.local import LocalServer, find_spec
 
 
 def add_batch_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -35,12 +33,7 @@ def _batch(options: argparse.Namespace) -> int:
     contents = look_through(options.input)
     if options.input.exists() and options.output.exists() and options.input.samefile(options.output):
         raise ConfigError("the answers cannot go into the file of the requests")
-    path = options.models or find_models_file()
-    file = None if path is None else load_models_file(path)
-    name = options.model or _named(contents.models) or (None if file is None else file.default)
-    if name is None:
-        raise ConfigError("there is no models.yaml here, and the requests name no model", hint="name one with --model")
-    (spec,) = choose([name], file).specs
+    spec = find_spec(options.model or _named(contents.models), options.models)
     output = Output(options.output)
     try:
         left = len(contents.ids - output.done)

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from engine.errors import ConfigError
-from server.offline.local import LocalServer, Reply
+from server.offline.local import LocalServer, RefusedError, Reply
 
 URLS = ("/v1/chat/completions", "/v1/completions")
 MAX_ID_CHARS = 512
+UNAVAILABLE = 503
 RETRIES, RETRY_SECONDS = 5, 2.0
 """Of a request whose engine has died, which is started again meanwhile."""
 _KEYS = {"custom_id", "method", "url", "body"}
@@ -140,7 +141,7 @@ class Output:
         request_id = reply.headers.get("x-request-id", "")
         response = {"status_code": reply.status, "request_id": request_id, "body": json.loads(reply.body)}
         line = {"id": f"batch_{request_id}", "custom_id": request.custom_id, "response": response, "error": None}
-        self._file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+        self._file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         self._file.flush()
         self._count(request.custom_id, reply.status)
 
@@ -157,23 +158,31 @@ async def answer_all(
     at_once: int,
     on_answer: Callable[[], None],
 ) -> None:
-    """Ask for what is not in the output yet, so many at a time. Raises what `ask` does not get over."""
+    """Ask for what is not in the output yet, so many at a time.
+
+    Raises `RefusedError` once the model is of no more use; what it has not answered is then not in the output.
+    """
     slots = asyncio.Semaphore(at_once)
-    async with asyncio.TaskGroup() as group:
-        for request in requests:
-            if request.custom_id in output.done:
-                continue
-            await slots.acquire()
-            task = group.create_task(_answer(server, request, output, on_answer))
-            task.add_done_callback(lambda task: slots.release())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for request in requests:
+                if request.custom_id in output.done:
+                    continue
+                await slots.acquire()
+                task = group.create_task(_answer(server, request, output, on_answer))
+                task.add_done_callback(lambda task: slots.release())
+    except* RefusedError as refused:
+        raise refused.exceptions[0] from None
 
 
 async def _answer(server: LocalServer, request: BatchRequest, output: Output, on_answer: Callable[[], None]) -> None:
     body = json.dumps({**request.body, "model": server.name, "stream": False}).encode()
     for attempt in range(RETRIES + 1):
         reply = await server.ask(request.url, body)
-        if reply.status < 500 or attempt == RETRIES:
-            break
-        await asyncio.sleep(RETRY_SECONDS * 2**attempt)
-    output.write(request, reply)
-    on_answer()
+        if reply.status != UNAVAILABLE:
+            output.write(request, reply)
+            on_answer()
+            return
+        if attempt < RETRIES:
+            await asyncio.sleep(RETRY_SECONDS * 2**attempt)
+    reply.json()  # which says why

@@ -23,10 +23,8 @@ from tqdm import tqdm
 
 from engine.config import Activations, Dtype, EngineConfig, KvDtype, Quantization
 from engine.errors import ConfigError
-from server.config.settings import find_models_file, load_models_file
-from server.config.unlisted import choose
 from server.offline.answers import Answer, Piece, chat_answer, pieces_of, text_answer
-from server.offline.local import LocalServer, RefusedError
+from server.offline.local import LocalServer, RefusedError, find_spec
 from server.offline.output_types import constraint_fields
 from server.offline.thread import LoopThread
 
@@ -70,11 +68,7 @@ class LLM:
             "dtype": dtype, "quantization": quantization, "kv_dtype": kv_dtype, "activations": activations,
             "device": device, "context": context, "memory": memory, "threads": threads, "max_num_seqs": max_num_seqs,
         }  # fmt: skip
-        path = Path(models) if models is not None else find_models_file()
-        file = None if path is None else load_models_file(path)
-        if model is None and file is None:
-            raise ConfigError("there is no models.yaml here", hint="name a model, or a file with models=")
-        (spec,) = choose([os.fspath(model) if model is not None else file.default], file).specs  # type: ignore[union-attr]
+        spec = find_spec(None if model is None else os.fspath(model), None if models is None else Path(models))
         config = _configured(spec.engine_config(), {name: value for name, value in given.items() if value is not None})
         self._thread = LoopThread()
         self.name = spec.name

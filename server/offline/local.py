@@ -5,14 +5,16 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Message
 
 from engine.config import EngineConfig
-from engine.errors import HeadraceError
+from engine.errors import ConfigError, HeadraceError
 from server.app import build_app
-from server.config.settings import ModelSpec
+from server.config.settings import ModelSpec, find_models_file, load_models_file
+from server.config.unlisted import choose
 from server.context import ServerContext
 from server.edge.auth import Keys
 from server.edge.limits import Admission, Limits
@@ -50,6 +52,20 @@ class Reply:
         if self.status != 200:
             raise RefusedError(self.status, found["error"])
         return found
+
+
+def find_spec(model: str | None, models: Path | None) -> ModelSpec:
+    """The model of that name or source; the default of models.yaml, or of the file `models`, if it is None.
+
+    Raises `ConfigError`.
+    """
+    path = models or find_models_file()
+    file = None if path is None else load_models_file(path)
+    name = model or (None if file is None else file.default)
+    if name is None:
+        raise ConfigError("there is no models.yaml here", hint="name a model, or the file that names them")
+    (spec,) = choose([name], file).specs
+    return spec
 
 
 class LocalServer:
@@ -94,6 +110,9 @@ class LocalServer:
         """The whole answer to a request, however it ends."""
         exchange = _Exchange(body)
         await self._app(_scope(path, body, method), exchange.receive, exchange.send)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # which the application takes for its own end, and answers
+            raise asyncio.CancelledError
         return Reply(exchange.status, exchange.headers, b"".join(exchange.taken()))
 
     async def events(self, path: str, body: bytes) -> AsyncIterator[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Batch files: what is read, what is refused, and that nothing is answered twice or lost, whoever is killed when."""
 
+import asyncio
 import json
 import os
 import random
@@ -9,14 +10,15 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from engine.errors import ConfigError
 from server.commands.cli import main
-from server.offline.batch import BatchRequest, Output, look_through, read_requests
-from server.offline.local import Reply
+from server.offline import batch
+from server.offline.batch import BatchRequest, Output, answer_all, look_through, read_requests
+from server.offline.local import LocalServer, RefusedError, Reply
 from tests.places import ROOT
 
 TINY = "random://llama?hidden_size=64&intermediate_size=64&num_hidden_layers=2&vocab_size=300&num_attention_heads=4"
@@ -81,9 +83,47 @@ def test_an_output_is_gone_on_with(tmp_path: Path) -> None:
     assert (again.done, again.failed) == ({"a", "b"}, 1)
     again.write(BatchRequest("c", "/v1/completions", {}), reply())
     again.close()
-    lines = [json.loads(one) for one in path.read_bytes().splitlines()]
+    lines = [json.loads(one) for one in path.read_text(encoding="utf-8").splitlines()]
+    assert lines[0]["response"]["body"] == {"text": "\ud800 ü"}
     assert [one["custom_id"] for one in lines] == ["a", "b", "c"]
     assert lines[1]["response"]["status_code"] == 400 and lines[0]["error"] is None
+
+
+class Failing:
+    """Answers with these statuses in turn, and with the last one from then on."""
+
+    name = "failing"
+
+    def __init__(self, *statuses: int) -> None:
+        self.statuses, self.asked = list(statuses), 0
+
+    async def ask(self, path: str, body: bytes) -> Reply:
+        self.asked += 1
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        return reply(status, error={"message": "the engine is gone"})
+
+
+@pytest.mark.parametrize("statuses", [(200,), (400,), (500,), (503, 503, 200)])
+def test_an_engine_that_comes_back_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statuses: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(batch, "RETRY_SECONDS", 0.0)
+    output, server = Output(tmp_path / "out.jsonl"), Failing(*statuses)
+    requests = [BatchRequest("a", "/v1/completions", {})]
+    asyncio.run(answer_all(cast(LocalServer, server), iter(requests), output, at_once=2, on_answer=lambda: None))
+    output.close()
+    (found,) = (json.loads(one) for one in (tmp_path / "out.jsonl").read_bytes().splitlines())
+    assert (found["response"]["status_code"], server.asked) == (statuses[-1], len(statuses))
+
+
+def test_an_engine_that_stays_down_answers_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "RETRY_SECONDS", 0.0)
+    output = Output(tmp_path / "out.jsonl")
+    requests = (BatchRequest(str(number), "/v1/completions", {}) for number in range(9))
+    with pytest.raises(RefusedError, match="the engine is gone"):
+        asyncio.run(answer_all(cast(LocalServer, Failing(503)), requests, output, at_once=2, on_answer=lambda: None))
+    output.close()
+    assert not (tmp_path / "out.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("content", [b"no JSON\n", b'{"custom_id": "a"}\n', line("a")])
@@ -186,3 +226,5 @@ def test_who_ends_a_batch_leaves_nothing_behind(tmp_path: Path) -> None:
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130 and "of 400 are answered; the same command goes on" in said
     assert not [*(tmp_path / "t").glob("headrace-*")]
+    statuses = {json.loads(one)["response"]["status_code"] for one in target.read_bytes().splitlines()}
+    assert statuses == {200}, "what was cut short is no answer"

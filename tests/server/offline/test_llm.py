@@ -1,5 +1,6 @@
 """A model from Python: the same answers as over HTTP, in order, with its errors; and nothing left when it is closed."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from itertools import islice
@@ -87,6 +88,20 @@ def test_who_stops_reading_ends_the_answer(llm: LLM) -> None:
     next(stream), next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert llm.chat("Hello", max_tokens=2).completion_tokens <= 2
+
+
+def test_what_is_cut_short_is_no_answer(llm: LLM) -> None:
+    """The application takes a cancellation for its own end and answers it, which whoever cancelled must not get."""
+
+    async def cut() -> bool:
+        body = json.dumps({"prompt": "x", "max_tokens": 1500, "ignore_eos": True}).encode()
+        task = asyncio.create_task(llm._server.ask("/v1/completions", body))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        await asyncio.wait([task])
+        return task.cancelled()
+
+    assert llm._thread.run(cut())
 
 
 class Person(BaseModel):
