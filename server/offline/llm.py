@@ -124,7 +124,7 @@ class LLM:
     @overload
     def complete(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | Sequence[int]],
         *,
         progress: bool | None = ...,
         errors: Literal["raise", "return"] = ...,
@@ -139,7 +139,10 @@ class LLM:
         errors: Literal["raise", "return"] = "raise",
         **fields: Any,
     ) -> Any:
-        """What follows a raw prompt, or each of a list; `fields` are those of /v1/completions. Else as `chat`."""
+        """What follows a raw prompt, or each of a list of texts or of token ids.
+
+        `fields` are those of /v1/completions. Else as `chat`.
+        """
         is_one = isinstance(prompts, str)
         bodies = [{**fields, "prompt": prompt} for prompt in ([prompts] if is_one else prompts)]
         answers = self._ask_all(
