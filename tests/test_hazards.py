@@ -23,6 +23,7 @@ import pytest
 from engine.client import EngineClient
 from engine.config import EngineConfig
 from engine.weights.random_tokenizer import write_tokenizer
+from server.edge.queues import ModelQueue, QueueLimits
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import FleetPolicy, ModelState
 from server.prompt import template_limits
@@ -316,6 +317,7 @@ def failing_beside_streams(
     fleet = server.server.fleet
     handles = {name: EngineHandle(EngineConfig(name=name, source=str(path)), policy) for name, path in sources.items()}
     fleet.handles.update(handles)
+    server.server.queues.update({name: ModelQueue(name, QueueLimits()) for name in handles})
     directory = fleet._directory
     assert directory is not None
 
@@ -334,7 +336,7 @@ def failing_beside_streams(
         yield handles
     finally:
         for name, handle in handles.items():
-            del fleet.handles[name]
+            del fleet.handles[name], server.server.queues[name]
             asyncio.run_coroutine_threadsafe(handle.stop(), server.loop).result(PATIENCE)
 
 

@@ -166,6 +166,10 @@ class HeadraceServer:
             budget=settings.memory_budget,
             on_change=self._on_change,
         )
+        self.queues = {
+            name: ModelQueue(name, settings.queues.get(name, QueueLimits()), is_shared=keys.are_several)
+            for name in self.fleet.handles
+        }
         self.texts: TextPool | None = None
         """What reads long texts; there once the server listens."""
         self.images: ImageService | None = None
@@ -210,10 +214,7 @@ class HeadraceServer:
             self.texts,
             self.images,
             ignore_unknown_fields=self._settings.ignore_unknown_fields,
-            queues={
-                name: ModelQueue(name, self._settings.queues.get(name, QueueLimits()), is_shared=self.keys.are_several)
-                for name in self.fleet.handles
-            },
+            queues=self.queues,
             load_wait=self._settings.load_wait,
             vllm_names=self._settings.vllm_names,
         )
