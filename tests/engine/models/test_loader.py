@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from engine.cache import no_progress
 from engine.config import EngineConfig
+from engine.device.device import computes_in_bf16
 from engine.errors import ModelLoadError
 from engine.models import loader
 from engine.models.fusion import pack_linears
@@ -152,7 +153,7 @@ def test_random_weights_come_from_their_seed() -> None:
     assert not torch.equal(other.model.get_input_embeddings().weight, first.model.get_input_embeddings().weight)
     weight = first.model.get_input_embeddings().weight.float()
     assert 0.018 < weight.std() < 0.022
-    assert first.model.dtype == torch.bfloat16 or not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert first.model.dtype == torch.bfloat16 or not computes_in_bf16()
 
 
 def test_drawing_random_weights_leaves_the_global_generator_alone() -> None:
