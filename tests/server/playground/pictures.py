@@ -68,8 +68,9 @@ def tokens(page: Page) -> None:
 def compared(page: Page) -> None:
     """Two temperatures side by side, with their differences."""
     page.get_by_role("button", name="Compare").click()
-    page.get_by_label("temperature", exact=True).fill("1.2")
+    page.get_by_label("temperature", exact=True).fill("0.6")
     page.get_by_label("seed", exact=True).fill("3")
+    page.get_by_label("max_tokens", exact=True).fill("120")
     page.get_by_label("Answer in turn").check()
     say(page, "Write two sentences about the sea.")
     answered(page)

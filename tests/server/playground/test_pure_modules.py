@@ -172,6 +172,7 @@ def test_a_difference_holds_both_texts() -> None:
     chance = random.Random(5)
     words = ["a", "b", "c", " ", "\n", ".", "é", "🌍", "naïve", *TEXTS]
     pairs = [["".join(chance.choices(words, k=chance.randint(0, 30))) for _ in range(2)] for _ in range(200)]
+    pairs += [["The sea is wide.", "The man was wide."], ["a b", "a, new b"]]
     pairs += [["", ""], ["same words", "same words"], ["one", ""], ["", "two"], ["x " * 4000, "y"]]
     script = """
     const { difference } = await load("text/difference.js");
@@ -179,6 +180,10 @@ def test_a_difference_holds_both_texts() -> None:
     """
     found = in_node(script, pairs)
     assert found.pop() is None, "too long to be compared"
+    assert [(piece["kind"], piece["text"]) for piece in found[-6]] == [
+        ("same", "The "), ("gone", "sea is"), ("new", "man was"), ("same", " wide."),
+    ], "phrases, not words in turn"  # fmt: skip
+    assert "gone" not in [piece["kind"] for piece in found[-5]], "what only came is not struck"
     assert found[-4] == [] and found[-3] == [{"kind": "same", "text": "same words"}]
     for (before, after), pieces in zip(pairs, found, strict=False):
         assert "".join(piece["text"] for piece in pieces if piece["kind"] != "new") == before

@@ -41,5 +41,36 @@ export function difference(before, after) {
     else if (j === b.length || (i < a.length && common[(i + 1) * width + j] >= common[i * width + j + 1])) put("gone", a[i++]);
     else put("new", b[j++]);
   }
-  return pieces;
+  return phrases(pieces);
 }
+
+/**
+ * Changes between which only spaces stayed become one: what was said, then what is said, instead of word by word in turn.
+ * @param {Piece[]} pieces
+ * @returns {Piece[]}
+ */
+function phrases(pieces) {
+  /** @type {Piece[]} */
+  const found = [];
+  /** @type {Piece[]} */
+  let run = [];
+  const end = () => {
+    const [gone, fresh] = [text(run, "new"), text(run, "gone")];
+    if (gone.trim() && fresh.trim()) found.push({ kind: "gone", text: gone }, { kind: "new", text: fresh });
+    else found.push(...run);
+    run = [];
+  };
+  pieces.forEach((piece, at) => {
+    if (piece.kind !== "same") run.push(piece);
+    else if (run.length && at < pieces.length - 1 && /^[^\S\n]+$/.test(piece.text)) run.push(piece);
+    else {
+      end();
+      found.push(piece);
+    }
+  });
+  end();
+  return found;
+}
+
+/** @param {Piece[]} run @param {Piece["kind"]} without */
+const text = (run, without) => run.reduce((all, piece) => (piece.kind === without ? all : all + piece.text), "");
