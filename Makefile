@@ -63,6 +63,7 @@ lint: .venv/.installed-dev ## Check style, format, types and the documentation's
 	.venv/bin/mypy
 	.venv/bin/python -m scripts.generate_docs --check
 	.venv/bin/python -m scripts.check_pages
+	.venv/bin/python -m scripts.lock --check
 
 format: .venv/.installed-dev ## Format the code
 	.venv/bin/ruff check --fix .

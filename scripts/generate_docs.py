@@ -15,6 +15,8 @@ from pathlib import Path
 from engine.grammar.jobs import MAX_QUEUED, MAX_SHARE
 from engine.grammar.language.counts import MAX_POSITIONS
 from engine.weights.random_model import architecture_names
+from scripts.lock import read_lock
+from scripts.vendor import LIBRARIES
 from server.commands.cli import build_parser
 from server.config.settings import ModelSpec, load_models_file
 from server.context import LOAD_WAIT_SECONDS
@@ -34,7 +36,8 @@ from server.protocol.json_values import MAX_DEPTH, MAX_KEYS_PER_OBJECT
 from server.telemetry.counters import ServerCounters
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/api.md", "docs/models.md", "docs/deployment.md", "docs/observing.md", "docs/security.md")
+PAGES = ("README.md", "docs/api.md", "docs/models.md", "docs/deployment.md", "docs/observing.md", "docs/security.md",
+         "docs/licences.md")  # fmt: skip
 STATUS = {"supported": "yes", "hint": "a hint", "partly": "in part", "refused": "refused"}
 
 _REGION = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -226,6 +229,20 @@ def errors_table() -> str:
     return table(("Status", "`code`", "When"), rows)
 
 
+def libraries_table() -> str:
+    """What the playground's pages use of others."""
+    rows = ((f"`{one.file}`", f"`{one.package}` {one.version}", one.licence) for one in LIBRARIES)
+    return table(("File", "Package", "Licence"), rows)
+
+
+def locked_table() -> str:
+    """What a container holds, by licence."""
+    names: dict[str, list[str]] = {}
+    for entry in read_lock().values():
+        names.setdefault(entry.licence, []).append(f"`{entry.name}`")
+    return table(("Licence", "Packages"), ((licence, ", ".join(names[licence])) for licence in sorted(names)))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "support": support_table,
     "fields": fields_table,
@@ -237,6 +254,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "vllm": vllm_table,
     "limits": limits_table,
     "errors": errors_table,
+    "libraries": libraries_table,
+    "locked": locked_table,
 }
 
 if __name__ == "__main__":

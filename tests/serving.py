@@ -41,19 +41,21 @@ def server_process(
     environment: Mapping[str, str] | None = None,
     log: Path | None = None,
     program: Sequence[str] = CLI,
+    python: str | Path = sys.executable,
+    directory: Path = ROOT,
 ) -> Iterator[Served]:
     """The same with its process; `environment` adds variables to those of this one.
 
     What it writes goes to the file `log`, or else where this process's errors go. `program` is a module to run in the
-    command line's place, with what is to stand before `serve`.
+    command line's place, with what is to stand before `serve`, `python` what runs it, and `directory` where.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", *program, "serve", *arguments, "--port", str(port)]
+    command = [str(python), "-m", *program, "serve", *arguments, "--port", str(port)]
     with open(log or os.devnull, "wb") as file:
         output = None if log is None else file
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})}, stderr=output)
+        process = subprocess.Popen(command, cwd=directory, env={**os.environ, **(environment or {})}, stderr=output)
     url = f"http://127.0.0.1:{port}"
 
     def is_ready() -> bool:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from engine import version
 from engine.config import Activations, Dtype, EngineConfig, KvDtype, Quantization, parse_memory
 from engine.errors import ConfigError, HeadraceError
 from server.commands.banner import Console, ConsoleHandler
 from server.commands.batch import add_batch_parser
+from server.commands.commit import version_line
 from server.commands.keys import add_keys_parser
 from server.commands.models import add_models_parser
 from server.commands.remote import add_remote_parsers
@@ -54,7 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="headrace", description="A self-hosted, OpenAI-compatible chat-completion server."
     )
-    parser.add_argument("--version", action="version", version=f"headrace {version()}")
+    parser.add_argument(
+        "--version", action=_VersionAction, help="print the version, with its commit where that is known"
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve_parser(commands)
     add_models_parser(commands)
@@ -62,6 +64,17 @@ def build_parser() -> argparse.ArgumentParser:
     add_keys_parser(commands)
     add_remote_parsers(commands)
     return parser
+
+
+class _VersionAction(argparse.Action):
+    """Prints the version and ends: only whoever asks waits for git."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(version_line())
+        parser.exit()
 
 
 def _add_serve_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

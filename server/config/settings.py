@@ -204,8 +204,9 @@ _FILE_FIELDS = {"default": Field("text", required=True), "models": Field("list",
 
 
 def find_models_file() -> Path | None:
-    """models.yaml of the working directory, else the one that came with the source."""
-    candidates = (Path("models.yaml"), Path(__file__).resolve().parents[2] / "models.yaml")
+    """models.yaml of the working directory, else the one that came with the package or its source."""
+    here = Path(__file__).resolve()
+    candidates = (Path("models.yaml"), here.with_name("models.yaml"), here.parents[2] / "models.yaml")
     return next((path for path in candidates if path.is_file()), None)
 
 

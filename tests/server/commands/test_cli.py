@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import msgspec
 import psutil
 import pytest
 
+from engine import version
 from engine.config import EngineConfig
 from server.commands.cli import build_parser, configured
 from server.config.settings import ModelSpec
@@ -76,7 +78,9 @@ def wait_listening(url: str) -> None:
 def test_help_and_version_and_usage() -> None:
     assert "serve" in headrace("--help").stdout
     assert "--context" in headrace("serve", "--help").stdout
-    assert headrace("--version").stdout.startswith("headrace ")
+    assert re.fullmatch(
+        rf"headrace {re.escape(version())}( \([0-9a-f]{{12,}}(-dirty)?\))?\n", headrace("--version").stdout
+    )
     for wrong in ((), ("fly",), ("serve", "--port", "x"), ("serve", "--port", "99999"), ("serve", "--context", "-1")):
         result = headrace(*wrong)
         assert result.returncode == 2 and "usage:" in result.stderr and "Traceback" not in result.stderr
