@@ -22,6 +22,7 @@ from engine.messages import (
     AddImage,
     AddRequest,
     AskCached,
+    Asleep,
     Cached,
     EngineInfo,
     EngineStats,
@@ -33,7 +34,9 @@ from engine.messages import (
     Ready,
     SequenceOutput,
     Shutdown,
+    Sleep,
     StepOutputs,
+    Wake,
     decode_outbound,
     encode,
 )
@@ -148,6 +151,7 @@ class EngineClient:
         self._questions: dict[int, asyncio.Future[int]] = {}
         self._ids = itertools.count(1)
         self._ready: asyncio.Future[EngineInfo] = self._loop.create_future()
+        self._falling: asyncio.Future[Asleep] | None = None
         self._dead: EngineDeadError | None = None
         self._loop.add_reader(self._socket.fileno(), self._read)
         # The descriptor signals edges only; one that came before the reader was there would be lost.
@@ -220,6 +224,19 @@ class EngineClient:
         finally:
             self._questions.pop(question_id, None)
 
+    async def sleep(self) -> Asleep:
+        """Have the model put away, which no request may have; what that frees and takes. Raises `EngineDeadError`."""
+        if self._dead is not None:
+            raise self._dead
+        self._falling = self._loop.create_future()
+        self._ready = self._loop.create_future()
+        self._send(Sleep())
+        return await self._falling
+
+    def wake(self) -> None:
+        """Have the model brought back; `wait_ready` waits for it."""
+        self._send(Wake())
+
     def mark_dead(self, error: EngineDeadError) -> None:
         """The process has gone: fail everybody who waits for it with `error`. Idempotent."""
         if self._dead is not None:
@@ -228,6 +245,8 @@ class EngineClient:
         if not self._ready.done():
             self._ready.set_exception(self._dead)
             self._ready.exception()  # a load nobody awaits must not warn about it
+        if self._falling is not None and not self._falling.done():
+            self._falling.set_exception(self._dead)
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream._fail(self._dead)
@@ -292,6 +311,9 @@ class EngineClient:
                 question = self._questions.get(question_id)
                 if question is not None and not question.done():
                     question.set_result(num_tokens)
+            case Asleep():
+                if self._falling is not None and not self._falling.done():
+                    self._falling.set_result(message)
             case Loading():
                 self.on_loading(message)
             case Ready(info=info):

@@ -87,6 +87,8 @@ class Engine:
         self._num_steps = 0
         self.is_broken = False
         """Whether steps will go on failing in this process, so that another should take its place."""
+        self.is_asleep = False
+        """Whether the model is put away; there are no steps then."""
         self._encode_seconds = 0.0
         self._landed_at = 0.0
         self._pacer = PrefillPacer(scheduler.max_prefill_tokens, min_prefill_tokens)
@@ -103,6 +105,8 @@ class Engine:
 
     def add(self, request: AddRequest) -> None:
         """Queue a request; a refusal becomes its output of the next step."""
+        if self.is_asleep:
+            self.wake()
         self._reception.add(request)
 
     def add_image(self, image: AddImage) -> None:
@@ -143,6 +147,8 @@ class Engine:
 
     def step(self) -> list[SequenceOutput]:
         """Run one step and return all outputs that are there then."""
+        if self.is_asleep:
+            return []
         self._reception.admit_compiled()
         former, launched, error = self._step, None, None
         scheduled = self._scheduler.schedule()
@@ -165,6 +171,19 @@ class Engine:
         if not scheduled and former is None:
             self._rest()
         return self.take_outputs()
+
+    def sleep(self) -> tuple[int, int]:
+        """Put the model away, which nobody may be using; the bytes freed on its device, and taken on the host."""
+        self.settle()
+        assert not self._sequences, "who is asked does not sleep"
+        self._blocks.reset_cache()
+        self.is_asleep = True
+        return self._runner.sleep()
+
+    def wake(self) -> None:
+        """Bring the model back. Raises `torch.OutOfMemoryError` where there is no room for it."""
+        self._runner.wake()
+        self.is_asleep = False
 
     def settle(self) -> None:
         """Wait for the step that is under way, if one is; its outputs come with the next step's."""

@@ -73,11 +73,19 @@ class AskCached(msgspec.Struct, tag="ask_cached", frozen=True):
     images: list[ImageSpan] = []
 
 
+class Sleep(msgspec.Struct, tag="sleep", frozen=True):
+    """Put the model away: its weights into the host's memory, its KV cache nowhere. Answered by `Asleep`."""
+
+
+class Wake(msgspec.Struct, tag="wake", frozen=True):
+    """Bring the model back. Answered by `Ready`."""
+
+
 class Shutdown(msgspec.Struct, tag="shutdown", frozen=True):
     """End the engine process now."""
 
 
-Inbound = AddRequest | AddImage | AbortRequest | AskCached | Shutdown
+Inbound = AddRequest | AddImage | AbortRequest | AskCached | Sleep | Wake | Shutdown
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -169,6 +177,15 @@ class Cached(msgspec.Struct, tag="cached", frozen=True):
     num_tokens: int
 
 
+class Asleep(msgspec.Struct, tag="asleep", frozen=True):
+    """The model is put away."""
+
+    device_bytes: int
+    """What is free again on its device."""
+    host_bytes: int
+    """What it takes in the host's memory."""
+
+
 class Loading(msgspec.Struct, tag="loading", frozen=True, omit_defaults=True):
     """Progress of a load: `stage` is a short phrase, `fraction` 0 to 1 where it can be told."""
 
@@ -242,7 +259,7 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     info: EngineInfo
 
 
-Outbound = StepOutputs | Cached | Loading | LoadFailed | Ready
+Outbound = StepOutputs | Cached | Asleep | Loading | LoadFailed | Ready
 
 encode = msgspec.msgpack.Encoder().encode
 decode_inbound = msgspec.msgpack.Decoder(Inbound).decode

@@ -25,6 +25,7 @@ from engine.messages import (
     AddImage,
     AddRequest,
     AskCached,
+    Asleep,
     Cached,
     EngineInfo,
     Inbound,
@@ -33,7 +34,9 @@ from engine.messages import (
     Outbound,
     Ready,
     Shutdown,
+    Sleep,
     StepOutputs,
+    Wake,
     decode_inbound,
     encode,
 )
@@ -115,7 +118,14 @@ def load_engine(config: EngineConfig, pipe: Pipe) -> "tuple[Engine, EngineInfo]"
     return engine, msgspec.structs.replace(info, load_seconds=time.monotonic() - started)
 
 
-def serve(engine: "Engine", pipe: Pipe) -> int:
+def wake(engine: "Engine", info: EngineInfo, pipe: Pipe) -> None:
+    """Bring a model back. Where that fails this process ends, to be started again."""
+    pipe.send(Loading(stage="waking up"))
+    engine.wake()
+    pipe.send(Ready(info=info))
+
+
+def serve(engine: "Engine", pipe: Pipe, info: EngineInfo) -> int:
     """Turn messages into steps and steps into messages, until told to end; the exit code.
 
     It is 1 where the engine cannot go on in this process: whoever supervises it starts another.
@@ -140,6 +150,10 @@ def serve(engine: "Engine", pipe: Pipe) -> int:
                     engine.abort(request_ids, index)
                 case AskCached():
                     pipe.send(Cached(message.question_id, engine.count_cached(message)))
+                case Sleep():
+                    pipe.send(Asleep(*engine.sleep()))
+                case Wake():
+                    wake(engine, info, pipe)
                 case Shutdown():
                     return 0
         if outputs := engine.take_outputs():
@@ -177,7 +191,7 @@ def main() -> int:
     gc.freeze()  # nothing loaded so far is ever garbage; the collector need not look at it again
     engine.warm_up()
     pipe.send(Ready(info=info))
-    code = serve(engine, pipe)
+    code = serve(engine, pipe, info)
     engine.close()
     pipe.close()
     return code

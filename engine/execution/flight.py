@@ -33,6 +33,12 @@ class Runner(Protocol):
     def rest(self) -> None:
         """Nobody waits for anything: let go of what was begun or kept for steps that do not come."""
 
+    def sleep(self) -> tuple[int, int]:
+        """Put the model's weights and cache away; the bytes freed on its device, and taken in the host's memory."""
+
+    def wake(self) -> None:
+        """Bring it back, with an empty KV cache."""
+
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """Zero the content of blocks."""
 

@@ -64,6 +64,11 @@ class DecodeGraphs:
                 if graph is not None:
                     self._graphs[size] = graph
 
+    def forget(self) -> None:
+        """Drop what is recorded, until the next `warm_up`."""
+        self._graphs.clear()
+        self._recorder.forget()
+
     def run(self, host: HostBatch) -> torch.Tensor:
         """Logits `[R, V]` of a step that `only_decodes`; they are overwritten by the next step."""
         rows = len(host.query_lens)

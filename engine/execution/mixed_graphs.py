@@ -86,6 +86,11 @@ class MixedGraphs:
             return None
         return next((size for size in self._sizes if size[0] >= tokens and size[1] > rows), None)
 
+    def forget(self) -> None:
+        """Drop what is recorded, until the next `warm_up`."""
+        self._graphs.clear()
+        self._recorder.forget()
+
     def run(self, host: HostBatch, size: tuple[int, int]) -> torch.Tensor:
         """Logits `[R, V]` of the rows that sample; they are overwritten by the next step."""
         upload_into(self._room(size), self._fields(host, size))

@@ -20,6 +20,7 @@ from engine.device.kv_cache import LayerCache, LayerShape, allocate, bytes_per_t
 from engine.execution.footprint import largest_step, peak_bytes, scored_bytes
 from engine.execution.graphs import FIELDS, DecodeGraphs, bucket_sizes, graphs_bytes
 from engine.execution.mixed_graphs import MixedGraphs, input_room, step_sizes
+from engine.execution.put_away import PutAway, tensors_of
 from engine.execution.recording import Recorder
 from engine.execution.sight import Seen, Sight, blindness, given, make_sight
 from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
@@ -156,6 +157,7 @@ class ModelRunner:
             crosses=self.sight is not None and self.sight.crosses,
         )
         self.graphs, self.mixed_graphs = self._make_graphs()
+        self._away: PutAway | None = None
         if self.device.type == "cuda":
             progress("building kernels", None)
             self.warm_up()
@@ -182,6 +184,24 @@ class ModelRunner:
         """See `Runner.rest`."""
         if self.sight is not None:
             self.sight.rest()
+
+    def sleep(self) -> tuple[int, int]:
+        """See `Runner.sleep`."""
+        for graphs in (self.mixed_graphs, self.graphs):
+            if graphs is not None:
+                graphs.forget()
+        caches = (part for cache in self.caches.values() for part in (cache.k, cache.v))
+        self._away = PutAway(tensors_of(self.model), caches, self.device)
+        torch.cuda.empty_cache()
+        return self._away.device_bytes, self._away.host_bytes
+
+    def wake(self) -> None:
+        """See `Runner.wake`."""
+        assert self._away is not None, "only what sleeps is woken"
+        self._away.bring_back()
+        self._away = None
+        if self.device.type == "cuda":
+            self.warm_up()
 
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSample:
         """Launch the sampling of one token for each sequence, which the next forward pass can read."""

@@ -55,6 +55,10 @@ class Recorder:
         logger.info("recorded %s", name)
         return graph
 
+    def forget(self) -> None:
+        """All recordings are gone: let go of the memory they shared."""
+        self._pool = self._logits = None
+
     def replay(self, graph: torch.cuda.CUDAGraph, rows: int) -> torch.Tensor:
         """Run a recorded step; its first `rows` logits, which the next step overwrites."""
         assert self._logits is not None

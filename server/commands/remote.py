@@ -1,4 +1,4 @@
-"""`headrace ps`, `top`, `load` and `unload`: asking a server that runs."""
+"""`headrace ps`, `top`, `load`, `unload` and `sleep`: asking a server that runs."""
 
 import argparse
 import sys
@@ -23,9 +23,13 @@ def add_remote_parsers(subparsers: "argparse._SubParsersAction[argparse.Argument
     )
     top.add_argument("--once", action="store_true", help="print one picture and end")
     top.set_defaults(handler=_top)
-    for parser in (ps, top, load, unload):
+    sleep = subparsers.add_parser(
+        "sleep", help="free the GPU of a model, to have it back soon", description="Let a model sleep."
+    )
+    sleep.set_defaults(handler=lambda options: _change(options, "sleep"))
+    for parser in (ps, top, load, unload, sleep):
         add_url(parser)
-    for parser in (load, unload):
+    for parser in (load, unload, sleep):
         parser.add_argument("name", metavar="MODEL", help="its name or an alias")
 
 
@@ -67,7 +71,7 @@ def print_models(models: list[dict[str, Any]], out: TextIO, *, now: float) -> No
 
 
 def _change(options: argparse.Namespace, verb: str) -> int:
-    """Load or unload a model, telling each stage once."""
+    """Load a model, unload it or let it sleep, telling each stage once."""
     told = ""
     path = f"/admin/models/{quote(options.name, safe='/')}/{verb}"
     with RunningServer(options.url) as server:

@@ -104,7 +104,7 @@ class Fleet:
         return lease
 
     async def wait_unloaded(self, handle: EngineHandle) -> None:
-        """Wait until a model that is being ended has gone, with its process."""
+        """Wait until a model that is being ended has gone, with its process, or one that falls asleep is asleep."""
         while handle.state is ModelState.UNLOADING:
             await handle.wait_gone()
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from engine.client import EngineClient
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError, HeadraceError, ModelLoadError
-from engine.messages import EngineInfo, EngineStats, Loading
+from engine.messages import Asleep, EngineInfo, EngineStats, Loading
 from server.config.image_policy import RemotePolicy
 from server.config.settings import SamplingDefaults, describe_defaults
 from server.fleet.engine_process import EngineProcess, describe_exit
@@ -75,6 +75,8 @@ class EngineHandle:
         """Requests that are answered: as long as there are any, the model is not ended."""
         self.waiters: set[Holder] = set()
         """Requests that wait until it is ready."""
+        self.is_away = False
+        """Whether its engine has put the model away, so that it is to be woken instead of started."""
         self.is_closed = False
         """Whether a ready model takes no new requests, because another has waited long enough for its memory."""
         self.last_used: float | None = None
@@ -169,6 +171,27 @@ class EngineHandle:
         """Wait until no process is being ended."""
         await self._gone.wait()
 
+    async def sleep(self) -> Asleep:
+        """Put a retired model away, but keep its process; what that frees and takes. Raises `EngineDeadError`."""
+        assert self._process is not None, "only what was ready sleeps"
+        away = await self._process.client.sleep()
+        self.is_away = True
+        self.progress = None
+        self._set(ModelState.LOADING if self.waiters else ModelState.ASLEEP)
+        return away
+
+    async def wake(self) -> None:
+        """Bring a model back that is away. Raises `HeadraceError` where its engine ends; it is started anew then."""
+        assert self._process is not None, "what sleeps has a process"
+        began = time.monotonic()
+        client = self._process.client
+        client.wake()
+        await client.wait_ready()
+        self.is_away = False
+        self.ready_since = time.monotonic()
+        logger.info("model %s is awake after %.1f s", self.name, self.ready_since - began)
+        self._set(ModelState.READY)
+
     async def unload(self) -> None:
         """End the engine process; when this returns, its memory is free. Who waits for the model goes on waiting."""
         self.retire()
@@ -188,7 +211,7 @@ class EngineHandle:
     def give_up(self) -> None:
         """It is not loaded after all, though it was expected to be."""
         self.progress = None
-        self._set(ModelState.UNLOADED)
+        self._set(ModelState.ASLEEP if self.is_away else ModelState.UNLOADED)
 
     def announce_end(self) -> None:
         """The server ends: nobody need wait any longer."""
@@ -217,6 +240,7 @@ class EngineHandle:
         if self._process is not None:
             self._past = EngineStats().after(self.stats)
         self._process = None
+        self.is_away = False
 
     async def _spawn(self, directory: Path, kv_limit: int) -> EngineProcess:
         config = self.config.with_kv_limit(kv_limit)
@@ -227,9 +251,14 @@ class EngineHandle:
     async def _supervise(self, directory: Path, kv_limit: int) -> None:
         while True:
             error = await self._live()
+            was_asleep = self.state is ModelState.ASLEEP
             if self._process is not None:
                 await self._process.stop(0.0)
             self._forget_process()
+            if was_asleep:
+                logger.error("%s while the model was asleep", error)
+                self._set(ModelState.UNLOADED)
+                return
             delay = self._next_delay()
             if not self._has_been_ready or delay is None:
                 self.fail(self._final_error(error))

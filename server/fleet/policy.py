@@ -15,7 +15,10 @@ class ModelState(StrEnum):
     """Asked for: it waits for memory, or its engine process reads the weights."""
     READY = "ready"
     RESTARTING = "restarting"
+    ASLEEP = "asleep"
+    """Its process is there, its weights in the host's memory: who asks for it wakes it."""
     UNLOADING = "unloading"
+    """Its process is being ended, or it falls asleep."""
     FAILED = "failed"
     STOPPED = "stopped"
 

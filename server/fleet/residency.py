@@ -3,8 +3,9 @@
 A model is wanted by a request (`Fleet.lease`), by an operator, or because the server starts. The wish waits in the
 order of its coming until `next_moves` finds room; then the model gets a grant of bytes and its engine is started. Once
 it is ready the grant becomes what it really takes, which `Needs` remembers. To make room a model is retired, its
-process ended and waited for, and only then its grant is free. All of this happens in one task that looks again at each
-change, and when time alone may have changed something.
+process ended and waited for, and only then its grant is free. A model of a GPU can sleep instead: its weights then have
+a place in the host's budget, and what little its process keeps of the GPU goes on being its grant there. All of this
+happens in one task that looks again at each change, and when time alone may have changed something.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from engine.errors import ConfigError, ModelLoadError
+from engine.errors import ConfigError, HeadraceError, ModelLoadError
 from server.fleet.books import Holding, Moves, Phase, Wish, next_moves
 from server.fleet.devices import CPU, DeviceMemory, budgets, find_devices
 from server.fleet.handle import EngineHandle
@@ -74,6 +75,10 @@ class Residency:
         self._measuring: set[str] = set()
         """Models that are ready, but not known to be as small as they may be."""
         self._ending: set[str] = set()
+        self._away: dict[str, Need] = {}
+        """Of models that sleep, what they need awake."""
+        self._hosted: dict[str, int] = {}
+        """Of models that sleep, what their weights take in the host's memory."""
         self._turns = Turns()
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,11 +114,12 @@ class Residency:
 
     def taken(self, device: str) -> int:
         """Bytes granted on a device."""
-        return sum(need.num_bytes for need in self._granted.values() if need.device == device)
+        granted = sum(need.num_bytes for need in self._granted.values() if need.device == device)
+        return granted + (sum(self._hosted.values()) if device == CPU else 0)
 
     def want(self, handle: EngineHandle, *, may_end: bool = True) -> None:
         """See that a model is loaded, if it is not loaded or loading already; `may_end`: for it others may be ended."""
-        if self._closed or handle.state not in (ModelState.UNLOADED, ModelState.FAILED):
+        if self._closed or handle.state not in (ModelState.UNLOADED, ModelState.ASLEEP, ModelState.FAILED):
             return
         handle.expect()
         self._wish(handle, may_end)
@@ -126,6 +132,28 @@ class Residency:
             self._end(handle)
         elif handle.state is ModelState.FAILED:
             handle.give_up()
+
+    def sleep(self, handle: EngineHandle) -> None:
+        """Put a ready model away that has no requests: on a GPU it sleeps, on a CPU it is ended.
+
+        Raises `ConfigError` where the host has no room for its weights.
+        """
+        assert handle.state is ModelState.READY and handle.info is not None, "only a ready model can fall asleep"
+        need = self._granted[handle.name]
+        if need.device == CPU:
+            self._end(handle)
+            return
+        weights, free = handle.info.weights_bytes, max(0, self.budgets[CPU] - self.taken(CPU))
+        if weights > free:
+            raise ConfigError(
+                f"{handle.name} has {weights / GIB:.2f} GiB of weights, and this server has {free / GIB:.2f} GiB left"
+                " in the host's memory, so it cannot sleep",
+                hint="unload it instead",
+            )
+        self._ending.add(handle.name)
+        self._away[handle.name], self._hosted[handle.name] = need, weights
+        handle.retire()
+        self._begin(self._put_away(handle), f"put {handle.name} to sleep")
 
     def look(self) -> None:
         """Something has changed."""
@@ -143,9 +171,9 @@ class Residency:
             self._measured.add(name)
             self._measuring.add(name)
             self._begin(self._measure(handle), f"measure {name}")
-        if handle.state is ModelState.FAILED:
-            self._granted.pop(name, None)  # its process has ended
-            self._measured.discard(name)
+        is_gone = handle.state is ModelState.UNLOADED and name in self._away  # it died in its sleep
+        if handle.state is ModelState.FAILED or is_gone:
+            self._forget(name)  # its process has ended
         if handle.state is not ModelState.LOADING:
             self.look()
 
@@ -173,7 +201,7 @@ class Residency:
             need = need.at_most(
                 self.budgets[need.device]
             )  # what the operator names is tried, whatever its files suggest
-        wanted.need = need
+        wanted.need = self._away.get(name, need)
         self.look()
 
     def _move_all(self) -> float:
@@ -185,14 +213,20 @@ class Residency:
         """Make the moves of one device; when to look again, by the monotonic clock."""
         now = time.monotonic()
         wishes = [
-            Wish(name=name, num_bytes=wanted.need.num_bytes, since=wanted.since, may_end=wanted.may_end)
+            Wish(name=name, num_bytes=self._lacks(name, wanted.need), since=wanted.since, may_end=wanted.may_end)
             for name, wanted in self._wanted.items()
             if wanted.need is not None and wanted.need.device == device
         ]
         holdings = [self._holding(name, need) for name, need in self._granted.items() if need.device == device]
+        if device == CPU:
+            holdings += [self._holding(name, Need(CPU, size, 0)) for name, size in self._hosted.items()]
         moves = next_moves(self.budgets[device], holdings, wishes, now=now, patience=self._policy.patience)
         self._apply(device, moves, {wish.name for wish in wishes})
         return moves.again_at
+
+    def _lacks(self, name: str, need: Need) -> int:
+        """The bytes of a need that a model has not; one that sleeps has some."""
+        return max(0, need.num_bytes - self._granted[name].num_bytes) if name in self._away else need.num_bytes
 
     def _apply(self, device: str, moves: Moves, wished: set[str]) -> None:
         for name in moves.end:
@@ -225,15 +259,19 @@ class Residency:
             num_bytes=need.num_bytes,
             phase="ending" if name in self._ending else phase,
             is_pinned=handle.residence.is_pinned,
-            is_busy=bool(handle.holders) or handle.state is ModelState.RESTARTING,
+            is_busy=bool(handle.holders) or handle.state is ModelState.RESTARTING or name in self._wanted,
             last_used=last_used,
             stays_until=handle.ready_since + stay,
-            idle_at=inf if timeout is None else last_used + timeout,
+            idle_at=inf if timeout is None or name in self._away else last_used + timeout,
         )
 
     def _load(self, handle: EngineHandle) -> None:
         need = self._wanted.pop(handle.name).need
         assert need is not None, "it was found before there was a wish"
+        if handle.is_away:
+            self._granted[handle.name] = need
+            self._begin(self._wake_up(handle), f"wake {handle.name}")
+            return
         others = sum(
             wanted.need.num_bytes
             for wanted in self._wanted.values()
@@ -252,6 +290,31 @@ class Residency:
         except OSError as error:
             handle.fail(ConfigError(f"the engine process cannot be started: {error.strerror or error}"))
 
+    async def _put_away(self, handle: EngineHandle) -> None:
+        need = self._away[handle.name]
+        try:
+            away = await handle.sleep()
+        except HeadraceError:
+            await self._unload(handle)
+            return
+        self._granted[handle.name] = Need(need.device, max(0, need.num_bytes - away.device_bytes), 0)
+        self._hosted[handle.name] = away.host_bytes
+        self._ending.discard(handle.name)
+        logger.info(
+            "model %s sleeps: %.2f GiB of %s are free, its weights take %.2f GiB of the host's memory",
+            handle.name, away.device_bytes / GIB, need.device, away.host_bytes / GIB,
+        )  # fmt: skip
+        if handle.state is ModelState.LOADING:
+            self._wish(handle, may_end=True)
+        self.look()
+
+    async def _wake_up(self, handle: EngineHandle) -> None:
+        with contextlib.suppress(HeadraceError):  # its supervision starts it anew
+            await handle.wake()
+        self._away.pop(handle.name, None)
+        self._hosted.pop(handle.name, None)
+        self.look()
+
     async def _measure(self, handle: EngineHandle) -> None:
         assert handle.info is not None, "a ready model has it"
         try:
@@ -269,10 +332,10 @@ class Residency:
 
     async def _unload(self, handle: EngineHandle) -> None:
         await handle.unload()
-        need = self._granted.pop(handle.name)
+        need = self._granted[handle.name]
+        self._forget(handle.name)
         if need.device != CPU:
             await self._wait_for_memory(need.device)
-        self._measured.discard(handle.name)
         self._ending.discard(handle.name)
         logger.info(
             "model %s is unloaded; %.2f GiB of %s are free again", handle.name, need.num_bytes / GIB, need.device
@@ -280,6 +343,13 @@ class Residency:
         if handle.state is ModelState.LOADING:
             self._wish(handle, may_end=True)
         self.look()
+
+    def _forget(self, name: str) -> None:
+        """A model's process has ended, and has nothing any more."""
+        self._granted.pop(name, None)
+        self._away.pop(name, None)
+        self._hosted.pop(name, None)
+        self._measured.discard(name)
 
     async def _wait_for_memory(self, device: str) -> None:
         """A driver takes a moment to clear up after a process."""
@@ -297,6 +367,10 @@ class Residency:
             self._begin(self._find_need(handle.name, wanted), f"need of {handle.name}")
 
     def _refuse(self, handle: EngineHandle, device: str, most: int) -> None:
+        if handle.is_away:
+            del self._wanted[handle.name]
+            self._end(handle)  # and then it is refused for what it needs, if it still does not fit
+            return
         need = self._wanted.pop(handle.name).need
         assert need is not None, "it was found before there was a wish"
         beside = "" if most >= self.budgets[device] else " beside the pinned models"

@@ -215,6 +215,19 @@ DETAILS: dict[str, Details] = {
         errors=(409, *OF_BODIES),
         parameters=(_NAME,),
     ),
+    "/admin/models/{name}/sleep": Details(
+        description="For operators: frees a GPU of a model, whose process stays, and keeps its weights in the host's "
+        "memory, so that the next request has it back within seconds. On a CPU the model is unloaded.",
+        request=(AdminRequest,),
+        needs_body=False,
+        request_examples={"stages": {"stream": True}},
+        answer=ModelShape,
+        answer_example=_MODEL | {"state": "asleep"},
+        event=ModelShape,
+        event_example='data: {"id":"small","state":"asleep", ...}\n\ndata: [DONE]\n\n',
+        errors=(409, *OF_BODIES),
+        parameters=(_NAME,),
+    ),
     "/health": Details(
         description="200 when what is loaded at start can answer now, else 503; with the state of every model. "
         "Needs no key.",

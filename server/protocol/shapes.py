@@ -242,7 +242,7 @@ class ModelShape(Shape):
     object: Literal["model"]
     created: int
     owned_by: str
-    state: Literal["unloaded", "loading", "ready", "restarting", "unloading", "failed", "stopped"]
+    state: Literal["unloaded", "loading", "ready", "restarting", "asleep", "unloading", "failed", "stopped"]
     load: Literal["startup", "on_demand", "pinned"]
     last_used: int | None
     memory_bytes: int | None
@@ -275,7 +275,8 @@ class HealthShape(Shape):
 
     status: Literal["ready", "loading", "restarting", "stalled", "failed", "stopped", "draining"]
     models: dict[
-        str, Literal["stalled", "unloaded", "loading", "ready", "restarting", "unloading", "failed", "stopped"]
+        str,
+        Literal["stalled", "unloaded", "loading", "ready", "restarting", "asleep", "unloading", "failed", "stopped"],
     ]
     progress: dict[str, LoadProgressShape] | None = None
 

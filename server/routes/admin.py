@@ -1,4 +1,4 @@
-"""POST /admin/models/{id}/load and /unload: what an operator does with models. `Edge` has seen that it is one."""
+"""POST /admin/models/{id}/load, /unload, /sleep: what an operator does with models. `Edge` has seen that it is one."""
 
 from collections.abc import AsyncIterator
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from engine.errors import HeadraceError
+from engine.errors import ConfigError, HeadraceError
 from server.context import LOADING_RETRY_SECONDS, ServerContext, not_ready
 from server.edge.limits import ClientGone
 from server.edge.sse import KEEP_ALIVE_SECONDS, DisconnectWatcher, EventWriter
@@ -45,15 +45,44 @@ async def unload_model(request: Request, name: str) -> Response:
     """End its process and wait until that has gone. A model that answers or is waited for is not ended: 409."""
     context: ServerContext = request.app.state.context
     handle = context.model(name, request.state.caller)
-    is_stream = (await _body(request)).stream
-    if handle.holders or handle.waiters:
-        count = len(handle.holders) + len(handle.waiters)
+    is_stream = bool((await _body(request)).stream)
+    _refuse_if_busy(handle, "unload it")
+    context.fleet.residency.end(handle)
+    return await _once_put_away(context, handle, is_stream=is_stream)
+
+
+@router.post("/admin/models/{name:path}/sleep", summary="Let a model sleep")
+async def let_sleep(request: Request, name: str) -> Response:
+    """Free a GPU of it, but keep its process, and its weights in the host's memory, so that waking is quick.
+
+    On a CPU, where that would free nothing, it is unloaded. A model that answers or is waited for is left alone: 409.
+    """
+    context: ServerContext = request.app.state.context
+    handle = context.model(name, request.state.caller)
+    is_stream = bool((await _body(request)).stream)
+    _refuse_if_busy(handle, "let it sleep")
+    if handle.state not in (ModelState.READY, ModelState.ASLEEP):
         raise ApiError(
             409,
-            f"The model {handle.name} has {count} request{'s' if count > 1 else ''}; unload it when they have ended",
-            code="model_busy",
+            f"The model {handle.name} is {handle.state}; only one that is ready can fall asleep",
+            code="model_not_ready",
         )
-    context.fleet.residency.end(handle)
+    if handle.state is ModelState.READY:
+        try:
+            context.fleet.residency.sleep(handle)
+        except ConfigError as error:
+            raise ApiError(409, f"{error.message}; {error.hint}", code="no_room_to_sleep") from error
+    return await _once_put_away(context, handle, is_stream=is_stream)
+
+
+def _refuse_if_busy(handle: EngineHandle, what: str) -> None:
+    count = len(handle.holders) + len(handle.waiters)
+    if count:
+        requests = f"{count} request{'s' if count > 1 else ''}"
+        raise ApiError(409, f"The model {handle.name} has {requests}; {what} when they have ended", code="model_busy")
+
+
+async def _once_put_away(context: ServerContext, handle: EngineHandle, *, is_stream: bool) -> Response:
     if is_stream:
         return _Told(context, handle, loads=False)
     await context.fleet.wait_unloaded(handle)

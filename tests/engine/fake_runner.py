@@ -127,6 +127,15 @@ class FakeRunner:
         self._builder.last_tokens[row.sequence.slot] = token
         return token, finite
 
+    def sleep(self) -> tuple[int, int]:
+        """See `Runner.sleep`."""
+        self._tokens[:] = EMPTY
+        self._tenants = [None] * len(self._tokens)
+        return len(self._tokens), 0
+
+    def wake(self) -> None:
+        """See `Runner.wake`."""
+
     def rest(self) -> None:
         """See `Runner.rest`."""
 

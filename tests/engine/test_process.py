@@ -50,7 +50,7 @@ def test_memory_goes_back_once_when_the_engine_falls_idle(monkeypatch: pytest.Mo
         return []
 
     monkeypatch.setattr(process, "give_memory_back", lambda: given_back.append(len(looks)))
-    assert process.serve(engine, Mock(receive=receive)) == 0  # type: ignore[arg-type]
+    assert process.serve(engine, Mock(receive=receive), Mock()) == 0  # type: ignore[arg-type]
     assert len(given_back) == 2, "once after each time it worked"
 
 
@@ -60,7 +60,7 @@ def test_an_engine_that_will_not_get_over_it_ends_when_everybody_is_told() -> No
         has_work=True, is_broken=True, step=lambda: told, take_outputs=lambda: [], stats=EngineStats
     )
     pipe = Mock(receive=lambda timeout: [])
-    assert process.serve(engine, pipe) == 1  # type: ignore[arg-type]
+    assert process.serve(engine, pipe, Mock()) == 1  # type: ignore[arg-type]
     assert [call.args[0].outputs for call in pipe.send.call_args_list] == [told]
 
 

@@ -177,6 +177,15 @@ class EngineMachine(RuleBasedStateMachine):
         found.may_fail = True
         self.runner.broken.add(found.sequence)
 
+    @precondition(lambda self: not self.engine._sequences and not self.engine.has_work)
+    @rule(wakes=st.booleans())
+    def sleep(self, wakes: bool) -> None:
+        """Where nobody is there; the next request wakes it, if nothing did before."""
+        self.engine.sleep()
+        assert self.engine.stats().blocks_cached == 0 and self.engine.step() == []
+        if wakes:
+            self.engine.wake()
+
     @rule(out_of_memory=st.booleans())
     def fail_a_step(self, out_of_memory: bool) -> None:
         budget, slots = self.scheduler.max_batched_tokens, self.scheduler._num_slots

@@ -10,6 +10,7 @@ from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.sampling_params import SamplingParams
 from tests.engine.test_oracle import make_engine
+from tests.engine.test_sleep import wakes_as_it_was
 from tests.gpu import checks
 from tests.tiny_models import FAMILIES
 
@@ -53,6 +54,13 @@ def test_recording_and_overlap_change_no_token(
     options = {"attention": "triton", "graphs": graphs, "overlap": overlap}
     runner = checks.every_way_says_what_generate_says(tiny_model_dir(family), "cuda", **options)
     assert (runner.graphs is not None and runner.graphs.num_recorded > 0) == graphs
+
+
+@pytest.mark.parametrize("options", [{}, {"quantization": "fp8"}, {"kv_dtype": "fp8"}])
+def test_what_wakes_is_recorded_again_and_says_what_it_said(
+    options: dict[str, str], tiny_model_dir: TinyModelDir
+) -> None:
+    wakes_as_it_was(tiny_model_dir("llama"), device="cuda", dtype="bfloat16", attention="triton", **options)
 
 
 def test_steps_are_not_recorded_where_the_backend_plans_on_the_host(tiny_model_dir: TinyModelDir) -> None:

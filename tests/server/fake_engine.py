@@ -22,6 +22,7 @@ from engine.messages import (
     AbortRequest,
     AddRequest,
     AskCached,
+    Asleep,
     Cached,
     EngineInfo,
     EngineStats,
@@ -30,8 +31,10 @@ from engine.messages import (
     Ready,
     SequenceOutput,
     Shutdown,
+    Sleep,
     StepOutputs,
     TokenLogprobs,
+    Wake,
     decode_inbound,
     encode,
 )
@@ -53,10 +56,11 @@ class Script(msgspec.Struct, frozen=True):
     """Tokens after which a sequence ends with `stop`; 0 never."""
     step_seconds: float = 0.0
     gate: str = ""
-    """A file whose existence lets go on what `holds` and `holds_load` hold; without a name they hold for ever."""
+    """A file whose existence lets go on what those that begin with `holds` hold; without a name they hold for ever."""
     holds: dict[int, int] = {}
     """By seed, -1 for none: tokens after which a sequence stands still, 0 for its prefill."""
     holds_load: bool = False
+    holds_wake: bool = False
     load_fails: str = ""
     ends_itself: bool = False
     """Whether a process whose load has failed ends at once, or waits to be ended."""
@@ -72,6 +76,7 @@ class Script(msgspec.Struct, frozen=True):
     """What sequences are said to have waited."""
     relaxed: list[str] = []
     """What is said to be left out of every request's constraint."""
+    device: str = "cpu"
     weights_bytes: int = 0
     kv_bytes: int = 0
     by_model: dict[str, dict[str, Any]] = {}
@@ -140,9 +145,9 @@ class FakeEngine:
         return EngineInfo(
             name=self.config.name, architecture="FakeForCausalLM",
             model_dir=self.script.model_dir or self.config.source,
-            context=self.script.context, vocab_size=49152, eos_token_ids=[2], device="cpu", dtype="float32",
-            attention="reference", block_size=16, num_blocks=self.script.context // 16 + 1, max_num_seqs=64,
-            weights_bytes=self.script.weights_bytes,
+            context=self.script.context, vocab_size=49152, eos_token_ids=[2],
+            device=self.script.device, dtype="float32", attention="reference", block_size=16,
+            num_blocks=self.script.context // 16 + 1, max_num_seqs=64, weights_bytes=self.script.weights_bytes,
             kv_bytes=self.script.kv_bytes, num_parameters=0, load_seconds=0.0, generation_defaults={}, numerics="fake",
             notes=[],
         )  # fmt: skip
@@ -179,6 +184,16 @@ class FakeEngine:
             case AskCached() as asked:
                 self.note("ask_cached", prompt=len(asked.prompt_token_ids), salt=asked.salt.hex())
                 self.socket.send(encode(Cached(asked.question_id, len(asked.prompt_token_ids) // 16 * 16)))
+            case Sleep():
+                self.note("sleep")
+                weights = self.script.weights_bytes
+                self.socket.send(encode(Asleep(weights + self.script.kv_bytes, weights)))
+            case Wake():
+                self.note("wake")
+                self.socket.send(encode(Loading("waking up")))
+                while self.script.holds_wake and not self.gate_is_open():
+                    time.sleep(PAUSE)
+                self.socket.send(encode(Ready(self.info())))
             case Shutdown():
                 self.note("shutdown")
                 return False

@@ -7,7 +7,7 @@ import { chatFields } from "./fields.js";
  * A model as /v1/models tells it. What is not loaded has only the first of these.
  * @typedef {object} Model
  * @property {string} id
- * @property {string} state `unloaded`, `loading`, `ready`, `restarting`, `unloading`, `failed` or `stopped`
+ * @property {string} state `unloaded`, `loading`, `ready`, `restarting`, `asleep`, `unloading`, `failed` or `stopped`
  * @property {{stage: string, fraction: number | null}} [progress] while it loads
  * @property {number} [context_length]
  * @property {string} [architecture]
@@ -55,9 +55,9 @@ export function stateWords({ state, progress }) {
  * Whether a model can be asked: one that is not loaded is, by being asked.
  * @param {Model | undefined} model
  */
-export const takesRequests = (model) => model?.state === "ready" || model?.state === "unloaded";
+export const takesRequests = (model) => ["ready", "asleep", "unloaded"].includes(model?.state ?? "");
 
-const SETTLED = ["ready", "failed", "unloaded"];
+const SETTLED = ["ready", "asleep", "failed", "unloaded"];
 const POLL_MS = 1000;
 let asking = false;
 let timer = 0;

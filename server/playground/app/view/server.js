@@ -59,7 +59,7 @@ function ModelRow({ model, series }) {
 }
 
 /** What can be done with a model by its state. */
-const VERBS = new Map([["unloaded", "Load"], ["failed", "Load"], ["ready", "Unload"]]);
+const VERBS = new Map([["unloaded", "Load"], ["failed", "Load"], ["ready", "Unload"], ["asleep", "Unload"]]);
 
 /**
  * Loads a model or puts it away, which servers with keys let only their operators do.
