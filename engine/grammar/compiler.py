@@ -41,6 +41,8 @@ TEXT_FACTOR = 16
 MAX_MARKS = 16
 DEADLINE_SECONDS: dict[ConstraintBackend, float] = {"llguidance": 2.0, "outlines_core": 10.0}
 """Of the process's own time, so that a busy machine refuses nobody."""
+LOOK_SECONDS = 5.0
+"""So often an idle process is looked after, which something else may have ended."""
 IDLE_SECONDS = 300.0
 """After this the second process ends."""
 
@@ -126,9 +128,12 @@ class GrammarCompiler:
 
     def _run(self) -> None:
         self._prepare()
-        while (job := self._jobs.take()) is not None:
-            self._do(job, self.process)
-            self.process.start()  # while nobody waits for it
+        while not self._jobs.is_closed:
+            if (job := self._jobs.take(timeout=LOOK_SECONDS)) is None:
+                self.process.revive()
+            else:
+                self._do(job, self.process)
+                self.process.start()  # while nobody waits for it
         self.process.kill()
 
     def _open_second_way(self) -> None:

@@ -76,6 +76,11 @@ class JobQueue:
                     return None
             return None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing comes any more."""
+        return self._closed
+
     def close(self) -> None:
         """Let all who take go."""
         with self._changed:

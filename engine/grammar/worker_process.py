@@ -43,6 +43,8 @@ class WorkerProcess:
         self._clock = clock
         self._on_slow = on_slow
         self._worker: subprocess.Popen[bytes] | None = None
+        self._is_well = False
+        """Whether it started well."""
 
     @property
     def pid(self) -> int | None:
@@ -96,8 +98,16 @@ class WorkerProcess:
         except OSError:
             logger.warning("the process that compiles constraints has not started")
         answer = self._read(START_SECONDS)
-        if answer is None or answer.error is not None:
+        self._is_well = answer is not None and answer.error is None
+        if not self._is_well:
             logger.warning("the process that compiles constraints has not started")
+
+    def revive(self) -> None:
+        """Start another process where the one that was well has ended while nobody asked it."""
+        if self._worker is not None and self._is_well and self._worker.poll() is not None:
+            logger.warning("the process that compiles constraints has ended: another is started")
+            self.kill()
+            self.start()
 
     def kill(self) -> None:
         """End the process, if there is one."""

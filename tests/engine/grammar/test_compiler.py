@@ -15,7 +15,7 @@ import pytest
 
 from engine.constraint import Constraint
 from engine.errors import RequestError
-from engine.grammar import worker_process
+from engine.grammar import compiler, worker_process
 from engine.grammar.compiler import DEADLINE_SECONDS, ENTRY_BYTES, GrammarCompiler
 from engine.grammar.grammar import Compiled
 from engine.grammar.repeats import UnrepeatedGrammar
@@ -264,6 +264,20 @@ def test_a_process_that_died_is_replaced(bench: Bench) -> None:
     psutil.Process(pid).kill()
     (result,) = bench.wait(bench.submit("[0-9]{9}"))
     assert not isinstance(result, RequestError)
+
+
+def test_a_process_that_dies_while_nobody_asks_is_replaced_and_leaves_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiler, "LOOK_SECONDS", 0.02)
+    bench.wait(bench.submit("[0-9]{7}"))
+    pid = bench.compiler.process.pid
+    assert pid is not None
+    psutil.Process(pid).kill()
+    given_up = time.monotonic() + PATIENCE
+    while psutil.pid_exists(pid) or bench.compiler.process.pid in (None, pid):
+        assert time.monotonic() < given_up, "it stays a zombie"
+        time.sleep(0.01)
 
 
 def test_a_cancelled_job_gives_nothing(bench: Bench) -> None:
