@@ -3,7 +3,8 @@
     python -m scripts.run_tests [--slow] [pytest's own arguments]
 
 What runs no model runs beside each other, a file at a time on each core. Models come after it and alone, since the
-threads of two of them would fight for the cores. Without --slow what needs minutes is left out, with it all else is.
+threads of two of them would fight for the cores. Without --slow what needs minutes is left out, with it all else is,
+and pages in a browser are alone too, since they are asked what they do in time.
 Where the arguments name files or folders of tests, just those run, in one go.
 """
 
@@ -20,6 +21,7 @@ BESIDE_EACH_OTHER = (
     "tests/engine/scheduling",
     "tests/engine/weights",
 )
+SLOW_BESIDE_EACH_OTHER = ("tests/engine/grammar", "tests/engine/kernels", "tests/server/openapi")
 PASSED, NOTHING_CHOSEN = 0, 5
 """Exit codes of pytest."""
 
@@ -27,11 +29,12 @@ PASSED, NOTHING_CHOSEN = 0, 5
 def runs(slow: bool, arguments: Sequence[str]) -> list[list[str]]:
     """The arguments of each run of pytest."""
     marked = ["-m", "slow" if slow else "not slow"]
-    if slow or any(map(_names_tests, arguments)):
+    if any(map(_names_tests, arguments)):
         return [[*marked, *arguments]]
-    ignored = [f"--ignore={path}" for path in BESIDE_EACH_OTHER]
+    beside = SLOW_BESIDE_EACH_OTHER if slow else BESIDE_EACH_OTHER
+    ignored = [f"--ignore={path}" for path in beside]
     return [
-        [*marked, "--numprocesses=auto", "--dist=loadfile", *BESIDE_EACH_OTHER, *arguments],
+        [*marked, "--numprocesses=auto", "--dist=loadfile", *beside, *arguments],
         [*marked, "tests", *ignored, *arguments],
     ]
 
