@@ -64,6 +64,7 @@ lint: .venv/.installed-dev ## Check style, format, types and the documentation's
 	.venv/bin/python -m scripts.generate_docs --check
 	.venv/bin/python -m scripts.check_pages
 	.venv/bin/python -m scripts.lock --check
+	.venv/bin/python -m scripts.check_deployment
 
 format: .venv/.installed-dev ## Format the code
 	.venv/bin/ruff check --fix .
@@ -73,7 +74,7 @@ docs: .venv/.installed-dev ## Rewrite the documentation's generated tables
 	.venv/bin/python -m scripts.generate_docs
 
 clean: ## Remove the environment and everything built
-	rm -rf .venv .venv-compat .venv-lm-eval .clients .transformers .node build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-compat .venv-lm-eval .clients .transformers .node .tools build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamps are newer than what decides the content of .venv, so a second run starts at once.
 .venv/.installed: pyproject.toml constraints.txt scripts/install.py

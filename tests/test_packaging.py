@@ -90,7 +90,7 @@ def test_the_container_serves_as_documented() -> None:
 
     assert instructions("FROM") == ["${BASE} AS build", "${BASE}"]
     assert instructions("ARG")[0] == "BASE=ubuntu:24.04"
-    assert instructions("USER") == ["headrace"] and "useradd --uid 10001" in DOCKERFILE
+    assert instructions("USER") == ["10001:10001"] and "useradd --uid 10001 --gid 10001" in DOCKERFILE
     assert instructions("EXPOSE") == ["8000"] and instructions("VOLUME") == ["/data"]
     entry = json.loads(instructions("ENTRYPOINT")[0])
     assert entry[-1] in PROJECT["scripts"]
