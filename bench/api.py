@@ -23,7 +23,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from bench.record import circumstances, write_json
+from server.benchmarks.record import circumstances, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVER = "tests.server.serve_fake"

@@ -16,7 +16,6 @@ from unittest import mock
 
 from tokenizers import Tokenizer
 
-from bench.record import circumstances, percentile, table, write_json
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.constraint import Constraint
@@ -25,6 +24,7 @@ from engine.grammar.backend_llguidance import LlguidanceGrammar
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
 from engine.weights.sources import resolve
+from server.benchmarks.record import circumstances, percentile, table, write_json
 
 STRINGS = {"type": "array", "items": {"type": "string", "minLength": 200}, "minItems": 50}
 NAMES = [f"{one}_{two}" for one in ("customer", "delivery", "invoice") for two in ("name", "street", "city", "country")]

@@ -11,8 +11,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from bench.record import circumstances, table, write_json
 from engine.config import EngineConfig
+from server.benchmarks.record import circumstances, table, write_json
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import FleetPolicy
 from server.metrics import Gathered, exposition, gather

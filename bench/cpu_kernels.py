@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.record import circumstances, table, write_json
 from engine.attention.sdpa import Run, attend_in_chunks
 from engine.kernels.cpu import CpuKernels, load_kernels
 from engine.kernels.cpu_quantized import ACTIVATION_BITS, FORMATS, QuantizedProduct, Room, pack
+from server.benchmarks.record import circumstances, table, write_json
 
 OUTPUTS, SIZE = 1536, 768
 ROWS = (1, 4, 16, 64)

@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.image_latency import ImageBench
-from bench.record import circumstances, percentile, table, write_json
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
+from server.benchmarks.record import circumstances, percentile, table, write_json
 from server.config.settings import load_models_file
 
 ROOT = Path(__file__).resolve().parent.parent

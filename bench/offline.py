@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 
 from bench.latency import ROOT, Bench
-from bench.record import circumstances, table, write_json
 from headrace import LLM
+from server.benchmarks.record import circumstances, table, write_json
 from server.config.settings import load_models_file
 
 PROMPT_TOKENS = 48

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from bench.record import circumstances, percentile, table, write_json
+from server.benchmarks.record import circumstances, percentile, table, write_json
 from tests.serving import server_process, write_models
 
 SLOTS, QUEUE = 4, 4

@@ -22,7 +22,6 @@ from typing import Any
 import llguidance
 import numpy as np
 
-from bench.record import circumstances, percentile, table, write_json
 from engine.constraint import Constraint
 from engine.errors import RequestError
 from engine.grammar.backend_llguidance import LlguidanceGrammar, compile_grammar, make_tokenizer
@@ -31,6 +30,7 @@ from engine.grammar.repeats import unrepeated
 from engine.grammar.source import GrammarText, load_schema, schema_text
 from engine.grammar.token_index import TokenIndex
 from engine.grammar.vocabulary import Vocabulary
+from server.benchmarks.record import circumstances, percentile, table, write_json
 
 KEYWORDS = [
     "not",

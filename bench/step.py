@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from bench.record import circumstances, percentile, table, write_json
 from engine.device.forward_batch import BatchBuilder
 from engine.engine import Engine
 from engine.messages import AddRequest, StepOutputs, encode
@@ -25,6 +24,7 @@ from engine.sampling.sampler import PendingSample, Sampled, Sampler
 from engine.sampling_params import SamplingParams
 from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.scheduler import Scheduled, Scheduler
+from server.benchmarks.record import circumstances, percentile, table, write_json
 
 VOCAB = 32
 BLOCK_SIZE = 16

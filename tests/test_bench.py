@@ -1,155 +1,19 @@
-"""The load generator reads any server's stream rightly; its numbers are worth nothing otherwise."""
+"""The benchmarks of developers keep their books; their numbers are worth nothing otherwise."""
 
-import asyncio
-import base64
-import contextlib
-import io
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from bench.chat_stream import Endpoint, Reply
 from bench.gpu import __main__ as suite
 from bench.gpu.idle import LISTED, idle_shares, longest_of
 from bench.gpu.job import Job, Options, run_job
 from bench.gpu.limits import Costs
 from bench.gpu.report import rows_of
 from bench.gpu.timing import Ceilings
-from bench.image_times import sums
-from bench.pictures import make_picture, size_of
-from bench.prompts import make_prompt
-from bench.record import circumstances, percentile, table
-from bench.serve import gaps_between, summarise
+from server.benchmarks.record import circumstances, table
 from tests.clocks import PATIENCE
-
-EVENTS = [
-    b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n',
-    b": keep-alive\n\n",
-    b'data: {"choices":[{"index":0,"delta":{"content":"\xc3\xa9"}}],"usage":null}\r\n\r\n',
-    b'data: {"choices":[{"index":0,"delta":{"content":"b"},"finish_reason":"length"}]}\n\n',
-    b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5,"more":{}}}\n\n',
-    b"data: [DONE]\n\n",
-]
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-def chunked(events: list[bytes]) -> bytes:
-    return b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events) + b"0\r\n\r\n"
-
-
-def ask(answer: bytes, piece: int = 1 << 20, timeout: float = PATIENCE, close: bool = True) -> Reply:
-    """What the client makes of a server that sends `answer` in pieces."""
-
-    served = asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            await reader.readuntil(b"\r\n\r\n")
-            await reader.readexactly(len(b'{"stream":true}'))
-            for start in range(0, len(answer), piece):
-                writer.write(answer[start : start + piece])
-                await writer.drain()
-                await asyncio.sleep(0)  # lets the client read this piece alone
-            if not close:
-                await reader.read()  # until the client closes
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-        served.set()
-
-    async def run() -> Reply:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        async with server:
-            reply = await Endpoint(f"127.0.0.1:{port}").chat({"stream": True}, timeout=timeout)
-            await served.wait()
-        return reply
-
-    return asyncio.run(run())
-
-
-@pytest.mark.parametrize("piece", [1, 7, 1 << 20])
-@pytest.mark.parametrize("frame", [chunked, lambda events: chunked([b"".join(events)])])
-def test_a_stream_is_read_however_it_is_cut(piece: int, frame: Callable[[list[bytes]], bytes]) -> None:
-    reply = ask(HEAD + frame(EVENTS), piece)
-    assert reply.error is None
-    assert reply.texts == ["é", "b"] and len(reply.times) == 2
-    assert reply.output_tokens == 5 and reply.finish_reason == "length"
-
-
-def test_without_usage_chunks_are_counted() -> None:
-    reply = ask(HEAD + chunked(EVENTS[:4] + EVENTS[5:]))
-    assert reply.output_tokens == 2
-    assert summarise([reply], 2.0)["tokens_counted_by"] == "chunks"
-    assert summarise([reply], 2.0)["output_tokens_per_s"] == 1.0
-
-
-def test_a_server_that_keeps_the_connection_does_not_hold_the_client() -> None:
-    assert ask(HEAD + chunked(EVENTS[:5]), close=False).error is None
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        (b'HTTP/1.1 429 Busy\r\nContent-Length: 4\r\n\r\n{"a"', 'status 429: {"a"'),
-        (HEAD + chunked(EVENTS[:3])[:-5], "the stream ended early"),
-        (HEAD + chunked([EVENTS[2], b'data: {"error":{"message":"broken"}}\n\n', EVENTS[5]]), "error event: "),
-        (HEAD + chunked([b"data: {oops\n\n"]), "a chunk that cannot be read: "),
-        (b"", "status 0: "),
-    ],
-)
-def test_failures_are_errors_not_short_answers(answer: bytes, expected: str) -> None:
-    reply = ask(answer)
-    assert (reply.error or "").startswith(expected)
-    assert summarise([reply], 1.0)["errors"] == 1
-    assert summarise([reply], 1.0)["output_tokens"] == 0
-
-
-def test_a_silent_server_and_no_server_are_errors() -> None:
-    assert ask(HEAD, timeout=0.2, close=False).error == "no end after 0.2 s"
-    refused = asyncio.run(Endpoint("http://127.0.0.1:9").chat({}))
-    assert (refused.error or "").startswith("connection: ")
-
-
-def test_percentiles_are_nearest_rank() -> None:
-    values = [float(n) for n in range(100, 0, -1)]
-    assert [percentile(values, p) for p in (50, 95, 99, 100)] == [50.0, 95.0, 99.0, 100.0]
-    assert percentile([3.0], 99) == 3.0 and percentile([], 99) == 0.0
-
-
-def test_gaps_belong_to_the_time_they_end_in() -> None:
-    assert gaps_between([Reply(0.0, times=[1.0, 2.0, 5.0]), Reply(0.0, times=[4.0])], 2.0, 5.0) == [3.0]
-
-
-def test_prompts_repeat_and_share_what_they_are_told_to() -> None:
-    first, again = (make_prompt(3, tokens=100, shared_prefix=20) for _ in range(2))
-    other = make_prompt(4, tokens=100, shared_prefix=20)
-    assert first == again and first != other
-    assert first.split()[:20] == other.split()[:20] and first.split()[20:60] != other.split()[20:60]
-
-
-def test_images_have_the_size_that_is_asked_for_and_differ() -> None:
-    first, again, other = (make_picture(number, (50, 20)) for number in (1, 1, 2))
-    assert first == again != other
-    content = base64.b64decode(first.removeprefix("data:image/jpeg;base64,"))
-    assert Image.open(io.BytesIO(content)).size == size_of("50x20") == (50, 20)
-    for wrong in ("50", "x", "50x0", "-1x5"):
-        with pytest.raises(ValueError):
-            size_of(wrong)
-
-
-def test_what_a_server_spends_on_images_is_read_from_its_metrics() -> None:
-    page = (
-        'headrace_image_fetch_seconds_bucket{le="0.01"} 3\nheadrace_image_fetch_seconds_sum 0.5\n'
-        'headrace_image_decode_seconds_sum 1.5\nheadrace_image_encode_seconds_total{model="a{b}"} 2\n'
-        'headrace_image_encode_seconds_total{model="c"} 0.25\n'
-    )
-    assert sums(page) == {"fetch": 0.5, "decode": 1.5, "encode": 2.25}
-    assert sums("") == sums(page.replace("decode", "other")) == {}
 
 
 def test_tables_are_markdown() -> None:

@@ -17,8 +17,8 @@ from PIL import Image
 from tokenizers import Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from bench import serve as bench
 from engine.weights.random_tokenizer import write_tokenizer
+from server.commands import cli
 from tests.engine.test_oracle_images import IMAGE, oracle
 from tests.server import patient
 from tests.serving import running_server, write_models
@@ -260,7 +260,8 @@ def test_the_model_says_that_it_sees(client: openai.OpenAI) -> None:
 def test_the_benchmark_sends_images_and_splits_the_time_to_first_token(server: str, tmp_path: Path) -> None:
     options = ["--images", "2", "--pixels", "90x60", "--concurrency", "1", "--requests", "3", "--max-tokens", "4"]
     report = tmp_path / "report.json"
-    assert bench.main(["--url", server, "--model", "seeing", *options, "--ignore-eos", "--json", str(report)]) == 0
+    command = ["bench", "serve", "--url", server, "--model", "seeing", *options, "--ignore-eos", "--json", str(report)]
+    assert cli.main(command) == 0
     (level,) = json.loads(report.read_text())["levels"]
     split = level["ttft_split_ms"]
     assert level["mean_prompt_tokens"] > 12 and set(split) == {"fetch", "decode", "encode", "prefill"}

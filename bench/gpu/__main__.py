@@ -22,7 +22,7 @@ from typing import Any
 from bench.gpu.job import Job, Options
 from bench.gpu.report import rows_of
 from bench.gpu.timing import Ceilings
-from bench.record import circumstances, table, write_json
+from server.benchmarks.record import circumstances, table, write_json
 
 MODELS = ("Llama-3.1-8B", "Llama-3.1-8B@fp8", "Llama-3.1-8B@fp8+kv8", "Qwen2.5-1.5B", "gemma-2-2b", "phi-4",
           "Qwen2.5-32B")  # fmt: skip

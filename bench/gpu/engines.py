@@ -10,13 +10,13 @@ import torch
 from bench.gpu.idle import profiled
 from bench.gpu.limits import ANSWER, PROMPT, Costs, LeftOut, costs_of
 from bench.gpu.timing import Ceilings, synchronize
-from bench.record import percentile
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.execution.model_runner import ModelRunner
 from engine.messages import AddRequest, EngineInfo
 from engine.sampling_params import SamplingParams
+from server.benchmarks.record import percentile
 
 WARMUP_STEPS = 12
 """More than a decoding step is run before it is recorded."""

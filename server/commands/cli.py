@@ -13,6 +13,7 @@ from engine.config import Activations, Dtype, EngineConfig, KvDtype, Quantizatio
 from engine.errors import ConfigError, HeadraceError
 from server.commands.banner import Console, ConsoleHandler
 from server.commands.batch import add_batch_parser
+from server.commands.bench import add_bench_parser
 from server.commands.commit import version_line
 from server.commands.keys import add_keys_parser
 from server.commands.models import add_models_parser
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_batch_parser(commands)
     add_keys_parser(commands)
     add_remote_parsers(commands)
+    add_bench_parser(commands)
     return parser
 
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.record import table
 from engine.weights.random_tokenizer import write_tokenizer
+from server.benchmarks.record import table
 from tests.chaos.crowd import QUESTIONS, Asker, Crowd, Outcome
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.site import MIB, Footprint, Site

@@ -24,7 +24,7 @@ from typing import Any
 import jsonschema
 import openai
 
-from bench.record import circumstances, table, write_json
+from server.benchmarks.record import circumstances, table, write_json
 from tests.places import SHARED
 from tests.serving import running_server, write_models
 from tests.tool_check.tools import QUESTIONS, SCHEMAS, TOOLS

@@ -13,7 +13,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, expect
 
-from bench.record import circumstances, write_json
+from server.benchmarks.record import circumstances, write_json
 from tests.server.playground.browser import Watched, chromium, messages, say
 from tests.server.playground.scripted import SCRIPTS, chunk, ended, running_scripted, texts
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.errors import ConfigError
 from engine.weights.gguf_file import GGUFFile
 from engine.weights.sources import resolve
 
@@ -64,11 +65,11 @@ def _copy_field(writer: Any, field: Any) -> None:
 
 
 def package_file() -> Path:
-    """The default model's own file."""
+    """The default model's own file. Raises `ConfigError`."""
     import importlib.util
 
     package, _, name = SOURCE.removeprefix("package://").partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(f"the Python package {package} is not installed")
+        raise ConfigError(f"the Python package {package} is not installed", hint="name a file with --gguf")
     return Path(spec.submodule_search_locations[0]) / name

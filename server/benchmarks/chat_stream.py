@@ -5,6 +5,7 @@ nothing but text, usage and errors. Each request opens a connection of its own, 
 """
 
 import asyncio
+import http.client
 import json
 import ssl
 import time
@@ -15,6 +16,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+
+from engine.errors import ConfigError, HeadraceError
+
+
+class EndpointError(HeadraceError):
+    """A server that is to be measured cannot be asked."""
 
 
 class _Delta(msgspec.Struct):
@@ -74,9 +81,10 @@ class Endpoint:
     """A server's `/v1` at a base URL."""
 
     def __init__(self, url: str, *, api_key: str = "") -> None:
+        """`url` may end in `/v1` or not. Raises `ConfigError`."""
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise SystemExit(f"--url: {url!r} is not an http or https address")
+            raise ConfigError(f"--url: {url!r} is not an http or https address")
         path = parts.path.rstrip("/")
         self._base = path if path.endswith("/v1") else f"{path}/v1"
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
@@ -86,11 +94,15 @@ class Endpoint:
         self._api_key = api_key
 
     def first_model(self) -> str:
-        """The first model the server lists."""
+        """The first model the server lists. Raises `EndpointError`."""
         try:
             return str(json.loads(self._get(f"{self._base}/models"))["data"][0]["id"])
-        except OSError as error:
-            raise SystemExit(f"{self._origin}{self._base}/models: {error}") from None
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise EndpointError(
+                f"{self._origin}{self._base}/models: {reason}",
+                hint="name a server with --url, and its model with --model",
+            ) from None
 
     def metrics(self) -> str:
         """What the server says at /metrics; nothing where it has none."""
@@ -100,10 +112,10 @@ class Endpoint:
             return ""
 
     def _get(self, path: str) -> bytes:
-        request = urllib.request.Request(f"{self._origin}{path}")
+        request = urllib.request.Request(f"{self._origin}{path}")  # noqa: S310
         if self._api_key:
             request.add_header("Authorization", f"Bearer {self._api_key}")
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  the constructor saw to the scheme
             return bytes(answer.read())
 
     async def chat(self, body: dict[str, Any], *, timeout: float = 600.0, reply: Reply | None = None) -> Reply:

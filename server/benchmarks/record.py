@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,15 +15,18 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "triton", "transformers", "tokenizers", "uvicorn", "pyzmq", "msgspec")
+ROOT = Path(__file__).resolve().parent.parent.parent
+"""Where this code lies: a checkout, or the folder of installed packages."""
+COMMAND = "server.commands.cli"
+"""The module that is `headrace`."""
+PACKAGES = ("headrace", "torch", "triton", "transformers", "tokenizers", "uvicorn", "pyzmq", "msgspec")
 
 
 def circumstances() -> dict[str, Any]:
     """Date, command line, commit, versions and machine, as plain data for JSON."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *_program(), *map(_argument, sys.argv[1:])]),
+        "command": shlex.join([*_program(), *map(_argument, sys.argv[1:])]),
         "commit": _commit(),
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
@@ -31,9 +35,10 @@ def circumstances() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, the cores this process may use, memory, and how busy the machine was already."""
+    """The processor, the cores this process may use, memory, GPUs, and how busy the machine was already."""
     return {
         "cpu": _cpu_model(),
+        "gpus": _gpu_names(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load_1min": round(os.getloadavg()[0], 2),
@@ -63,7 +68,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def _program() -> list[str]:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return ["-m", spec.name.removesuffix(".__main__")] if spec else [Path(sys.argv[0]).name]
+    if spec is None:
+        name = Path(sys.argv[0]).name
+        return [name] if not name.endswith(".py") else ["python", name]
+    name = spec.name.removesuffix(".__main__")
+    return ["headrace"] if name == COMMAND else ["python", "-m", name]
 
 
 def _argument(text: str) -> str:
@@ -72,7 +81,9 @@ def _argument(text: str) -> str:
 
 
 def _commit() -> str:
-    """The commit, with `-dirty` if tracked files of the engine, the server or the benchmarks differ from it."""
+    """The commit, with `-dirty` if tracked files differ from it; `unknown` where this code is no checkout."""
+    if not (ROOT / ".git").exists():  # else git would tell of whatever folder the packages happen to lie in
+        return "unknown"
     git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match=", "--exclude=*"]
     try:
         answer = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -86,6 +97,18 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _gpu_names() -> list[str]:
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return []
+    try:
+        query = [command, "--query-gpu=name", "--format=csv,noheader"]
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return answer.stdout.strip().splitlines()
 
 
 def _cpu_model() -> str:

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from bench.chat_stream import Endpoint
+from server.benchmarks.chat_stream import Endpoint
 
 PARTS = {
     "fetch": "headrace_image_fetch_seconds_sum",

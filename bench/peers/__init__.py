@@ -1,1 +1,0 @@
-"""Headrace and its peers side by side on one machine."""
