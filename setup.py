@@ -15,7 +15,7 @@ from setuptools.command.sdist import sdist
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
-from server.commands.commit import WRITTEN, known_commit  # noqa: E402 (needs nothing but Python)
+from server.commit import WRITTEN, known_commit  # noqa: E402 (needs nothing but Python)
 
 MODELS_FILE = Path("server/config/models.yaml")
 """Where an installed server finds the models that ship."""

@@ -7,16 +7,20 @@ that the documentation cannot promise what the code does not do.
 """
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from engine.grammar.jobs import MAX_QUEUED, MAX_SHARE
 from engine.grammar.language.counts import MAX_POSITIONS
 from engine.weights.random_model import architecture_names
 from scripts.lock import read_lock
 from scripts.vendor import LIBRARIES
+from server.benchmarks.conformance import CHECKS
+from server.benchmarks.verdicts import MEANINGS
 from server.commands.cli import build_parser
 from server.config.settings import ModelSpec, load_models_file
 from server.context import LOAD_WAIT_SECONDS
@@ -36,8 +40,16 @@ from server.protocol.json_values import MAX_DEPTH, MAX_KEYS_PER_OBJECT
 from server.telemetry.counters import ServerCounters
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/api.md", "docs/models.md", "docs/deployment.md", "docs/observing.md", "docs/security.md",
-         "docs/licences.md")  # fmt: skip
+PAGES = (
+    "README.md",
+    "docs/api.md",
+    "docs/models.md",
+    "docs/deployment.md",
+    "docs/observing.md",
+    "docs/security.md",
+    "docs/conformance.md",
+    "docs/licences.md",
+)
 STATUS = {"supported": "yes", "hint": "a hint", "partly": "in part", "refused": "refused"}
 
 _REGION = re.compile(r"(<!-- table: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -243,6 +255,69 @@ def locked_table() -> str:
     return table(("Licence", "Packages"), ((licence, ", ".join(names[licence])) for licence in sorted(names)))
 
 
+SERVERS = {
+    "headrace": "Headrace",
+    "llama_cpp": "llama.cpp server",
+    "vllm": "vLLM",
+    "transformers": "transformers serve",
+}
+"""What `bench/results/DATE-conformance-NAME.json` is about, in the order of the tables."""
+
+
+def conformance() -> dict[str, dict[str, Any]]:
+    """The newest result of each server."""
+    found = {}
+    for name in SERVERS:
+        paths = sorted((ROOT / "bench" / "results").glob(f"*-conformance-{name}.json"))
+        if paths:
+            found[name] = json.loads(paths[-1].read_text(encoding="utf-8"))
+    return found
+
+
+def verdicts_table() -> str:
+    """How often each server had each verdict."""
+    rows = (
+        (SERVERS[name], *(str(result["counts"].get(verdict, 0)) for verdict in MEANINGS))
+        for name, result in conformance().items()
+    )
+    return table(("", *MEANINGS), rows)
+
+
+def versions_table() -> str:
+    """What was asked, when and how."""
+    rows = (
+        (SERVERS[name], _version(result), result["date"][:10], f"`headrace bench conformance --start {name}`")
+        for name, result in conformance().items()
+    )
+    return table(("Server", "Version", "Date", "Command"), rows)
+
+
+def _version(result: dict[str, Any]) -> str:
+    return str(result["server_version"]).replace("the commit above", f"commit {result['commit']}")
+
+
+def meanings_table() -> str:
+    """The verdicts."""
+    return table(("Verdict", "Means"), ((f"`{verdict}`", meaning) for verdict, meaning in MEANINGS.items()))
+
+
+def conformance_table() -> str:
+    """Each check with its rule, and what came of it."""
+    results = conformance()
+    told = {
+        name: {(one["field"], one["use"]): one["verdict"] for one in result["checks"]}
+        for name, result in results.items()
+    }
+    rows = (
+        (
+            f"`{check.field}`", check.use, check.rule,
+            *(told[name].get((check.field, check.use), "not asked") for name in results),
+        )
+        for check in CHECKS
+    )  # fmt: skip
+    return table(("Field", "Sent", "Honoured if", *(SERVERS[name] for name in results)), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "support": support_table,
     "fields": fields_table,
@@ -256,6 +331,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "errors": errors_table,
     "libraries": libraries_table,
     "locked": locked_table,
+    "verdicts": verdicts_table,
+    "versions": versions_table,
+    "meanings": meanings_table,
+    "conformance": conformance_table,
 }
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def test_the_wheel_has_all_that_the_source_has(release: Release) -> None:
     with zipfile.ZipFile(release.wheel) as wheel:
         packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
         licences = {Path(name).name for name in wheel.namelist() if "/licenses/" in name}
-    assert packed == wanted | {"server/commands/commit.txt", "server/config/models.yaml"}
+    assert packed == wanted | {"server/commit.txt", "server/config/models.yaml"}
     of_libraries = {f"LICENSE.{one.package.replace('@', '').replace('/', '-')}.txt" for one in LIBRARIES}
     assert licences == {"LICENSE"} | of_libraries
 

@@ -39,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--start", choices=PEERS, metavar="NAME",
         help=f"start a server with the default model and ask that, in place of --url: {', '.join(PEERS)}",
     )  # fmt: skip
-    parser.add_argument(
-        "--home", type=Path, default=DEFAULT_HOME, help="where such servers are [$HEADRACE_PEERS, %(default)s]"
-    )
+    parser.add_argument("--home", type=Path, default=DEFAULT_HOME, help="where such servers are [%(default)s]")
     parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="a request may take [120]")
 
 

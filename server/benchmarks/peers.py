@@ -6,7 +6,6 @@ docs/benchmarks.md says how to set the others up. Let nothing else run meanwhile
 
 import argparse
 import asyncio
-import os
 import signal
 import statistics
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.cache import cache_dir
 from server.benchmarks import serve
 from server.benchmarks.charts import Bars, Chart
 from server.benchmarks.chat_stream import Endpoint
@@ -27,7 +27,7 @@ from server.benchmarks.server_process import free_port, last_words, memory_mib, 
 from server.benchmarks.workload import add_workload
 
 HELP = "compare servers on this machine"
-DEFAULT_HOME = Path(os.environ.get("HEADRACE_PEERS", Path.home() / ".cache" / "headrace" / "peers"))
+DEFAULT_HOME = cache_dir() / "peers"
 FAR_APART = 10_000
 """Numbers of requests that lie between levels, so that none finds the prompts of another in a cache."""
 FIGURES = (("tok/s", ("output_tokens_per_s",), ".0f"), ("TTFT ms", ("ttft_ms", "p50"), ".0f"),
@@ -46,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[%(default)s]")
     which.add_argument("--context", type=int, default=2048, metavar="TOKENS", help="of every server [2048]")
     which.add_argument("--slots", type=int, default=0, metavar="N", help="most requests at a time [most clients]")
-    which.add_argument(
-        "--home", type=Path, default=DEFAULT_HOME, help="environments and weights [$HEADRACE_PEERS, %(default)s]"
-    )
+    which.add_argument("--home", type=Path, default=DEFAULT_HOME, help="environments and weights [%(default)s]")
     which.add_argument("--start-seconds", type=float, default=600, help="a server may take to its first answer [600]")
     parser.add_argument("--rounds", type=int, default=1, help="of all servers in turn; medians are shown [1]")
     serve.add_clients(parser)

@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-"""Where this code lies: a checkout, or the folder of installed packages."""
+from server.commit import known_commit
+
 COMMAND = "server.commands.cli"
 """The module that is `headrace`."""
 PACKAGES = ("headrace", "torch", "triton", "transformers", "tokenizers", "uvicorn", "pyzmq", "msgspec")
@@ -27,7 +27,7 @@ def circumstances() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([*_program(), *map(_argument, sys.argv[1:])]),
-        "commit": _commit(),
+        "commit": known_commit() or "unknown",
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
         "machine": machine(),
@@ -78,18 +78,6 @@ def _program() -> list[str]:
 def _argument(text: str) -> str:
     """An argument without the folders of this machine."""
     return Path(text).name if Path(text).is_absolute() else text
-
-
-def _commit() -> str:
-    """The commit, with `-dirty` if tracked files differ from it; `unknown` where this code is no checkout."""
-    if not (ROOT / ".git").exists():  # else git would tell of whatever folder the packages happen to lie in
-        return "unknown"
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match=", "--exclude=*"]
-    try:
-        answer = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return answer.stdout.strip()
 
 
 def _version(package: str) -> str | None:

@@ -20,7 +20,8 @@ def add_bench_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentPa
         help="measure a server or a model",
         description="Measure a server or a model. docs/benchmarks.md says what each figure means.",
     )
-    kinds = bench.add_subparsers(title="what to measure", metavar="WHAT", required=True)
+    kinds = bench.add_subparsers(title="what to measure", metavar="WHAT")
+    bench.set_defaults(handler=lambda options: _say_what(bench))
     for name, module in KINDS.items():
         parser = kinds.add_parser(
             name, help=module.HELP, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -32,6 +33,11 @@ def add_bench_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentPa
         module.add_arguments(parser)
         add_outputs(parser)
         parser.set_defaults(handler=lambda options, module=module: _measure(options, module))
+
+
+def _say_what(bench: argparse.ArgumentParser) -> int:
+    bench.print_help()
+    return 2
 
 
 def _measure(options: argparse.Namespace, module: ModuleType) -> int:

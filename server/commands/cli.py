@@ -14,12 +14,12 @@ from engine.errors import ConfigError, HeadraceError
 from server.commands.banner import Console, ConsoleHandler
 from server.commands.batch import add_batch_parser
 from server.commands.bench import add_bench_parser
-from server.commands.commit import version_line
 from server.commands.keys import add_keys_parser
 from server.commands.models import add_models_parser
 from server.commands.remote import add_remote_parsers
 from server.commands.serve import ServeSettings, run
 from server.commands.served import Served, choose_served
+from server.commit import version_line
 from server.config.image_policy import RemotePolicy, parse_policy
 from server.config.settings import ModelSpec, find_models_file, load_models_file
 from server.context import LOAD_WAIT_SECONDS

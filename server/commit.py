@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine import version
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 WRITTEN = Path(__file__).with_name("commit.txt")
 """What a build wrote (`setup.py`); a checkout has no such file."""
 _GIT_SECONDS = 5.0
