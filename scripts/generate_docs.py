@@ -259,7 +259,8 @@ SERVERS = {
     "headrace": "Headrace",
     "llama_cpp": "llama.cpp server",
     "vllm": "vLLM",
-    "transformers": "transformers serve",
+    "transformers": "transformers serve, continuous batching",
+    "transformers_plain": "transformers serve",
 }
 """What `bench/results/DATE-conformance-NAME.json` is about, in the order of the tables."""
 

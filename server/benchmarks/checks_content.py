@@ -136,7 +136,10 @@ def _called(choice: Any, name: str) -> Callable[[Asker], Finding]:
 
 
 def _not_called(asker: Asker) -> Finding:
+    told = _told(asker)
     answer = asker.ask(WHAT_TIME, tools=TOOLS, tool_choice="none", max_tokens=64)
+    if told.verdict != "honoured":
+        return ignored("as tools are, whatever it says")
     return wrong("a call") if _calls(answer) else honoured()
 
 
@@ -189,6 +192,6 @@ CALLS = (
         "tool_choice", "a function", "a call of that one, with arguments that follow its schema",
         _called({"type": "function", "function": {"name": "set_alarm"}}, "set_alarm"),
     ),
-    Check("tool_choice", "none", "no call", _not_called),
+    Check("tool_choice", "none", "no call, of a server that makes something of tools", _not_called),
     Check("tool_prompt", "a sentence", "the prompt has more tokens", _tool_prompt),
 )  # fmt: skip
