@@ -91,6 +91,7 @@ def _headrace(*options: str, from_gguf: bool = False) -> Callable[[Setting, int]
 def _vllm(setting: Setting, port: int) -> list[str]:
     options = ["--served-model-name", MODEL, "--dtype", "bfloat16"]
     options += ["--max-model-len", str(setting.context), "--max-num-seqs", str(setting.slots)]
+    options += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]  # without them it refuses tools
     return [program(setting.home, "vllm", "vllm"), "serve", str(setting.directory), "--port", str(port), *options]
 
 
