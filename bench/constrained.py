@@ -1,8 +1,8 @@
 """What a constraint costs, and what forced tokens gain: `python -m bench.constrained SOURCE`.
 
 The engine alone, in this process; all requests come at once and every answer has the same number of tokens. `free` has
-no constraint, `schema` a list of long strings whose text is up to the model. `record` is an object whose many names are
-fixed: once its forced tokens are computed together, once one by one. The kinds take turns, so that what else the
+no constraint, `strings` is a list of long strings whose text is up to the model. `record` is an object whose many names
+are fixed: once its forced tokens are computed together, once one by one. The kinds take turns, so that what else the
 machine does meets all of them.
 """
 
@@ -11,7 +11,6 @@ import json
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from tokenizers import Tokenizer
@@ -24,22 +23,10 @@ from engine.grammar.backend_llguidance import LlguidanceGrammar
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
 from engine.weights.sources import resolve
+from server.benchmarks.constraints import LOADS
 from server.benchmarks.record import circumstances, percentile, table, write_json
 
-STRINGS = {"type": "array", "items": {"type": "string", "minLength": 200}, "minItems": 50}
-NAMES = [f"{one}_{two}" for one in ("customer", "delivery", "invoice") for two in ("name", "street", "city", "country")]
-RECORD = {
-    "type": "object",
-    "properties": {name: {"type": "string", "maxLength": 3} for name in NAMES},
-    "required": NAMES,
-}
-RECORDS = {"type": "array", "items": RECORD, "minItems": 50}
-KINDS: dict[str, dict[str, Any] | None] = {
-    "free": None,
-    "schema": STRINGS,
-    "record": RECORDS,
-    "record, one by one": RECORDS,
-}
+KINDS = {**LOADS, "record, one by one": LOADS["record"]}
 
 
 class Bench:

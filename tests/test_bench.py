@@ -9,9 +9,8 @@ import pytest
 from bench.gpu import __main__ as suite
 from bench.gpu.idle import LISTED, idle_shares, longest_of
 from bench.gpu.job import Job, Options, run_job
-from bench.gpu.limits import Costs
 from bench.gpu.report import rows_of
-from bench.gpu.timing import Ceilings
+from engine.costs import Ceilings, Costs
 from server.benchmarks.record import circumstances, table
 from tests.clocks import PATIENCE
 

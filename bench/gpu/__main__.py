@@ -1,7 +1,7 @@
 """How close the engine comes to what a GPU can do: `python -m bench.gpu`, or `make gpu` with the tests before it.
 
 Full-size models with random weights, made on the device; no network. Each rate is shown as a share of its ceiling,
-which `bench.gpu.limits` computes from a copy and a large product, both measured first. `--parts` picks parts,
+which `engine.costs` computes from a copy and a large product, both measured first. `--parts` picks parts,
 `--models` models (`NAME@fp8`: weights in FP8, `NAME@fp8+kv8`: the KV cache too), `--seconds` bounds the whole.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 from bench.gpu.job import Job, Options
 from bench.gpu.report import rows_of
-from bench.gpu.timing import Ceilings
+from engine.costs import Ceilings
 from server.benchmarks.record import circumstances, table, write_json
 
 MODELS = ("Llama-3.1-8B", "Llama-3.1-8B@fp8", "Llama-3.1-8B@fp8+kv8", "Qwen2.5-1.5B", "gemma-2-2b", "phi-4",

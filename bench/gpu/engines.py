@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from bench.gpu.idle import profiled
-from bench.gpu.limits import ANSWER, PROMPT, Costs, LeftOut, costs_of
-from bench.gpu.timing import Ceilings, synchronize
+from bench.gpu.limits import LeftOut, loaded_costs
 from engine.build import build_engine
 from engine.config import EngineConfig
+from engine.costs import ANSWER, PROMPT, Ceilings, Costs
 from engine.engine import Engine
 from engine.execution.model_runner import ModelRunner
+from engine.measuring.ceilings import synchronize
 from engine.messages import AddRequest, EngineInfo
 from engine.sampling_params import SamplingParams
 from server.benchmarks.record import percentile
@@ -44,7 +45,7 @@ class EngineBench:
         runner = self.engine._runner
         assert isinstance(runner, ModelRunner)
         self._smallest_chunk = runner.limits.min_prefill_tokens
-        self.costs: Costs = costs_of(runner.model, runner.loaded.text_config, self.info, is_fp8="@fp8" in spec)
+        self.costs: Costs = loaded_costs(runner.model, runner.loaded.text_config, self.info, is_fp8="@fp8" in spec)
         self._device, self._ceilings = device, ceilings
         self._num_requests = 0
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.gpu.limits import LeftOut
-from bench.gpu.timing import Ceilings
+from engine.costs import Ceilings
 
 Emit = Callable[[str, Any], None]
 
@@ -91,7 +91,7 @@ def attempt(emit: Emit, name: str, work: Callable[[], Any]) -> Any:
 
 def run_device(job: Job, device: Any, emit: Emit) -> None:
     """Ceilings, and the attention kernel alone."""
-    from bench.gpu.timing import measure_ceilings
+    from engine.measuring.ceilings import measure_ceilings
 
     ceilings = None
     if "ceilings" in job.parts:

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 
-from bench.gpu.timing import Ceilings, best_seconds
 from engine.attention.choice import Problem, choose_attention, make_batch
 from engine.attention.context import AttentionBackend
 from engine.attention.reference import ReferenceAttention
+from engine.costs import Ceilings
+from engine.measuring.ceilings import best_seconds
 
 BATCHES = (1, 16, 64)
 CONTEXT = 8192

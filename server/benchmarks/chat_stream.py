@@ -9,6 +9,7 @@ import http.client
 import json
 import ssl
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -103,6 +104,16 @@ class Endpoint:
                 f"{self._origin}{self._base}/models: {reason}",
                 hint="name a server with --url, and its model with --model",
             ) from None
+
+    def is_listening(self) -> bool:
+        """Whether anything answers there, whatever it says."""
+        try:
+            self._get("/health")
+        except urllib.error.HTTPError:
+            return True
+        except (OSError, http.client.HTTPException):
+            return False
+        return True
 
     def metrics(self) -> str:
         """What the server says at /metrics; nothing where it has none."""

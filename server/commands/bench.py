@@ -4,11 +4,14 @@ import argparse
 import os
 from types import ModuleType
 
-from server.benchmarks import conformance, peers, serve
+from server.benchmarks import conformance, latency, peers, schedule, serve, startup, structured, throughput
 from server.benchmarks.outcome import add_outputs, publish
 from server.commands.running import DEFAULT_URL, KEY_VARIABLES, URL_VARIABLE, add_url
 
-KINDS: dict[str, ModuleType] = {"serve": serve, "conformance": conformance, "peers": peers}
+KINDS: dict[str, ModuleType] = {
+    "serve": serve, "throughput": throughput, "latency": latency, "structured": structured, "startup": startup,
+    "schedule": schedule, "peers": peers, "conformance": conformance,
+}  # fmt: skip
 OF_SERVERS = ("serve", "conformance")
 """Those that ask at an address."""
 

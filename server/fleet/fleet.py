@@ -76,7 +76,7 @@ class Fleet:
 
     async def start(self) -> None:
         """Begin to load the models that are to be loaded at start; returns once there are processes for them."""
-        self._directory = _private_directory()
+        self._directory = private_directory()
         for handle in self.at_start:
             self.residency.want(handle, may_end=False)
         await self.residency.start(self._directory)
@@ -125,7 +125,7 @@ class Fleet:
             shutil.rmtree(self._directory, ignore_errors=True)
 
 
-def _private_directory() -> Path:
+def private_directory() -> Path:
     """A new directory that only this user can enter, with a path short enough for a socket."""
     path = tempfile.mkdtemp(prefix="headrace-")
     if len(path) > MAX_SOCKET_PATH:

@@ -1,15 +1,18 @@
 """What one step costs beside the model: scheduling, packing inputs, sampling's host work, committing, telling.
 
-    python -m bench.step [--running 1 64 256] [--steps 300] [--json FILE]
+    python -m engine.measuring.step --running 1 64 256 --steps 300
 
 The real engine, scheduler, block manager, batch builder, sampler and messages, with a model that computes nothing and a
 vocabulary of 32, so that the sampler's tensor work vanishes. `decode` has every sequence add one token a step; `mixed`
 has one slot that always computes a prompt in chunks beside the others' decode, prefix hashing included. Times are CPU
 microseconds of the thread (other load on the machine does not count), medians and 99th percentiles over the steps.
+Prints a JSON list of cases.
 """
 
 import argparse
 import gc
+import json
+import math
 import random
 import time
 from collections import defaultdict
@@ -24,7 +27,6 @@ from engine.sampling.sampler import PendingSample, Sampled, Sampler
 from engine.sampling_params import SamplingParams
 from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.scheduler import Scheduled, Scheduler
-from server.benchmarks.record import circumstances, percentile, table, write_json
 
 VOCAB = 32
 BLOCK_SIZE = 16
@@ -37,12 +39,11 @@ TARGETED = ("schedule", "build")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--running", type=int, nargs="+", default=[1, 64, 256], metavar="N")
     parser.add_argument("--context", type=int, default=1000, help="tokens of each sequence at the start")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     cases = []
@@ -50,11 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         for kind in ("decode", "mixed") if running > 1 else ("decode",):
             times = Bench(running, options.context, mixed=kind == "mixed").run(options.steps)
             cases.append({"case": kind, "running": running, "microseconds": _summary(times)})
-    header = ["case", "running", *(f"{name} p50/p99" for name in ("schedule+build", *PARTS, "all"))]
-    rows = [[case["case"], str(case["running"]), *_cells(case["microseconds"])] for case in cases]
-    print(table(header, rows))
-    if options.json:
-        write_json(options.json, {**circumstances(), "options": vars(options), "cases": cases})
+    print(json.dumps(cases))
     return 0
 
 
@@ -93,6 +90,20 @@ class EmptyModel:
         """Pack the rows."""
         self._timer.call("build", self._builder.build, rows)
         return EmptyFlight(self._sampler, self._timer)
+
+    def encode_images(self, row: Scheduled, seconds: float | None) -> bool:
+        """There are none."""
+        return True
+
+    def rest(self) -> None:
+        """Nothing was begun."""
+
+    def sleep(self) -> tuple[int, int]:
+        """There is nothing to put away."""
+        return 0, 0
+
+    def wake(self) -> None:
+        """Nor to bring back."""
 
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """Nothing holds anything."""
@@ -176,13 +187,14 @@ class Bench:
 
 def _summary(times: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     return {
-        name: {f"p{p}": percentile([step[name] for step in times], p) for p in (50, 99)}
+        name: {f"p{percent}": _percentile([step[name] for step in times], percent) for percent in (50, 99)}
         for name in ("schedule+build", *PARTS, "all")
     }
 
 
-def _cells(summary: dict[str, dict[str, float]]) -> list[str]:
-    return [f"{values['p50']:.0f}/{values['p99']:.0f}" for values in summary.values()]
+def _percentile(values: list[float], percent: int) -> float:
+    """Nearest rank."""
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
 if __name__ == "__main__":

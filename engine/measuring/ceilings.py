@@ -1,33 +1,25 @@
-"""The device's clock, and what the device does at best."""
+"""The device's clock, and what the device does at best: `python -m engine.measuring.ceilings DEVICE DTYPE THREADS`."""
 
+import json
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 
 import torch
+
+from engine.costs import Ceilings
 
 FP8_LIMIT = 448.0
 """Largest number of e4m3."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ceilings:
-    """What the device does at best."""
-
-    bytes_per_second: float
-    """Copied: read and written bytes both count."""
-    flops: float
-    """Operations a second in products of bf16."""
-    fp8_flops: float | None = None
-    """The same in e4m3 with scales by row and column; None where the device has none."""
-
-
-def measure_ceilings(device: torch.device) -> Ceilings:
-    """Copy memory, and multiply square matrices, several times; the best of each. Small sizes on a CPU."""
+def measure_ceilings(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Ceilings:
+    """Copy memory, and multiply square matrices, several times; the best of each. Smaller sizes on a CPU."""
     small = device.type == "cpu"
-    copied, width = (2**26, 256) if small else (2**32, 8192)
+    copied, width = (2**28, 1024) if small else (2**32, 8192)
     copying = copy_seconds(copied, device)
-    left, right = (torch.randn(width, width, device=device, dtype=torch.bfloat16) for _ in range(2))
+    left, right = (torch.randn(width, width, device=device, dtype=dtype) for _ in range(2))
     multiplying = best_seconds(lambda: left @ right, device)
     work = 2.0 * width**3
     fp8 = None if small else fp8_seconds(left, right, device)
@@ -66,15 +58,27 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
         began = time.perf_counter()
         work()
         return time.perf_counter() - began
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     begin.record()
     work()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end) / 1000
+    return float(begin.elapsed_time(end)) / 1000
 
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def main() -> None:
+    """Print the ceilings as JSON; THREADS of 0 leaves their number to torch."""
+    device, dtype, threads = sys.argv[1:4]
+    if int(threads):
+        torch.set_num_threads(int(threads))
+    print(json.dumps(asdict(measure_ceilings(torch.device(device), getattr(torch, dtype)))))
+
+
+if __name__ == "__main__":
+    main()
