@@ -22,6 +22,7 @@ from scripts.vendor import LIBRARIES
 from server.benchmarks.conformance import CHECKS
 from server.benchmarks.verdicts import MEANINGS
 from server.commands.cli import build_parser
+from server.commands.fits import token_rows
 from server.config.settings import ModelSpec, load_models_file
 from server.context import LOAD_WAIT_SECONDS
 from server.edge.connections import MAX_CONNECTIONS
@@ -31,6 +32,7 @@ from server.edge.limits import MIB, Limits
 from server.edge.queues import QueueLimits
 from server.edge.request_head import MAX_HEAD_BYTES
 from server.edge.sse import KEEP_ALIVE_SECONDS
+from server.fleet.gpus import GPUS
 from server.fleet.policy import FleetPolicy
 from server.metrics import exposition, gather
 from server.prompt.text_process import TextPolicy
@@ -319,6 +321,13 @@ def conformance_table() -> str:
     return table(("Field", "Sent", "Honoured if", *(SERVERS[name] for name in results)), rows)
 
 
+def fits_table() -> str:
+    """Thousands of tokens that KV caches of the listed models hold on some GPUs."""
+    file = load_models_file(ROOT / "models.yaml")
+    gpus = [GPUS[name] for name in ("4090", "l40s", "a100-80", "h100", "h200", "b200")]
+    return table(("Model", "Form", *(gpu.title for gpu in gpus)), token_rows(file, gpus))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "support": support_table,
     "fields": fields_table,
@@ -330,6 +339,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "vllm": vllm_table,
     "limits": limits_table,
     "errors": errors_table,
+    "fits": fits_table,
     "libraries": libraries_table,
     "locked": locked_table,
     "verdicts": verdicts_table,

@@ -12,8 +12,9 @@ import torch
 from transformers import AttentionInterface
 
 from engine.device.forward_batch import ForwardBatch
-from engine.device.kv_cache import LayerCache, LayerShape
+from engine.device.kv_cache import LayerCache
 from engine.errors import ModelLoadError
+from engine.sizing.cache import LayerShape
 
 ATTENTION_NAME = "headrace"
 """Has no entry in transformers' mask registry, so no mask is ever built for it."""

@@ -12,9 +12,9 @@ from engine.attention.reference import ReferenceAttention
 from engine.attention.sdpa import SdpaAttention
 from engine.config import EngineConfig
 from engine.device.device import check_fp8
-from engine.device.kv_cache import LayerShape
 from engine.errors import ConfigError
 from engine.kernels.cpu import CpuKernels
+from engine.sizing.cache import LayerShape
 
 Progress = Callable[[str, float | None], None]
 

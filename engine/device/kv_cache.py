@@ -8,30 +8,13 @@ import torch
 from engine.config import EngineConfig, parse_memory
 from engine.device.device import available_memory, total_memory
 from engine.errors import ConfigError, ModelLoadError
+from engine.sizing.cache import CUDA_SHARE, LayerShape
 
 GIB = 1024**3
 CPU_SHARE = 0.4
 """Of the memory that is left beside the weights; the rest is for activations and the page cache."""
-CUDA_SHARE = 0.97
-"""Of what the weights and a step leave; the rest is for holes between tensors."""
-CUDA_ROUNDING = 2 * 2**20
-"""What torch's allocator rounds the size of a large tensor up to."""
 CPU_CONTEXTS = 16
 """On a CPU, more full-length contexts than this are not worth memory that others may want."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    """Widths of one layer's keys and values, per token."""
-
-    num_kv_heads: int
-    k_dim: int
-    v_dim: int
-
-    @property
-    def elements(self) -> int:
-        """Numbers stored per token."""
-        return self.num_kv_heads * (self.k_dim + self.v_dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +28,6 @@ class LayerCache:
     v: torch.Tensor
     key_offset: torch.Tensor | None = None
     """fp32 `[num_kv_heads, k_dim]`: what is taken off each key before it is stored (`engine.models.key_offsets`)."""
-
-
-def bytes_per_token(shapes: dict[int, LayerShape], dtype: torch.dtype) -> int:
-    """Memory of one token's keys and values over all layers."""
-    return sum(shape.elements for shape in shapes.values()) * dtype.itemsize
-
-
-def overhead_bytes(shapes: dict[int, LayerShape], dtype: torch.dtype, block_size: int, device: torch.device) -> int:
-    """What a cache takes beside its blocks: the null block, and on CUDA what each of its tensors is rounded up by."""
-    rounding = 2 * len(shapes) * CUDA_ROUNDING if device.type == "cuda" else 0
-    return bytes_per_token(shapes, dtype) * block_size + rounding
 
 
 def allocate(

@@ -10,7 +10,7 @@ import torch
 
 from engine.sampling_params import SamplingParams
 from engine.scheduling.block_manager import NULL_BLOCK
-from engine.scheduling.scheduler import MAX_SCORED_TOKENS, Scheduled
+from engine.scheduling.scheduler import Scheduled
 from engine.scheduling.sequence import Sequence
 
 GREEDIEST = SamplingParams(
@@ -46,8 +46,3 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
     peak = torch.cuda.max_memory_allocated(device) - held
     torch.cuda.empty_cache()
     return peak
-
-
-def scored_bytes(vocab_size: int) -> int:
-    """Of the logits of prompts that are scored, as they are and in fp32."""
-    return MAX_SCORED_TOKENS * vocab_size * 8

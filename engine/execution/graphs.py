@@ -13,23 +13,13 @@ import torch
 
 from engine.device.device import upload_into
 from engine.device.forward_batch import BatchBuilder, ForwardBatch, HostBatch
-from engine.execution.recording import BYTES_PER_GRAPH, Recorder
+from engine.execution.recording import Recorder
+from engine.sizing.steps import bucket_sizes
 
 FIELDS = ("token", "source", "position", "kv_slot", "context_len", "slot")
 """Of a row: its token if the host knows it; where in `BatchBuilder.inputs` its token stands; its place in the text;
 where its key and value go; its context's length, itself included; and the slot of its sequence."""
 Forward = Callable[[ForwardBatch], torch.Tensor]
-
-
-def bucket_sizes(max_num_seqs: int) -> list[int]:
-    """1, 2, 4, 8, then steps of 8 to 64, of 16 beyond, and the limit itself."""
-    sizes = [1, 2, 4, *range(8, 65, 8), *range(80, max_num_seqs + 16, 16)]
-    return sorted({size for size in sizes if size < max_num_seqs} | {max_num_seqs})
-
-
-def graphs_bytes(num_graphs: int, max_num_seqs: int, vocab_size: int, itemsize: int) -> int:
-    """Memory to keep for so many recorded steps: their records, and the logits of the largest."""
-    return num_graphs * BYTES_PER_GRAPH + max_num_seqs * vocab_size * itemsize
 
 
 class DecodeGraphs:

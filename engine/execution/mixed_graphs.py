@@ -14,22 +14,14 @@ from engine.device.device import upload_into
 from engine.device.forward_batch import BatchBuilder, ForwardBatch, HostBatch, Mixture
 from engine.execution.graphs import Forward
 from engine.execution.recording import Recorder
+from engine.sizing import steps
 
-TOKEN_SIZES = (64, 128, 192, 256, 384, 512, 768, 1024)
-ROW_SIZES = (16, 64)
-"""And one row more than there may be sequences."""
 TOKEN_FIELDS, ROW_FIELDS = 4, 4
-
-
-def step_sizes(max_num_seqs: int, max_tokens: int) -> list[tuple[int, int]]:
-    """Tokens and rows of each size, in order. None has more rows than tokens."""
-    rows = sorted({size for size in ROW_SIZES if size <= max_num_seqs} | {max_num_seqs + 1})
-    return [(t, r) for t in TOKEN_SIZES for r in rows if r <= t <= max_tokens]
 
 
 def input_room(max_num_seqs: int) -> int:
     """Numbers that a step's fields take in the builder's inputs at most."""
-    return TOKEN_FIELDS * TOKEN_SIZES[-1] + ROW_FIELDS * (max_num_seqs + 2) + max_num_seqs
+    return TOKEN_FIELDS * steps.TOKEN_SIZES[-1] + ROW_FIELDS * (max_num_seqs + 2) + max_num_seqs
 
 
 class MixedGraphs:
@@ -55,7 +47,7 @@ class MixedGraphs:
         self._reads_lengths = reads_lengths
         self._recorder = recorder
         # The row of the tokens too many has to be one that a sequence could have.
-        self._sizes = step_sizes(builder.num_slots, min(max_batched_tokens, max_context))
+        self._sizes = steps.step_sizes(builder.num_slots, min(max_batched_tokens, max_context))
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
 
     @property

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +16,10 @@ from engine.config import EngineConfig
 from engine.device.device import select_device, set_threads, to_device
 from engine.device.forward_batch import BatchBuilder, ForwardBatch, HostBatch
 from engine.device.governor import ThreadGovernor
-from engine.device.kv_cache import LayerCache, LayerShape, allocate, bytes_per_token, overhead_bytes, size_cache
-from engine.execution.footprint import largest_step, peak_bytes, scored_bytes
-from engine.execution.graphs import FIELDS, DecodeGraphs, bucket_sizes, graphs_bytes
-from engine.execution.mixed_graphs import MixedGraphs, input_room, step_sizes
+from engine.device.kv_cache import LayerCache, allocate, size_cache
+from engine.execution.footprint import largest_step, peak_bytes
+from engine.execution.graphs import FIELDS, DecodeGraphs
+from engine.execution.mixed_graphs import MixedGraphs, input_room
 from engine.execution.put_away import PutAway, tensors_of
 from engine.execution.recording import Recorder
 from engine.execution.sight import Seen, Sight, blindness, given, make_sight
@@ -34,9 +34,10 @@ from engine.models.rotary import freeze_rotary
 from engine.models.surgery import Surgery
 from engine.sampling.logprobs import score_prompts
 from engine.sampling.sampler import PendingSample, Sampled, Sampler
-from engine.scheduling.pacing import SMALLEST_CHUNK
 from engine.scheduling.scheduler import Scheduled
 from engine.scheduling.sequence import Sequence
+from engine.sizing.cache import LayerShape, bytes_per_token, overhead_bytes
+from engine.sizing.steps import graphs_bytes, scored_bytes, step_limits
 
 if TYPE_CHECKING:
     from engine.sampling.device_sampler import DeviceSampler
@@ -44,37 +45,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, float | None], None]
-CUDA_SMALLEST_CHUNK = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a step may hold on this device."""
-
-    max_num_seqs: int
-    max_batched_tokens: int
-    max_prefill_tokens: int
-    """Of prompts, beside decoding rows."""
-    min_prefill_tokens: int
-    """What pacing may always leave to prompts there."""
-
-
-def device_limits(config: EngineConfig, device: torch.device) -> Limits:
-    """Fill in what the configuration leaves open.
-
-    On a CPU a prompt's tokens cost about as much each as a decoding row, so chunks are small while others decode. On a
-    GPU the first few hundred cost little beside what it takes to launch the step.
-    """
-    cpu = device.type == "cpu"
-    max_num_seqs = config.max_num_seqs or (64 if cpu else 256)
-    max_batched_tokens = config.max_batched_tokens or (512 if cpu else 8192)
-    max_batched_tokens = max(max_batched_tokens, max_num_seqs)
-    return Limits(
-        max_num_seqs,
-        max_batched_tokens,
-        max_prefill_tokens=min(128 if cpu else 2048, max_batched_tokens),
-        min_prefill_tokens=SMALLEST_CHUNK if cpu else CUDA_SMALLEST_CHUNK,
-    )
 
 
 class StepInFlight:
@@ -122,7 +92,7 @@ class ModelRunner:
         self.device = select_device(config.device)
         self.threads = set_threads(config.threads) if self.device.type == "cpu" else 1
         self.governor = ThreadGovernor(self.threads, torch.set_num_threads)
-        self.limits = device_limits(config, self.device)
+        self.limits = step_limits(config, is_cpu=self.device.type == "cpu")
         register()
         self.loaded: LoadedModel = load(config, self.device, ATTENTION_NAME, progress)
         self.model = self.loaded.model
@@ -325,12 +295,7 @@ class ModelRunner:
         if self.device.type == "cuda":
             self.activation_bytes += scored_bytes(self.loaded.vocab_size)
             if self._records:
-                limits = self.limits
-                number = len(bucket_sizes(limits.max_num_seqs))
-                number += len(step_sizes(limits.max_num_seqs, limits.max_batched_tokens))
-                self.graph_bytes = graphs_bytes(
-                    number, limits.max_num_seqs, self.loaded.vocab_size, self.dtype.itemsize
-                )
+                self.graph_bytes = graphs_bytes(self.limits, self.loaded.vocab_size, self.dtype.itemsize)
 
     def _rehearse_images(self, sight: Sight) -> None:
         try:
@@ -361,8 +326,9 @@ class ModelRunner:
 
     def _allocate(self, shapes: dict[int, LayerShape], config: EngineConfig, progress: Progress) -> None:
         """Give the KV cache what is left, and fix the context that follows from it."""
-        token_bytes = bytes_per_token(shapes, self.kv_dtype)
-        overhead = overhead_bytes(shapes, self.kv_dtype, self._block_size, self.device)
+        itemsize, is_cuda = self.kv_dtype.itemsize, self.device.type == "cuda"
+        token_bytes = bytes_per_token(shapes, itemsize)
+        overhead = overhead_bytes(shapes, itemsize, self._block_size, is_cuda=is_cuda)
         reserved = self.activation_bytes + self.graph_bytes + overhead
         torch.cuda.empty_cache()  # what was freed counts as free only now; nothing where CUDA is not in use
         if self.sight is not None:

@@ -12,9 +12,6 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-BYTES_PER_GRAPH = 24 * 2**20
-"""What a recorded step takes beside its tensors, by the driver's own books: an upper bound for memory planning."""
-
 
 class Recorder:
     """Records steps on one device, of at most `num_rows` rows of logits."""

@@ -39,7 +39,7 @@ def random_model_dir(spec: str) -> Path:
     if not isinstance(seed, int) or seed < 0:
         raise ModelLoadError(f"seed must be a whole number that is not negative, got {seed!r}")
     base = Path(name).expanduser() if name.startswith(("/", "~", ".")) else None
-    config = _read_config(base) if base else _shipped_config(name)
+    config = _read_config(base) if base else shipped_config(name)
     config = _config_of_type(name, options) if config is None else _overridden(config, options)
     tokenizer_dir = (base if base.is_dir() else base.parent) if base else None
     return _write(config, seed, tokenizer_dir)
@@ -63,7 +63,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _shipped_config(name: str) -> dict[str, Any] | None:
+def shipped_config(name: str) -> dict[str, Any] | None:
     """Facts by name; a hub id counts by its last part, in any case, and `-Instruct` and `-it` do not matter."""
     wanted = _plain(name)
     for path in _ARCHITECTURES.glob("*.json"):

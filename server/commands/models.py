@@ -12,9 +12,11 @@ import psutil
 
 from engine.weights.seeing import takes_images
 from engine.weights.sources import SourceState, describe
+from server.commands.fits import print_fits
 from server.commands.table import readable_size, write_table
 from server.config.settings import ModelsFile, ModelSpec, default_models_file, load_models_file
 from server.fleet.devices import gpu_memories
+from server.fleet.gpus import GPUS
 
 _SUITABLE_SHARE = 0.9
 """Of a machine's memory, what weights may take at most and still leave room for a KV cache."""
@@ -30,12 +32,19 @@ def add_models_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentP
         description="List the known models: state, inputs, size, whether they fit here, and where their weights are.",
     )
     parser.add_argument("--models", metavar="FILE", type=Path, help="the file that names the models [models.yaml]")
+    parser.add_argument(
+        "--gpu", choices=tuple(GPUS), help="what of them fits on this kind of GPU, with how much context, instead"
+    )
     parser.set_defaults(handler=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table; the exit code. Raises `ConfigError` if the file is wrong."""
-    print_models(load_models_file(arguments.models or default_models_file()), sys.stdout)
+    file = load_models_file(arguments.models or default_models_file())
+    if arguments.gpu:
+        print_fits(file, GPUS[arguments.gpu], sys.stdout)
+    else:
+        print_models(file, sys.stdout)
     return 0
 
 

@@ -9,11 +9,12 @@ import torch
 
 from engine.config import EngineConfig
 from engine.device import kv_cache
-from engine.device.kv_cache import GIB, LayerShape, overhead_bytes, size_cache
+from engine.device.kv_cache import GIB, size_cache
 from engine.errors import ConfigError
 from engine.execution import model_runner
 from engine.execution.footprint import largest_step, peak_bytes
 from engine.execution.model_runner import ModelRunner
+from engine.sizing.cache import LayerShape, overhead_bytes
 from tests.engine.test_oracle import make_engine
 
 CUDA = torch.device("cuda")
@@ -61,8 +62,8 @@ def test_what_a_cache_takes_beside_its_blocks_is_set_aside(
 ) -> None:
     shapes = {0: LayerShape(2, 64, 64), 1: LayerShape(2, 64, 32)}
     null_block = 16 * 2 * (128 + 96) * 2
-    assert overhead_bytes(shapes, torch.bfloat16, 16, torch.device("cpu")) == null_block
-    assert overhead_bytes(shapes, torch.bfloat16, 16, CUDA) == null_block + 4 * 2 * 2**20
+    assert overhead_bytes(shapes, 2, 16, is_cuda=False) == null_block
+    assert overhead_bytes(shapes, 2, 16, is_cuda=True) == null_block + 4 * 2 * 2**20
     seen: list[int] = []
 
     def size(*arguments: Any, reserved: int) -> kv_cache.CacheSize:

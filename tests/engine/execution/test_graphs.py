@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from engine.device.forward_batch import HostBatch
-from engine.execution import mixed_graphs
-from engine.execution.graphs import DecodeGraphs, bucket_sizes
-from engine.execution.mixed_graphs import MixedGraphs, step_sizes
+from engine.execution.graphs import DecodeGraphs
+from engine.execution.mixed_graphs import MixedGraphs
 from engine.execution.model_runner import ModelRunner
 from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.scheduler import Scheduler
+from engine.sizing import steps
+from engine.sizing.steps import bucket_sizes, step_sizes
 from tests.engine.test_oracle import generate, make_engine, random_mix, run
 from tests.tiny_models import VOCAB_SIZE
 
@@ -52,8 +53,8 @@ def test_padded_steps_say_what_generate_says(
         sizes.add(size)
         return mixed(self, batch, size)
 
-    monkeypatch.setattr(mixed_graphs, "TOKEN_SIZES", (8, 12, 40))
-    monkeypatch.setattr(mixed_graphs, "ROW_SIZES", (3,))
+    monkeypatch.setattr(steps, "TOKEN_SIZES", (8, 12, 40))
+    monkeypatch.setattr(steps, "ROW_SIZES", (3,))
     monkeypatch.setattr(DecodeGraphs, "run", seen)
     monkeypatch.setattr(MixedGraphs, "run", seen_mixed)
     engine = make_engine(directory, graphs=True, max_num_seqs=6, **options)

@@ -23,12 +23,12 @@ from engine.attention.reference import ReferenceAttention
 from engine.attention.triton import TritonAttention
 from engine.device.forward_batch import ForwardBatch, Mixture
 from engine.device.kv_cache import LayerCache
-from engine.execution import mixed_graphs
 from engine.kernels import reference, triton_fp8, triton_layer, triton_linear
 from engine.kernels.launch_shapes import LaunchKey, candidates, use_shape
 from engine.kernels.triton_attention import paged_attention
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
+from engine.sizing import steps
 from engine.weights.random_tokenizer import write_tokenizer
 from tests.engine.sampling.sampler_cases import sampler_cases
 from tests.engine.test_oracle import generate, make_engine, run
@@ -304,7 +304,7 @@ def rotary(
 
 def engine(family: str, *, fusion: bool, graphs: bool | None = False) -> None:
     """Requests of several lengths in one engine say what `generate` says. With `graphs` every step is padded."""
-    small = mock.patch.object(mixed_graphs, "TOKEN_SIZES", (8, 32))  # as the interpreter is slow
+    small = mock.patch.object(steps, "TOKEN_SIZES", (8, 32))  # as the interpreter is slow
     with tempfile.TemporaryDirectory() as work, small:
         directory = build_tiny_model(family, Path(work) / "model", two_layers=True)
         ours = make_engine(directory, attention="triton", device=DEVICE.type, fusion=fusion, graphs=graphs,

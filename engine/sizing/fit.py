@@ -1,0 +1,79 @@
+"""Whether a model fits on a GPU, and what context it leaves, before either is there.
+
+The engine rehearses its largest step on the GPU itself; here that is counted, for layers of ten launches
+(`engine.models.cuda_layer`). Otherwise the numbers are those by which the engine sizes itself. What a process takes
+that is in no book was measured on an H100 (bench/results/2026-11-26-gpu-after.json), and is taken to be the same
+elsewhere.
+"""
+
+from dataclasses import dataclass
+
+from engine.config import EngineConfig
+from engine.sizing.cache import CUDA_SHARE, bytes_per_token, overhead_bytes
+from engine.sizing.shape import ModelShape
+from engine.sizing.steps import Limits, graphs_bytes, scored_bytes, step_limits
+
+UNSEEN_BYTES = 1550 * 2**20
+"""Of a GPU, what the driver keeps, and its context, libraries and kernels take in the engine's process."""
+FP8_HOLES = 0.27
+"""Bytes for each number that is turned into FP8: what 16-bit weights that are freed one by one leave in holes."""
+SAMPLED_BYTES = 14
+"""Of a logit while all rows are sampled: as it is, adjusted, and twice in fp32 for log-probabilities."""
+COUNT_BYTES = 5
+"""Of a token of the vocabulary in each slot: how often it was said, and whether it stands in the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A model on a GPU."""
+
+    weights: int
+    """Bytes."""
+    load: int
+    """Bytes of the weights while they are loaded: as the files have them."""
+    step: int
+    """Bytes of the largest step, and of recorded ones."""
+    kv_tokens: int
+    """What the KV cache holds; 0 if the model does not fit."""
+    context: int
+    """Longest prompt plus answer."""
+
+    @property
+    def contexts(self) -> float:
+        """How many of the longest are in the KV cache at once."""
+        return self.kv_tokens / self.context if self.context else 0.0
+
+
+def fit(shape: ModelShape, config: EngineConfig, num_bytes: int, *, itemsize: int = 2, fp8_files: bool = False) -> Fit:
+    """A model with these settings on an empty GPU of so many bytes, its dtype being of `itemsize` bytes.
+
+    `quantization` and `kv_dtype`, the sizes of steps and blocks, and `context` are taken from `config`. With
+    `fp8_files` the files have the linears in FP8 already; else `quantization: fp8` reads all weights in full before.
+    """
+    limits = step_limits(config, is_cpu=False)
+    is_fp8 = config.quantization == "fp8"
+    weights = shape.fp8_weight_bytes(itemsize) if is_fp8 else shape.weight_bytes(itemsize)
+    load = weights if fp8_files else shape.weight_bytes(itemsize)
+    held = UNSEEN_BYTES + limits.max_num_seqs * shape.vocab_size * COUNT_BYTES
+    if is_fp8 and not fp8_files:
+        held += round(FP8_HOLES * sum(linear.inputs * linear.outputs for linear in shape.in_fp8))
+    step = step_bytes(shape, limits, itemsize) + graphs_bytes(limits, shape.vocab_size, itemsize)
+    kv_itemsize = 1 if config.kv_dtype == "fp8" else itemsize
+    overhead = overhead_bytes(shape.cache, kv_itemsize, config.block_size, is_cuda=True)
+    left = (num_bytes - held - weights - step - overhead) * CUDA_SHARE
+    blocks = int(left // (bytes_per_token(shape.cache, kv_itemsize) * config.block_size))
+    if blocks < 2 or load + UNSEEN_BYTES > num_bytes:
+        return Fit(weights, load, step, 0, 0)
+    tokens = blocks * config.block_size
+    return Fit(weights, load, step, tokens, min(config.context or shape.context, tokens))
+
+
+def step_bytes(shape: ModelShape, limits: Limits, itemsize: int) -> int:
+    """What the largest step holds at once, as `ModelRunner.rehearse` measures it.
+
+    That is in a layer's MLP the residual, what was normed and attended, gate and up and what becomes of them; or, in
+    models with a large vocabulary, what sampling holds of the logits. Logits of scored prompts come on top.
+    """
+    layer = limits.max_batched_tokens * 3 * (shape.hidden_size + shape.widest) * itemsize
+    sampling = limits.max_num_seqs * shape.vocab_size * SAMPLED_BYTES
+    return max(layer, sampling) + scored_bytes(shape.vocab_size)

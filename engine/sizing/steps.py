@@ -1,0 +1,67 @@
+"""Steps in numbers: how much one may hold on a device, in which sizes steps are recorded, and what that takes."""
+
+from dataclasses import dataclass
+
+from engine.config import EngineConfig
+from engine.scheduling.pacing import SMALLEST_CHUNK
+from engine.scheduling.scheduler import MAX_SCORED_TOKENS
+
+CUDA_SMALLEST_CHUNK = 256
+TOKEN_SIZES = (64, 128, 192, 256, 384, 512, 768, 1024)
+"""Tokens of recorded steps with prompts."""
+ROW_SIZES = (16, 64)
+"""Their rows, and one row more than there may be sequences."""
+BYTES_PER_GRAPH = 24 * 2**20
+"""What a recorded step takes beside its tensors, by the driver's own books: an upper bound for memory planning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a step may hold on a device."""
+
+    max_num_seqs: int
+    max_batched_tokens: int
+    max_prefill_tokens: int
+    """Of prompts, beside decoding rows."""
+    min_prefill_tokens: int
+    """What pacing may always leave to prompts there."""
+
+
+def step_limits(config: EngineConfig, *, is_cpu: bool) -> Limits:
+    """Fill in what the configuration leaves open.
+
+    On a CPU a prompt's tokens cost about as much each as a decoding row, so chunks are small while others decode. On a
+    GPU the first few hundred cost little beside what it takes to launch the step.
+    """
+    max_num_seqs = config.max_num_seqs or (64 if is_cpu else 256)
+    max_batched_tokens = config.max_batched_tokens or (512 if is_cpu else 8192)
+    max_batched_tokens = max(max_batched_tokens, max_num_seqs)
+    return Limits(
+        max_num_seqs,
+        max_batched_tokens,
+        max_prefill_tokens=min(128 if is_cpu else 2048, max_batched_tokens),
+        min_prefill_tokens=SMALLEST_CHUNK if is_cpu else CUDA_SMALLEST_CHUNK,
+    )
+
+
+def bucket_sizes(max_num_seqs: int) -> list[int]:
+    """Rows of recorded decoding steps: 1, 2, 4, 8, then steps of 8 to 64, of 16 beyond, and the limit itself."""
+    sizes = [1, 2, 4, *range(8, 65, 8), *range(80, max_num_seqs + 16, 16)]
+    return sorted({size for size in sizes if size < max_num_seqs} | {max_num_seqs})
+
+
+def step_sizes(max_num_seqs: int, max_tokens: int) -> list[tuple[int, int]]:
+    """Tokens and rows of each recorded step with prompts, in order. None has more rows than tokens."""
+    rows = sorted({size for size in ROW_SIZES if size <= max_num_seqs} | {max_num_seqs + 1})
+    return [(t, r) for t in TOKEN_SIZES for r in rows if r <= t <= max_tokens]
+
+
+def graphs_bytes(limits: Limits, vocab_size: int, itemsize: int) -> int:
+    """Memory to keep for all recorded steps: their records, and the logits of the largest."""
+    number = len(bucket_sizes(limits.max_num_seqs)) + len(step_sizes(limits.max_num_seqs, limits.max_batched_tokens))
+    return number * BYTES_PER_GRAPH + limits.max_num_seqs * vocab_size * itemsize
+
+
+def scored_bytes(vocab_size: int) -> int:
+    """Of the logits of prompts that are scored, as they are and in fp32."""
+    return MAX_SCORED_TOKENS * vocab_size * 8
