@@ -20,6 +20,7 @@ import psutil
 import pytest
 from huggingface_hub import InferenceClient
 
+from server.commands import cli
 from tests.clocks import PATIENCE
 from tests.places import ROOT
 from tests.server import patient
@@ -328,6 +329,15 @@ def test_what_cannot_be_followed_is_left_out_and_named_unless_it_is_strict(serve
     for strict in (None, True):
         answer = post(**fields_with(nulls, kind, strict))
         assert answer.status_code == 200 and "x-headrace-relaxed" not in answer.headers
+
+
+@pytest.mark.slow
+def test_every_field_of_the_contract_is_honoured_or_refused_by_name(server: Running, tmp_path: Path) -> None:
+    """By the rules that docs/conformance.md shows, which know nothing of this server."""
+    report = tmp_path / "report.json"
+    assert cli.main(["bench", "conformance", "--url", server.url, "--model", MODEL, "--json", str(report)]) == 0
+    found = {(one["field"], one["use"]): one["verdict"] for one in json.loads(report.read_text())["checks"]}
+    assert {use for use, verdict in found.items() if verdict != "honoured"} == {("messages.image_url", "an image")}
 
 
 def test_a_killed_engine_comes_back(server: Running, client: openai.OpenAI) -> None:

@@ -20,12 +20,17 @@ SCHEMA = {
     "additionalProperties": False,
 }
 PATTERN = "[0-9]{3}-[a-f]{4}"
-CLOCK = {"type": "object", "properties": {"zone": {"enum": ["UTC", "CET"]}}, "required": ["zone"]}
+CLOCK = {
+    "type": "object",
+    "properties": {"zone": {"type": "string", "enum": ["UTC", "CET"]}},
+    "required": ["zone"],
+    "additionalProperties": False,
+}
 FORMAT_TOKENS = 80
 
 
 def _tool(name: str) -> dict[str, Any]:
-    function = {"name": name, "description": f"Calls {name}.", "parameters": CLOCK}
+    function = {"name": name, "description": f"Calls {name}.", "parameters": CLOCK, "strict": True}
     return {"type": "function", "function": function}
 
 
@@ -121,7 +126,8 @@ def _called(choice: Any, name: str) -> Callable[[Asker], Finding]:
         answer = asker.ask(WHAT_TIME, tools=TOOLS, tool_choice=choice, max_tokens=FORMAT_TOKENS)
         calls = _calls(answer)
         if not calls:
-            return ignored("no call")
+            plain = asker.ask(WHAT_TIME, max_tokens=FORMAT_TOKENS).text
+            return ignored("no call") if answer.text == plain else wrong(f"no call, but {answer.text[:80]!r}")
         function = calls[0]["function"]
         if function["name"] not in ([name] if name else ["tell_time", "set_alarm"]):
             return wrong(f"calls {function['name']}")

@@ -111,7 +111,8 @@ def outcome_of(options: argparse.Namespace, found: dict[str, Any]) -> Outcome:
     header = ["server", *(f"{what} at {n}" for what, _, _ in FIGURES for n in clients), "start s", "MiB", "errors"]
     rates = {name: [_median(runs, name, n, FIGURES[0][1]) for n in clients] for name in names}
     ratios = [[name, *map(_ratio, rates[name], rates[names[0]])] for name in names]
-    bars = Bars(title="Output tokens a second", x="tokens a second", groups=tuple(f"{n} clients" for n in clients),
+    groups = tuple(serve.name_of({"concurrency": n}) for n in clients)
+    bars = Bars(title="Output tokens a second", x="tokens a second", groups=groups,
                 rows=tuple((name, tuple(rates[name])) for name in names))  # fmt: skip
     levels = {name: _first_levels(runs, name) for name in names}
     charts: tuple[Chart, ...] = (bars, *serve.charts_of({name: one for name, one in levels.items() if one}))

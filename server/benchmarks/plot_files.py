@@ -44,9 +44,12 @@ def _draw(chart: Chart, axes: Any) -> None:
                 for (x, y), label in zip(line.points, line.labels, strict=False):
                     axes.annotate(label, (x, y), textcoords="offset points", xytext=(6, 6), fontsize=8)
             axes.set_ylabel(chart.y)
+            axes.margins(0.1)
             axes.set_ylim(bottom=0)
             if chart.x_log:
                 axes.set_xscale("log")
+            else:
+                axes.set_xlim(left=0)
             if len(chart.lines) > 1:
                 axes.legend()
             axes.grid(alpha=0.3)
