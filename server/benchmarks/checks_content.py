@@ -131,11 +131,10 @@ def _called(choice: Any, name: str) -> Callable[[Asker], Finding]:
         function = calls[0]["function"]
         if function["name"] not in ([name] if name else ["tell_time", "set_alarm"]):
             return wrong(f"calls {function['name']}")
-        if not isinstance(function["arguments"], str) or json.loads(function["arguments"]).get("zone") not in (
-            "UTC",
-            "CET",
-        ):
-            return wrong(f"arguments {function['arguments']!r}")
+        given = function["arguments"]
+        arguments = json.loads(given) if isinstance(given, str) else None
+        if not isinstance(arguments, dict) or arguments.get("zone") not in ("UTC", "CET"):
+            return wrong(f"arguments {given!r}")
         return honoured() if answer.end in ("tool_calls", "stop") else wrong(f"finish_reason {answer.end}")
 
     return judge
