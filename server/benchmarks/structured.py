@@ -11,6 +11,7 @@ import asyncio
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ async def _measure(options: argparse.Namespace, shown: Shown) -> Outcome:
     async with loaded(config) as engine:
         info = engine.info
         shown.stage("compiling and masks", len(CASES))
-        alone = Alone(info)
+        alone = Alone(Path(info.model_dir), size=info.vocab_size, eos_token_ids=info.eos_token_ids)
         cases = []
         for case in CASES:
             cases.append(alone.measure(case))
@@ -82,11 +83,9 @@ async def _measure(options: argparse.Namespace, shown: Shown) -> Outcome:
 class Alone:
     """Constraints one after another, on a model's own vocabulary."""
 
-    def __init__(self, info: EngineInfo) -> None:
-        """Raises `ModelLoadError` where the model has no tokenizer."""
-        self._vocabulary = Vocabulary.load(
-            Path(info.model_dir), size=info.vocab_size, eos_token_ids=info.eos_token_ids
-        )  # fmt: skip
+    def __init__(self, directory: Path, *, size: int, eos_token_ids: Sequence[int]) -> None:
+        """`size` is the width of the logits. Raises `ModelLoadError` where the model has no tokenizer."""
+        self._vocabulary = Vocabulary.load(directory, size=size, eos_token_ids=eos_token_ids)
         self._tokenizer = make_tokenizer(self._vocabulary)
         self._index = TokenIndex(self._vocabulary)
         self._row = np.zeros(-(-self._vocabulary.size // 32), dtype=np.int32)
