@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from server.benchmarks.constraint_costs import Alone
 from server.benchmarks.constraints import CASES, LOADS, Case
-from server.benchmarks.structured import Alone
 
 
 @pytest.fixture(scope="module")
