@@ -139,7 +139,11 @@ def _distribution(environment: str, *names: str) -> Callable[[Path], str]:
             "have = {d.metadata['Name'].lower(): d.version for d in m.distributions()}\n"
             "print(*(f'{n} {have[n]}' for n in sys.argv[1:] if n in have), sep=', ')"
         )
-        return _output([program(home, environment, "python"), "-c", code, *names])
+        python = home / environment / "bin" / "python"
+        if not python.exists():  # the program is on PATH, and its Python mostly beside it
+            found = shutil.which(environment)
+            python = Path(found).resolve().with_name("python") if found else python
+        return _output([str(python), "-c", code, *names]) if python.exists() else "unknown"
 
     return version
 

@@ -70,6 +70,8 @@ def run(options: argparse.Namespace) -> Outcome:
     options.label = options.label or "peers"
     found: dict[str, Any] = {"gguf": setting.gguf.name, "runs": []}
     found["peer_versions"] = {name: PEERS[name].version(options.home) for name in options.only}
+    for name in options.only:  # so that one that is not set up is told before any is measured
+        PEERS[name].command(setting, 0)
     with Shown() as shown:
         for turn in range(options.rounds):
             for name in options.only:
