@@ -150,7 +150,7 @@ def test_what_is_no_export_is_refused(page: Page, tmp_path: Path, content: str) 
     expect(page.get_by_role("alert")).to_have_text("This is no file of conversations.")
 
 
-def test_a_file_of_anybody_is_taken_for_what_is_known_of_it(page: Page, tmp_path: Path) -> None:
+def test_a_file_of_anybody_is_taken_for_what_is_known_of_it(page: Page, scripted: Scripted, tmp_path: Path) -> None:
     message = {
         "id": "m",
         "talk": "x",
@@ -159,7 +159,9 @@ def test_a_file_of_anybody_is_taken_for_what_is_known_of_it(page: Page, tmp_path
         "content": {"no": "text"},
         "images": ["http://a/b"],
     }
-    hostile = {"record": {"id": "t", "title": 7, "settings": 5, "chosen": [], "columns": "x"}, "messages": [message]}
+    settings = {"params": {"seed": 1, "messages": [{"role": "user", "content": "not what is shown"}]}}
+    record = {"id": "t", "title": 7, "settings": settings, "chosen": [], "columns": "x"}
+    hostile = {"record": record, "messages": [message]}
     path = tmp_path / "file.json"
     path.write_text(json.dumps({"headrace": 1, "talks": [hostile]}))
     page.get_by_role("button", name="Share, export, import").click()
@@ -167,6 +169,10 @@ def test_a_file_of_anybody_is_taken_for_what_is_known_of_it(page: Page, tmp_path
     expect(messages(page)).to_have_count(1)
     expect(messages(page).locator("img")).to_have_count(0)
     expect(messages(page).get_by_role("heading", level=2)).to_have_text("You")
+    say(page, "hello")
+    done(page)
+    sent = scripted.requests[-1]
+    assert (sent["seed"], [one["content"] for one in sent["messages"]]) == (1, ["", "hello"])
 
 
 def test_a_link_holds_the_conversation_and_no_key(browser: Browser, scripted: Scripted) -> None:

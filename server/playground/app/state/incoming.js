@@ -4,6 +4,7 @@
  */
 import { newId } from "../core/ids.js";
 import { newRecord } from "../talk/talk.js";
+import { OWN_FIELDS } from "../talk/request.js";
 import { noSettings } from "../talk/types.js";
 
 /**
@@ -117,7 +118,8 @@ function cleanRecord(given, renamed) {
     ...newRecord({
       ...noSettings(),
       model: typeof settings.model === "string" ? settings.model : null,
-      params: object(settings.params),
+      // What the page fills in itself must be what it shows: messages among the parameters would be sent in their place.
+      params: Object.fromEntries(Object.entries(object(settings.params)).filter(([name]) => !OWN_FIELDS.has(name))),
       format: { kind: FORMATS.includes(format.kind) ? format.kind : "text", text: text(format.text), strict: format.strict !== false },
       tools: text(settings.tools),
     }),
