@@ -14,6 +14,7 @@ import torch
 from engine.execution.flight import Landed, Runner, Step
 from engine.grammar.grammar import GrammarError
 from engine.messages import AddImage, AddRequest, AskCached, EngineStats, SequenceOutput, TokenLogprobs
+from engine.onlookers import Onlookers
 from engine.reception import Reception
 from engine.sampling.sampler import Sampled
 from engine.scheduling.block_manager import BlockManager
@@ -33,11 +34,6 @@ logger = logging.getLogger(__name__)
 NEVER_HEALS = "could not create a primitive"
 """What oneDNN says where it lacks memory for the code of a product. It says so of that shape for ever, also once there
 is memory again: `python -m tests.chaos.play`, fault "failed allocation"."""
-
-SHORTEST_SLICE = 0.005
-"""Seconds of encoding beside a decoding step, where such steps are shorter still."""
-LONGEST_SLICE = 0.1
-"""Seconds of encoding between two looks at what has arrived."""
 
 
 class Engine:
@@ -89,9 +85,9 @@ class Engine:
         """Whether steps will go on failing in this process, so that another should take its place."""
         self.is_asleep = False
         """Whether the model is put away; there are no steps then."""
-        self._encode_seconds = 0.0
         self._landed_at = 0.0
         self._pacer = PrefillPacer(scheduler.max_prefill_tokens, min_prefill_tokens)
+        self._onlookers = Onlookers(runner, self._pacer, self._fail)
 
     @property
     def has_work(self) -> bool:
@@ -152,7 +148,7 @@ class Engine:
         self._reception.admit_compiled()
         former, launched, error = self._step, None, None
         scheduled = self._scheduler.schedule()
-        rows = self._seeing(scheduled)
+        rows = self._onlookers.ready(scheduled)
         if rows:
             try:
                 launched = self._launch(rows)
@@ -226,38 +222,8 @@ class Engine:
             preemptions=self._scheduler.num_preemptions,
             aborted=outbox.num_aborted,
             failed=outbox.num_failed,
-            encode_seconds=round(self._encode_seconds, 6),
+            encode_seconds=round(self._onlookers.seconds, 6),
         )
-
-    def _seeing(self, rows: list[Scheduled]) -> list[Scheduled]:
-        """Those whose images are encoded.
-
-        Others wait for a step to come, so that those that decode need not wait for them: what a step takes is doubled.
-        Beside a piece of a prompt, which doubles it too, half as much is done.
-        """
-        if not any(row.sequence.images for row in rows):
-            return rows
-        began = time.perf_counter()
-        ready = [self._has_seen(row, 0.0) for row in rows]
-        seconds = LONGEST_SLICE
-        if any(row.num_tokens == 1 for row in rows):
-            has_prompts = any(is_ready and row.num_tokens > 1 for row, is_ready in zip(rows, ready, strict=True))
-            seconds = max(self._pacer.decode_seconds, SHORTEST_SLICE) / (2 if has_prompts else 1)
-        for number, row in enumerate(rows):
-            ready[number] = ready[number] or self._has_seen(row, seconds)
-            if not ready[number] and not row.sequence.is_finished:
-                break
-        self._encode_seconds += time.perf_counter() - began
-        return [row for row, is_ready in zip(rows, ready, strict=True) if is_ready]
-
-    def _has_seen(self, row: Scheduled, seconds: float) -> bool:
-        """Whether a row's images are encoded, after so many seconds more. Where that fails, its sequence does."""
-        try:
-            return not row.sequence.images or self._runner.encode_images(row, seconds)
-        except Exception:
-            logger.exception("an image of request %d could not be encoded", row.sequence.request_id)
-            self._fail(row.sequence, "an image of this request could not be encoded")
-            return False
 
     def _launch(self, rows: list[Scheduled]) -> Step:
         self._num_steps += 1

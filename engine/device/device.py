@@ -10,11 +10,9 @@ import torch
 
 from engine.config import Dtype
 from engine.errors import ConfigError
+from engine.sizing.shape import FP8_CAPABILITY
 
 logger = logging.getLogger(__name__)
-
-FP8_CAPABILITY = (8, 9)
-"""The first whose matrix units take e4m3."""
 
 
 def select_device(name: str) -> torch.device:

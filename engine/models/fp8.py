@@ -14,9 +14,8 @@ from torch import nn
 from engine.errors import ModelLoadError
 from engine.kernels.reference import quantize_rows
 from engine.models.fp8_offsets import InputMeans, offset
+from engine.sizing.shape import FP8_MULTIPLE
 
-MULTIPLE = 16
-"""What both sides of a weight must be a multiple of (`torch._scaled_mm`)."""
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 CHECK_ROWS = 32
 CHECK_TOLERANCE = 0.02
@@ -134,7 +133,7 @@ def quantize_linears(decoder: nn.Module, means: InputMeans) -> int:
 
 def fits(weight: torch.Tensor) -> bool:
     """Whether a weight `[out, in]` can be that of an `Fp8Linear`."""
-    return weight.dim() == 2 and all(side % MULTIPLE == 0 for side in weight.shape)
+    return weight.dim() == 2 and all(side % FP8_MULTIPLE == 0 for side in weight.shape)
 
 
 def refuse_experts(text_config: object) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 from engine.sizing.cache import LayerShape
 
 KINDS = frozenset(("llama", "mistral", "phi3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "deepseek_v3"))
+FP8_CAPABILITY = (8, 9)
+"""Of the first GPUs whose matrix units take e4m3."""
 FP8_MULTIPLE = 16
-"""What both sides of a weight must be a multiple of to be in FP8 (`engine.models.fp8`)."""
+"""What both sides of a weight must be a multiple of to be in FP8 (`torch._scaled_mm`)."""
 SCALE_BYTES = 4
 """Of an output of a linear in FP8, beside a bias in 16 bits."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from engine.errors import ConfigError
 from server.benchmarks.charts import Chart
 from server.benchmarks.page import page
-from server.benchmarks.record import circumstances, table, write_json
+from server.benchmarks.record import circumstances, table, without_folders, write_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,4 +76,5 @@ def publish(outcome: Outcome, options: argparse.Namespace) -> int:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | list | dict | None) else str(value)
+    """An option's value for JSON."""
+    return value if isinstance(value, int | float | list | dict | None) else without_folders(str(value))

@@ -26,7 +26,7 @@ def circumstances() -> dict[str, Any]:
     """Date, command line, commit, versions and machine, as plain data for JSON."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([*_program(), *map(_argument, sys.argv[1:])]),
+        "command": shlex.join([*_program(), *map(without_folders, sys.argv[1:])]),
         "commit": known_commit() or "unknown",
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
@@ -75,7 +75,7 @@ def _program() -> list[str]:
     return ["headrace"] if name == COMMAND else ["python", "-m", name]
 
 
-def _argument(text: str) -> str:
+def without_folders(text: str) -> str:
     """An argument without the folders of this machine."""
     return Path(text).name if Path(text).is_absolute() else text
 

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-FP8_CAPABILITY = (8, 9)
-"""The first that computes in FP8 (`engine.device.device`)."""
+from engine.sizing.shape import FP8_CAPABILITY
 
 
 @dataclass(frozen=True, slots=True)

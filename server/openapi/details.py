@@ -92,6 +92,23 @@ _NAME: Json = {
     "schema": {"type": "string"},
 }
 
+
+def _of_operators(what: str, state: str, *, errors: tuple[int, ...]) -> Details:
+    """A route that changes where a model stands; with `stream` it tells of each stage."""
+    return Details(
+        description=f"For operators: {what}",
+        request=(AdminRequest,),
+        needs_body=False,
+        request_examples={"stages": {"stream": True}},
+        answer=ModelShape,
+        answer_example=_MODEL,
+        event=ModelShape,
+        event_example=f'data: {{"id":"small","state":"{state}", ...}}\n\ndata: [DONE]\n\n',
+        errors=errors,
+        parameters=(_NAME,),
+    )
+
+
 DETAILS: dict[str, Details] = {
     "/v1/chat/completions": Details(
         description="Answers in one piece, or with `stream` as server-sent events that end with `[DONE]`. A model that "
@@ -190,43 +207,19 @@ DETAILS: dict[str, Details] = {
         errors=(404,),
         parameters=(_NAME,),
     ),
-    "/admin/models/{name}/load": Details(
-        description="For operators: loads a model now, also one whose load has failed. With `stream` the events are "
-        "the model at each stage.",
-        request=(AdminRequest,),
-        needs_body=False,
-        request_examples={"stages": {"stream": True}},
-        answer=ModelShape,
-        answer_example=_MODEL,
-        event=ModelShape,
-        event_example='data: {"id":"small","state":"loading", ...}\n\ndata: [DONE]\n\n',
+    "/admin/models/{name}/load": _of_operators(
+        "loads a model now, also one whose load has failed. With `stream` the events are the model at each stage.",
+        "loading",
         errors=OF_BODIES,
-        parameters=(_NAME,),
     ),
-    "/admin/models/{name}/unload": Details(
-        description="For operators: ends a model's process and waits until its memory is free.",
-        request=(AdminRequest,),
-        needs_body=False,
-        request_examples={"stages": {"stream": True}},
-        answer=ModelShape,
-        answer_example=_MODEL,
-        event=ModelShape,
-        event_example='data: {"id":"small","state":"unloading", ...}\n\ndata: [DONE]\n\n',
-        errors=(409, *OF_BODIES),
-        parameters=(_NAME,),
+    "/admin/models/{name}/unload": _of_operators(
+        "ends a model's process and waits until its memory is free.", "unloading", errors=(409, *OF_BODIES)
     ),
-    "/admin/models/{name}/sleep": Details(
-        description="For operators: frees a GPU of a model, whose process stays, and keeps its weights in the host's "
-        "memory, so that the next request has it back within seconds. On a CPU the model is unloaded.",
-        request=(AdminRequest,),
-        needs_body=False,
-        request_examples={"stages": {"stream": True}},
-        answer=ModelShape,
-        answer_example=_MODEL | {"state": "asleep"},
-        event=ModelShape,
-        event_example='data: {"id":"small","state":"asleep", ...}\n\ndata: [DONE]\n\n',
+    "/admin/models/{name}/sleep": _of_operators(
+        "frees a GPU of a model, whose process stays, and keeps its weights in the host's memory, so that the next "
+        "request has it back without a load. On a CPU the model is unloaded.",
+        "asleep",
         errors=(409, *OF_BODIES),
-        parameters=(_NAME,),
     ),
     "/health": Details(
         description="200 when what is loaded at start can answer now, else 503; with the state of every model. "

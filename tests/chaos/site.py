@@ -120,9 +120,10 @@ class Site:
         found = {" ".join(key): value for key, value in metrics.items() if key[0] in names and value}
         for model in self.models:
             states = {state: metrics["kv_blocks", model, state] for state in ("free", "cached", "owned", "total")}
-            missing = states["total"] - states["free"] - states["cached"]
-            if missing or not states["total"]:
+            if missing := states["total"] - states["free"] - states["cached"]:
                 found[f"blocks of {model} that are neither free nor cached"] = missing
+            if not states["total"]:
+                found[f"models without blocks, {model} being one,"] = 1
         return found
 
     def _below(self) -> list[psutil.Process]:

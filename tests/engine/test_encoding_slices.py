@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine import engine as engine_module
+from engine import onlookers
 from engine.engine import Engine
 from engine.execution.image_cache import ImageCache
 from engine.execution.slices import SlicedCall, Slices
@@ -24,8 +24,8 @@ from tests.vision_models import SEEING, Eyes, build_seeing_model
 @pytest.fixture
 def tiny_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step for each operation of a tower."""
-    monkeypatch.setattr(engine_module, "SHORTEST_SLICE", 1e-9)
-    monkeypatch.setattr(engine_module, "LONGEST_SLICE", 1e-9)
+    monkeypatch.setattr(onlookers, "SHORTEST_SLICE", 1e-9)
+    monkeypatch.setattr(onlookers, "LONGEST_SLICE", 1e-9)
     monkeypatch.setattr(PrefillPacer, "decode_seconds", 0.0)
 
 
@@ -205,5 +205,5 @@ def test_slices_are_no_longer_than_a_step_of_those_that_decode(qwen: Eyes, monke
     engine.step()  # beside one that decodes
     qwen.add(engine, 2, [[8] * 30], greedy(1))
     engine.step()  # and beside a piece of a prompt
-    longest = engine_module.LONGEST_SLICE
+    longest = onlookers.LONGEST_SLICE
     assert asked == [longest, longest, 0.25, 0.125]

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from engine import engine as engine_module
+from engine import onlookers
 from engine.engine import Engine
 from engine.execution import sight as sight_module
 from engine.execution.cross_images import CrossImages
@@ -60,7 +60,7 @@ class SeeingMachine(RuleBasedStateMachine):
         """With towers that stop at each operation or never, and room for so many embeddings of images."""
         seconds = 1e-9 if sliced else 1e9
         for name in ("SHORTEST_SLICE", "LONGEST_SLICE"):
-            self.patch.setattr(engine_module, name, seconds)
+            self.patch.setattr(onlookers, name, seconds)
         self.engine.abort(list(self.engine._sequences))  # what a history that failed has left
         self.engine.step()
         self.scheduler.blocks.reset_cache()

@@ -61,6 +61,7 @@ class Script(msgspec.Struct, frozen=True):
     """By seed, -1 for none: tokens after which a sequence stands still, 0 for its prefill."""
     holds_load: bool = False
     holds_wake: bool = False
+    dies_falling_asleep: bool = False
     load_fails: str = ""
     ends_itself: bool = False
     """Whether a process whose load has failed ends at once, or waits to be ended."""
@@ -186,6 +187,8 @@ class FakeEngine:
                 self.socket.send(encode(Cached(asked.question_id, len(asked.prompt_token_ids) // 16 * 16)))
             case Sleep():
                 self.note("sleep")
+                if self.script.dies_falling_asleep:
+                    os._exit(1)
                 weights = self.script.weights_bytes
                 self.socket.send(encode(Asleep(weights + self.script.kv_bytes, weights)))
             case Wake():

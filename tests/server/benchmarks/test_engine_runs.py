@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from engine.costs import Ceilings
+from engine.measuring import step
 from server.benchmarks import engine_run, latency, schedule, startup, throughput
 from server.commands import cli
 from tests.server.fakes import FAKE_COMMAND
@@ -67,11 +68,11 @@ def test_an_engine_that_fails_a_request_ends_the_measurement(
 
 
 def test_the_timeline_of_a_step_has_its_parts_one_after_another() -> None:
-    spent = {name: {"p50": 2.0, "p99": 3.0} for name in ("schedule+build", *schedule.PARTS, "all")}
+    spent = {name: {"p50": 2.0, "p99": 3.0} for name in ("schedule+build", *step.PARTS, "all")}
     outcome = schedule.outcome_of("x", [{"case": "decode", "running": 4, "microseconds": spent}])
     (timeline,) = outcome.charts
     assert isinstance(timeline, schedule.Timeline)
-    assert [span[1:] for span in timeline.spans] == [(2.0 * at, 2.0 * at + 2) for at in range(len(schedule.PARTS))]
+    assert [span[1:] for span in timeline.spans] == [(2.0 * at, 2.0 * at + 2) for at in range(len(step.PARTS))]
 
 
 def test_a_server_that_does_not_start_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:

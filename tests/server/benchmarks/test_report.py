@@ -79,6 +79,7 @@ def parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_outputs(parser)
     parser.add_argument("--api-key", default="")
+    parser.add_argument("--home", type=Path, default=Path("/home/somebody/peers"))
     return parser.parse_args(words)
 
 
@@ -91,6 +92,7 @@ def test_figures_go_to_the_terminal_to_json_and_to_a_page(tmp_path: Path, capsys
     assert told["levels"] == [1] and {"date", "command", "commit", "versions", "machine", "options"} <= set(told)
     text = page.read_text()
     assert "secret-key" not in found.read_text() + text
+    assert told["options"]["home"] == "peers" and "somebody" not in found.read_text() + text, "whose machine it was"
     assert text.count("<svg") == 2 and "prefers-color-scheme: dark" in text
     assert not re.search(r"<script|<link|<img|src=|@import|url\(|https?://", text)
     assert "&lt;script&gt;" in text and "&lt;b&gt;" in text

@@ -77,6 +77,17 @@ def test_a_sleeper_is_ended_where_even_what_it_keeps_is_needed(
         assert server.server.fleet.residency.taken("cpu") == 0
 
 
+def test_one_that_dies_while_it_falls_asleep_is_unloaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    """As where the host lacks the memory after all."""
+    with on_a_gpu(monkeypatch, tmp_path, script, dies_falling_asleep=True) as (server, one):
+        assert admin(server, "one/sleep").json()["state"] == "unloaded" and one.pid is None
+        residency = server.server.fleet.residency
+        assert residency.taken("cuda:0") == residency.taken("cpu") == 0
+        assert post(server, **body("one")).status_code == 200 and starts(server, "one") == 2
+
+
 def test_one_that_dies_asleep_is_loaded_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script) -> None:
     with on_a_gpu(monkeypatch, tmp_path, script) as (server, one):
         assert admin(server, "one/sleep").json()["state"] == "asleep" and one.pid is not None
