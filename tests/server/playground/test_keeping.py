@@ -1,6 +1,8 @@
 """What the browser keeps: conversations over reloads, in two tabs, as files and links, in databases of any age."""
 
+import base64
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from tests.server.playground.scripted import Scripted
 
 pytestmark = [pytest.mark.slow, needs_browser]
 
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 READ_MESSAGES = """
 () => new Promise((resolve) => {
   const request = indexedDB.open("headrace");
@@ -234,6 +237,35 @@ def test_what_was_written_a_moment_ago_outlives_the_page(browser: Browser, scrip
             page.locator(".entry .title").click()
         expect(messages(page).first).to_contain_text("hello")
         expect(page.get_by_label("Message", exact=True)).to_have_value("a draft")
+
+
+def test_a_draft_of_an_image_alone_outlives_a_reload_and_makes_way_for_a_new_conversation(
+    browser: Browser, scripted: Scripted
+) -> None:
+    with watched(browser, scripted.url) as watch:
+        page = watch.page()
+        page.locator("#composer input[type=file]").set_input_files(
+            [{"name": "a.png", "mimeType": "image/png", "buffer": base64.b64decode(PIXEL)}]
+        )
+        expect(page.locator(".pictures img")).to_have_count(1)
+        address_of(page)  # it is kept
+        page.reload()
+        expect(page.locator(".pictures img")).to_have_count(1)
+        page.get_by_role("button", name="New conversation").first.click()
+        expect(page.locator(".pictures img")).to_have_count(0)
+
+
+def test_a_link_that_would_fill_the_memory_is_refused(browser: Browser, scripted: Scripted) -> None:
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    content = "x" * 20_000_000
+    talk = {"record": {"id": "a"}, "messages": [{"id": "b", "role": "user", "content": content, "parent": None}]}
+    packed = deflate.compress(json.dumps({"headrace": 1, "talks": [talk]}).encode()) + deflate.flush()
+    letters = base64.urlsafe_b64encode(packed).decode().rstrip("=")
+    assert len(letters) < 32_000
+    with watched(browser, scripted.url) as watch:
+        page = watch.page(f"#share={letters}")
+        expect(page.get_by_text("This link holds no conversation")).to_be_visible()
+        expect(messages(page)).to_have_count(0)
 
 
 def test_what_a_link_brings_is_kept_whole_once_something_is_said(browser: Browser, scripted: Scripted) -> None:

@@ -78,13 +78,16 @@ export function save() {
   return saving;
 }
 
+/** @param {import("../talk/types.js").Draft} draft */
+const isBlank = ({ text, images }) => text === "" && images.length === 0;
+
 /**
  * One that nothing was said in yet is not kept, unless it has a draft.
  * @param {Talk} talk
  */
 function isKept(talk) {
   const { draft } = talk.record.peek();
-  return talk.messages.size > 0 || talk.changes.removed.size > 0 || draft.text !== "" || talk.record.peek().owner !== null || talk.record.peek().columns.length > 0;
+  return talk.messages.size > 0 || talk.changes.removed.size > 0 || !isBlank(draft) || talk.record.peek().owner !== null || talk.record.peek().columns.length > 0;
 }
 
 /**
@@ -221,7 +224,7 @@ function nameShown() {
  */
 export function begin(settings = columns.peek()[0].settings.peek()) {
   const [shown] = columns.peek();
-  if (shown.messages.size === 0 && !shown.record.peek().draft.text) return shown;
+  if (shown.messages.size === 0 && isBlank(shown.record.peek().draft)) return shown;
   const talk = adopt(new Talk(newRecord(structuredClone(settings))));
   showTalks([talk]);
   return talk;
@@ -299,6 +302,6 @@ async function hear({ changed = [], removed = [], wanted: asked }) {
     noteRecord(upgraded(record));
     open.get(id)?.merge(upgraded(record), messages);
     const [shown] = columns.peek();
-    if (id === wanted && !shown.messages.size && !shown.record.peek().draft.text) await show(id);
+    if (id === wanted && !shown.messages.size && isBlank(shown.record.peek().draft)) await show(id);
   }
 }

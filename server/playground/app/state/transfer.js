@@ -10,6 +10,8 @@ import { readMessages, readOne } from "./database.js";
 
 /** Above so many characters a link is no longer taken everywhere. */
 export const LONGEST_LINK = 32_000;
+/** So many bytes of JSON are taken out of a link; small ones of somebody's making can hold a thousand times their size. */
+const MOST_IN_A_LINK = 8_000_000;
 
 /**
  * The file of some conversations, or of all.
@@ -85,6 +87,14 @@ export async function openLink(letters) {
  * @returns {Promise<Uint8Array<ArrayBuffer>>}
  */
 async function piped(bytes, through) {
-  const stream = new Blob([bytes]).stream().pipeThrough(/** @type {any} */ (through));
+  let size = 0;
+  const bounded = new TransformStream({
+    transform(chunk, controller) {
+      size += chunk.length;
+      if (size > MOST_IN_A_LINK) throw new RangeError("The link holds too much");
+      controller.enqueue(chunk);
+    },
+  });
+  const stream = new Blob([bytes]).stream().pipeThrough(/** @type {any} */ (through)).pipeThrough(bounded);
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
