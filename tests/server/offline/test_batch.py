@@ -1,6 +1,7 @@
 """Batch files: what is read, what is refused, and that nothing is answered twice or lost, whoever is killed when."""
 
 import asyncio
+import functools
 import json
 import os
 import random
@@ -218,13 +219,17 @@ def test_who_ends_a_batch_leaves_nothing_behind(tmp_path: Path) -> None:
     source, target = written(tmp_path / "in.jsonl", *lines), tmp_path / "out.jsonl"
     environment = {**os.environ, "TMPDIR": str(tmp_path / "t")}
     (tmp_path / "t").mkdir()
-    running = subprocess.Popen(command(source, target), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    # What a shell starts in the background ignores SIGINT, and so does all that this starts.
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    running = subprocess.Popen(
+        command(source, target), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heeding
+    )
     deadline = time.monotonic() + 120
     while not _lines(target) and time.monotonic() < deadline:
         time.sleep(0.05)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
-    assert running.returncode == 130 and "of 400 are answered; the same command goes on" in said
+    assert running.returncode == 130 and "of 400 are answered; the same command goes on" in said, said
     assert not [*(tmp_path / "t").glob("headrace-*")]
     statuses = {json.loads(one)["response"]["status_code"] for one in target.read_bytes().splitlines()}
     assert statuses == {200}, "what was cut short is no answer"
