@@ -162,6 +162,11 @@ class EngineClient:
         """Requests submitted and not yet ended."""
         return len(self._streams)
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process has gone, and everybody has been told."""
+        return self._dead is not None
+
     async def wait_ready(self) -> EngineInfo:
         """Wait for the model to be loaded. Raises `ModelLoadError` or `EngineDeadError`."""
         return await asyncio.shield(self._ready)

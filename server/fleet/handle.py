@@ -104,8 +104,13 @@ class EngineHandle:
 
     @property
     def client(self) -> EngineClient | None:
-        """The conversation with the running engine process, None while there is none to be used."""
-        return self._process.client if self.state is ModelState.READY and self._process is not None else None
+        """The conversation with the running engine process, None while there is none to be used.
+
+        Whoever was asking is told of a death at once, a moment before the state says so.
+        """
+        if self.state is not ModelState.READY or self._process is None or self._process.client.is_dead:
+            return None
+        return self._process.client
 
     @property
     def stats(self) -> EngineStats:

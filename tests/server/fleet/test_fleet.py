@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -77,6 +78,24 @@ def test_a_dead_engine_is_started_again(monkeypatch: pytest.MonkeyPatch, script:
                 await until(lambda: handle.state is ModelState.READY)
                 assert handle.restarts == number and handle.pid != pid
             assert await answers(handle)
+
+    asyncio.run(scenario())
+
+
+def test_who_is_told_of_a_death_finds_no_engine(monkeypatch: pytest.MonkeyPatch, script: Script) -> None:
+    set_script(monkeypatch, msgspec.structs.replace(script, holds={-1: 1}))
+
+    async def scenario() -> None:
+        async with fleet_of() as fleet:
+            handle = fleet.handles["fake"]
+            await handle.wait_settled()
+            assert handle.client is not None and handle.pid is not None
+            stream = handle.client.submit([1], SamplingParams(max_tokens=3))
+            with pytest.raises(EngineDeadError):
+                async for outputs in stream:
+                    assert outputs
+                    os.kill(handle.pid, signal.SIGKILL)
+            assert handle.client is None and not handle.is_live
 
     asyncio.run(scenario())
 
