@@ -56,7 +56,7 @@ def computes_in_bf16() -> bool:
     """Whether this machine's processor has instructions for products of bf16.
 
     oneDNN takes bf16 wherever there is AVX512, and on the many of these that have no such instructions it emulates
-    them, at a quarter of the speed of float32.
+    them, at a third of the speed of float32 (bench/results/2026-11-27-peers-avx512.json).
     """
     taken = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     if platform.machine().lower() in ("x86_64", "amd64"):
