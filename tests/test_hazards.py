@@ -91,7 +91,8 @@ def server(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         running_server(patch, directory, Script(), models=models, policy=FleetPolicy(), ready=False) as running,
     ):
         handles = running.server.fleet.handles.values()
-        wait_until(lambda: all(handle.state is not ModelState.LOADING for handle in handles))
+        # Before its task runs a model is unloaded still, which is no end of its loading.
+        wait_until(lambda: not {ModelState.UNLOADED, ModelState.LOADING} & {handle.state for handle in handles})
         yield running
 
 

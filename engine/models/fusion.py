@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from engine.models.fp8 import Fp8Linear
+from engine.models.load_check import moved
 from engine.models.quantized import QuantizedLinear
 
 logger = logging.getLogger(__name__)
@@ -157,13 +158,13 @@ def apply_checked(
     """Make a change to a model if it leaves the logits that `check` computes where they were.
 
     Returns how many places were changed, or None if the logits moved by more than `tolerance` of their spread on
-    average; then the model is as it was. (The mean, because in bf16 a single logit may move far by rounding alone.)
+    average (`moved`); then the model is as it was.
     """
     before = check()
     undo: Undo = []
     try:
         count = change(undo)
-        error = float((check() - before).abs().mean() / before.std().clamp(min=1e-6)) if count else 0.0
+        error = moved(check(), before) if count else 0.0
     except Exception:  # a module of another shape than its names promise; without the change it works
         logger.warning("%s switched off: the model does not run with them", name, exc_info=True)
         error = float("inf")

@@ -13,7 +13,7 @@ from engine.config import EngineConfig
 from engine.device.forward_batch import ForwardBatch
 from engine.errors import ModelLoadError
 from engine.models.fusion import apply_checked
-from engine.models.load_check import CheckBatches, check_batching
+from engine.models.load_check import CheckBatches, check_batching, moved
 from tests.tiny_models import COMMON
 
 CPU = torch.device("cpu")
@@ -60,6 +60,13 @@ def test_a_state_that_crosses_sequences_is_found_without_its_name() -> None:
     check_batching("Sound", batches, own)
     with pytest.raises(ModelLoadError, match="how requests are batched"):
         check_batching("Leaking", CheckBatches(50, 16, CPU), leaking)
+
+
+def test_what_all_logits_have_in_common_is_no_change() -> None:
+    """8-bit weights moved all logits of SmolLM2 by a third of their spread on one processor, and it was refused."""
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    assert moved(logits + torch.tensor([[1.0], [-2.0], [0.0]]), logits) < 1e-6
+    assert moved(logits.roll(1, dims=0), logits) > 0.5
 
 
 def test_a_change_that_breaks_the_model_is_undone() -> None:
