@@ -23,6 +23,7 @@ from server.routes.admin import router as admin_router
 from server.routes.chat import router as chat_router
 from server.routes.completions import router as completions_router
 from server.routes.description import router as description_router
+from server.routes.generate import router as generate_router
 from server.routes.health import router as health_router
 from server.routes.models import router as models_router
 from server.routes.tokenize import router as tokenize_router
@@ -31,6 +32,7 @@ from server.telemetry.record import Reporter
 ROUTERS = (
     chat_router,
     completions_router,
+    generate_router,
     tokenize_router,
     models_router,
     admin_router,

@@ -11,14 +11,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import httpx
 import jsonschema
 import openai
 import psutil
 import pytest
-from huggingface_hub import InferenceClient
+from huggingface_hub import AsyncInferenceClient, InferenceClient
+from pydantic import BaseModel, Field
 
 from server.commands import cli
 from tests.clocks import PATIENCE
@@ -332,6 +333,38 @@ def test_what_cannot_be_followed_is_left_out_and_named_unless_it_is_strict(serve
 
 
 @pytest.mark.slow
+class City(BaseModel):
+    """What Outlines is asked for."""
+
+    name: Annotated[str, Field(pattern="^[A-Z][a-z]{2,9}$")]
+    rank: Annotated[int, Field(ge=1, le=9)]
+
+
+def test_outlines_drives_the_server(server: Running, client: openai.OpenAI) -> None:
+    """By each of its ways to a server that this one speaks, with each kind of type it has for them."""
+    outlines = pytest.importorskip("outlines", reason="the extra headrace[outlines] is not installed")
+    types = pytest.importorskip("outlines.types", reason="the extra headrace[outlines] is not installed")
+    vllm, tgi = outlines.from_vllm(client, MODEL), outlines.from_tgi(InferenceClient(server.url))
+    for model in (outlines.from_openai(client, MODEL), vllm, tgi):
+        limit = {"max_new_tokens": 60} if model is tgi else {"max_tokens": 60}
+        assert 1 <= City.model_validate_json(model("A large city: ", City, **limit)).rank <= 9
+        assert City.model_validate_json("".join(model.stream("A large city: ", City, **limit)))
+    for model in (vllm, tgi):
+        assert model("Hot or cold? ", Literal["hot", "cold"]) in ("hot", "cold")
+        assert re.fullmatch("[0-9]{3}-[0-9]{4}", model("Call ", types.Regex("[0-9]{3}-[0-9]{4}")))
+    assert vllm("Sum: ", types.CFG('start: NUMBER "+" NUMBER\nNUMBER: /[1-9]{2}/')).count("+") == 1
+
+    async def asynchronously() -> None:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as many:
+            for model in (outlines.from_openai(many, MODEL), outlines.from_vllm(many, MODEL)):
+                assert City.model_validate_json(await model("A city: ", City, max_tokens=60))
+        async with AsyncInferenceClient(server.url) as many:
+            pieces = outlines.from_tgi(many).stream("A city: ", City, max_new_tokens=60)
+            assert City.model_validate_json("".join([piece async for piece in pieces]))
+
+    asyncio.run(asynchronously())
+
+
 def test_every_field_of_the_contract_is_honoured_or_refused_by_name(server: Running, tmp_path: Path) -> None:
     """By the rules that docs/conformance.md shows, which know nothing of this server."""
     report = tmp_path / "report.json"

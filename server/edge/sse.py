@@ -100,9 +100,10 @@ class EventWriter:
     A write waits while the client reads too slowly, so that nothing piles up here.
     """
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, *, says_done: bool = True) -> None:
         self.started = False
         self._send = send
+        self._says_done = says_done
         self._wrote = False
 
     async def start(self, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
@@ -126,6 +127,7 @@ class EventWriter:
         self._wrote = False
 
     async def end(self, events: bytes = b"") -> None:
-        """Send the last events, `[DONE]`, and end the response."""
-        message: dict[str, Any] = {"type": "http.response.body", "body": events + DONE, "more_body": False}
+        """Send the last events, `[DONE]` where that is said, and end the response."""
+        body = events + DONE if self._says_done else events
+        message: dict[str, Any] = {"type": "http.response.body", "body": body, "more_body": False}
         await self._send(message)

@@ -10,6 +10,8 @@ from server.metrics import CONTENT_TYPE
 from server.protocol.admin_request import AdminRequest
 from server.protocol.completion_request import CompletionRequest
 from server.protocol.fields import FieldRow, completion_field_table, field_table
+from server.protocol.generate_request import GenerateRequest
+from server.protocol.generate_shapes import GeneratedArrayShape, GeneratedEventShape, GeneratedShape
 from server.protocol.request import ChatCompletionRequest
 from server.protocol.shapes import (
     ChatCompletionChunkShape,
@@ -65,6 +67,17 @@ class Details:
 
 _QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 _HEAD = {"id": "chatcmpl-5f2b", "created": 1790000000, "model": "small", "system_fingerprint": "fp_0a1b2c3d4e5f"}
+_GENERATE: Any = {
+    "request": (GenerateRequest,),
+    "request_examples": {
+        "text": {"inputs": "The capital of France is", "parameters": {"max_new_tokens": 5}},
+        "grammar": {
+            "inputs": "Today is ",
+            "parameters": {"grammar": {"type": "regex", "value": "[A-Z][a-z]+day"}, "max_new_tokens": 9},
+        },
+    },
+    "errors": OF_ANSWERS,
+}
 _USAGE = {
     "prompt_tokens": 36,
     "completion_tokens": 8,
@@ -168,6 +181,26 @@ DETAILS: dict[str, Details] = {
         event=TextCompletionShape,
         event_example='data: {"id":"cmpl-5f2b", ...}\n\ndata: [DONE]\n\n',
         errors=OF_ANSWERS,
+    ),
+    "/generate": Details(
+        description="Text Generation Inference's interface: no chat template is applied, and without an option that "
+        "says how to sample the likeliest token is taken. `grammar` has the types of response_format.",
+        answer=GeneratedShape,
+        **_GENERATE,
+    ),
+    "/generate_stream": Details(
+        description="As /generate, an event for each token; there is no [DONE].",
+        answer=GeneratedShape,
+        event=GeneratedEventShape,
+        event_example='data: {"index":1,"token":{"id":7042,"text":" Paris", ...}, ...}\n\n',
+        **_GENERATE,
+    ),
+    "/": Details(
+        description="As /generate_stream where `stream` is true, else as /generate, in an array.",
+        answer=GeneratedArrayShape,
+        event=GeneratedEventShape,
+        event_example='data: {"index":1,"token":{"id":7042,"text":" Paris", ...}, ...}\n\n',
+        **_GENERATE,
     ),
     "/tokenize": Details(
         description="The tokens that a request with this prompt, or these messages, would be computed from.",

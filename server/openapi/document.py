@@ -153,9 +153,8 @@ def _schemas() -> Json:
     _, found = models_json_schema([(model, "validation") for model in models])
     schemas = {_public_name(name): _without_notes(schema) for name, schema in found["$defs"].items()}
     for model, rows in models.items():
-        properties = schemas[_public_name(model.__name__)]["properties"]
         for row in rows:
-            field = properties[row.name]
+            field = schemas[_public_name(model.__name__)]["properties"][row.name]
             field |= {"description": f"{row.meaning}. Range: {row.range}", RANGE: row.range, STATUS: row.status}
             if row.default is not None:
                 field["default"] = row.default

@@ -1,10 +1,12 @@
 """From a checked request for raw completions to what the engine needs: a plan for each prompt."""
 
+import dataclasses
+
 from engine.messages import EngineInfo
 from server.config.settings import SamplingDefaults
 from server.prompt.plan import Echo, PromptPlan, make_plan, sampling_params, token_limit, usable_context
 from server.prompt.tokenizer import ChatTokenizer
-from server.protocol.completion_request import DEFAULT_MAX_TOKENS, CompletionRequest
+from server.protocol.completion_request import CompletionRequest
 from server.protocol.errors import bad_request
 
 
@@ -46,13 +48,14 @@ def _plan(
     if not ids:
         raise bad_request(f"{param} has no tokens, so there is nothing to continue", param=param)
     room = token_limit(len(ids), 0 if request.max_tokens == 0 else None, info, prompt_param=param)
-    asked = min(DEFAULT_MAX_TOKENS, room) if request.max_tokens is None else request.max_tokens
+    asked = min(request.default_max_tokens, room) if request.max_tokens is None else request.max_tokens
     params = sampling_params(
         request,
         defaults,
-        max_tokens=token_limit(len(ids), asked, info, prompt_param=param),
+        max_tokens=token_limit(len(ids), asked, info, prompt_param=param, limit_param=request.limit_param),
         logprobs=request.logprobs,
         prompt_logprobs=request.logprobs if request.echo else None,
     )
+    params = dataclasses.replace(params, constraint=request.constraint())
     echo = Echo(prompt if isinstance(prompt, str) else None, added) if request.echo else None
     return make_plan(request, ids, params, info, continues=True, prompt_param=param, echo=echo)

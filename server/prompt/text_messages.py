@@ -16,7 +16,7 @@ from server.prompt.plan import PromptPlan
 from server.protocol.errors import ApiError
 from server.protocol.parts import ImageRef
 
-TextRoute = Literal["chat", "completion", "tokenize", "detokenize"]
+TextRoute = Literal["chat", "completion", "generate", "generate_stream", "generate_either", "tokenize", "detokenize"]
 
 
 class ReadBody(msgspec.Struct, tag="read", frozen=True):

@@ -5,7 +5,9 @@ from typing import Annotated
 from pydantic import Field
 
 from engine.sampling_params import MAX_LOGPROBS
+from server.protocol.constraints import ConstraintFields, check_constraints, restore_numbers
 from server.protocol.errors import bad_request, unsupported
+from server.protocol.exact_numbers import exact_body
 from server.protocol.generation_request import MAX_INT, GenerationRequest
 from server.protocol.json_values import check_object_keys
 from server.protocol.messages import Integer
@@ -16,7 +18,7 @@ DEFAULT_MAX_TOKENS = 16
 """OpenAI's; a raw prompt has no turn that would end by itself."""
 
 
-class CompletionRequest(GenerationRequest, RawPrompts):
+class CompletionRequest(ConstraintFields, GenerationRequest, RawPrompts):
     """A request for raw completions as it came."""
 
     max_tokens: Annotated[Integer, Field(ge=0, le=MAX_INT)] | None = None
@@ -24,6 +26,16 @@ class CompletionRequest(GenerationRequest, RawPrompts):
     echo: bool | None = None
     best_of: Annotated[Integer, Field(ge=1, le=MAX_INT)] | None = None
     suffix: str | None = None
+
+    @property
+    def default_max_tokens(self) -> int:
+        """What holds where `max_tokens` is not given."""
+        return DEFAULT_MAX_TOKENS
+
+    @property
+    def limit_param(self) -> str:
+        """The field that limits the answer."""
+        return "max_tokens"
 
 
 def parse_completion_request(raw: bytes) -> CompletionRequest:
@@ -35,6 +47,8 @@ def read_completion_request(raw: bytes, *, ignore_unknown: bool = False) -> tupl
     """As `parse_completion_request`, and JSON pointers of the unknown fields that were ignored."""
     check_object_keys(raw)
     request, ignored = parse_body(CompletionRequest, raw, ignore_unknown=ignore_unknown)
+    if (body := exact_body(raw)) is not None:
+        restore_numbers(request.format_asked, body)
     _check_together(request)
     if request.suffix:
         raise unsupported("suffix", "suffix is not supported: text is only continued, never filled in")
@@ -43,6 +57,7 @@ def read_completion_request(raw: bytes, *, ignore_unknown: bool = False) -> tupl
 
 def _check_together(request: CompletionRequest) -> None:
     """Fields that are right one by one and wrong together."""
+    check_constraints(request)
     n, num_prompts = request.n or 1, len(request.prompts)
     if n * num_prompts > MAX_PROMPTS:
         raise bad_request(

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from contextlib import suppress
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,10 +14,8 @@ from server.protocol.exact_numbers import schema_text
 from server.protocol.given_schemas import GivenSchema, SchemaValue, of_object, read_schema
 from server.protocol.json_values import MAX_SCHEMA_INTEGER, check_json_value, json_decoder
 from server.protocol.strict_model import StrictModel
+from server.protocol.structured_outputs import ChoiceTexts, GrammarText, StructuredOutputs
 
-MAX_CHOICES = 1024
-MAX_CHOICE_CHARS = 4096
-MAX_GRAMMAR_CHARS = 200_000
 _SCHEMA_IN_GRAMMAR = re.compile(r"%json\s*(?=\{)")
 ANY_OBJECT = '{"type": "object"}'
 
@@ -112,47 +110,84 @@ _PLACES: dict[str, tuple[tuple[str, ...], bool]] = {
 """By type: where the schema or the expression may stand, and whether there must be one."""
 
 
+class _SchemaAlone(ResponseFormat):
+    """A format whose schema stands in a field of another name than `value`."""
+
+    field: str
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """See `ResponseFormat.place`."""
+        return (self.field,)
+
+
 class ConstraintFields(StrictModel):
     """The fields that constrain an answer, of which a request may use one."""
 
     response_format: ResponseFormat | None = None
-    grammar: Annotated[str, Field(min_length=1, max_length=MAX_GRAMMAR_CHARS)] | None = None
-    choice: (
-        Annotated[
-            list[Annotated[str, Field(min_length=1, max_length=MAX_CHOICE_CHARS)]],
-            Field(min_length=1, max_length=MAX_CHOICES),
-        ]
-        | None
-    ) = None
+    grammar: GrammarText | None = None
+    choice: ChoiceTexts | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     def constraint(self) -> Constraint | None:
         """What the content must match, None if it is free. For requests that have been checked."""
         if self.grammar is not None:
             return Constraint(kind="lark", source=self.grammar, param="grammar")
         if self.choice is not None:
-            alternatives = "|".join(escape(text) for text in dict.fromkeys(self.choice))
-            return Constraint(kind="regex", source=f"({alternatives})", param="choice")
-        return None if self.response_format is None else _of_format(self.response_format)
+            return _one_of(self.choice, "choice")
+        if self.structured_outputs is not None and (found := _of_vllm(self.structured_outputs)) is not None:
+            return found
+        asked = self.format_asked
+        return None if asked is None else of_format(*asked)
+
+    @property
+    def format_asked(self) -> tuple[ResponseFormat, str] | None:
+        """The format that is asked for, and the field where it is."""
+        if self.response_format is not None:
+            return self.response_format, "response_format"
+        given = self.structured_outputs
+        if given is None:
+            return None
+        if given.json_ is not None:
+            return _SchemaAlone(type="json", value=given.json_, field="json"), "structured_outputs"
+        return (ResponseFormat(type="json_object"), "structured_outputs") if given.json_object else None
 
 
-def _of_format(asked: ResponseFormat) -> Constraint | None:
+def _of_vllm(given: StructuredOutputs) -> Constraint | None:
+    """What else than a schema `structured_outputs` asks for."""
+    if given.regex is not None:
+        return Constraint(kind="regex", source=given.regex, param="structured_outputs.regex")
+    if given.choice is not None:
+        return _one_of(given.choice, "structured_outputs.choice")
+    if given.grammar is not None:
+        return Constraint(kind="lark", source=given.grammar, param="structured_outputs.grammar")
+    return None
+
+
+def _one_of(texts: list[str], param: str) -> Constraint:
+    alternatives = "|".join(escape(text) for text in dict.fromkeys(texts))
+    return Constraint(kind="regex", source=f"({alternatives})", param=param)
+
+
+def of_format(asked: ResponseFormat, root: str = "response_format") -> Constraint | None:
+    """What a format in the field `root` holds an answer to, None if nothing. Raises `ApiError` 400."""
     match asked.type:
         case "text":
             return None
         case "regex":
-            return Constraint(kind="regex", source=asked.value, param="response_format.value")
+            return Constraint(kind="regex", source=asked.value, param=f"{root}.value")
     if not asked.place:
-        param = "response_format.json_schema.schema" if asked.type == "json_schema" else "response_format"
+        param = f"{root}.json_schema.schema" if asked.type == "json_schema" else root
         return Constraint(kind="json_schema", source=ANY_OBJECT, param=param, strict=asked.is_strict(None))
-    param, found = _schema_of(asked)
+    param, found = _schema_of(asked, root)
     as_written = isinstance(asked.schema_given, str) and not found.place and asked.type != "json_object"
     source = asked.schema_given if as_written else schema_text(found.schema)
     return Constraint(kind="json_schema", source=source, param=param, strict=asked.is_strict(found.strict))
 
 
-def _schema_of(asked: ResponseFormat) -> tuple[str, GivenSchema]:
+def _schema_of(asked: ResponseFormat, root: str) -> tuple[str, GivenSchema]:
     """The field that holds the schema, and the schema, for `json_object` that of an object. Raises `ApiError` 400."""
-    param = ".".join(("response_format", *asked.place))
+    param = ".".join((root, *asked.place))
     found = read_schema(asked.schema_given, param)
     param = ".".join((param, *found.place))
     if asked.type == "json_object":
@@ -161,13 +196,12 @@ def _schema_of(asked: ResponseFormat) -> tuple[str, GivenSchema]:
     return param, found
 
 
-def restore_numbers(request: ConstraintFields, body: dict[str, Any]) -> None:
-    """Let the schema of a request have the numbers of its body, which are exact."""
-    asked = request.response_format
-    if asked is None or not asked.place or not isinstance(schema := asked.schema_given, dict):
+def restore_numbers(asked: tuple[ResponseFormat, str] | None, body: dict[str, Any]) -> None:
+    """Let the schema of a format in the field of that path have the numbers of the body, which are exact."""
+    if asked is None or not asked[0].place or not isinstance(schema := asked[0].schema_given, dict):
         return
-    given = body["response_format"]
-    for key in asked.place:
+    given = body
+    for key in (*asked[1].split("."), *asked[0].place):
         given = given[key]
     schema.update(given)
 
@@ -176,21 +210,29 @@ def check_constraints(request: ConstraintFields) -> None:
     """Raise `ApiError` 400 for more than one constraint, and for schemas that are no JSON."""
     asked = request.response_format
     constrains = asked is not None and asked.type != "text"
-    given = [("response_format", constrains), ("grammar", request.grammar), ("choice", request.choice)]
+    fields = ("grammar", "choice", "structured_outputs")
+    given = [("response_format", constrains), *((name, getattr(request, name)) for name in fields)]
     names = [name for name, value in given if value]
     if len(names) > 1:
         raise bad_request(f"{names[0]} and {names[1]} both constrain the answer; give one of them", param=names[1])
     if request.grammar is not None:
-        _check_grammar(request.grammar)
-    if asked is not None and asked.place:
-        param, found = _schema_of(asked)
+        _check_grammar(request.grammar, "grammar")
+    if request.structured_outputs is not None and request.structured_outputs.grammar is not None:
+        _check_grammar(request.structured_outputs.grammar, "structured_outputs.grammar")
+    check_format(request.format_asked)
+
+
+def check_format(asked: tuple[ResponseFormat, str] | None) -> None:
+    """Raise `ApiError` 400 for a schema that is no JSON, in a format in the field of that path."""
+    if asked is not None and asked[0].place:
+        param, found = _schema_of(*asked)
         check_json_value(found.schema, param, largest=MAX_SCHEMA_INTEGER)
 
 
-def _check_grammar(grammar: str) -> None:
+def _check_grammar(grammar: str, param: str) -> None:
     """Look at the schemas that a grammar holds; what is wrong with them else, and what is no schema, shows later."""
-    decoder = json_decoder(param="grammar")
+    decoder = json_decoder(param=param)
     for found in _SCHEMA_IN_GRAMMAR.finditer(grammar):
         with suppress(ValueError, RecursionError):
             schema, _ = decoder.raw_decode(grammar, found.end())
-            check_json_value(schema, "grammar", largest=MAX_SCHEMA_INTEGER)
+            check_json_value(schema, param, largest=MAX_SCHEMA_INTEGER)

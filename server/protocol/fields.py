@@ -5,11 +5,11 @@ from typing import Literal
 
 from engine.scheduling.admission import MAX_PRIORITY
 from server.protocol.completion_request import DEFAULT_MAX_TOKENS
-from server.protocol.constraints import MAX_CHOICES, MAX_GRAMMAR_CHARS
 from server.protocol.generation_request import MAX_N, MAX_STOP_CHARS, MAX_STOP_STRINGS, MAX_TIMEOUT
 from server.protocol.hints import MAX_LABEL_CHARS
 from server.protocol.messages import MAX_PARTS
 from server.protocol.prompts import MAX_MESSAGES, MAX_PROMPTS
+from server.protocol.structured_outputs import MAX_CHOICES, MAX_GRAMMAR_CHARS
 from server.protocol.tools import MAX_TOOLS
 
 Status = Literal["supported", "hint", "partly", "refused"]
@@ -42,7 +42,7 @@ def field_table() -> list[FieldRow]:
 def completion_field_table() -> list[FieldRow]:
     """A row for each field of `CompletionRequest`, in its order."""
     shared = [_MAX_TOKENS_OF_COMPLETIONS if row.name == "max_tokens" else row for row in _SHARED]
-    return [*_RAW_PROMPTS, *shared, *_COMPLETION]
+    return [*_RAW_PROMPTS, *shared, *_CONSTRAINTS, *_COMPLETION]
 
 
 _CONVERSATION = (
@@ -208,6 +208,11 @@ _CONSTRAINTS = (
         "choice",
         "Makes the content one of these texts",
         f"1 to {MAX_CHOICES} texts; excludes response_format and grammar",
+    ),
+    FieldRow(
+        "structured_outputs",
+        "vLLM's name for the same: a schema, which is followed to the letter, an expression, texts or a grammar",
+        "object with one of `json`, `regex`, `choice`, `grammar`, `json_object`; excludes the fields above",
     ),
 )
 _REFUSED = (

@@ -54,7 +54,7 @@ def read_chat_request(raw: bytes, *, ignore_unknown: bool = False) -> tuple[Chat
     check_object_keys(raw)
     request, ignored = parse_body(ChatCompletionRequest, raw, ignore_unknown=ignore_unknown)
     if (body := exact_body(raw)) is not None:
-        constraints.restore_numbers(request, body)
+        constraints.restore_numbers(request.format_asked, body)
         tools.restore_numbers(request, body)
     _check_together(request)
     refuse_unsupported(request)

@@ -28,7 +28,6 @@ ELSEWHERE = MappingProxyType(
         "guided_regex": _REGEX,
         "guided_choice": "choice",
         "guided_grammar": "grammar",
-        "structured_outputs": "response_format, grammar or choice",
         "json_schema": _SCHEMA,
         "format": _SCHEMA,
         "regex": _REGEX,

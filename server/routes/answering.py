@@ -73,6 +73,8 @@ class Kind:
     route: TextRoute
     form: Callable[[str, list[PromptPlan], ChatTokenizer], AnswerForm]
     """What answers look like, from the model's full name, the plans and the tokenizer."""
+    says_done: bool = True
+    """Whether streams end with `[DONE]`."""
 
 
 class Answer(Response):
@@ -99,7 +101,7 @@ class Answer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer. Raises `ApiError` for what fails before the headers."""
-        writer = EventWriter(send)
+        writer = EventWriter(send, says_done=self._kind.says_done)
         try:
             async with Deadline() as self._deadline:
                 await self._answer(receive, send, writer)

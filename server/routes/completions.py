@@ -43,7 +43,7 @@ class CompletionForm:
         self._plans = plans
         self._tokenizer = tokenizer
         self._n = plan.n
-        self._choices = [_TextChoice(_offset_counter(p, tokenizer)) for p in plans for _ in range(p.n)]
+        self._choices = [_TextChoice(offset_counter(p, tokenizer)) for p in plans for _ in range(p.n)]
         self._scores: list[list[dict[str, Any]]] = [[] for _ in plans]
         """By prompt, of its tokens from the second on."""
         self._encoder = TextCompletionEncoder(
@@ -116,7 +116,8 @@ class CompletionForm:
             logprobs.add(entry, offset)
 
 
-def _offset_counter(plan: PromptPlan, tokenizer: ChatTokenizer) -> Detokenizer:
+def offset_counter(plan: PromptPlan, tokenizer: ChatTokenizer) -> Detokenizer:
+    """Tells what each token adds to the text of an answer, whatever stop strings hide of it."""
     return Detokenizer(
         tokenizer,
         skip_special_tokens=plan.skip_special_tokens,

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from engine.messages import EngineInfo
@@ -13,8 +14,9 @@ from server.prompt.plan_completion import check_token_ids, plan_completion
 from server.prompt.text_messages import Answered, AskedPrompt, TextRoute
 from server.prompt.tokenizer import ChatTokenizer
 from server.prompt.unused import unused_fields
-from server.protocol.completion_request import read_completion_request
+from server.protocol.completion_request import CompletionRequest, read_completion_request
 from server.protocol.errors import context_length_exceeded
+from server.protocol.generate_request import read_generate_request
 from server.protocol.parts import ImageRef
 from server.protocol.request import read_chat_request
 from server.protocol.response import encode_json
@@ -77,8 +79,14 @@ def _read_chat(raw: bytes, ignore_unknown: bool) -> TextJob:
 
 
 def _read_completion(raw: bytes, ignore_unknown: bool) -> TextJob:
-    request, ignored = read_completion_request(raw, ignore_unknown=ignore_unknown)
+    return _completion_job(*read_completion_request(raw, ignore_unknown=ignore_unknown))
 
+
+def _read_generate(raw: bytes, ignore_unknown: bool, *, stream: bool | None = None) -> TextJob:
+    return _completion_job(*read_generate_request(raw, ignore_unknown=ignore_unknown, stream=stream))
+
+
+def _completion_job(request: CompletionRequest, ignored: tuple[str, ...]) -> TextJob:
     def plans(model: Model) -> Iterator[PromptPlan]:
         for plan in plan_completion(request, model.tokenizer, model.info, model.defaults):
             yield with_shown_prompt(dataclasses.replace(plan, unused=(*ignored, *plan.unused)), model.tokenizer)
@@ -111,6 +119,9 @@ def _read_detokenize(raw: bytes, ignore_unknown: bool) -> TextJob:
 READERS: Mapping[TextRoute, Callable[[bytes, bool], TextJob]] = {
     "chat": _read_chat,
     "completion": _read_completion,
+    "generate": partial(_read_generate, stream=False),
+    "generate_stream": partial(_read_generate, stream=True),
+    "generate_either": _read_generate,
     "tokenize": _read_tokenize,
     "detokenize": _read_detokenize,
 }

@@ -100,7 +100,7 @@ def test_without_the_playground_there_is_nothing(
 ) -> None:
     script = Script(model_dir=str(smollm2_dir), token_ids=[504])
     with running_server(monkeypatch, tmp_path, script, playground=False) as running:
-        assert patient.get(f"{running.url}/").status_code == 404
+        assert patient.get(f"{running.url}/").status_code == 405  # there is POST alone
         assert "browser" not in running.console.getvalue()
 
 

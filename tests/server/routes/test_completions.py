@@ -27,7 +27,7 @@ EVERYTHING: dict[str, Any] = {
     "stop": ["a"], "stream": True, "stream_options": {"include_usage": True}, "user": "u", "top_k": 1, "min_p": 0.5,
     "repetition_penalty": 2, "min_tokens": 0, "ignore_eos": True, "stop_token_ids": [3],
     "include_stop_str_in_output": True, "skip_special_tokens": False, "priority": 1000, "echo": True, "best_of": 2,
-    "suffix": "", "timeout": 0.5,
+    "suffix": "", "timeout": 0.5, "response_format": {"type": "regex", "value": "a"},
 }  # fmt: skip
 
 
@@ -66,7 +66,8 @@ def test_the_field_table_covers_exactly_the_fields() -> None:
     rows = completion_field_table()
     assert [row.name for row in rows] == list(CompletionRequest.model_fields)
     assert all(row.meaning and row.range for row in rows)
-    assert {row.name for row in rows} == {*EVERYTHING, "prompt"}
+    others = {"grammar", "choice", "structured_outputs"}  # which exclude response_format
+    assert {row.name for row in rows} == {*EVERYTHING, *others, "prompt"}
     assert parse_completion_request(json.dumps({"prompt": "x"} | EVERYTHING).encode()).best_of == 2
     nothing = dict.fromkeys(EVERYTHING)
     assert parse_completion_request(json.dumps({"prompt": "x"} | nothing).encode()) == parse_completion_request(
@@ -96,6 +97,12 @@ def test_the_field_table_covers_exactly_the_fields() -> None:
         ({"best_of": 1, "n": 2}, "best_of", "invalid_value"),
         ({"suffix": "x"}, "suffix", "unsupported_parameter"),
         ({"messages": []}, "messages", "unknown_parameter"),
+        ({"choice": ["a"], "grammar": 'start: "a"'}, "choice", "invalid_value"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": 5}}},
+            "response_format.json_schema.schema",
+            "invalid_value",
+        ),
         ({"top_logprobs": 1}, "top_logprobs", "unknown_parameter"),
         ({"priority": 1001}, "priority", "invalid_value"),
         ({"temperature": 3}, "temperature", "invalid_value"),

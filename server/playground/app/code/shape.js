@@ -22,7 +22,7 @@ export function checkBody(body, places) {
   for (const name of ["tools", "choice"]) must(body[name] == null || Array.isArray(body[name]), name, "must be an array");
   must(body.choice == null || body.choice.every((/** @type {any} */ text) => typeof text === "string"), "choice", "must hold texts alone");
   for (const name of ["model", "grammar"]) must(body[name] == null || typeof body[name] === "string", name, "must be a text");
-  must(body.response_format == null || isObject(body.response_format), "response_format", "must be an object");
+  for (const name of ["response_format", "structured_outputs"]) must(body[name] == null || isObject(body[name]), name, "must be an object");
 }
 
 /**

@@ -26,6 +26,7 @@ export function fromRequest(body) {
   if (body.grammar) settings.format = { kind: "grammar", text: body.grammar, strict: true };
   else if (body.choice) settings.format = choiceOf(body.choice);
   else if (body.response_format) settings.format = formatOf(body.response_format);
+  else if (body.structured_outputs) settings.format = formatOfVllm(body.structured_outputs);
   return { settings, messages: (body.messages ?? []).map(messageOf) };
 }
 
@@ -49,6 +50,18 @@ function formatOf(given) {
   const { json_schema: openai } = given;
   if (openai?.schema) return { kind: "json_schema", text: JSON.stringify(openai.schema, null, 2), strict: openai.strict === true };
   return { kind: "json_schema", text: JSON.stringify(given, null, 2), strict: true };
+}
+
+/**
+ * vLLM's name for the same.
+ * @param {any} given
+ * @returns {Settings["format"]}
+ */
+function formatOfVllm({ json, regex, choice, grammar }) {
+  if (grammar) return { kind: "grammar", text: asText(grammar), strict: true };
+  if (Array.isArray(choice)) return choiceOf(choice.map(asText));
+  if (regex) return { kind: "regex", text: asText(regex), strict: true };
+  return json ? { kind: "json_schema", text: typeof json === "string" ? json : JSON.stringify(json, null, 2), strict: true } : { kind: "json_object", text: "", strict: true };
 }
 
 /** @param {unknown} value */

@@ -9,7 +9,7 @@
 /** Fields that the page fills in itself, from what stands elsewhere on it. */
 export const OWN_FIELDS = new Set([
   "messages", "model", "stream", "stream_options", "add_generation_prompt", "continue_final_message",
-  "tools", "response_format", "grammar", "choice", "functions", "function_call",
+  "tools", "response_format", "grammar", "choice", "structured_outputs", "functions", "function_call",
 ]);
 
 /**
