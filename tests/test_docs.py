@@ -158,13 +158,36 @@ def test_every_page_is_linked_from_the_readme() -> None:
 
 
 def test_every_route_is_documented() -> None:
-    from server.routes import admin, chat, completions, health, models, tokenize
+    from server.app import ROUTES
 
-    paths = {
-        route.path for module in (admin, chat, completions, health, models, tokenize) for route in module.router.routes
-    }
+    paths = {route.path for route in ROUTES}
     for path in paths:
         assert f"{path.replace(':path', '')}`" in PAGES["docs/api.md"], path
+
+
+@cache
+def texts_of_the_source() -> str:
+    """Every text of both packages, a line each, with `…` for what is put into it."""
+    found = []
+    for package in ("engine", "server"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+                    found.append("".join(map(str, parts)))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return "\n".join(found)
+
+
+def test_the_messages_of_the_troubleshooting_page_are_those_of_the_source() -> None:
+    """First cells that are code alone, or say a message beside words, are what the server writes."""
+    text = PAGES["docs/troubleshooting.md"]
+    cells = re.findall(r"^\| (.+?) \| ", text, re.MULTILINE)
+    messages = [message for cell in cells for message in re.findall(r"`([^`]* [^`]* [^`]*)`", cell)]
+    assert len(messages) > 35
+    missing = [message for message in messages if message not in texts_of_the_source()]
+    assert not missing
 
 
 def test_every_error_code_is_documented() -> None:
