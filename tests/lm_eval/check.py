@@ -1,6 +1,6 @@
 """lm-evaluation-harness through this server against the same harness on transformers: `make lm-eval`.
 
-    python -m tests.lm_eval.check [--python PYTHON]
+    python -m tests.lm_eval.check [--python PYTHON] [--json FILE]
 
 Starts `headrace serve` with the default model in float32, evaluates the tasks beside this file through its
 `local-completions` and through its `hf` on the same weights, and compares every sample: log-likelihoods within what
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.weights.sources import resolve
+from server.benchmarks.record import circumstances, write_json
 from tests.conftest import DEFAULT_MODEL_SOURCE
 from tests.places import ROOT
 from tests.serving import running_server
@@ -38,21 +39,31 @@ def main() -> int:
     """Evaluate twice and compare; the exit code."""
     parser = argparse.ArgumentParser(description="Compare lm-evaluation-harness on this server and on transformers.")
     parser.add_argument("--python", type=Path, help="of an environment that has the harness; made when not given")
-    python = parser.parse_args().python or harness_python()
+    parser.add_argument("--json", metavar="FILE", help="metrics by either road, with versions, commit and machine")
+    options = parser.parse_args()
+    python = options.python or harness_python()
     weights = resolve(DEFAULT_MODEL_SOURCE).directory
     with tempfile.TemporaryDirectory() as work:
         tasks = write_tasks(Path(work) / "tasks")
         with running_server("smollm2", "--dtype", "float32", "--context", str(CONTEXT)) as url:
-            options = f"base_url={url}/v1/completions,model={MODEL},tokenizer={weights},max_length={CONTEXT}"
+            asked = f"base_url={url}/v1/completions,model={MODEL},tokenizer={weights},max_length={CONTEXT}"
             served = evaluate(
-                python, tasks, "local-completions", f"{options},tokenizer_backend=huggingface,num_concurrent=4"
+                python, tasks, "local-completions", f"{asked},tokenizer_backend=huggingface,num_concurrent=4"
             )
         direct = evaluate(python, tasks, "hf", f"pretrained={weights},dtype=float32,max_length={CONTEXT - 1}")
     complaints = [complaint for task in direct for complaint in compare(task, served[task], direct[task])]
     for task, found in direct.items():
         print(f"{task}: {len(found['samples'])} samples, {found['results']}")
-    print(f"log-likelihoods differ by at most {largest_difference(*map(all_samples, (served, direct))):.1e}")
+    difference = largest_difference(*map(all_samples, (served, direct)))
+    print(f"log-likelihoods differ by at most {difference:.1e}")
     print("\n".join(complaints) or "the server and transformers agree on every sample")
+    if options.json is not None:
+        tasks_found = {
+            task: {"samples": len(found["samples"]), "served": served[task]["results"], "direct": found["results"]}
+            for task, found in direct.items()
+        }
+        figures = {"harness": HARNESS, "largest_difference": difference, "disagreements": len(complaints)}
+        write_json(options.json, {**circumstances(), **figures, "tasks": tasks_found})
     return 1 if complaints else 0
 
 
