@@ -98,6 +98,8 @@ class EngineHandle:
         self._failures = 0
         self._crashes: list[float] = []
         self._task: asyncio.Task[None] | None = None
+        self._spawning = asyncio.Lock()
+        """Held while a process is being made that nobody could end yet."""
         self._settled = asyncio.Event()
         self._gone = asyncio.Event()
         self._gone.set()
@@ -144,18 +146,20 @@ class EngineHandle:
     async def start(self, directory: Path, *, kv_limit: int = 0) -> None:
         """Spawn the engine process and supervise it from now on. Raises `OSError` if it cannot be spawned.
 
-        `directory` holds its socket; an automatic KV cache takes at most `kv_limit` bytes, if it is not 0.
+        `directory` holds its socket; an automatic KV cache takes at most `kv_limit` bytes, if it is not 0. Where the
+        load has been called off by now nothing is spawned.
         """
-        if self.state is ModelState.STOPPED:
-            return
-        if self.state is not ModelState.LOADING:
-            self.expect()
-        self._began = time.monotonic()
-        self._has_been_ready = False
-        self._crashes = []
-        self.loads += 1
-        self._process = await self._spawn(directory, kv_limit)
-        self._task = asyncio.create_task(self._supervise(directory, kv_limit), name=f"supervise {self.name}")
+        async with self._spawning:
+            if self.state in (ModelState.STOPPED, ModelState.UNLOADING):
+                return
+            if self.state is not ModelState.LOADING:
+                self.expect()
+            self._began = time.monotonic()
+            self._has_been_ready = False
+            self._crashes = []
+            self.loads += 1
+            self._process = await self._spawn(directory, kv_limit)
+            self._task = asyncio.create_task(self._supervise(directory, kv_limit), name=f"supervise {self.name}")
 
     async def wait_settled(self) -> ModelState:
         """Wait until the load has ended, one way or the other."""
@@ -201,7 +205,7 @@ class EngineHandle:
         """End the engine process; when this returns, its memory is free. Who waits for the model goes on waiting."""
         self.retire()
         await self._end()
-        self.tokenizer = self.progress = None
+        self.tokenizer = self.progress = self.error = None
         self.is_closed = False
         self._set(ModelState.LOADING if self.waiters else ModelState.UNLOADED)
 
@@ -215,7 +219,7 @@ class EngineHandle:
 
     def give_up(self) -> None:
         """It is not loaded after all, though it was expected to be."""
-        self.progress = None
+        self.progress = self.error = None
         self._set(ModelState.ASLEEP if self.is_away else ModelState.UNLOADED)
 
     def announce_end(self) -> None:
@@ -233,6 +237,8 @@ class EngineHandle:
             self._process.kill()
 
     async def _end(self) -> None:
+        async with self._spawning:
+            pass  # a process that is being made is there now
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

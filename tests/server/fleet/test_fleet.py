@@ -21,7 +21,7 @@ from engine.sampling_params import SamplingParams
 from server.fleet.engine_process import describe_exit
 from server.fleet.fleet import Fleet
 from server.fleet.handle import EngineHandle
-from server.fleet.policy import FleetPolicy, ModelState
+from server.fleet.policy import FleetPolicy, ModelState, Residence
 from tests.clocks import PATIENCE
 from tests.server.fakes import FAKE_COMMAND, FAST_POLICY, NEVER, Script, engine_config, set_script
 from tests.server.made_up_time import run_in_made_up_time
@@ -258,6 +258,39 @@ def test_stopping_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, script:
 
     assert not asyncio.run(scenario()).exists()
     assert {child.pid for child in psutil.Process().children()} == before
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3])
+def test_a_load_that_is_called_off_while_its_process_is_made(
+    monkeypatch: pytest.MonkeyPatch, script: Script, turns: int
+) -> None:
+    """Nobody could end that process once its memory counts as free: it would be loaded beside the books."""
+    set_script(monkeypatch, script)
+    before = {child.pid for child in psutil.Process().children()}
+
+    async def scenario() -> None:
+        fleet = Fleet([engine_config()], FAST_POLICY, residence={"fake": Residence(load="on_demand")})
+        await fleet.start()
+        try:
+            handle, residency = fleet.handles["fake"], fleet.residency
+            lease = fleet.lease(handle)
+            while residency.need_of("fake") is None:
+                await asyncio.sleep(0)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            assert handle.pid is None, "the process is there already"
+            lease.release()
+            residency.end(handle)
+            await fleet.wait_unloaded(handle)
+            await until(lambda: residency.need_of("fake") is None)
+            assert handle.pid is None and {child.pid for child in psutil.Process().children()} == before
+            fleet.lease(handle)
+            assert await handle.wait_settled() is ModelState.READY and await answers(handle)
+            await until(lambda: residency.need_of("fake"))
+        finally:
+            await fleet.stop()
+
+    asyncio.run(scenario())
 
 
 def test_exits_read_as_sentences() -> None:
