@@ -1,6 +1,7 @@
 """What /metrics says, in the Prometheus text format.
 
-The set of series is fixed: labels are model names of this server and words from this file, never words of a request.
+The set of series is fixed: labels are names of this server's models and keys and words from this file, never words of
+a request.
 Nothing is counted here: what others have counted is read when somebody asks.
 """
 
@@ -45,6 +46,12 @@ _OF_REQUESTS = (
     ("prompt_length_tokens", "prompt_length", "Tokens of the prompts that were answered."),
     ("answer_length_tokens", "answer_length", "Tokens of the choices that ended."),
 )
+_OF_KEYS = (
+    ("key_requests", "requests", "POST requests that came with the key, answered or refused."),
+    ("key_requests_limited", "limited", "Those that the key's limits refused."),
+    ("key_prompt_tokens", "prompt_tokens", "Prompt tokens as told in usage."),
+    ("key_completion_tokens", "completion_tokens", "Answer tokens as told in usage."),
+)
 _RELAXED_REQUESTS = "Answers to requests of whose schemas, not strict, keywords were left out."
 _RELAXED_KEYWORDS = "Keywords left out of schemas that are not strict, as x-headrace-relaxed tells them."
 _BLOCK_STATES = ("free", "cached", "owned", "total")
@@ -86,6 +93,7 @@ def gather(
         *_engine_part(handles),
         *_memory_part(residency),
         *_server_part(counters, in_flight),
+        *_key_part(counters),
     ]
     return Gathered(families, {handle.name: counters.of(handle.name) for handle in handles}, images or ImageService())
 
@@ -166,6 +174,11 @@ def _server_part(counters: ServerCounters, in_flight: int) -> Iterator[Metric]:
         yield CounterMetricFamily(f"headrace_{name}", text, value)
 
 
+def _key_part(counters: ServerCounters) -> Iterator[Metric]:
+    for name, attribute, text in _OF_KEYS:
+        yield _counter(name, text, {key: getattr(value, attribute) for key, value in counters.keys.items()}, "key")
+
+
 def _image_part(images: ImageService) -> Iterator[Metric]:
     for name, text, found in (
         ("image_fetch_seconds", "Until the bytes of a request's images were here.", images.fetching),
@@ -183,10 +196,10 @@ def _gauge(name: str, text: str, values: Mapping[str, float], label: str = "mode
     return family
 
 
-def _counter(name: str, text: str, values: Mapping[str, float]) -> Metric:
-    family = CounterMetricFamily(f"headrace_{name}", text, labels=("model",))
-    for model, value in values.items():
-        family.add_metric((model,), value)
+def _counter(name: str, text: str, values: Mapping[str, float], label: str = "model") -> Metric:
+    family = CounterMetricFamily(f"headrace_{name}", text, labels=(label,))
+    for key, value in values.items():
+        family.add_metric((key,), value)
     return family
 
 

@@ -18,6 +18,7 @@ TINY = (
     "random://qwen2?hidden_size=64&num_hidden_layers=2&vocab_size=300&intermediate_size=128&num_attention_heads=4"
     "&num_key_value_heads=4"
 )
+KEY = "plugh"
 NAME = re.compile(r"\b(?:headrace_|vllm:|process_)\w+")
 SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
 
@@ -42,14 +43,15 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         directory,
         {"name": "tiny", "source": TINY, "context": 512, "memory": "64MiB", "threads": 1, "dtype": "float32"},
     )
-    options = ("--models", str(models), "--log-format", "json", "--log-level", "debug")
+    options = ("--models", str(models), "--log-format", "json", "--log-level", "debug", "--api-key", KEY)
+    headers = {"Authorization": f"Bearer {KEY}"}
     with server_process(*options, log=log) as served:
         for more in ({}, {"stream": True}, {"n": 2}, {"response_format": {"type": "json_schema", "json_schema": {
             "name": "a", "schema": SCHEMA, "strict": True}}}):  # fmt: skip
             body = {"messages": [{"role": "user", "content": "xyzzy"}], "max_tokens": 20, **more}
-            answer = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=120)
+            answer = httpx.post(f"{served.url}/v1/chat/completions", json=body, headers=headers, timeout=120)
             assert answer.status_code == 200, answer.text
-        text = httpx.get(f"{served.url}/metrics").text
+        text = httpx.get(f"{served.url}/metrics", headers=headers).text
     metrics: dict[str, float] = {}
     names = set()
     for family in text_string_to_metric_families(text):
@@ -102,4 +104,4 @@ def test_all_that_the_server_prints_is_json(seen: Seen) -> None:
     loggers = {entry["logger"] for entry in seen.lines}
     assert any(name.startswith("uvicorn") for name in loggers), "uvicorn's own lines are among them"
     assert any("is ready at" in entry["message"] for entry in seen.lines), "and so is the banner"
-    assert not any("xyzzy" in json.dumps(entry) for entry in seen.lines)
+    assert not any(secret in json.dumps(entry) for entry in seen.lines for secret in ("xyzzy", KEY))

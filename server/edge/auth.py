@@ -107,6 +107,11 @@ class Keys:
         self._callers = callers
         self.needed = bool(self._plain) or entries is not None
 
+    @property
+    def names(self) -> list[str]:
+        """What the keys are called."""
+        return [caller.name for caller in self._callers.values()]
+
     def are_several(self) -> bool:
         """Whether there is more than one."""
         return len(self._callers) > 1

@@ -34,7 +34,9 @@ ADMIN_PREFIX = "/admin/"
 METRICS_PATH, DESCRIPTION_PATH = "/metrics", "/openapi.json"
 PROBED_PATHS = OPEN_PATHS | {METRICS_PATH}
 """Asked for every few seconds by other machines, so not worth a line each."""
-_GIVES_BACK = frozenset({429, 503})
+_LIMITED = 429
+"""What only the limits of a key are answered with."""
+_GIVES_BACK = frozenset({_LIMITED, 503})
 """With these a request was refused that is to come again, so it is not counted."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -90,6 +92,7 @@ class Edge:
             if exchange.status:
                 self._counters.responses[exchange.status // 100] += 1
             self._tell(exchange)
+            self._count_for_key(exchange.record)
 
     def _tell(self, exchange: "_Exchange") -> None:
         """One line, and whoever else wants to know: never the prompt, never a byte that could forge another line."""
@@ -100,6 +103,15 @@ class Edge:
             logger.log(level, "%s", record.line(), extra=with_fields(**record.fields()))
         if self._report is not None and not quiet:
             self._report(record)
+
+    def _count_for_key(self, record: RequestRecord) -> None:
+        if record.key is None or record.method != "POST":
+            return
+        counts = self._counters.of_key(record.key, self._keys.names)
+        counts.requests += 1
+        counts.limited += record.status == _LIMITED
+        counts.prompt_tokens += record.prompt_tokens or 0
+        counts.completion_tokens += record.completion_tokens or 0
 
     def _check(self, exchange: "_Exchange") -> bool:
         """Let a request pass or raise `ApiError`; whether it is none, but a browser's question before one."""

@@ -66,14 +66,19 @@ class Bucket:
 
 @dataclass(slots=True)
 class Reservation:
-    """Tokens set aside for one request, which is to be settled once."""
+    """Tokens set aside for one request, which is to be settled once.
 
-    account: "Account"
+    They go back to where they came from: a limit that was set since knows nothing of them.
+    """
+
+    bucket: Bucket | None
+    """None where there was no limit."""
     tokens: int
 
     def settle(self, used: int) -> None:
         """So many were used in the end."""
-        self.account.settle(self.tokens, used)
+        if self.bucket is not None:
+            self.bucket.take(used - self.tokens)
         self.tokens = used
 
 
@@ -151,7 +156,7 @@ class Account:
         """
         bucket = self._buckets.get("tokens")
         if bucket is None:
-            return Reservation(self, expected)
+            return Reservation(None, expected)
         if least > bucket.limit:
             raise ApiError(
                 429,
@@ -165,12 +170,7 @@ class Account:
         if (wait := bucket.seconds_until(tokens)) > 0:
             raise _limited("tokens", bucket.limit, wait, tokens)
         bucket.take(tokens)
-        return Reservation(self, tokens)
-
-    def settle(self, reserved: int, used: int) -> None:
-        """So many tokens of those that were reserved were used."""
-        if (bucket := self._buckets.get("tokens")) is not None:
-            bucket.take(used - reserved)
+        return Reservation(bucket, tokens)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """OpenAI's headers that tell where the limits stand."""

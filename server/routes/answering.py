@@ -97,7 +97,7 @@ class Answer(Response):
         self._generations: list[Generation] = []
         self._meter: AnswerMeter
         self._images: list[PreparedImage] = []
-        self._reserved = Reservation(self._caller.account, 0)
+        self._reserved = Reservation(None, 0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer. Raises `ApiError` for what fails before the headers."""

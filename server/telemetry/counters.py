@@ -1,10 +1,12 @@
 """What the API process counts of the requests that pass it.
 
 Counting is adding to plain numbers: everything happens in one thread, and what reads them (`server.metrics`) does so
-between two requests. Series are few: labels are models of the server's table and words from this file.
+between two requests. Series are few: labels are models of the server's table, names of
+the operator's keys and words from this file.
 """
 
 import bisect
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -55,6 +57,18 @@ class ModelCounters:
 
 
 @dataclass(slots=True)
+class KeyCounters:
+    """What is counted of the requests that came with one key."""
+
+    requests: int = 0
+    limited: int = 0
+    """Those of them that its limits refused."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    """As reported to clients in `usage`."""
+
+
+@dataclass(slots=True)
 class ServerCounters:
     """All counts of one server."""
 
@@ -71,7 +85,18 @@ class ServerCounters:
     relaxed_keywords: int = 0
     """Answered though keywords of their schemas were left out, and how many keywords."""
     models: dict[str, ModelCounters] = field(default_factory=dict)
+    keys: dict[str, KeyCounters] = field(default_factory=dict)
+    """By the name of the key."""
 
     def of(self, model: str) -> ModelCounters:
         """The counts of a model; `model` is a name of the server's table, never what a request says."""
         return self.models.setdefault(model, ModelCounters())
+
+    def of_key(self, name: str, names: Iterable[str]) -> KeyCounters:
+        """The counts of a key that is called so; `names` are all that there are now.
+
+        Those that are gone are forgotten when one that is new is asked for, so there are never many more than keys.
+        """
+        if name not in self.keys:
+            self.keys = {known: self.keys.get(known, KeyCounters()) for known in names}
+        return self.keys.setdefault(name, KeyCounters())

@@ -119,6 +119,18 @@ def test_what_was_used_stays_used_when_limits_change() -> None:
     assert account.headers() == []
 
 
+def test_a_new_limit_gets_nothing_back_that_was_not_taken_from_it() -> None:
+    account = Account(entry(), Clock())
+    unlimited = account.reserve(2000, 2000)
+    account.limit(entry(tokens_per_minute=600))
+    limited = account.reserve(500, 500)
+    unlimited.settle(10)
+    assert dict(account.headers())[b"x-ratelimit-remaining-tokens"] == b"100"
+    account.limit(entry(tokens_per_minute=1200))
+    limited.settle(200)
+    assert dict(account.headers())[b"x-ratelimit-remaining-tokens"] == b"1000"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0ms"), (0.0004, "1ms"), (0.12, "120ms"), (1, "1s"), (1.5, "1.5s"), (60, "1m0s"),
                           (362.25, "6m2.25s")]

@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from server.commands import keys_watch
+from server.commands.top import parse_metrics
 from server.fleet.handle import EngineHandle
 from tests.server import patient
 from tests.server.fakes import RunningServer, Script, wait_until
@@ -232,6 +233,29 @@ def test_a_key_may_not_go_before_others_without_bounds(
                     assert "-1" in found["message"] and "-2" in found["message"]
         added = [(entry["priority"], entry["weight"]) for entry in server.events("add")]
         assert added == [(-1, 3.0)] * 2 + [(5, 3.0)] * 2 + [(-1000, 1.0)] * 2
+
+
+def test_what_each_key_does_is_counted_under_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    keys: dict[str, dict[str, Any]] = {"a": {}, "b": {"requests_per_minute": 1}, "prom": {"rights": ["metrics"]}}
+    with keyed(monkeypatch, tmp_path, script, keys) as server:
+
+        def counted(name: str) -> dict[str, float]:
+            metrics = parse_metrics(get(server, "prom", "/metrics").text)
+            return {key: value for (series, *labels), value in metrics.items() if series == name for key in labels}
+
+        used = [ask(server, "a").json()["usage"], ask(server, "b").json()["usage"]]
+        assert ask(server, "b").status_code == 429 and ask(server, "a", model="no").status_code == 404
+        assert ask(server, "unknown").status_code == 401 and ask(server, "prom").status_code == 403
+        assert counted("key_requests_total") == {"a": 2, "b": 2, "prom": 1}
+        assert counted("key_requests_limited_total") == {"a": 0, "b": 1, "prom": 0}
+        for kind in ("prompt_tokens", "completion_tokens"):
+            of = {key: usage[kind] for key, usage in zip("ab", used, strict=True)}
+            assert counted(f"key_{kind}_total") == of | {"prom": 0}
+        write_keys(tmp_path / "keys.yaml", prom=keys["prom"], c={})
+        wait_until(lambda: ask(server, "c").status_code == 200)
+        assert counted("key_requests_total") == {"prom": 1, "c": 1}
 
 
 def test_the_file_is_read_again_while_requests_run(
