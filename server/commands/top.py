@@ -19,6 +19,15 @@ _SERIES = re.compile(r"headrace_(\w+?)(?:\{(.*)\})? (\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 _ESCAPED = re.compile(r"\\(.)")
+_COLUMNS = ("MODEL", "STATE", "MEMORY", "RUNNING", "WAITING", "KV", "TOK/S", "PROMPT TOK/S", "RESTARTS")
+_MODEL = _COLUMNS[0]
+_WORDS = frozenset(_COLUMNS[:3])
+"""Columns of words; the others are of numbers."""
+_LEAST_IMPORTANT_FIRST = ("RESTARTS", "PROMPT TOK/S", "MEMORY", "KV", "WAITING")
+"""What a narrow terminal goes without."""
+SHORT_NAME = 16
+"""Characters of a model's name that are shown at least."""
+GAP = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +69,13 @@ def run(url: str | None, *, once: bool = False) -> int:
     console = Console(file=sys.stdout)
     with RunningServer(url) as server:
         if once:
-            console.print(picture(take(server, time.monotonic), None))
+            console.print(picture(take(server, time.monotonic), None, console.width))
             return 0
         before: Sample | None = None
         with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
             while True:
                 sample = take(server, time.monotonic)
-                live.update(picture(sample, before), refresh=True)
+                live.update(picture(sample, before, console.width), refresh=True)
                 before = sample
                 time.sleep(1.0)
 
@@ -91,22 +100,40 @@ def _plain(escaped: re.Match[str]) -> str:
     return "\n" if escaped[1] == "n" else escaped[1]
 
 
-def picture(sample: Sample, before: Sample | None) -> Group:
-    """What is drawn: a line about the server, and a table of its models."""
+def picture(sample: Sample, before: Sample | None, width: int = 140) -> Group:
+    """What is drawn in so many columns of characters: a line about the server, and a table of its models."""
+    rows = [_row(model, sample, before) for model in sample.models]
+    names, room = _fitting(rows, width)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("MODEL", "STATE", "MEMORY"):
-        table.add_column(name)
-    for name in ("RUNNING", "WAITING", "KV", "TOK/S", "PROMPT TOK/S", "RESTARTS"):
-        table.add_column(name, justify="right")
-    for model in sample.models:
-        table.add_row(*(Text(cell) for cell in _row(model, sample, before)))
+    for name in names:
+        table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
+    for row in rows:
+        cells = {**row, _MODEL: _ending(row[_MODEL], room)}
+        table.add_row(*(Text(cells[name]) for name in names))
     return Group(Text(_server_line(sample, before)), Text(), table)
 
 
-def _row(model: dict[str, Any], sample: Sample, before: Sample | None) -> tuple[str, ...]:
+def _fitting(rows: list[dict[str, str]], width: int) -> tuple[list[str], int]:
+    """The columns that fit beside each other, the least important left out first, and the room for a model's name."""
+    names = list(_COLUMNS)
+    widths = {name: max(len(name), *(len(row[name]) for row in rows), 0) for name in names}
+    least = min(widths[_MODEL], SHORT_NAME)
+    for name in _LEAST_IMPORTANT_FIRST:
+        if least + sum(widths[name] + GAP for name in names[1:]) <= width:
+            break
+        names.remove(name)
+    return names, max(least, width - sum(widths[name] + GAP for name in names[1:]))
+
+
+def _ending(name: str, room: int) -> str:
+    """A model's name in so many characters; its end tells more than the organisation that it begins with."""
+    return name if len(name) <= room else f"…{name[1 - room :]}"
+
+
+def _row(model: dict[str, Any], sample: Sample, before: Sample | None) -> dict[str, str]:
     name, memory = model["id"], model["memory_bytes"]
     total = sample.of("kv_blocks", name, "total")
-    return (
+    cells = (
         name,
         state_words(model),
         "-" if memory is None else readable_size(memory),
@@ -117,6 +144,7 @@ def _row(model: dict[str, Any], sample: Sample, before: Sample | None) -> tuple[
         f"{sample.rate(before, 'prompt_tokens_computed_total', name):.1f}",
         f"{sample.of('engine_restarts_total', name):.0f}",
     )
+    return dict(zip(_COLUMNS, cells, strict=True))
 
 
 def _server_line(sample: Sample, before: Sample | None) -> str:

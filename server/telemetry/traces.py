@@ -61,7 +61,11 @@ class Traces:
 
 
 def open_traces(endpoint: str, version: str) -> Traces:
-    """Traces that go to a collector, by OTLP over HTTP. Raises `ConfigError` if the packages are missing."""
+    """Traces that go to a collector, by OTLP over HTTP. Raises `ConfigError` if the packages are missing, or if that is
+    no address.
+    """
+    if not endpoint.startswith(("http://", "https://")):
+        raise ConfigError(f"{endpoint!r} is no address of a collector", hint="for example http://localhost:4318/v1/traces")
     try:
         return Traces(span_processor(endpoint), version)
     except ImportError as error:

@@ -28,9 +28,9 @@ def metrics(tokens: int, count: int, total: float) -> dict[tuple[str, ...], floa
     )
 
 
-def drawn(sample: Sample, before: Sample | None) -> str:
+def drawn(sample: Sample, before: Sample | None, width: int = 140) -> str:
     out = io.StringIO()
-    Console(file=out, width=140).print(picture(sample, before))
+    Console(file=out, width=width).print(picture(sample, before, width))
     return out.getvalue()
 
 
@@ -47,6 +47,18 @@ def test_rates_and_means_are_of_what_came_since_the_last_picture() -> None:
 def test_an_unloaded_model_has_dashes() -> None:
     text = drawn(Sample(0.0, [{"id": "m", "state": "unloaded", "memory_bytes": None}], {}), None)
     assert "unloaded" in text and text.count("-") == 2
+
+
+@pytest.mark.parametrize(("width", "missing"), [(140, 0), (80, 1), (60, 2), (46, 5)])
+def test_a_narrow_terminal_leaves_columns_out_instead_of_cutting_numbers(width: int, missing: int) -> None:
+    models = [
+        {"id": f"SomeOrganisation/Model-{size}B-Instruct", "state": "ready", "memory_bytes": 2e9} for size in (1, 2)
+    ]
+    head, *rows = drawn(Sample(0.0, models, {}), None, width).splitlines()[2:]
+    left_out = [name for name in ("RESTARTS", "PROMPT TOK/S", "MEMORY", "KV", "WAITING") if name not in head]
+    assert len(left_out) == missing and left_out == ["RESTARTS", "PROMPT TOK/S", "MEMORY", "KV", "WAITING"][:missing]
+    for size, row in zip((1, 2), rows, strict=True):
+        assert f"-{size}B-Instruct  ready" in row and row.count("…") == (width < 140) and len(row) <= width
 
 
 def test_one_picture_of_a_server_that_runs(

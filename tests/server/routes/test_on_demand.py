@@ -195,7 +195,7 @@ def test_nobody_waits_for_a_load_that_all_have_left(
 def test_a_load_that_failed_says_why_at_once_until_it_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
 ) -> None:
-    fails = {"load_fails": "/srv/models/two/config.json has no model_type (at 0x7f0012345678)"}
+    fails = {"load_fails": "/srv/models/two/config.json has no model_type (at 0x7f0012345678)\x1b[2J"}
     broken = Script(model_dir=script.model_dir, token_ids=script.token_ids, by_model={"two": fails})
     with serving(monkeypatch, tmp_path, broken) as server:
         handle = server.server.fleet.handles["two"]
@@ -205,7 +205,7 @@ def test_a_load_that_failed_says_why_at_once_until_it_is_tried_again(
             answer = post(server, **body("two"))
             assert answer.status_code == 503 and "retry-after" not in answer.headers
             message = answer.json()["error"]["message"]
-            assert message == "The model two could not be loaded: config.json has no model_type (at 0x...)"
+            assert message == "The model two could not be loaded: config.json has no model_type (at 0x...)?[2J"
         assert starts(server, "two") == 1 and state_of(server, "two") == "failed"
         assert patient.get(f"{server.url}/health").status_code == 200  # who asked for it is told, the server is well
         first = handle.retry_at

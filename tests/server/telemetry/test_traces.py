@@ -120,3 +120,8 @@ def test_a_server_without_the_packages_says_what_to_install(monkeypatch: pytest.
     with pytest.raises(ConfigError, match="OpenTelemetry") as caught:
         traces.open_traces("http://localhost:4318/v1/traces", "1")
     assert "headrace[otel]" in str(caught.value.hint)
+
+
+def test_what_is_no_address_of_a_collector_is_said_at_the_start() -> None:
+    with pytest.raises(ConfigError, match="'localhost:4318' is no address of a collector"):
+        traces.open_traces("localhost:4318", "1")
