@@ -65,14 +65,17 @@ class Sample:
 
 
 def run(url: str | None, *, once: bool = False) -> int:
-    """Draw until interrupted, or `once`; the exit code. Raises `HeadraceError` if the server cannot be asked."""
+    """Draw until interrupted, or `once`; the exit code. Raises `HeadraceError` if the server cannot be asked.
+
+    What is no terminal gets one picture: there nothing could be drawn anew.
+    """
     console = Console(file=sys.stdout)
     with RunningServer(url) as server:
-        if once:
+        if once or not console.is_terminal:
             console.print(picture(take(server, time.monotonic), None, console.width))
             return 0
         before: Sample | None = None
-        with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        with Live(console=console, auto_refresh=False, screen=True) as live:
             while True:
                 sample = take(server, time.monotonic)
                 live.update(picture(sample, before, console.width), refresh=True)

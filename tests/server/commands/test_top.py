@@ -67,6 +67,8 @@ def test_one_picture_of_a_server_that_runs(
     with serving(monkeypatch, tmp_path, Script(model_dir=str(smollm2_dir), token_ids=[504])) as server:
         assert post(server, **body("one")).status_code == 200
         assert main(["top", "--once", "--url", server.url]) == 0
-    text = capsys.readouterr().out
+        text = capsys.readouterr().out
+        assert main(["top", "--url", server.url]) == 0, "what is no terminal gets one picture too"
+        assert capsys.readouterr().out.splitlines()[2:] == text.splitlines()[2:]
     assert "0 requests, 0 refused" in text and "ms in all" in text
     assert "one" in text and "ready" in text and "two" in text and "unloaded" in text
