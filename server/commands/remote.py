@@ -21,7 +21,7 @@ def add_remote_parsers(subparsers: "argparse._SubParsersAction[argparse.Argument
     top = subparsers.add_parser(
         "top", help="watch a running server", description="Watch a running server's models at work."
     )
-    top.add_argument("--once", action="store_true", help="print one picture and end, as where the output is no terminal")
+    top.add_argument("--once", action="store_true", help="print one picture and end, as if the output is no terminal")
     top.set_defaults(handler=_top)
     sleep = subparsers.add_parser(
         "sleep", help="free the GPU of a model, to have it back soon", description="Let a model sleep."

@@ -65,7 +65,9 @@ def open_traces(endpoint: str, version: str) -> Traces:
     no address.
     """
     if not endpoint.startswith(("http://", "https://")):
-        raise ConfigError(f"{endpoint!r} is no address of a collector", hint="for example http://localhost:4318/v1/traces")
+        raise ConfigError(
+            f"{endpoint!r} is no address of a collector", hint="for example http://localhost:4318/v1/traces"
+        )
     try:
         return Traces(span_processor(endpoint), version)
     except ImportError as error:
