@@ -45,7 +45,9 @@ def main() -> int:
     weights = resolve(DEFAULT_MODEL_SOURCE).directory
     with tempfile.TemporaryDirectory() as work:
         tasks = write_tasks(Path(work) / "tasks")
-        with running_server("smollm2", "--dtype", "float32", "--context", str(CONTEXT)) as url:
+        # The directory, since the GGUF file itself would be served with its own blocks, which bf16 rounds.
+        options_of_server = ("--served-name", MODEL, "--dtype", "float32", "--context", str(CONTEXT))
+        with running_server(str(weights), *options_of_server) as url:
             asked = f"base_url={url}/v1/completions,model={MODEL},tokenizer={weights},max_length={CONTEXT}"
             served = evaluate(
                 python, tasks, "local-completions", f"{asked},tokenizer_backend=huggingface,num_concurrent=4"
