@@ -2,9 +2,11 @@
 
 import json
 import logging
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TextIO
 
 from engine.errors import HeadraceError
@@ -80,14 +82,20 @@ class ConsoleHandler(logging.Handler):
 
 
 def ready_banner(
-    url: str, handles: Iterable[EngineHandle], *, version: str, needs_key: bool, playground: bool = False
+    url: str,
+    handles: Iterable[EngineHandle],
+    *,
+    version: str,
+    needs_key: bool,
+    playground: bool = False,
+    unix_socket: Path | None = None,
 ) -> str:
     """Where the server is, what it serves, and how to try it: in a browser if it has pages, and with one command.
 
-    `url` has no trailing slash.
+    `url` has no trailing slash; with `unix_socket` it is asked there.
     """
     served = [(handle.info, handle.defaults) for handle in handles if handle.info is not None]
-    lines = [f"Headrace {version} is ready at {url}/v1"]
+    lines = [f"Headrace {version} is ready at {url}/v1" + (f" on the socket {unix_socket}" if unix_socket else "")]
     for info, defaults in served:
         lines += [
             f"  model     {info.name} ({info.architecture}, {_count(info.num_parameters)} parameters)",
@@ -102,8 +110,9 @@ def ready_banner(
             {"model": served[0][0].name, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
         )
         key = " -H 'Authorization: Bearer YOUR_KEY'" if needs_key else ""
-        lines.append(f"Try it in a browser at {url}/ or with:" if playground else "Try it:")
-        lines.append(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'")
+        at = f"--unix-socket {shlex.quote(str(unix_socket))} " if unix_socket else ""
+        lines.append(f"Try it in a browser at {url}/ or with:" if playground and not unix_socket else "Try it:")
+        lines.append(f"  curl {at}{url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'")
     return "\n".join(lines)
 
 

@@ -102,6 +102,12 @@ def _add_where(serve: argparse.ArgumentParser) -> None:
     where.add_argument("--host", default="127.0.0.1", help="address [%(default)s; 0.0.0.0 for all]")
     where.add_argument("--port", type=_port, default=8000, help="port [%(default)s; 0 for any free one]")
     where.add_argument(
+        "--unix-socket",
+        type=Path,
+        metavar="PATH",
+        help="listen on a socket of the file system in place of host and port",
+    )
+    where.add_argument(
         "--allowed-host", action="append", default=[], metavar="NAME", help="a Host name to answer to, besides our own"
     )
     where.add_argument(
@@ -247,6 +253,7 @@ def _serve(options: argparse.Namespace) -> int:
         load_wait=options.load_wait,
         host=options.host,
         port=options.port,
+        unix_socket=options.unix_socket,
         api_keys=(*options.api_key, *os.environ.get(KEY_VARIABLE, "").split()),
         admin_keys=(*options.admin_api_key, *os.environ.get(ADMIN_KEY_VARIABLE, "").split()),
         keys_file=options.keys,

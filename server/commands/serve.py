@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import signal
 import socket
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from engine import version
 from engine.config import EngineConfig
-from engine.errors import ConfigError
+from server.commands.address import allowed_hosts, bind, bind_unix, check_loopback, public_url
 from server.commands.banner import Console, ready_banner
 from server.commands.keys_watch import KeysWatch
 from server.config.image_policy import RemotePolicy
@@ -35,8 +34,6 @@ from server.telemetry.traces import open_traces
 if TYPE_CHECKING:
     from server.images.service import ImageService
     from server.prompt.text_pool import TextPool
-
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +62,8 @@ class ServeSettings:
     """Seconds for which an answer in one piece waits for its model to be loaded."""
     host: str = "127.0.0.1"
     port: int = 8000
+    unix_socket: Path | None = None
+    """A socket of the file system to listen on, in place of host and port."""
     api_keys: tuple[str, ...] = ()
     admin_keys: tuple[str, ...] = ()
     """Keys that may load and unload models as well."""
@@ -89,42 +88,6 @@ class ServeSettings:
     """Where spans of requests go, by OTLP over HTTP."""
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises `ConfigError` if the address cannot be had."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {host}: {error.strerror or error}", hint="check --host") from error
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        hint = f"end what uses it, or choose another: headrace serve --port {port + 1}"
-        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror or error}", hint=hint) from error
-    listener.setblocking(False)
-    return listener
-
-
-def check_loopback(host: str, port: int) -> None:
-    """Raise `ConfigError` if other machines can reach this address; one that is none is for `bind` to complain of."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError:
-        return
-    for *_, address in found:
-        ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
-        if not (getattr(ip, "ipv4_mapped", None) or ip).is_loopback:
-            raise ConfigError(
-                f"other machines can reach {host}, and this server would ask them for no key",
-                hint="give it keys (--keys FILE, --api-key, HEADRACE_API_KEY), or say --insecure if all may use it",
-            )
-
-
 def make_keys(settings: ServeSettings) -> Keys:
     """The keys of the command line and of the file. Raises `ConfigError`."""
     entries = None if settings.keys_file is None else load_keys_file(settings.keys_file)
@@ -135,11 +98,11 @@ def run(settings: ServeSettings, console: Console) -> int:
     """Serve until told to end; the exit code. Raises `ConfigError` before anything is loaded."""
     keys = make_keys(settings)
     Cors(settings.cors_origins)
-    if not keys.needed and not settings.insecure:
+    path = settings.unix_socket
+    if path is None and not keys.needed and not settings.insecure:
         check_loopback(settings.host, settings.port)
     raise_descriptor_limit()
-    listener = bind(settings.host, settings.port)
-    with contextlib.closing(listener):
+    with bind(settings.host, settings.port) if path is None else bind_unix(path) as listener:
         return asyncio.run(HeadraceServer(settings, keys, listener, console).run())
 
 
@@ -221,7 +184,7 @@ class HeadraceServer:
         app = build_app(
             context,
             keys=self.keys,
-            hosts=allowed_hosts(self._settings, needs_key=self.keys.needed),
+            hosts=self._hosts(),
             cors=Cors(self._settings.cors_origins),
             playground=self._settings.playground,
             report=None if self.traces is None else self.traces.report,
@@ -234,6 +197,12 @@ class HeadraceServer:
         server.should_exit = True
         closed.cancel()
         await serving
+
+    def _hosts(self) -> frozenset[str] | None:
+        settings = self._settings
+        if settings.unix_socket is not None:
+            return None  # no web page can lead a browser there
+        return allowed_hosts(settings.host, settings.allowed_hosts, needs_key=self.keys.needed)
 
     async def _wait_for_the_end(self, serving: "asyncio.Task[None]") -> bool:
         """Wait for a signal, or for every model of the start to have failed; the latter is True."""
@@ -260,6 +229,7 @@ class HeadraceServer:
             ready_banner(
                 public_url(self._listener),
                 ready,
+                unix_socket=self._settings.unix_socket,
                 version=version(),
                 needs_key=self.keys.needed,
                 playground=self._settings.playground,
@@ -320,24 +290,3 @@ class HeadraceServer:
         finally:
             for number in handlers:
                 loop.remove_signal_handler(number)
-
-
-def allowed_hosts(settings: ServeSettings, *, needs_key: bool) -> frozenset[str] | None:
-    """The Host names to answer to, None for any.
-
-    A server that listens on this machine alone and asks for no key is open to any web page whose name its author lets
-    point here, so it answers to its own names only. With a key the page would not get in anyway, and on other
-    interfaces nobody knows what the server is called.
-    """
-    if settings.allowed_hosts:
-        return frozenset((*settings.allowed_hosts, *LOOPBACK_HOSTS))
-    is_loopback = settings.host in ("localhost", "::1") or settings.host.startswith("127.")
-    return frozenset((settings.host, *LOOPBACK_HOSTS)) if is_loopback and not needs_key else None
-
-
-def public_url(listener: socket.socket) -> str:
-    """The address to type, of a socket that may listen on all interfaces."""
-    host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104 (compared, not bound)
-        host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -17,8 +17,9 @@ import msgspec
 import pytest
 
 from engine.config import EngineConfig
+from server.commands.address import bind
 from server.commands.banner import Console
-from server.commands.serve import HeadraceServer, ServeSettings, bind, make_keys
+from server.commands.serve import HeadraceServer, ServeSettings, make_keys
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import FleetPolicy
 from tests.clocks import PATIENCE

@@ -18,8 +18,8 @@ from tests.server.fakes import FAST_POLICY, engine_config
 def main() -> int:
     """Serve on a free port, which is written to the file named."""
     chosen = json.loads(os.environ.get("SERVE_FAKE", "{}"))
-    if "keys_file" in chosen:
-        chosen["keys_file"] = Path(chosen["keys_file"])
+    for name in {"keys_file", "unix_socket"} & chosen.keys():
+        chosen[name] = Path(chosen[name])
     real_bind = serve.bind
 
     def bind_and_tell(host: str, port: int) -> socket.socket:

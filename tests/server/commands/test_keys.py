@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
+from server.commands.address import check_loopback
 from server.commands.cli import main
-from server.commands.serve import ServeSettings, check_loopback, run
+from server.commands.serve import ServeSettings, run
 from server.config.keys_file import load_keys_file
 from server.edge.auth import digest_of
 from tests.clocks import PATIENCE
