@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from server.edge.auth import Caller
 from server.edge.limits import Admission
 from server.edge.queues import ModelQueue
+from server.edge.quotas import NO_RETRY
 from server.fleet.fleet import Fleet
 from server.fleet.handle import EngineHandle
 from server.fleet.lease import Lease
@@ -79,7 +80,7 @@ class ServerContext:
 
 
 def not_ready(handle: EngineHandle) -> ApiError:
-    """Why a model cannot answer now: 503, with Retry-After where waiting helps."""
+    """Why a model cannot answer now: 503, with Retry-After where waiting helps, else what keeps clients from it."""
     waiting_helps = True
     match handle.state:
         case ModelState.FAILED:
@@ -100,7 +101,7 @@ def not_ready(handle: EngineHandle) -> ApiError:
         f"The model {handle.name} {reason}",
         type="server_error",
         code="model_not_ready",
-        headers={"Retry-After": str(LOADING_RETRY_SECONDS)} if waiting_helps else {},
+        headers={"Retry-After": str(LOADING_RETRY_SECONDS)} if waiting_helps else dict(NO_RETRY),
     )
 
 

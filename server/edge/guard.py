@@ -66,7 +66,6 @@ class Edge:
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self._pages = frozenset(pages)
         self._report = report
-        self._quiet_paths = PROBED_PATHS | self._pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; whatever it raises becomes an answer, or the end of the connection."""
@@ -96,13 +95,18 @@ class Edge:
 
     def _tell(self, exchange: "_Exchange") -> None:
         """One line, and whoever else wants to know: never the prompt, never a byte that could forge another line."""
-        record, quiet = exchange.record, exchange.scope["path"] in self._quiet_paths
+        record, path = exchange.record, exchange.scope["path"]
+        quiet = path in PROBED_PATHS or self._is_page(record.method, path)
         record.end(exchange.status)
         level = logging.DEBUG if quiet else logging.INFO
         if logger.isEnabledFor(level):
             logger.log(level, "%s", record.line(), extra=with_fields(**record.fields()))
         if self._report is not None and not quiet:
             self._report(record)
+
+    def _is_page(self, method: str, path: str) -> bool:
+        """Whether somebody only looks at a page: what is posted to the same path is a request like any other."""
+        return method in ("GET", "HEAD") and path in self._pages
 
     def _count_for_key(self, record: RequestRecord) -> None:
         if record.key is None or record.method != "POST":
@@ -132,7 +136,7 @@ class Edge:
         state["record"] = exchange.record
         if self._cors.is_preflight(method, headers):
             return True
-        if path in OPEN_PATHS or (method in ("GET", "HEAD") and path in self._pages):
+        if path in OPEN_PATHS or self._is_page(method, path):
             return False
         state["caller"] = exchange.caller = caller = self._caller(exchange)
         exchange.record.key = caller.name or None

@@ -51,7 +51,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path) -> Itera
     script = Script(model_dir=str(smollm2_dir), token_ids=[504, 3575], eos_after=3)
     with (
         pytest.MonkeyPatch.context() as patch,
-        running_server(patch, tmp_path_factory.mktemp("conformance"), script, api_keys=(KEY,)) as running,
+        # Without the pages for a browser: at / there is one, beside a route that takes only what is posted.
+        running_server(
+            patch, tmp_path_factory.mktemp("conformance"), script, api_keys=(KEY,), playground=False
+        ) as running,
     ):
         yield running
 

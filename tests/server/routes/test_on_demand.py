@@ -204,6 +204,7 @@ def test_a_load_that_failed_says_why_at_once_until_it_is_tried_again(
         for _ in range(3):
             answer = post(server, **body("two"))
             assert answer.status_code == 503 and "retry-after" not in answer.headers
+            assert answer.headers["x-should-retry"] == "false", "no client of OpenAI's asks again and again"
             message = answer.json()["error"]["message"]
             assert message == "The model two could not be loaded: config.json has no model_type (at 0x...)?[2J"
         assert starts(server, "two") == 1 and state_of(server, "two") == "failed"

@@ -59,6 +59,18 @@ def test_a_line_says_what_a_request_was_and_never_its_text(
     assert not any(word in everything for word in ("xyzzy", SECRET, "no/such/model"))
 
 
+def test_what_is_posted_to_the_path_of_a_page_is_told_and_the_page_is_not(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert patient.get(f"{server.url}/").status_code == 200
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    assert patient.post(f"{server.url}/", json={"inputs": "xyzzy"}, headers=headers).status_code == 200
+    wait_until(lambda: lines(caplog, TextFormatter()))
+    (only,) = lines(caplog, TextFormatter())
+    assert "POST / 200 in " in only and "key=api-key[0] model=fake prompt=" in only and "xyzzy" not in only
+
+
 def test_no_request_forges_a_line(server: RunningServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with server.connect() as connection:
