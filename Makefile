@@ -6,7 +6,9 @@ PORT ?= 8000
 ARGS ?=
 SELF := $(MAKE)
 
-.PHONY: help serve test test-slow latency soak lm-eval tool-check compat compat-clients compat-vision gpu lint format docs clean
+.PHONY: help serve test test-slow latency soak lm-eval tool-check compat compat-clients compat-vision ray gpu lint format docs clean
+
+PURELIB = import sysconfig; print(sysconfig.get_path('purelib'))
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -49,6 +51,13 @@ compat-vision: .venv/.installed-dev ## Hold models that see to the oldest transf
 	PYTHONPATH=.transformers .venv/bin/python -m pytest -p no:cacheprovider -W ignore::FutureWarning tests/engine/test_oracle_vision.py tests/engine/test_oracle_images.py \
 	  tests/engine/test_cross_attention.py tests/server/images $(ARGS)
 
+ray: .venv/.installed-dev ## Play with replicas on Ray Serve: whole streams, affinity, deaths, scaling (fetches 500 MB)
+	@test -d .venv-ray || $(PYTHON) -m venv .venv-ray
+	@# It sees the packages of .venv behind its own.
+	@.venv/bin/python -c "$(PURELIB)" > "$$(.venv-ray/bin/python -c "$(PURELIB)")/headrace.pth"
+	.venv-ray/bin/pip install --quiet -c constraints.txt "ray[serve]==2.60.*"
+	PYTHONPATH=. .venv-ray/bin/python -m pytest -p no:cacheprovider tests/test_ray_replicas.py $(ARGS)
+
 gpu: ## On a CUDA GPU: check and measure; installs nothing if PYTHON sees the GPU
 	@if $(PYTHON) -m scripts.gpu_python 2>/dev/null; then python=$(PYTHON); \
 	else $(SELF) --no-print-directory .venv/.installed-dev && python=.venv/bin/python; fi && \
@@ -74,7 +83,7 @@ docs: .venv/.installed-dev ## Rewrite the documentation's generated tables
 	.venv/bin/python -m scripts.generate_docs
 
 clean: ## Remove the environment and everything built
-	rm -rf .venv .venv-compat .venv-lm-eval .clients .transformers .node .tools build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-compat .venv-lm-eval .venv-ray .clients .transformers .node .tools build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamps are newer than what decides the content of .venv, so a second run starts at once.
 .venv/.installed: pyproject.toml constraints.txt scripts/install.py
