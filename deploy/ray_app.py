@@ -107,6 +107,7 @@ class Replica:
         """A replica without its server is none: end at once, without waiting for somebody to look."""
         while self._server.poll() is None:
             await asyncio.sleep(0.1)
+        self._folder.cleanup()
         os._exit(1)
 
 
