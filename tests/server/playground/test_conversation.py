@@ -284,9 +284,11 @@ def test_files_that_are_no_images_are_told(page: Page) -> None:
     files = [
         {"name": "a.heic", "mimeType": "image/heic", "buffer": b"nothing"},
         {"name": "b.png", "mimeType": "image/png", "buffer": b"\x89PNG"},
+        {"name": "c.pdf", "mimeType": "application/pdf", "buffer": b"%PDF"},
     ]
     page.locator("#composer input[type=file]").set_input_files(files)  # type: ignore[arg-type]
     expect(page.get_by_text("A file could not be read as an image")).to_be_visible()
+    expect(page.get_by_text("c.pdf is no image")).to_be_visible()
     expect(page.locator(".pictures img")).to_have_count(1)  # of a kind that the server reads, and judges
 
 

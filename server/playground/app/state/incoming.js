@@ -15,6 +15,8 @@ import { noSettings } from "../talk/types.js";
 
 /** Of the files that are written and read. */
 export const VERSION = 1;
+/** So many messages are taken over at once; more would hold up the page for minutes. */
+const MOST_MESSAGES = 20_000;
 /** So many columns stand beside a conversation. */
 const MOST_BESIDE = 3;
 const ROLES = ["system", "user", "assistant", "tool"];
@@ -25,10 +27,13 @@ const IMAGE = /^data:image\/[a-z.+-]+;base64,/;
  * @param {any} file
  * @returns {Kept[]}
  * @throws {TypeError} where it is no such file
+ * @throws {RangeError} where it holds too much
  */
 export function read(file) {
   const given = file?.headrace === VERSION ? list(file.talks).filter(isObject) : [];
   if (!given.length) throw new TypeError("This is no file of conversations");
+  const count = given.reduce((sum, talk) => sum + list(talk.messages).length, 0);
+  if (count > MOST_MESSAGES) throw new RangeError(`The file holds ${count} messages; at most ${MOST_MESSAGES} can be imported at once`);
   /** @type {Map<string, string>} */
   const ids = new Map();
   /** @param {unknown} old */

@@ -35,7 +35,7 @@ const asJson = (talks) => JSON.stringify({ headrace: VERSION, talks }, null, 1);
 /**
  * Take over the conversations of a file; how many.
  * @param {string} text
- * @throws {SyntaxError | TypeError} where it is no such file
+ * @throws {SyntaxError | TypeError | RangeError} where it is no such file, or holds too much
  */
 export async function imported(text) {
   const talks = read(JSON.parse(text));

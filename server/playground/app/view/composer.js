@@ -57,13 +57,14 @@ export function Composer() {
   /** @param {FileList | File[] | undefined} files */
   const take = async (files) => {
     const found = imageFiles(files);
-    if (!found.length) return false;
-    if (!sees) return notify("This model takes no images"), true;
+    const other = [...(files ?? [])].find((file) => !found.includes(file));
+    if (other) notify(`${other.name} is no image`);
+    if (!found.length) return;
+    if (!sees) return notify("This model takes no images");
     const read = await Promise.all(found.map((file) => readImage(file).catch(() => ""))).then((urls) => urls.filter(Boolean));
     if (read.length < found.length) notify("A file could not be read as an image");
     const now = talk.record.peek().draft;
     talk.changeRecord({ draft: { ...now, images: [...now.images, ...read] } });
-    return true;
   };
   /** @param {DragEvent} event */
   const drop = (event) => {

@@ -25,8 +25,8 @@ export function ShareDialog({ onClose }) {
       const number = await imported(await file.text());
       notify(number === 1 ? "Conversation imported" : `${number} conversations imported`);
       onClose();
-    } catch {
-      setFault("This is no file of conversations.");
+    } catch (error) {
+      setFault(error instanceof RangeError ? `${error.message}.` : "This is no file of conversations.");
     }
   };
   return h(Dialog, { title: "Share and keep", onClose },
