@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slow, needs_browser]
 
 ELSEWHERE = {
     *("messages", "model", "stream", "stream_options", "add_generation_prompt", "continue_final_message"),
-    *("tools", "functions", "function_call", "response_format", "grammar", "choice"),
+    *("tools", "functions", "function_call", "response_format", "grammar", "choice", "structured_outputs"),
     *("tool_choice", "parallel_tool_calls", "tool_prompt"),
 }
 """Fields that the page fills in from its other parts."""
