@@ -143,6 +143,45 @@ def test_keys_open_tabs_and_panes_and_walk_through_messages(page: Page) -> None:
     expect(page.get_by_label("Message", exact=True)).to_be_focused()
 
 
+def test_the_focus_stays_with_the_message_whatever_keys_do_to_it(page: Page) -> None:
+    """What had the focus is gone each time; from the top of the page the way back would be some thirty keys long."""
+
+    def press(name: str) -> None:
+        button = page.locator("article:focus-within").get_by_role("button", name=name, exact=True)
+        button.focus()
+        page.keyboard.press("Enter")
+
+    say(page, "hello")
+    done(page)
+    page.keyboard.press("Alt+ArrowUp")
+    page.keyboard.press("Alt+ArrowUp")
+    press("Edit")
+    expect(page.get_by_label("Text of the message")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(messages(page).first).to_be_focused()
+    press("Edit")
+    page.keyboard.type("hello again")
+    page.keyboard.press("Control+Enter")
+    expect(messages(page).first).to_be_focused()
+    done(page)
+    for _ in range(2):
+        press("Version before")
+        expect(messages(page).first.get_by_role("button", name="Version before")).to_be_focused()
+    press("Move down")
+    expect(messages(page).last).to_be_focused()  # its button is gone, since nothing is below
+    press("Move up")
+    expect(messages(page).first).to_be_focused()
+    press("Delete")
+    expect(messages(page)).to_have_count(1)
+    expect(messages(page).first).to_be_focused()
+    page.get_by_role("button", name="Undo").focus()
+    page.keyboard.press("Enter")
+    expect(messages(page).first).to_be_focused()
+    page.keyboard.press("Alt+ArrowDown")
+    press("Answer again")
+    expect(messages(page).last).to_be_focused()
+
+
 def test_everything_is_found_by_typing(page: Page) -> None:
     say(page, "hello")
     done(page)

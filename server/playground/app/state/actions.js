@@ -68,7 +68,9 @@ export function titleOf(text) {
  */
 export function retry(talk, id) {
   const { role, parent } = talk.peek(id);
-  return announced([answer(talk, role === "assistant" ? parent : id)]);
+  const answers = [answer(talk, role === "assistant" ? parent : id)];
+  focusMessage(talk.path.peek().at(-1));
+  return announced(answers);
 }
 
 /**
@@ -78,6 +80,7 @@ export function retry(talk, id) {
  */
 export function continueAnswer(talk, id) {
   const { parent } = talk.peek(id);
+  focusMessage(id);
   return announced([answer(talk, parent, { continues: id })]);
 }
 
@@ -91,6 +94,7 @@ export function editMessage(talk, id, change, branch) {
   if (!branch) return talk.change(id, { ...change, state: "done", tokens: undefined });
   const { parent, images } = talk.peek(id);
   const made = talk.add(parent, { ...change, ...(images ? { images } : {}) });
+  focusMessage(made);
   return announced([answer(talk, made)]);
 }
 
@@ -102,12 +106,21 @@ export function editMessage(talk, id, change, branch) {
 export function deleteMessage(talk, id) {
   const at = talk.path.peek().indexOf(id);
   const restore = talk.remove(id);
-  notify("Message deleted", { label: "Undo", act: restore });
+  notify("Message deleted", { label: "Undo", act: () => (restore(), focusMessage(id)) });
   const path = talk.path.peek();
-  const neighbour = path[Math.min(at, path.length - 1)];
+  focusMessage(path[Math.min(at, path.length - 1)]);
+}
+
+/**
+ * Give the focus to a message, or to its button of that label, where what had it is gone: else keys would begin at the top
+ * of the page again. Without a message the box to type in has it.
+ * @param {string | undefined} id
+ * @param {string} [label]
+ */
+export function focusMessage(id, label) {
   requestAnimationFrame(() => {
-    const next = neighbour && document.querySelector(`[data-id="${neighbour}"]`);
-    const place = next || document.querySelector("#composer textarea");
+    const message = id && document.querySelector(`[data-id="${id}"]`);
+    const place = (message && label && message.querySelector(`[aria-label="${label}"]`)) || message || document.querySelector("#composer textarea");
     if (place instanceof HTMLElement) place.focus();
   });
 }

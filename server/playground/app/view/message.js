@@ -4,7 +4,7 @@ import { counted, duration, perSecond } from "../core/format.js";
 import { Glyph, IconButton } from "../core/glyphs.js";
 import { CopyButton } from "../text/code.js";
 import { runs } from "../talk/runs.js";
-import { continueAnswer, deleteMessage, editMessage, retry } from "../state/actions.js";
+import { continueAnswer, deleteMessage, editMessage, focusMessage, retry } from "../state/actions.js";
 import { lookInto } from "../state/inspected.js";
 import { inspect } from "./panes.js";
 import { Body } from "./body.js";
@@ -17,6 +17,7 @@ import { Calls } from "./calls.js";
 
 const NAMES = { system: "System message", user: "Your message", assistant: "Answer", tool: "Result of a call" };
 const ROLES = { system: "System", user: "You", assistant: "Assistant", tool: "Result" };
+const [BEFORE, AFTER, UP, DOWN] = ["Version before", "Version after", "Move up", "Move down"];
 const SHOWN_MODEL = /[^/]*$/;
 
 /** @param {{talk: Talk, id: string, last: boolean}} props */
@@ -34,7 +35,7 @@ export function Message({ talk, id, last }) {
       message.role !== "assistant" && actions,
     ),
     editing
-      ? h(Editor, { talk, message, onDone: () => setEditing(false) })
+      ? h(Editor, { talk, message, onDone: () => (setEditing(false), focusMessage(id)) })
       : h(Content, { talk, message }),
     !editing && h(State, { talk, message }),
     message.role === "assistant" && actions,
@@ -137,11 +138,15 @@ function Branches({ talk, id }) {
   if (ids.length < 2) return null;
   const at = ids.indexOf(id);
   /** @param {number} step */
-  const walk = (step) => talk.choose(ids[(at + step + ids.length) % ids.length]);
+  const walk = (step) => {
+    const next = ids[(at + step + ids.length) % ids.length];
+    talk.choose(next);
+    focusMessage(next, step < 0 ? BEFORE : AFTER);
+  };
   return h("div", { class: "branches", role: "group", "aria-label": "Versions of this message" },
-    h(IconButton, { glyph: "left", label: "Version before", small: true, onClick: () => walk(-1) }),
+    h(IconButton, { glyph: "left", label: BEFORE, small: true, onClick: () => walk(-1) }),
     h("span", { class: "small" }, `${at + 1} of ${ids.length}`),
-    h(IconButton, { glyph: "right", label: "Version after", small: true, onClick: () => walk(1) }),
+    h(IconButton, { glyph: "right", label: AFTER, small: true, onClick: () => walk(1) }),
   );
 }
 
@@ -156,8 +161,8 @@ function Actions({ talk, message, last, onEdit }) {
     (isAnswer || role === "user") && h(IconButton, { glyph: "retry", label: isAnswer ? "Answer again" : "Answer from here", small: true, onClick: () => retry(talk, id) }),
     isAnswer && h(IconButton, { glyph: "search", label: "Look inside", small: true, onClick: () => (lookInto(talk.id, id), inspect(message.tokens ? "tokens" : "raw")) }),
     isAnswer && last && content && h(IconButton, { glyph: "forward", label: state === "done" ? "Continue this answer" : "Continue", small: true, onClick: () => continueAnswer(talk, id) }),
-    !first && h(IconButton, { glyph: "up", label: "Move up", small: true, onClick: () => talk.move(id, -1) }),
-    !last && h(IconButton, { glyph: "down", label: "Move down", small: true, onClick: () => talk.move(id, 1) }),
+    !first && h(IconButton, { glyph: "up", label: UP, small: true, onClick: () => (talk.move(id, -1), focusMessage(id, UP)) }),
+    !last && h(IconButton, { glyph: "down", label: DOWN, small: true, onClick: () => (talk.move(id, 1), focusMessage(id, DOWN)) }),
     h(IconButton, { glyph: "trash", label: "Delete", small: true, onClick: () => deleteMessage(talk, id) }),
   );
 }
@@ -172,8 +177,8 @@ function Editor({ talk, message, onDone }) {
   useEffect(() => area.current?.focus(), []);
   /** @param {boolean} branch */
   const finish = (branch) => {
-    editMessage(talk, message.id, { role, content: area.current?.value ?? "" }, branch);
     onDone();
+    editMessage(talk, message.id, { role, content: area.current?.value ?? "" }, branch);
   };
   /** @param {KeyboardEvent} event */
   const key = (event) => {
