@@ -15,7 +15,7 @@ from server.fleet.policy import ModelState
 from server.protocol.admin_request import AdminRequest, read_admin_request
 from server.protocol.errors import ApiError, overloaded
 from server.protocol.response import encode_json
-from server.routes.answering import as_api_error
+from server.routes.failures import as_api_error
 from server.routes.loading import wait_until_loaded
 from server.routes.models import describe
 

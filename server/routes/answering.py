@@ -7,16 +7,14 @@ model that is not loaded yet: their headers go out at once, and whatever fails l
 
 import logging
 import time
-from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from engine.errors import EngineDeadError, EngineStoppedError, RequestError
+from engine.errors import EngineDeadError, RequestError
 from engine.messages import AddImage, ImageSpan
 from server.answer.generation import Delta, Generation
 from server.answer.relaxed import RELAXED_HEADER, UNUSED_HEADER, pointers_header, relaxed_header
@@ -31,13 +29,13 @@ from server.fleet.handle import EngineHandle
 from server.fleet.lease import Lease
 from server.images.messages import PreparedImage
 from server.prompt.plan import PromptPlan
-from server.prompt.text_messages import TextRoute
-from server.prompt.tokenizer import ChatTokenizer
-from server.protocol.errors import ApiError, from_request_error, internal_error
+from server.protocol.errors import ApiError
 from server.protocol.hints import cache_salt
 from server.protocol.parts import ImageRef
 from server.protocol.response import encode_json, usage
 from server.routes.deadlines import Deadline
+from server.routes.failures import as_api_error
+from server.routes.forms import AnswerForm, Kind
 from server.routes.loading import tell_until_loaded, wait_until_loaded
 from server.routes.text_work import Asked, do_text_work
 from server.telemetry.meter import AnswerMeter
@@ -47,34 +45,6 @@ logger = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
 """What the log says of a client that left; it is never sent."""
-DIED_RETRY_SECONDS, STOPPED_RETRY_SECONDS = 2, 5
-
-
-class AnswerForm(Protocol):
-    """What one kind of answer looks like. Fed with every delta of a request, either by `add` or by `chunks`."""
-
-    def add(self, delta: Delta) -> None:
-        """Take a delta into an answer that is sent whole."""
-
-    def whole(self, usage: dict[str, Any]) -> bytes:
-        """The answer in one piece, as JSON, once all deltas are in."""
-
-    def chunks(self, delta: Delta, usage: dict[str, Any] | None) -> list[bytes]:
-        """The chunks of a stream that a delta makes, as JSON; `usage` is the counts so far, if they are asked for."""
-
-    def usage_chunk(self, usage: dict[str, Any]) -> bytes:
-        """The last chunk of a stream that ends with its usage."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What tells the requests of a route that generates from those of another."""
-
-    route: TextRoute
-    form: Callable[[str, list[PromptPlan], ChatTokenizer], AnswerForm]
-    """What answers look like, from the model's full name, the plans and the tokenizer."""
-    says_done: bool = True
-    """Whether streams end with `[DONE]`."""
 
 
 class Answer(Response):
@@ -353,31 +323,6 @@ def _placed(plan: PromptPlan, images: list[PreparedImage]) -> list[tuple[ImageSp
         (ImageSpan(start, count, image.digest), AddImage(image.digest, image.grid, image.arrays))
         for (start, count), image in zip(plan.images, images, strict=True)
     ]
-
-
-def as_api_error(error: Exception) -> ApiError:
-    """What an API client is told of an error."""
-    match error:
-        case ApiError():
-            return error
-        case RequestError():
-            return from_request_error(error)
-        case EngineStoppedError():
-            return _engine_died("The server was told to end", STOPPED_RETRY_SECONDS)
-        case EngineDeadError():
-            return _engine_died("The engine of this model has ended unexpectedly", DIED_RETRY_SECONDS)
-    logger.error("a request failed unexpectedly", exc_info=error)
-    return internal_error()
-
-
-def _engine_died(reason: str, retry_after: int) -> ApiError:
-    return ApiError(
-        503,
-        f"{reason}; the request can be sent again",
-        type="server_error",
-        code="engine_died",
-        headers={"Retry-After": str(retry_after)},
-    )
 
 
 def _frame(chunk: bytes) -> bytes:

@@ -20,7 +20,8 @@ from server.protocol.response import (
     encode_json,
     new_completion_id,
 )
-from server.routes.answering import Answer, Kind
+from server.routes.answering import Answer
+from server.routes.forms import Kind
 
 router = APIRouter()
 

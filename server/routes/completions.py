@@ -12,7 +12,8 @@ from server.prompt.plan import PromptPlan, ShownPrompt
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.completion_response import TextCompletionEncoder, TextLogprobs, legacy_token, text_choice
 from server.protocol.response import FinishReason
-from server.routes.answering import Answer, Kind
+from server.routes.answering import Answer
+from server.routes.forms import Kind
 
 router = APIRouter()
 

@@ -13,8 +13,9 @@ from server.answer.generation import Delta
 from server.prompt.plan import PromptPlan
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.response import FinishReason, encode_json
-from server.routes.answering import Answer, Kind
+from server.routes.answering import Answer
 from server.routes.completions import offset_counter
+from server.routes.forms import Kind
 
 router = APIRouter()
 

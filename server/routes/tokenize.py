@@ -20,7 +20,8 @@ from server.prompt.text_messages import AskedPrompt, TextRoute
 from server.protocol.hints import cache_salt
 from server.protocol.parts import ImageRef
 from server.protocol.response import encode_json
-from server.routes.answering import CLIENT_CLOSED_REQUEST, as_api_error
+from server.routes.answering import CLIENT_CLOSED_REQUEST
+from server.routes.failures import as_api_error
 from server.routes.loading import wait_until_loaded
 from server.routes.text_work import Asked, do_text_work
 
