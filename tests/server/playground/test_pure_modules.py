@@ -227,17 +227,19 @@ def test_a_broken_file_keeps_all_that_is_in_it() -> None:
     assert found[4][0]["columns"] == 3 and [one["owned"] for one in found[4]] == [False, *[True] * 3, False, False]
 
 
-def test_a_file_of_more_messages_than_a_page_can_take_over_is_refused_with_the_number() -> None:
+def test_a_conversation_of_more_messages_than_a_page_can_show_is_refused_with_the_number() -> None:
+    """However many conversations there are: what the page exports itself it takes back."""
     tried = """
     const { read } = await load("state/incoming.js");
-    out = given.map((count) => {
-      const messages = Array.from({ length: count }, (_, at) => ({ id: String(at), role: "user", content: "" }));
-      try { return read({ headrace: 1, talks: [{ record: { id: "t" }, messages }] })[0].messages.length; }
+    out = given.map((counts) => {
+      const said = (count) => Array.from({ length: count }, (_, at) => ({ id: String(at), role: "user", content: "" }));
+      const talks = counts.map((count, at) => ({ record: { id: `t${at}` }, messages: said(count) }));
+      try { return read({ headrace: 1, talks }).reduce((sum, { messages }) => sum + messages.length, 0); }
       catch (error) { return error.message; }
     });
     """
-    found = in_node(tried, [20_000, 20_001])
-    assert found[0] == 20_000 and "holds 20001 messages; at most 20000" in found[1]
+    found = in_node(tried, [[20_000], [100] * 250, [5, 20_001]])
+    assert found[:2] == [20_000, 25_000] and "has 20001 messages; at most 20000" in found[2]
 
 
 def test_a_circle_of_any_length_has_one_beginning() -> None:

@@ -68,9 +68,7 @@ export function titleOf(text) {
  */
 export function retry(talk, id) {
   const { role, parent } = talk.peek(id);
-  const answers = [answer(talk, role === "assistant" ? parent : id)];
-  focusMessage(talk.path.peek().at(-1));
-  return announced(answers);
+  return announced([answer(talk, role === "assistant" ? parent : id)]);
 }
 
 /**

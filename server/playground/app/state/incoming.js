@@ -15,7 +15,7 @@ import { noSettings } from "../talk/types.js";
 
 /** Of the files that are written and read. */
 export const VERSION = 1;
-/** So many messages are taken over at once; more would hold up the page for minutes. */
+/** So many messages a conversation may have; with many more the page would be busy for minutes. */
 const MOST_MESSAGES = 20_000;
 /** So many columns stand beside a conversation. */
 const MOST_BESIDE = 3;
@@ -32,8 +32,8 @@ const IMAGE = /^data:image\/[a-z.+-]+;base64,/;
 export function read(file) {
   const given = file?.headrace === VERSION ? list(file.talks).filter(isObject) : [];
   if (!given.length) throw new TypeError("This is no file of conversations");
-  const count = given.reduce((sum, talk) => sum + list(talk.messages).length, 0);
-  if (count > MOST_MESSAGES) throw new RangeError(`The file holds ${count} messages; at most ${MOST_MESSAGES} can be imported at once`);
+  const count = Math.max(...given.map((talk) => list(talk.messages).length));
+  if (count > MOST_MESSAGES) throw new RangeError(`A conversation of the file has ${count} messages; at most ${MOST_MESSAGES} are taken over`);
   /** @type {Map<string, string>} */
   const ids = new Map();
   /** @param {unknown} old */

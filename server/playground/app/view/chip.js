@@ -4,13 +4,15 @@ import { perSecond } from "../core/format.js";
 import { lazy } from "../core/lazy.js";
 import { Glyph } from "../core/glyphs.js";
 import { now, watchServer } from "../api/metrics.js";
+import { link } from "../api/server.js";
 import { openOverlay } from "./panes.js";
 
 const ServerDialog = lazy(async () => (await import("./server.js")).ServerDialog);
 
 export function ServerChip() {
   useEffect(watchServer, []);
-  const sample = now.value;
+  // Figures of before are none of a server that cannot be reached.
+  const sample = link.value === "unreachable" ? null : now.value;
   return h("button", { type: "button", class: "button quiet server-chip", "aria-haspopup": "dialog", title: "The server", onClick: () => openOverlay(ServerDialog) },
     h(Glyph, { name: "chart" }),
     h("span", { class: "small words" }, sample

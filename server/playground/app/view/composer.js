@@ -74,8 +74,10 @@ export function Composer() {
   };
   /** @param {ClipboardEvent} event */
   const paste = (event) => {
-    if (imageFiles(event.clipboardData?.files).length) event.preventDefault();
-    void take(event.clipboardData?.files);
+    // What is copied elsewhere may come as text and as a file at once.
+    const images = imageFiles(event.clipboardData?.files);
+    if (images.length) event.preventDefault();
+    void take(images);
   };
   /** @param {number} index */
   const drop1 = (index) => talk.changeRecord({ draft: { ...draft, images: draft.images.filter((_, at) => at !== index) } });

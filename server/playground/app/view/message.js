@@ -158,7 +158,7 @@ function Actions({ talk, message, last, onEdit }) {
   return h("div", { class: "actions", role: "toolbar", "aria-label": "What to do with this message" },
     h(CopyButton, { text: content, label: "Copy message" }),
     h(IconButton, { glyph: "edit", label: "Edit", small: true, onClick: onEdit }),
-    (isAnswer || role === "user") && h(IconButton, { glyph: "retry", label: isAnswer ? "Answer again" : "Answer from here", small: true, onClick: () => retry(talk, id) }),
+    (isAnswer || role === "user") && h(IconButton, { glyph: "retry", label: isAnswer ? "Answer again" : "Answer from here", small: true, onClick: () => (void retry(talk, id), focusMessage(talk.path.peek().at(-1))) }),
     isAnswer && h(IconButton, { glyph: "search", label: "Look inside", small: true, onClick: () => (lookInto(talk.id, id), inspect(message.tokens ? "tokens" : "raw")) }),
     isAnswer && last && content && h(IconButton, { glyph: "forward", label: state === "done" ? "Continue this answer" : "Continue", small: true, onClick: () => continueAnswer(talk, id) }),
     !first && h(IconButton, { glyph: "up", label: UP, small: true, onClick: () => (talk.move(id, -1), focusMessage(id, UP)) }),
