@@ -8,7 +8,6 @@ docs/deployment.md says how to set this up and what to expect of it.
 import asyncio
 import contextlib
 import ctypes
-import json
 import os
 import shlex
 import signal
@@ -25,15 +24,18 @@ from ray.serve import Application
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from engine.errors import EngineDeadError
+from engine.lifetime import PR_SET_PDEATHSIG
+from server.app import error_response
+from server.routes.failures import as_api_error
+
 HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "host"}
 )
 """Headers that are between two neighbours, and the name that the next one has."""
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-PR_SET_PDEATHSIG = 1
 START_SECONDS = 3600.0
 DRAIN_SECONDS = 600.0
-PIECE_BYTES = 64 * 1024
 
 
 @serve.deployment(
@@ -58,6 +60,7 @@ class Replica:
             connector=aiohttp.UnixConnector(path, limit=0),
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
+            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
         )
         await asyncio.wait_for(self._wait_until_ready(), START_SECONDS)
         self._watch = asyncio.create_task(self._end_with_server())
@@ -72,7 +75,7 @@ class Replica:
         try:
             answer = await asking
         except aiohttp.ClientError:
-            return _gone()
+            return error_response(as_api_error(EngineDeadError("its server has ended")))
         passed = StreamingResponse(_pieces(answer), answer.status)
         passed.raw_headers = [
             (name.lower(), value) for name, value in answer.raw_headers if name.decode().lower() not in HOP_BY_HOP
@@ -120,12 +123,6 @@ async def _pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         raise ConnectionError("the server of this replica has ended") from error
     finally:
         answer.close()
-
-
-def _gone() -> Response:
-    message = "The server of this replica has ended; the request can be sent again"
-    body = {"error": {"message": message, "type": "server_error", "param": None, "code": "engine_died"}}
-    return Response(json.dumps(body), 503, {"retry-after": "2"}, media_type="application/json")
 
 
 def _end_with_parent() -> None:

@@ -57,19 +57,19 @@ class GenerateRequest(StrictModel):
     """A request of this interface as it came. `model` is beside it, for servers with several."""
 
     inputs: str
-    parameters: GenerateParameters = GenerateParameters()
+    parameters: GenerateParameters | None = None
     stream: bool | None = None
     model: ModelName = None
 
     @property
     def format_asked(self) -> tuple[ResponseFormat, str] | None:
         """The format that is asked for, and the field where it is."""
-        asked = self.parameters.grammar
+        asked = None if self.parameters is None else self.parameters.grammar
         return None if asked is None else (asked, GRAMMAR)
 
     def completion(self) -> CompletionRequest:
         """The same in OpenAI's words. Stop strings are shown here, and a stream's tokens have log-probabilities."""
-        given = self.parameters
+        given = self.parameters or GenerateParameters()
         scored = bool(self.stream or given.details)
         fields: dict[str, Any] = {
             "temperature": given.temperature if given.samples else 0,
@@ -120,7 +120,8 @@ def read_generate_request(
     request, ignored = parse_body(GenerateRequest, raw, ignore_unknown=ignore_unknown)
     if (body := exact_body(raw)) is not None:
         restore_numbers(request.format_asked, body)
-    _refuse(request.parameters)
+    if request.parameters is not None:
+        _refuse(request.parameters)
     check_format(request.format_asked)
     if stream is not None:
         request = request.model_copy(update={"stream": stream})

@@ -135,6 +135,8 @@ def test_what_asks_for_nothing_is_taken() -> None:
     }  # fmt: skip
     body = json.dumps({"inputs": "x", "parameters": parameters}).encode()
     assert read_generate_request(body) == read_generate_request(b'{"inputs": "x"}')
+    nothing = b'{"inputs": "x", "parameters": null, "stream": null, "model": null}'
+    assert read_generate_request(nothing) == read_generate_request(b'{"inputs": "x"}')
 
 
 def test_numbers_of_a_grammar_are_exact() -> None:
