@@ -210,11 +210,15 @@ class EngineHandle:
         self._set(ModelState.LOADING if self.waiters else ModelState.UNLOADED)
 
     def fail(self, error: HeadraceError) -> None:
-        """It cannot be loaded: everybody who waits is told, and for a while those who come."""
-        self.error = error
+        """It cannot be loaded: everybody who waits is told, and for a while, which grows, those who come."""
         delay = min(self._policy.first_retry_delay * 2**self._failures, self._policy.max_retry_delay)
         self._failures += 1
         self.retry_at = time.monotonic() + delay
+        self.refuse(error)
+
+    def refuse(self, error: HeadraceError) -> None:
+        """It is not loaded: who waits is told. Nothing was tried, so the next who asks may find it otherwise."""
+        self.error = error
         self._set(ModelState.FAILED)
 
     def give_up(self) -> None:

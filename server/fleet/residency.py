@@ -374,7 +374,7 @@ class Residency:
         need = self._wanted.pop(handle.name).need
         assert need is not None, "it was found before there was a wish"
         beside = "" if most >= self.budgets[device] else " beside the pinned models"
-        handle.fail(
+        handle.refuse(
             ModelLoadError(
                 f"{handle.name} needs {need.num_bytes / GIB:.2f} GiB of memory on {device},"
                 f" and this server has {most / GIB:.2f} GiB for it there{beside}",

@@ -351,6 +351,21 @@ def test_what_cannot_fit_even_alone_is_refused_with_both_numbers(
         assert state_of(server, "one") == "ready"
 
 
+def test_what_had_no_room_is_loaded_as_soon_as_there_is_some(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    """It was refused without a try, so no pause that grows with failed loads keeps the next request away."""
+    sized = Script(model_dir=script.model_dir, token_ids=script.token_ids, weights_bytes=GIB // 2, kv_bytes=GIB // 2)
+    residence = {"one": Residence(load="pinned"), "two": Residence(load="on_demand")}
+    slow = policy(first_retry_delay=NEVER, max_retry_delay=NEVER)
+    with serving(monkeypatch, tmp_path, sized, residence=residence, memory_budget="2GiB", policy=slow) as server:
+        for _ in range(3):
+            refused = post(server, **body("two"))
+            assert refused.status_code == 503 and "beside the pinned models" in refused.text
+        assert patient.post(f"{server.url}/admin/models/one/unload").status_code == 200
+        assert post(server, **body("two")).status_code == 200
+
+
 def test_all_of_the_start_are_loaded_once_they_are_known_to_be_small(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
 ) -> None:
