@@ -1,6 +1,6 @@
 /* How quantised weights are laid out anew. Part of cpu_quantized.c.
  *
- * A record holds one GGUF block of each of eight outputs: fields as below, each for the eight outputs in turn, and for
+ * A record holds one GGUF block of each of OUTPUTS outputs: fields as below, each for these outputs in turn, and for
  * each 32 weights a piece with their bits. A piece is eight vectors of bytes, in which each output has four: vectors 2j
  * and 2j + 1 hold its weights 8j + 0, 4, 1, 5 and 8j + 2, 6, 3, 7. So weights 2i and 2i + 1 of each output, a pair,
  * stand in the low or the high bytes of the two halves of 32 bits: what both 8 and 16 bits of activations can meet.
@@ -8,11 +8,11 @@
  * Of four bits, two vectors share one, the first in the lower half of each byte. The fifth bits of vector i are bit i of
  * each byte of one more; the fifth and sixth of vector i are bits 2 (i % 4) of one of two more, i / 4.
  *
- *   Q4_0  scale f16 | 128 bytes            Q4_1  scale f16, minimum f16 | 128 bytes       Q8_0  scale f16 | 256 bytes
- *   Q5_0  as Q4_0, and 32 bytes of fifth bits            Q5_1  as Q4_1, and 32 bytes of fifth bits
- *   Q4_K  d f16, dmin f16 | 8 x (scale u8, minimum u8, 128 bytes)
- *   Q5_K  as Q4_K, and 32 bytes of fifth bits a piece
- *   Q6_K  d f16 | 8 x (scale i8 of the first 16, of the last 16, 128 bytes, 64 bytes of two bits)
+ *   Q4_0  scale f16 | 4 vectors            Q4_1  scale f16, minimum f16 | 4 vectors       Q8_0  scale f16 | 8 vectors
+ *   Q5_0  as Q4_0, and a vector of fifth bits            Q5_1  as Q4_1, and a vector of fifth bits
+ *   Q4_K  d f16, dmin f16 | 8 x (scale u8, minimum u8, 4 vectors)
+ *   Q5_K  as Q4_K, and a vector of fifth bits a piece
+ *   Q6_K  d f16 | 8 x (scale i8 of the first 16, of the last 16, 4 vectors, 2 vectors of two bits)
  */
 
 /* Where pair i stands: its vector, and whether in the high bytes of 16 bits. */
@@ -22,13 +22,13 @@
 typedef struct {
     int64_t weights;      /* in a GGUF block */
     int64_t block_bytes;  /* of a GGUF block */
-    int64_t head, piece;  /* bytes of our record: before the pieces, and of each */
+    int64_t head, piece;  /* bytes of our record for each output: before the pieces, and of each */
 } Layout;
 
 static const Layout *layout_of(int64_t format) {
-    static const Layout q4_0 = {32, 18, 16, 128}, q4_1 = {32, 20, 32, 128}, q5_0 = {32, 22, 16, 160},
-                        q5_1 = {32, 24, 32, 160}, q8_0 = {32, 34, 16, 256},
-                        q4_k = {256, 144, 32, 144}, q5_k = {256, 176, 32, 176}, q6_k = {256, 210, 16, 208};
+    static const Layout q4_0 = {32, 18, 2, 16}, q4_1 = {32, 20, 4, 16}, q5_0 = {32, 22, 2, 20}, q5_1 = {32, 24, 4, 20},
+                        q8_0 = {32, 34, 2, 32}, q4_k = {256, 144, 4, 18}, q5_k = {256, 176, 4, 22},
+                        q6_k = {256, 210, 2, 26};
     switch (format) {
     case Q4_0: return &q4_0;
     case Q4_1: return &q4_1;
@@ -43,10 +43,15 @@ static const Layout *layout_of(int64_t format) {
 }
 
 static int64_t record_bytes(const Layout *layout) {
-    return layout->head + layout->weights / BLOCK * layout->piece;
+    return (layout->head + layout->weights / BLOCK * layout->piece) * OUTPUTS;
 }
 
-/* Bytes of eight outputs with weights of a size. */
+/* Where a record's piece begins in it. */
+static int64_t piece_at(const Layout *layout, int64_t number) {
+    return (layout->head + number * layout->piece) * OUTPUTS;
+}
+
+/* Bytes of OUTPUTS outputs with weights of a size. */
 static int64_t group_bytes(int64_t format, int64_t size) {
     const Layout *layout = layout_of(format);
     return size / layout->weights * record_bytes(layout);
@@ -100,29 +105,29 @@ static void scale_of(const uint8_t *packed, int64_t piece, uint8_t *scale, uint8
 /* Where the scales of an output's block go; the halves before the pieces. */
 static void pack_head(int64_t format, const uint8_t *block, int64_t output, uint8_t *record) {
     memcpy(record + 2 * output, block + (format == Q6_K ? 208 : 0), 2);
-    if (format == Q4_1 || format == Q5_1 || format == Q4_K || format == Q5_K) memcpy(record + 16 + 2 * output, block + 2, 2);
+    if (format == Q4_1 || format == Q5_1 || format == Q4_K || format == Q5_K) memcpy(record + 2 * (OUTPUTS + output), block + 2, 2);
 }
 
 static void pack_piece(int64_t format, const uint8_t *block, int64_t number, int64_t output, uint8_t *piece) {
     uint8_t numbers[BLOCK];
     numbers_of(format, block, number, numbers);
     if (format == Q4_K || format == Q5_K) {
-        scale_of(block + 4, number, piece + output, piece + 8 + output);
-        piece += 16;
+        scale_of(block + 4, number, piece + output, piece + OUTPUTS + output);
+        piece += 2 * OUTPUTS;
     } else if (format == Q6_K) {
         const uint8_t *scales = block + 192 + number / 4 * 8 + number % 4 * 2;
-        piece[output] = scales[0], piece[8 + output] = scales[1];
-        piece += 16;
+        piece[output] = scales[0], piece[OUTPUTS + output] = scales[1];
+        piece += 2 * OUTPUTS;
     }
     for (int k = 0; k < BLOCK; k++) {
         const int vector = VECTOR_OF(k / 2), byte = 4 * (int)output + k % 2 * 2 + IS_HIGH(k / 2);
         if (format == Q8_0) {
-            piece[32 * vector + byte] = numbers[k];
+            piece[VECTOR * vector + byte] = numbers[k];
             continue;
         }
-        piece[vector / 2 * 32 + byte] |= (uint8_t)((numbers[k] & 15) << vector % 2 * 4);
-        if (format == Q5_K || format == Q5_0 || format == Q5_1) piece[128 + byte] |= (uint8_t)(numbers[k] >> 4 << vector);
-        if (format == Q6_K) piece[128 + vector / 4 * 32 + byte] |= (uint8_t)(numbers[k] >> 4 << vector % 4 * 2);
+        piece[vector / 2 * VECTOR + byte] |= (uint8_t)((numbers[k] & 15) << vector % 2 * 4);
+        if (format == Q5_K || format == Q5_0 || format == Q5_1) piece[4 * VECTOR + byte] |= (uint8_t)(numbers[k] >> 4 << vector);
+        if (format == Q6_K) piece[(4 + vector / 4) * VECTOR + byte] |= (uint8_t)(numbers[k] >> 4 << vector % 4 * 2);
     }
 }
 
@@ -139,7 +144,7 @@ void pack_quantized(uint8_t *packed, const uint8_t *blocks, int64_t format, int6
                 uint8_t *record = packed + (group * count + at) * bytes;
                 pack_head(format, block, output, record);
                 for (int64_t piece = 0; piece < pieces; piece++)
-                    pack_piece(format, block, piece, output, record + layout->head + piece * layout->piece);
+                    pack_piece(format, block, piece, output, record + piece_at(layout, piece));
             }
         }
     }

@@ -77,15 +77,15 @@ INLINE int has_five_bits(const int format) {
 
 /* Vector i of a piece's weights, in bytes as whole numbers. */
 INLINE pairs bytes_of(const int format, const uint8_t *bits, const int i) {
-    if (format == Q8_0) return load_pairs(bits + 32 * i);
-    pairs v = load_pairs(bits + i / 2 * 32);
+    if (format == Q8_0) return load_pairs(bits + VECTOR * i);
+    pairs v = load_pairs(bits + i / 2 * VECTOR);
     v = masked(i % 2 ? right(v, 4) : v, 0x0f0f);
     if (has_five_bits(format)) {
-        pairs high = load_pairs(bits + 128);
+        pairs high = load_pairs(bits + 4 * VECTOR);
         v = both(v, masked(i < 4 ? left(high, 4 - i) : right(high, i - 4), 0x1010));
     }
     if (format == Q6_K) {
-        pairs high = load_pairs(bits + 128 + i / 4 * 32);
+        pairs high = load_pairs(bits + (4 + i / 4) * VECTOR);
         const int at = 2 * (i % 4);
         v = less_bytes(both(v, masked(at < 4 ? left(high, 4 - at) : right(high, at - 4), 0x3030)), 32);
     }
@@ -96,44 +96,44 @@ INLINE pairs bytes_of(const int format, const uint8_t *bits, const int i) {
 INLINE pairs pair_of(const int format, const uint8_t *bits, const int i) {
     const int vector = VECTOR_OF(i), high_byte = 8 * IS_HIGH(i);
     if (format == Q8_0) {
-        pairs v = load_pairs(bits + 32 * vector);
+        pairs v = load_pairs(bits + VECTOR * vector);
         return high_byte ? high_bytes(v) : low_bytes(v);
     }
-    pairs v = load_pairs(bits + i / 4 * 32);
+    pairs v = load_pairs(bits + i / 4 * VECTOR);
     v = i % 4 == 3 ? right(v, 12) : masked(i % 4 ? right(v, i % 4 * 4) : v, 15);
     if (has_five_bits(format)) {
-        pairs high = load_pairs(bits + 128);
+        pairs high = load_pairs(bits + 4 * VECTOR);
         const int at = vector + high_byte;
         v = both(v, masked(at < 4 ? left(high, 4 - at) : right(high, at - 4), 16));
     }
     if (format == Q6_K) {
-        pairs high = load_pairs(bits + 128 + vector / 4 * 32);
+        pairs high = load_pairs(bits + (4 + vector / 4) * VECTOR);
         const int at = 2 * (vector % 4) + high_byte;
         v = less(both(v, masked(at < 4 ? left(high, 4 - at) : right(high, at - 4), 48)), 32);
     }
     return v;
 }
 
-/* One record's piece: 32 weights of each of eight outputs, and what turns its whole numbers into weights. */
+/* One record's piece: 32 weights of each of OUTPUTS outputs, and what turns its whole numbers into weights. */
 typedef struct {
     const uint8_t *bits;
-    uint8_t w[64 * PAIRS / 2] __attribute__((aligned(32))); /* unpacked: 16 pairs, or 8 vectors of bytes */
+    uint8_t w[PAIRS * VECTOR] __attribute__((aligned(VECTOR))); /* unpacked: 16 pairs, or 8 vectors of bytes */
     vec scale[2], minimum;
 } Piece;
 
 /* What turns the whole numbers of the piece at `bits` into weights; `head` is its record's. */
 INLINE void read_piece(const int format, Piece *piece, const uint8_t *head, const uint8_t *bits) {
     vec d = halves(head);
-    piece->bits = format == Q4_K || format == Q5_K || format == Q6_K ? bits + 16 : bits;
+    piece->bits = format == Q4_K || format == Q5_K || format == Q6_K ? bits + 2 * OUTPUTS : bits;
     piece->scale[0] = d;
     if (format == Q4_0) piece->minimum = times(d, all(-8.0f));
     if (format == Q5_0) piece->minimum = times(d, all(-16.0f));
-    if (format == Q4_1 || format == Q5_1) piece->minimum = halves(head + 16);
+    if (format == Q4_1 || format == Q5_1) piece->minimum = halves(head + 2 * OUTPUTS);
     if (format == Q4_K || format == Q5_K) {
         piece->scale[0] = times(d, unsigned_bytes(bits));
-        piece->minimum = times(times(halves(head + 16), all(-1.0f)), unsigned_bytes(bits + 8));
+        piece->minimum = times(times(halves(head + 2 * OUTPUTS), all(-1.0f)), unsigned_bytes(bits + OUTPUTS));
     }
-    if (format == Q6_K) piece->scale[0] = times(d, signed_bytes(bits)), piece->scale[1] = times(d, signed_bytes(bits + 8));
+    if (format == Q6_K) piece->scale[0] = times(d, signed_bytes(bits)), piece->scale[1] = times(d, signed_bytes(bits + OUTPUTS));
 }
 
 /* ---- products ---- */
@@ -154,20 +154,30 @@ INLINE void add_scaled(vec (*out)[ROWS_MAX], const sums *s, const Piece *pieces,
     }
 }
 
-/* Adds the sums of products of `words` words of x in 16 bits, from `first`. Several rows meet unpacked weights. */
+/* Adds the sums of products of `words` words of x in 16 bits, from `first`. Weights are unpacked in registers, or have been
+ * before, where several tiles of rows meet them. */
 INLINE void add_pairs(sums *s, const int format, const Piece *pieces, const int groups, const int rows, const Met *x,
-                      const int first, const int words) {
+                      const int first, const int words, const int is_unpacked) {
     const int lanes = rows == 1 ? 1 : LANES;
-    if (rows == 1) { /* unpacked in registers */
+    if (!is_unpacked) {
         UNROLL(16)
         for (int i = first; i < first + words; i++)
-            for (int g = 0; g < groups; g++) s[g] = add_products(s[g], pair_of(format, pieces[g].bits, i), word(x->words[i]));
+        {
+            pairs v[2];
+            /* Else the compiler unpacks all before it multiplies any, for which there are too few registers. */
+            if (rows > 1 && i % 4 == 0) __asm__ volatile("" ::: "memory");
+            for (int g = 0; g < groups; g++) v[g] = pair_of(format, pieces[g].bits, i);
+            for (int r = 0; r < rows; r++) {
+                pairs two = word(x->words[i * lanes + r]);
+                for (int g = 0; g < groups; g++) s[r * groups + g] = add_products(s[r * groups + g], v[g], two);
+            }
+        }
         return;
     }
     UNROLL(4)
     for (int i = first; i < first + words; i++) {
         pairs v[2];
-        for (int g = 0; g < groups; g++) v[g] = load_pairs(pieces[g].w + 32 * i);
+        for (int g = 0; g < groups; g++) v[g] = load_pairs(pieces[g].w + VECTOR * i);
         for (int r = 0; r < rows; r++) {
             pairs two = word(x->words[i * lanes + r]);
             for (int g = 0; g < groups; g++) s[r * groups + g] = add_products(s[r * groups + g], v[g], two);
@@ -177,20 +187,25 @@ INLINE void add_pairs(sums *s, const int format, const Piece *pieces, const int 
 
 /* The same in 8 bits, for as many words as `few` hold. */
 INLINE void add_fours(sums *s, const int format, const Piece *pieces, const int groups, const int rows, const Met *x,
-                      const int first, const int words) {
+                      const int first, const int words, const int is_unpacked) {
     const int is_signed = format == Q8_0 || format == Q6_K;
     few f[8];
     for (int i = 0; i < rows * groups; i++) f[i] = no_few();
 #define ADD(s, w, x) (is_signed ? add_signed_bytes(s, w, x) : add_bytes(s, w, x))
-    if (rows == 1) {
+    if (!is_unpacked) {
+        const int lanes = rows == 1 ? 1 : LANES;
         UNROLL(8)
         for (int i = first; i < first + words; i++)
-            for (int g = 0; g < groups; g++) f[g] = ADD(f[g], bytes_of(format, pieces[g].bits, i), word(x->words[i]));
+            for (int g = 0; g < groups; g++) {
+                pairs v = bytes_of(format, pieces[g].bits, i);
+                for (int r = 0; r < rows; r++)
+                    f[r * groups + g] = ADD(f[r * groups + g], v, word(x->words[i * lanes + r]));
+            }
     } else { /* unrolled further, all products would be kept until the end */
         UNROLL(2)
         for (int i = first; i < first + words; i++) {
             pairs v[2];
-            for (int g = 0; g < groups; g++) v[g] = load_pairs(pieces[g].w + 32 * i);
+            for (int g = 0; g < groups; g++) v[g] = load_pairs(pieces[g].w + VECTOR * i);
             for (int r = 0; r < rows; r++) {
                 pairs four = word(x->words[i * LANES + r]);
                 for (int g = 0; g < groups; g++) f[r * groups + g] = ADD(f[r * groups + g], v[g], four);
@@ -202,22 +217,23 @@ INLINE void add_fours(sums *s, const int format, const Piece *pieces, const int 
 
 /* Adds to out `[groups][rows]` what a piece of each group gives. */
 INLINE void multiply(vec (*out)[ROWS_MAX], const int format, const int bits, Piece *pieces, const int groups,
-                     const int rows, const Met x) {
+                     const int rows, const Met x, const int is_unpacked) {
     const int parts = format == Q6_K ? 2 : 1, words = words_of(bits) / parts;
-    const int at_once = format == Q8_0 ? 1 : format == Q6_K || has_five_bits(format) ? 4 : 8;
+    const int narrow = format == Q8_0 ? 1 : format == Q6_K || has_five_bits(format) ? 4 : 8;
+    const int at_once = FEW_HOLD_ALL ? words : narrow;
     UNROLL(2)
     for (int part = 0; part < parts; part++) {
         sums s[8];
         for (int i = 0; i < rows * groups; i++) s[i] = no_sums();
         if (bits == 16) {
-            add_pairs(s, format, pieces, groups, rows, &x, part * words, words);
+            add_pairs(s, format, pieces, groups, rows, &x, part * words, words, is_unpacked);
         } else if (at_once == 1 && rows > 1) {
             UNROLL(2)
-            for (int i = 0; i < words; i++) add_fours(s, format, pieces, groups, rows, &x, i, 1);
+            for (int i = 0; i < words; i++) add_fours(s, format, pieces, groups, rows, &x, i, 1, is_unpacked);
         } else {
             UNROLL(8)
             for (int first = part * words; first < (part + 1) * words; first += at_once)
-                add_fours(s, format, pieces, groups, rows, &x, first, at_once);
+                add_fours(s, format, pieces, groups, rows, &x, first, at_once, is_unpacked);
         }
         /* Read them anew: kept in registers beside all sums, there would not be enough of those. */
         if (rows > 1)
@@ -233,23 +249,30 @@ INLINE void multiply(vec (*out)[ROWS_MAX], const int format, const int bits, Pie
 INLINE void multiply_rows(vec (*out)[ROWS_MAX], const int format, const int bits, Piece *pieces, const int groups,
                           const Rounded *x, int64_t rows, int64_t block) {
     const int64_t blocks = x->size / BLOCK, lanes = x->lanes;
-#define TILE(n)                                                                                                            multiply((vec(*)[ROWS_MAX])&out[0][r], format, bits, pieces, groups, n,                                                         (Met){x->words + at * words_of(bits) * lanes, x->scales + at * lanes, x->totals + at * lanes})
+#define TILE(n, is_unpacked)                                                                     \
+    multiply((vec(*)[ROWS_MAX]) & out[0][r], format, bits, pieces, groups, n,                    \
+             (Met){x->words + at * words_of(bits) * lanes, x->scales + at * lanes, x->totals + at * lanes}, is_unpacked)
     int64_t r = 0, at = block;
     if (rows == 1) {
-        TILE(1);
+        TILE(1, 0);
+        return;
+    }
+    if (OUTPUTS == 16 && rows <= LANES) { /* the other vectors have no registers left for that */
+        if (rows > 2) TILE(4, 0);
+        else TILE(2, 0);
         return;
     }
     for (int g = 0; g < groups; g++) {
         UNROLL(16)
         for (int i = 0; i < words_of(bits); i++)
-            store_pairs(pieces[g].w + 32 * i,
+            store_pairs(pieces[g].w + VECTOR * i,
                         bits == 8 ? bytes_of(format, pieces[g].bits, i) : pair_of(format, pieces[g].bits, i));
     }
-    for (; r + 2 < rows; r += LANES, at += blocks) TILE(4); /* of three too; what comes of the fourth is not looked at */
-    if (r < rows) TILE(2);
+    for (; r + 2 < rows; r += LANES, at += blocks) TILE(4, 1); /* of three too; what comes of the fourth is not looked at */
+    if (r < rows) TILE(2, 1);
 }
 
-/* Up to ROWS_MAX rows with the weights of `groups` times eight outputs, their blocks one after the other. */
+/* Up to ROWS_MAX rows with the weights of `groups` times OUTPUTS outputs, their blocks one after the other. */
 INLINE void product(const int format, const int bits, const int groups, const uint8_t *record, const Rounded *x,
                     int64_t rows, vec (*out)[ROWS_MAX]) {
     const Layout *layout = layout_of(format);
@@ -259,9 +282,9 @@ INLINE void product(const int format, const int bits, const int groups, const ui
         for (int64_t number = 0; number < layout->weights / BLOCK; number++, block++) {
             for (int g = 0; g < groups; g++) {
                 const uint8_t *own = record + g * count * bytes;
-                for (int64_t line = 0; line < layout->head + layout->piece; line += 64)
-                    __builtin_prefetch(own + layout->head + number * layout->piece + AHEAD + line);
-                read_piece(format, pieces + g, own, own + layout->head + number * layout->piece);
+                for (int64_t line = 0; line < piece_at(layout, 1); line += 64)
+                    __builtin_prefetch(own + piece_at(layout, number) + AHEAD + line);
+                read_piece(format, pieces + g, own, own + piece_at(layout, number));
             }
             multiply_rows(out, format, bits, pieces, groups, x, rows, block);
         }

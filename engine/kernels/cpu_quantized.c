@@ -1,7 +1,8 @@
 /* Products with weights that stay quantised as GGUF files have them, in as few bits as they came.
  *
  * Weights are whole numbers of 4 to 8 bits with a scale (and a minimum) for each 16 or 32 of them. They are laid out anew
- * once, eight outputs beside one another, so that one vector holds some weights of each of the eight; activations are
+ * once, eight outputs beside one another, or sixteen where vectors are as wide, so that one vector holds some weights of
+ * each of them; activations are
  * rounded to 16 or to 8 bits with a scale for each 32, 16 being finer than bf16 by 2^7 where a block's numbers are alike.
  * What is multiplied then is exact: whole numbers added up, scaled and summed in fp32. Each sum is made in the same order
  * whatever the number of rows or threads, so no row's result depends on its neighbours.
@@ -17,11 +18,16 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__AVX512BW__) && defined(__AVX512VNNI__) /* without the latter, wide vectors gain too little for their heat */
+#define OUTPUTS 16
+#else
 #define OUTPUTS 8
+#endif
+#define VECTOR (4 * OUTPUTS) /* bytes */
 #define BLOCK 32
 #define PAIRS (BLOCK / 2)
 #define ROWS_MAX 64 /* rows of x at a time, which stay in the second cache while weights pass by */
-#define SHARE 4     /* pairs of groups of outputs that a thread takes at a time */
+#define SHARE (32 / OUTPUTS) /* pairs of groups of outputs that a thread takes at a time */
 #define AHEAD 4096  /* bytes that are asked of memory before they are needed; what a processor asks for by itself is less */
 
 enum { Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q4_K = 12, Q5_K = 13, Q6_K = 14 };

@@ -1,11 +1,49 @@
-/* Vectors for eight outputs of products with quantised weights, for AVX2 and in plain C. Part of cpu_quantized.c. */
+/* Vectors for products with quantised weights: of 16 outputs for AVX512 with VNNI, of eight for AVX2 and in plain C.
+ * Part of cpu_quantized.c. */
 
 /* `few` are sums of products of bytes, four of each output at a time. Where that is the fastest, they are made in 16 bits,
  * which hold 8 vectors of weights up to 16, 4 of those up to 32 and 1 of those up to 128, with x up to 127. */
 #define PRAGMA(text) _Pragma(#text)
-#ifdef __AVX2__
+#if OUTPUTS == 16
 #define UNROLL(times) PRAGMA(GCC unroll times)
-typedef __m256i pairs; /* two 16-bit numbers of each of eight outputs */
+typedef __m512i pairs; /* two 16-bit numbers of each output */
+typedef __m512i sums;
+typedef __m512 vec;
+INLINE pairs load_pairs(const void *p) { return _mm512_loadu_si512(p); }
+INLINE void store_pairs(void *p, pairs v) { _mm512_storeu_si512(p, v); }
+INLINE pairs low_bytes(pairs v) { return _mm512_srai_epi16(_mm512_slli_epi16(v, 8), 8); } /* with their signs */
+INLINE pairs high_bytes(pairs v) { return _mm512_srai_epi16(v, 8); }
+INLINE pairs masked(pairs v, int bits) { return _mm512_and_si512(v, _mm512_set1_epi16((short)bits)); }
+INLINE pairs right(pairs v, int by) { return _mm512_srli_epi16(v, (unsigned)by); }
+INLINE pairs left(pairs v, int by) { return _mm512_slli_epi16(v, (unsigned)by); }
+INLINE pairs both(pairs a, pairs b) { return _mm512_or_si512(a, b); }
+INLINE pairs less(pairs v, int by) { return _mm512_sub_epi16(v, _mm512_set1_epi16((short)by)); }
+INLINE pairs less_bytes(pairs v, int by) { return _mm512_sub_epi8(v, _mm512_set1_epi8((char)by)); }
+INLINE sums no_sums(void) { return _mm512_setzero_si512(); }
+INLINE pairs word(int32_t x) { return _mm512_set1_epi32(x); } /* for all outputs */
+INLINE sums add_products(sums s, pairs w, pairs x) { return _mm512_dpwssd_epi32(s, w, x); }
+#define FEW_HOLD_ALL 1
+typedef sums few;
+INLINE few no_few(void) { return _mm512_setzero_si512(); }
+INLINE few add_bytes(few s, pairs w, pairs x) { return _mm512_dpbusd_epi32(s, w, x); }
+INLINE few add_signed_bytes(few s, pairs w, pairs x) {
+    pairs turned = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
+    return add_bytes(s, _mm512_abs_epi8(w), turned);
+}
+INLINE sums as_sums(few s) { return s; }
+INLINE sums together(sums a, sums b) { return _mm512_add_epi32(a, b); }
+INLINE vec as_float(sums s) { return _mm512_cvtepi32_ps(s); }
+INLINE vec zero(void) { return _mm512_setzero_ps(); }
+INLINE vec all(float x) { return _mm512_set1_ps(x); }
+INLINE vec times(vec a, vec b) { return _mm512_mul_ps(a, b); }
+INLINE vec plus_product(vec s, vec a, vec b) { return _mm512_fmadd_ps(a, b, s); }
+INLINE vec halves(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+INLINE vec unsigned_bytes(const void *p) { return as_float(_mm512_cvtepu8_epi32(_mm_loadu_si128(p))); }
+INLINE vec signed_bytes(const void *p) { return as_float(_mm512_cvtepi8_epi32(_mm_loadu_si128(p))); }
+INLINE void store(float *p, vec v) { _mm512_storeu_ps(p, v); }
+#elif defined(__AVX2__)
+#define UNROLL(times) PRAGMA(GCC unroll times)
+typedef __m256i pairs; /* two 16-bit numbers of each output */
 typedef __m256i sums;
 typedef __m256 vec;
 INLINE pairs load_pairs(const void *p) { return _mm256_loadu_si256(p); }
@@ -30,6 +68,7 @@ INLINE sums add_products(sums s, pairs w, pairs x) {
 #endif
 }
 #if defined(__AVXVNNI__) || (defined(__AVX512VNNI__) && defined(__AVX512VL__))
+#define FEW_HOLD_ALL 1
 typedef sums few;
 INLINE few add_bytes(few s, pairs w, pairs x) {
 #ifdef __AVXVNNI__
@@ -40,6 +79,7 @@ INLINE few add_bytes(few s, pairs w, pairs x) {
 }
 INLINE sums as_sums(few s) { return s; }
 #else
+#define FEW_HOLD_ALL 0
 typedef pairs few;
 INLINE few add_bytes(few s, pairs w, pairs x) { return _mm256_add_epi16(s, _mm256_maddubs_epi16(w, x)); }
 INLINE sums as_sums(few s) { return _mm256_madd_epi16(s, _mm256_set1_epi16(1)); }
@@ -84,6 +124,7 @@ INLINE pairs word(int32_t x) { return (pairs)(sums){x, x, x, x, x, x, x, x}; }
 INLINE sums lower(pairs v) { return (sums)v << 16 >> 16; }
 INLINE sums upper(pairs v) { return (sums)v >> 16; }
 INLINE sums add_products(sums s, pairs w, pairs x) { return s + lower(w) * lower(x) + upper(w) * upper(x); }
+#define FEW_HOLD_ALL 0
 typedef pairs few;
 INLINE few no_few(void) { return (pairs){0}; }
 INLINE few add_bytes(few s, pairs w, pairs x) { return s + masked(w, 255) * low_bytes(x) + right(w, 8) * high_bytes(x); }
