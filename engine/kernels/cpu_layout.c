@@ -108,6 +108,11 @@ static void pack_head(int64_t format, const uint8_t *block, int64_t output, uint
     if (format == Q4_1 || format == Q5_1 || format == Q4_K || format == Q5_K) memcpy(record + 2 * (OUTPUTS + output), block + 2, 2);
 }
 
+/* 32 numbers in the order that the vectors of a piece have those of an output in. */
+INLINE void order(const uint8_t *numbers, uint8_t *ordered) {
+    for (int k = 0; k < BLOCK; k++) ordered[4 * VECTOR_OF(k / 2) + k % 2 * 2 + IS_HIGH(k / 2)] = numbers[k];
+}
+
 static void pack_piece(int64_t format, const uint8_t *block, int64_t number, int64_t output, uint8_t *piece) {
     uint8_t numbers[BLOCK];
     numbers_of(format, block, number, numbers);
@@ -119,16 +124,22 @@ static void pack_piece(int64_t format, const uint8_t *block, int64_t number, int
         piece[output] = scales[0], piece[OUTPUTS + output] = scales[1];
         piece += 2 * OUTPUTS;
     }
-    for (int k = 0; k < BLOCK; k++) {
-        const int vector = VECTOR_OF(k / 2), byte = 4 * (int)output + k % 2 * 2 + IS_HIGH(k / 2);
-        if (format == Q8_0) {
-            piece[VECTOR * vector + byte] = numbers[k];
-            continue;
-        }
-        piece[vector / 2 * VECTOR + byte] |= (uint8_t)((numbers[k] & 15) << vector % 2 * 4);
-        if (format == Q5_K || format == Q5_0 || format == Q5_1) piece[4 * VECTOR + byte] |= (uint8_t)(numbers[k] >> 4 << vector);
-        if (format == Q6_K) piece[(4 + vector / 4) * VECTOR + byte] |= (uint8_t)(numbers[k] >> 4 << vector % 4 * 2);
+    uint32_t words[8], lower[4] = {0}, fifth = 0, top[2] = {0};
+    order(numbers, (uint8_t *)words);
+    for (int v = 0; v < 8; v++) {
+        lower[v / 2] |= (words[v] & 0x0f0f0f0f) << v % 2 * 4;
+        fifth |= (words[v] >> 4 & 0x01010101) << v;
+        top[v / 4] |= (words[v] >> 4 & 0x03030303) << v % 4 * 2;
     }
+    uint8_t *to = piece + 4 * output;
+    if (format == Q8_0) {
+        for (int v = 0; v < 8; v++) memcpy(to + v * VECTOR, words + v, 4);
+        return;
+    }
+    for (int v = 0; v < 4; v++) memcpy(to + v * VECTOR, lower + v, 4);
+    if (format == Q5_K || format == Q5_0 || format == Q5_1) memcpy(to + 4 * VECTOR, &fifth, 4);
+    if (format == Q6_K)
+        for (int v = 0; v < 2; v++) memcpy(to + (4 + v) * VECTOR, top + v, 4);
 }
 
 /* Lay out `[outputs, size]` of GGUF blocks anew. */
@@ -137,7 +148,7 @@ void pack_quantized(uint8_t *packed, const uint8_t *blocks, int64_t format, int6
     int64_t count = size / layout->weights, pieces = layout->weights / BLOCK, bytes = record_bytes(layout);
 #pragma omp parallel for
     for (int64_t group = 0; group < (outputs + OUTPUTS - 1) / OUTPUTS; group++) {
-        memset(packed + group * count * bytes, 0, count * bytes);
+        if ((group + 1) * OUTPUTS > outputs) memset(packed + group * count * bytes, 0, count * bytes);
         for (int64_t output = 0; output < OUTPUTS && group * OUTPUTS + output < outputs; output++) {
             const uint8_t *block = blocks + (group * OUTPUTS + output) * count * layout->block_bytes;
             for (int64_t at = 0; at < count; at++, block += layout->block_bytes) {

@@ -153,27 +153,32 @@ class FusedRMSNorm(nn.Module):
 
 
 def apply_checked(
-    name: str, change: Callable[[Undo], int], check: Callable[[], torch.Tensor], *, tolerance: float
-) -> int | None:
-    """Make a change to a model if it leaves the logits that `check` computes where they were.
+    name: str,
+    change: Callable[[Undo], int],
+    before: torch.Tensor,
+    check: Callable[[], torch.Tensor],
+    *,
+    tolerance: float,
+) -> tuple[int | None, torch.Tensor]:
+    """Make a change to a model if it leaves the logits that `check` computes where they were `before`.
 
-    Returns how many places were changed, or None if the logits moved by more than `tolerance` of their spread on
-    average (`moved`); then the model is as it was.
+    Returns how many places were changed, and the logits now. The number is None if they moved by more than `tolerance`
+    of their spread on average (`moved`); then the model is as it was.
     """
-    before = check()
     undo: Undo = []
     try:
         count = change(undo)
-        error = moved(check(), before) if count else 0.0
+        after = check() if count else before
+        error = moved(after, before)
     except Exception:  # a module of another shape than its names promise; without the change it works
         logger.warning("%s switched off: the model does not run with them", name, exc_info=True)
         error = float("inf")
     if error <= tolerance:
-        return count
+        return count, after
     for revert in reversed(undo):
         revert()
     logger.warning("%s switched off: they moved the logits by %.3g of their spread", name, error)
-    return None
+    return None, before
 
 
 def pack_linears(model: nn.Module, dtype: torch.dtype) -> int:

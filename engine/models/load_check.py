@@ -5,12 +5,10 @@ through transformers' attention interface without complaint and give wrong answe
 packed neighbour, and be lost between steps. Such a model is refused at load.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
-from engine.device.forward_batch import BatchBuilder, ForwardBatch
+from engine.device.forward_batch import BatchBuilder
 from engine.errors import ModelLoadError
 from engine.sampling_params import SamplingParams
 from engine.scheduling.block_manager import BlockManager
@@ -63,15 +61,13 @@ def check_layers(architecture: str, text_config: object, layers: set[int]) -> No
         raise refusal(architecture, "not all of its layers attend through transformers' attention interface")
 
 
-def check_batching(architecture: str, batches: CheckBatches, run: Callable[[ForwardBatch], torch.Tensor]) -> None:
+def check_batching(architecture: str, whole: torch.Tensor, last: torch.Tensor) -> None:
     """Raise ModelLoadError if logits depend on the neighbours, or on where a sequence was cut.
 
-    `run` computes the logits fp32 `[R, V]` of a batch. The bound is wide enough for bf16; a lost state moves the logits
-    by their own spread.
+    Logits `[V]` in fp32 of the same token: of `CheckBatches.whole` and of `CheckBatches.last`. The bound is wide enough
+    for bf16; a lost state moves the logits by their own spread.
     """
-    whole = run(batches.whole)[-1]
-    run(batches.first)
-    if not moved(run(batches.last)[-1], whole) <= 0.25:
+    if not moved(last, whole) <= 0.25:
         raise refusal(architecture, "its answers would depend on how requests are batched")
 
 

@@ -51,6 +51,8 @@ class Surgery:
         self._batches = CheckBatches(loaded.vocab_size, block_size, self._device)
         self._positions = torch.arange(CHECK_TOKENS, device=self._device)
         self._done: dict[str, int | None] = {}
+        self._known: torch.Tensor | None = None
+        """The outcome with the model as it is now, where it has been computed."""
         self.notes: list[str] = []
         """What the operator should know."""
         self.launches = 0
@@ -65,7 +67,10 @@ class Surgery:
     @torch.inference_mode()
     def check(self) -> None:
         """Raise ModelLoadError unless the model can serve."""
-        check_batching(self._loaded.architecture, self._batches, lambda batch: self._run(batch, batch.logits_index))
+        found = self._answers()
+        check_batching(self._loaded.architecture, found[CHECK_TOKENS - 1], found[CHECK_TOKENS])
+        if not self._loaded.fp8_linears:  # else changes are held against other numbers: `whole_rows`
+            self._known = found
 
     @torch.inference_mode()
     def operate(self, kernels: CpuKernels | None) -> None:
@@ -95,26 +100,34 @@ class Surgery:
         with attention_step(self._backend, self._caches, batch):
             return self._logits(batch.input_ids, batch.positions, index).float()
 
-    def _outcome(self) -> torch.Tensor:
+    def _answers(self) -> torch.Tensor:
         """Logits of a prompt in one step, and of its last token behind a step that held the others and a neighbour."""
+        whole = self._run(self._batches.whole, self._positions)
+        return torch.cat([whole, self._run(*self._last())])
+
+    def _outcome(self) -> torch.Tensor:
+        """What changes are held against."""
         with whole_rows(self._model):
-            whole = self._run(self._batches.whole, self._positions)
-            return torch.cat([whole, self._run(*self._last())])
+            return self._answers()
 
     def _change(self, name: str, operate: Callable[[Undo], int]) -> None:
         rounds = any(isinstance(module, QuantizedLinear) for module in self._model.modules())
         tolerance = QUANTIZED_TOLERANCE if rounds else TOLERANCE.get(self._dtype, ROUGH_TOLERANCE)
-        self._done[name] = apply_checked(name, operate, self._outcome, tolerance=tolerance)
+        before = self._outcome() if self._known is None else self._known
+        self._done[name], self._known = apply_checked(name, operate, before, self._outcome, tolerance=tolerance)
         if self._done[name] is None:
             self.notes.append(f"{name} switched off: the changed model's logits differ")
 
     def _pack(self) -> None:
         self._done["packed linears"] = pack_linears(self._model, self._dtype)
+        if not self._done["packed linears"]:
+            return
         # Low rather than average: where the best logit is low, several tokens are likely, and order matters.
         best = float(self._outcome()[:CHECK_TOKENS].max(dim=-1).values.quantile(0.1))
         for module in self._model.modules():
             if isinstance(module, PackedHead) and math.isfinite(best):
                 module.calibrate(best)
+        self._known = None
 
     def _launches(self) -> int:
         """Launches of one layer in a decoding step; 0 where the layers are not to be found."""

@@ -57,9 +57,9 @@ def test_a_state_that_crosses_sequences_is_found_without_its_name() -> None:
         return (table[batch.input_ids] + table[batch.input_ids.roll(1)])[batch.logits_index]
 
     batches = CheckBatches(50, 16, CPU)
-    check_batching("Sound", batches, own)
+    check_batching("Sound", own(batches.whole)[-1], own(batches.last)[-1])
     with pytest.raises(ModelLoadError, match="how requests are batched"):
-        check_batching("Leaking", CheckBatches(50, 16, CPU), leaking)
+        check_batching("Leaking", leaking(batches.whole)[-1], leaking(batches.last)[-1])
 
 
 def test_what_all_logits_have_in_common_is_no_change() -> None:
@@ -77,13 +77,17 @@ def test_a_change_that_breaks_the_model_is_undone() -> None:
             raise AttributeError("no such weight")
         return torch.arange(5) * state["value"]
 
+    before = check()
+
     def change_to(value: float) -> int | None:
         def change(undo: list) -> int:  # type: ignore[type-arg]
             undo.append(lambda: state.update(value=1.0))
             state["value"] = value
             return 1
 
-        return apply_checked("it", change, check, tolerance=0.1)
+        count, now = apply_checked("it", change, before, check, tolerance=0.1)
+        assert torch.equal(now, check())
+        return count
 
     assert change_to(3.0) is None and state["value"] == 1.0
     assert change_to(2.0) is None and state["value"] == 1.0
