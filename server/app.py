@@ -67,7 +67,15 @@ def build_app(
         assets = load_assets()
         app.include_router(playground_router(assets))
         pages = assets.paths
-    app.state.describe = cache(lambda: describe_api(ROUTES, version=version(), needs_key=keys.needed))
+    app.state.describe = cache(
+        lambda: describe_api(
+            ROUTES,
+            version=version(),
+            needs_key=keys.needed,
+            limits=context.admission.limits,
+            images=context.images.limits,
+        )
+    )
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_unexpected)

@@ -12,6 +12,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from server.edge.limits import Limits
+from server.images.service import RequestLimits
 from server.openapi.details import DETAILS, Details, Json
 from server.protocol.error_table import ERROR_TABLE, error_codes
 from server.protocol.fields import FieldRow
@@ -20,13 +22,22 @@ from server.protocol.shapes import ErrorAnswerShape
 OPENAPI_VERSION = "3.2.0"
 RANGE, STATUS = "x-range", "x-status"
 """What a field may hold and what becomes of it, in the words of docs/api.md."""
+LIMITS = "x-limits"
+"""What a request and its images may be at most, so that a client can judge before it sends."""
 _KEYWORDS: Mapping[str, str] = {"ge": "minimum", "le": "maximum"}
 """pydantic's words for bounds of types that it does not know as numbers, in those of JSON Schema."""
 EVERYWHERE = (400, 401, 403, 414, 431, 500)
 """Statuses with which the edge may answer any request; 401 where keys are asked for."""
 
 
-def describe_api(routes: Iterable[APIRoute], *, version: str, needs_key: bool) -> Json:
+def describe_api(
+    routes: Iterable[APIRoute],
+    *,
+    version: str,
+    needs_key: bool,
+    limits: Limits = Limits(),  # noqa: B008 - it is frozen
+    images: RequestLimits = RequestLimits(),  # noqa: B008
+) -> Json:
     """The whole document. Raises `KeyError` for a route that has no entry in `DETAILS`."""
     paths: dict[str, Json] = {}
     for route in routes:
@@ -44,6 +55,13 @@ def describe_api(routes: Iterable[APIRoute], *, version: str, needs_key: bool) -
         },
         "paths": paths,
         "components": {"schemas": _schemas()},
+        LIMITS: {
+            "request_bytes": limits.max_body_bytes,
+            "images": images.max_images,
+            "image_bytes": images.max_bytes,
+            "image_pixels": images.max_pixels,
+            "image_side": images.max_side,
+        },
     }
     if needs_key:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

@@ -16,7 +16,7 @@ from tests.server.fakes import FAST_POLICY, engine_config
 
 
 def main() -> int:
-    """Serve on a free port, which is written to the file named."""
+    """Serve on a free port, or the one that is set; it is written to the file named."""
     chosen = json.loads(os.environ.get("SERVE_FAKE", "{}"))
     for name in {"keys_file", "unix_socket"} & chosen.keys():
         chosen[name] = Path(chosen[name])
@@ -31,7 +31,8 @@ def main() -> int:
         return listener
 
     serve.bind = bind_and_tell
-    return serve.run(ServeSettings(models=(engine_config(),), port=0, policy=FAST_POLICY, **chosen), Console())
+    settings = {"port": 0} | chosen
+    return serve.run(ServeSettings(models=(engine_config(),), policy=FAST_POLICY, **settings), Console())
 
 
 if __name__ == "__main__":

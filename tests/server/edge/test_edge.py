@@ -189,6 +189,7 @@ def test_oversized_bodies_are_413_declared_or_not(server: RunningServer) -> None
     pieces = (b" " * 10_000 for _ in range(20))
     streamed = patient.post(server.url + CHAT, content=pieces, headers={"content-type": "application/json"})
     assert streamed.status_code == 413
+    assert patient.get(f"{server.url}/openapi.json").json()["x-limits"]["request_bytes"] == 100_000
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "", "multipart/form-data; boundary=x"])

@@ -23,6 +23,8 @@ SWITCHES = (
 )
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="there is no chromium here (Debian's package of that name)")
 PATIENCE_MS = PATIENCE * 1000
+STREAM = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+"""What the page sets by itself in each request."""
 
 _REPORT_VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", (event) => {
@@ -113,6 +115,15 @@ def done(page: Page) -> None:
     expect(messages(page).last).to_have_class("message assistant")
     expect(page.get_by_role("button", name="Stop")).to_have_count(0)
     expect(page.locator('[role="log"][aria-busy="true"]')).to_have_count(0)
+
+
+def tab_to(page: Page, wanted: Any, most: int = 12, key: str = "Tab") -> None:
+    """Go to an element by a key that leads from one to the next, in so many steps at most."""
+    for _ in range(most):
+        if wanted.evaluate("element => element === document.activeElement"):
+            return
+        page.keyboard.press(key)
+    expect(wanted).to_be_focused(timeout=1)
 
 
 def shot(page: Page, path: Path) -> None:

@@ -1,12 +1,15 @@
-"""One browser for all tests of the playground, and a scripted server for each module."""
+"""One browser and one real server for all tests of the playground, and a scripted server for each test."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.server.playground.browser import CHROMIUM, chromium, watched
+from tests.clocks import PATIENCE
+from tests.server.playground.browser import CHROMIUM, Watched, chromium, watched
 from tests.server.playground.scripted import Scripted, running_scripted
+from tests.serving import running_server
 
 
 @pytest.fixture(scope="package")
@@ -15,6 +18,20 @@ def browser() -> Iterator[Browser]:
         pytest.skip("there is no chromium here (Debian's package of that name)")
     with chromium() as running:
         yield running
+
+
+@pytest.fixture(scope="package")
+def real_url(smollm2_dir: Path) -> Iterator[str]:
+    """The address of a real server with the default model, with a slash behind it."""
+    with running_server("smollm2", "--context", "2048", "--memory", "0.25GiB", seconds=5 * PATIENCE) as address:
+        yield f"{address}/"
+
+
+@pytest.fixture
+def real(browser: Browser, real_url: str) -> Iterator[Watched]:
+    """A browser's context before that server."""
+    with watched(browser, real_url, refusals=(400,)) as watch:
+        yield watch
 
 
 @pytest.fixture

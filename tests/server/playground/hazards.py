@@ -26,6 +26,55 @@ HALVES = ("\ud800", "a\udfffb", "\udc00\ud800")
 NUMBERS = (0, -1, 1, 0.1, 1e-7, 1e21, -2.5, 2**53 - 1)
 NAMES = ("a", "a b", "a'b", 'a"b', "a-b", "1a", "class", "__proto__", "constructor", "é", "", "$", "\u2028")
 
+PROGRAMS = {"stream": True, "stream_options": {"include_usage": True}}
+"""What a program sets that streams: without the counts in each event that the page asks for."""
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+PIXEL = "data:image/png;base64," + base64.b64encode(bytes(range(60))).decode()
+PHOTO = "data:image/jpeg;base64," + base64.b64encode(bytes(range(256)) * 20).decode()
+ODD: list[dict[str, Any]] = [
+    {"messages": [{"role": "system", "content": "Be brief."}]},
+    {"messages": [{"role": "user", "content": ""}]},
+    {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], "n": 2},
+    {"messages": [{"role": "assistant", "content": "Hello"}, {"role": "system", "content": ""}]},
+    {
+        "messages": [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "one, two"}],
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+    },
+    {
+        "messages": [
+            {"role": "user", "content": "Call it."},
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "tool_call_id": "c1", "name": "f", "content": ""},
+            {"role": "assistant", "content": "So it is.", "reasoning": "Hm."},
+            {"role": "user", "content": "Again."},
+            {"role": "assistant", "content": "With words.", "tool_calls": [CALL | {"id": "c2"}]},
+            {"role": "tool", "tool_call_id": "c2", "content": "2"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+    },
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}} for url in (PIXEL, PHOTO)]}
+        ]
+    },
+    {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": PHOTO}},
+                    {"type": "image_url", "image_url": {"url": "http://192.0.2.1/a.png"}},
+                    {"type": "text", "text": "look"},
+                ],
+            },
+            {"role": "assistant", "content": "I see."},
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": PHOTO}}]},
+        ]
+    },
+]
+"""Conversations that begin, end or hold what few do."""
+
 
 def requests(seed: int, count: int, *, halves: bool = True) -> list[dict[str, Any]]:
     """So many chat requests. `halves` may hold halves of characters, which most programs cannot send."""

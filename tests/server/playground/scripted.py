@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount
 
 from server.app import ROUTES
 from server.openapi.document import describe_api
@@ -77,11 +78,13 @@ class Scripted:
     """Of the models."""
     refusal: str = "temperature must be at most 2.0, got 3"
     """What is said to who asks to be refused."""
+    prefix: str = ""
+    """Below which all of it stands, as behind a proxy; with a slash in front."""
 
     @property
     def url(self) -> str:
         """With a trailing slash."""
-        return f"http://127.0.0.1:{self.port}/"
+        return f"http://127.0.0.1:{self.port}{self.prefix}/"
 
 
 def model(name: str) -> dict[str, Any]:
@@ -234,6 +237,21 @@ def script_for(body: dict[str, Any]) -> list[bytes]:
     return SCRIPTS.get(text.split(" ")[0], ended(texts(f"You said: {text}")))
 
 
+def with_counts(events: list[bytes]) -> list[bytes]:
+    """Events with the usage so far in each, a token for each piece, where they are whole."""
+    counted, tokens = [], 0
+    for event in events:
+        if event.startswith(b'data: {"id"') and event.endswith(b"}\n\n"):
+            body = json.loads(event.removeprefix(b"data: "))
+            tokens += any(
+                value for choice in body["choices"] for key, value in choice["delta"].items() if key != "role"
+            )
+            counts = {"prompt_tokens": 20, "completion_tokens": tokens, "total_tokens": 20 + tokens}
+            event = b"data: " + json.dumps({"usage": counts} | body, ensure_ascii=False).encode() + b"\n\n"
+        counted.append(event)
+    return counted
+
+
 def build(server: Scripted) -> FastAPI:
     """The application."""
     app = FastAPI(openapi_url=None)
@@ -288,7 +306,10 @@ def build(server: Scripted) -> FastAPI:
             }
             return JSONResponse({"error": error}, 400, headers={"x-request-id": "req-refused"})
         headers = {"x-request-id": "req-scripted"}
-        return StreamingResponse(_play(server, script_for(body)), media_type="text/event-stream", headers=headers)
+        events = script_for(body)
+        if body.get("stream_options", {}).get("continuous_usage_stats"):
+            events = with_counts(events)
+        return StreamingResponse(_play(server, events), media_type="text/event-stream", headers=headers)
 
     return app
 
@@ -325,7 +346,13 @@ def running_scripted(**settings: Any) -> Iterator[Scripted]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         state.port = listener.getsockname()[1]
-        config = uvicorn.Config(build(state), log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+        app = build(state)
+        config = uvicorn.Config(
+            Mount(state.prefix, app) if state.prefix else app,
+            log_level="critical",
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -20,7 +20,7 @@ import openai.resources.chat.completions
 import pytest
 
 from scripts import check_pages
-from tests.server.playground.hazards import TEXTS, requests
+from tests.server.playground.hazards import ODD, PROGRAMS, TEXTS, requests
 from tests.server.playground.node import in_node, needs_node
 from tests.server.playground.recording import TEXT, Recording, recording
 
@@ -28,7 +28,6 @@ pytestmark = [needs_node, pytest.mark.timeout(600)]
 
 MODEL = "the/first-model"
 KEY = "HEADRACE_API_KEY"
-OPTIONS = {"include_usage": True}
 needs_curl = pytest.mark.skipif(
     shutil.which("curl") is None or shutil.which("bash") is None, reason="curl or bash is missing here"
 )
@@ -55,9 +54,9 @@ def server() -> Iterator[Recording]:
 def asked(target: str, url: str, count: int, *, halves: bool = False, key: str | None = None) -> list[dict[str, Any]]:
     """Requests, half of them streamed, with what is written for them and what must be sent."""
     jobs = []
-    for index, request in enumerate(requests(7, count, halves=halves)):
+    for index, request in enumerate([*ODD, *requests(7, count, halves=halves), *ODD[::-1]]):
         stream = index % 2 == 0
-        whole = {**request, "stream": True, "stream_options": OPTIONS}
+        whole = {**request, **PROGRAMS}
         wanted = whole if stream else request
         if target != "curl":
             wanted = {"model": MODEL, **wanted}

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.server.playground.browser import done, last_text, messages, needs_browser, say, watched
+from tests.server.playground.hazards import ODD, PROGRAMS
 from tests.server.playground.scripted import Scripted, running_scripted
 from tests.server.playground.test_code import needs_curl
 
@@ -54,7 +55,7 @@ def test_what_was_asked_is_code_that_asks_the_same(page: Page, scripted: Scripte
         page.get_by_role("tab", name="Code").click()
         page.get_by_label("Language").select_option(target)
         assert ran(program(page)) == "Hello **there**, friend.\n"
-        assert scripted.requests[-1] == {"model": "scripted/large-model", **asked}
+        assert scripted.requests[-1] == {"model": "scripted/large-model", **asked, **PROGRAMS}
     page.reload()
     expect(page.get_by_label("Language")).to_have_value("python-openai")
     page.get_by_label("Stream").uncheck()
@@ -74,7 +75,7 @@ def test_a_command_is_copied_run_and_comes_back(page: Page, scripted: Scripted) 
     page.get_by_label("Language").select_option("curl")
     command = program(page)
     answer = subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout
-    assert scripted.requests[-1] == asked and answer.endswith(b"[DONE]\r\n\r\n")
+    assert scripted.requests[-1] == asked | PROGRAMS and answer.endswith(b"[DONE]\r\n\r\n")
     page.get_by_label("A curl command or a JSON body").fill(command)
     page.get_by_role("button", name="Open as a conversation").click()
     expect(messages(page)).to_have_count(1)
@@ -149,7 +150,7 @@ def test_pictures_are_files_beside_the_program(
     download.value.save_as(tmp_path / "image-1.png")
     monkeypatch.chdir(tmp_path)
     ran(text)
-    assert scripted.requests[-1] == {"model": "scripted/large-model", **asked}
+    assert scripted.requests[-1] == {"model": "scripted/large-model", **asked, **PROGRAMS}
 
 
 def test_a_body_with_what_the_page_has_no_place_for_is_shown_and_sent_whole(page: Page, scripted: Scripted) -> None:
@@ -172,3 +173,22 @@ def test_a_body_with_what_the_page_has_no_place_for_is_shown_and_sent_whole(page
     assert sent == body
     page.get_by_role("button", name="Reset speed").click()
     expect(group).to_have_count(0)
+
+
+def test_an_answer_that_is_to_be_continued_is_code_and_comes_from_code(page: Page, scripted: Scripted) -> None:
+    (begun,) = [body for body in ODD if "continue_final_message" in body]
+    page.get_by_role("tab", name="Code").click()
+    page.get_by_label("A curl command or a JSON body").fill(json.dumps(begun))
+    page.get_by_role("button", name="Open as a conversation").click()
+    expect(page.get_by_text("Opened as a conversation")).to_be_visible()
+    expect(page.get_by_label("Continue", exact=True)).to_be_checked()
+    ran(program(page))
+    sent = scripted.requests[-1]
+    assert sent == {"model": "scripted/large-model", **begun, **PROGRAMS}
+    page.get_by_role("button", name="Continue", exact=False).first.click()
+    done(page)
+    expect(last_text(page)).to_have_text("one, two and on.")
+    assert scripted.requests[-1] | PROGRAMS | {"model": sent["model"]} == sent
+    expect(page.get_by_label("Continue", exact=True)).not_to_be_checked()  # how it was answered is known now
+    page.get_by_label("Continue", exact=True).check()
+    expect(page.get_by_role("region", name="The request as code,")).to_contain_text("one, two and on.")

@@ -1,10 +1,12 @@
 """A person's way through a conversation, in a real browser against a scripted server."""
 
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.server.playground.browser import done, last_text, messages, needs_browser, say, watched
-from tests.server.playground.scripted import SCRIPTS, STALL, Scripted, ended, running_scripted, texts
+from tests.server.playground.browser import STREAM, done, last_text, messages, needs_browser, say, watched
+from tests.server.playground.scripted import SCRIPTS, STALL, Scripted, ended, texts
 
 pytestmark = [pytest.mark.slow, needs_browser]
 
@@ -16,13 +18,8 @@ def test_an_answer_streams_and_its_figures_stand_below(page: Page, scripted: Scr
     expect(messages(page).last.locator("dl")).to_contain_text("First token")
     expect(messages(page).last.locator("dl")).to_contain_text("3 tokens")
     expect(page.get_by_role("status").first).to_have_text("Answer complete, 3 tokens")
-    assert scripted.requests == [
-        {
-            "messages": [{"role": "user", "content": "hello"}],
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-    ], "only what was set is sent"
+    said = [{"role": "user", "content": "hello"}]
+    assert scripted.requests == [{"messages": said, **STREAM}], "only what was set is sent"
 
 
 def test_an_answer_is_stopped_continued_and_asked_for_again(page: Page, scripted: Scripted) -> None:
@@ -32,8 +29,12 @@ def test_an_answer_is_stopped_continued_and_asked_for_again(page: Page, scripted
     page.keyboard.press("Escape")
     expect(messages(page).last.get_by_text("Stopped")).to_be_visible()
     expect(last_text(page)).to_have_text("First")
+    figures = messages(page).last.locator("dl")
+    expect(figures.locator("dd").last).to_have_text("1 token")
+    expect(page.get_by_role("status").first).to_have_text("Stopped after 1 token")
     page.get_by_role("button", name="Continue").click()
     expect(last_text(page)).to_have_text("First and on.")
+    expect(figures).to_contain_text("1 + 1 token")
     request = scripted.requests[-1]
     assert request["continue_final_message"] is True and request["add_generation_prompt"] is False
     assert request["messages"][-1] == {"role": "assistant", "content": "First"}
@@ -193,22 +194,6 @@ def test_tokens_are_those_that_the_server_counts(page: Page) -> None:
     expect(page.locator("#composer .count")).to_contain_text("/ 4,096 tokens")
 
 
-def test_a_key_is_asked_for_and_kept_for_the_session_alone(browser: Browser) -> None:
-    with running_scripted(key="secret") as server, watched(browser, server.url, refusals=(401,)) as watch:
-        page = watch.page()
-        page.get_by_role("textbox", name="API key").fill("wrong")
-        page.keyboard.press("Enter")
-        expect(page.get_by_role("alert")).to_contain_text("did not take this key")
-        page.get_by_role("textbox", name="API key").fill("secret")
-        page.keyboard.press("Enter")
-        expect(page.get_by_role("button", name="scripted/large-model")).to_be_visible()
-        say(page, "hello")
-        expect(last_text(page)).to_have_text("Hello there, friend.")
-        assert page.evaluate("sessionStorage.getItem('headrace-key')") == "secret"
-        assert "secret" not in page.evaluate("JSON.stringify(localStorage)")
-        assert "secret" not in page.url
-
-
 def test_what_was_sent_comes_back_with_the_arrow(page: Page) -> None:
     say(page, "hello")
     done(page)
@@ -244,42 +229,6 @@ def test_what_cannot_be_read_later_is_told_and_the_draft_is_kept(browser: Browse
         expect(page.get_by_label("Message", exact=True)).to_have_value("hello")
 
 
-def test_a_key_that_was_not_given_can_still_be_given(browser: Browser) -> None:
-    with running_scripted(key="secret") as server, watched(browser, server.url, refusals=(401,)) as watch:
-        page = watch.page()
-        dialog = page.get_by_role("dialog", name="This server asks for an API key")
-        expect(dialog).to_be_visible()
-        page.keyboard.press("Escape")
-        expect(dialog).to_be_hidden()
-        page.get_by_role("button", name="Enter the API key").click()
-        page.get_by_label("API key", exact=True).fill("secret")
-        page.keyboard.press("Enter")
-        say(page, "hello")
-        done(page)
-
-
-@pytest.mark.parametrize("status", [401, 403, 404, 413, 429, 500, 503])
-def test_what_a_server_refuses_is_told_in_its_words_and_can_be_asked_again(
-    browser: Browser, scripted: Scripted, status: int
-) -> None:
-    words = f"Refused with {status}: try again in 7 seconds"
-    error = {"error": {"message": words, "type": "server_error", "param": None, "code": "refused"}}
-    with watched(browser, scripted.url, refusals=(status,)) as watch:
-        page = watch.page()
-        refusal = lambda route: route.fulfill(status=status, json=error, headers={"retry-after": "7"})  # noqa: E731
-        page.route("**/v1/chat/completions", refusal)
-        say(page, "hello")
-        expect(messages(page).last.get_by_role("alert")).to_contain_text(words)
-        page.unroute("**/v1/chat/completions", refusal)
-        if status == 401:
-            dialog = page.get_by_role("dialog", name="This server asks for an API key")
-            expect(dialog).to_be_visible()
-            page.keyboard.press("Escape")
-            expect(dialog).to_be_hidden()
-        messages(page).last.get_by_role("button", name="Answer again").click()
-        expect(last_text(page)).to_have_text("Hello there, friend.")
-
-
 def test_files_that_are_no_images_are_told(page: Page) -> None:
     files = [
         {"name": "a.heic", "mimeType": "image/heic", "buffer": b"nothing"},
@@ -292,16 +241,29 @@ def test_files_that_are_no_images_are_told(page: Page) -> None:
     expect(page.locator(".pictures img")).to_have_count(1)  # of a kind that the server reads, and judges
 
 
-def test_a_server_that_goes_away_is_told_and_found_again(browser: Browser, scripted: Scripted) -> None:
-    with watched(browser, scripted.url) as watch:
-        page = watch.page()
-        page.get_by_label("Message", exact=True).fill("hello")
-        expect(page.get_by_role("button", name="Send")).to_be_enabled()
-        page.route("**/v1/**", lambda route: route.abort())
-        page.keyboard.press("Enter")
-        expect(messages(page).last.get_by_role("alert")).to_contain_text("The server cannot be reached")
-        expect(page.get_by_text("trying again")).to_be_visible()
-        page.unroute("**/v1/**")
-        expect(page.get_by_text("trying again")).to_be_hidden()
-        messages(page).last.get_by_role("button", name="Answer again").click()
-        expect(last_text(page)).to_have_text("Hello there, friend.")
+def test_images_that_the_server_would_refuse_are_named_before_anything_is_sent(
+    page: Page, scripted: Scripted, tmp_path: Path
+) -> None:
+    def add(name: str, megabytes: int) -> None:
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(megabytes * 1_000_000)
+        page.locator("#composer input[type=file]").set_input_files(tmp_path / name)
+
+    pictures = page.locator(".pictures img")
+    add("huge.png", 32)
+    expect(page.get_by_text("huge.png has 32 MB; this server takes images of at most 20 MB")).to_be_visible()
+    add("large.png", 12)
+    expect(pictures).to_have_count(1)
+    add("more.png", 5)
+    expect(
+        page.get_by_text("With more.png the request would have 23 MB; this server takes at most 21 MB")
+    ).to_be_visible()
+    expect(pictures).to_have_count(1)
+    say(page, "look")
+    done(page)
+    assert len(scripted.requests) == 1
+    page.get_by_role("tab", name="Raw").click()
+    expect(page.get_by_role("region", name="Request", exact=True)).to_contain_text("16,000,000 letters")
+    page.get_by_role("tab", name="Code").click()
+    page.get_by_label("Language").select_option("curl")
+    expect(page.get_by_text("what is copied has them")).to_be_visible()

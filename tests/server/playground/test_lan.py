@@ -1,4 +1,5 @@
-"""The playground over plain HTTP from another machine, where a browser leaves out what it keeps for secure origins."""
+"""The playground over plain HTTP from another machine, where a browser leaves out what it keeps for secure origins, and
+below a proxy's path."""
 
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.server.playground.browser import LAN_HOST, Watched, done, last_text, messages, needs_browser, say, watched
-from tests.server.playground.scripted import Scripted
+from tests.server.playground.scripted import Scripted, running_scripted
 from tests.server.playground.test_keeping import kept
 
 pytestmark = [pytest.mark.slow, needs_browser]
@@ -88,3 +89,29 @@ def test_branches_columns_and_two_tabs_work_there_too(browser: Browser, scripted
         expect(messages(one)).to_have_count(4)
         one.get_by_role("button", name="Compare").click()
         expect(one.locator("section.column")).to_have_count(2)
+
+
+def test_it_works_below_a_path_with_a_key(browser: Browser, tmp_path: Path) -> None:
+    """Nothing is asked for outside of the path; `watched` would say so."""
+    with (
+        running_scripted(prefix="/models/ours", key="secret") as server,
+        watched(browser, server.url, refusals=(401,)) as watch,
+    ):
+        page = watch.page()
+        page.get_by_role("textbox", name="API key").fill("secret")
+        page.keyboard.press("Enter")
+        say(page, "formulas")
+        done(page)
+        expect(last_text(page).locator("math").first).to_be_attached()
+        for tab in ("Settings", "Format", "Tools", "Tokens", "Prompt", "Raw", "Code"):
+            page.get_by_role("tab", name=tab).click()
+        expect(page.get_by_role("region", name="The request as code,")).to_contain_text(f"{server.url}v1")
+        expect(page.locator(".server-chip")).to_contain_text("running")
+        kept(page, lambda found: [message["state"] for message in found] == ["done"] * 2)
+        page.reload()
+        expect(messages(page)).to_have_count(2)
+        page.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+        page.get_by_role("button", name="Share, export, import").click()
+        page.get_by_role("button", name="Copy a link").click()
+        expect(page.get_by_text("Link copied")).to_be_visible()
+        assert page.evaluate("window.copied").startswith(f"{server.url}#share=")

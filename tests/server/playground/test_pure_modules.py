@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.playground.hazards import TEXTS
+from tests.server.playground.hazards import ODD, TEXTS
 from tests.server.playground.node import in_node, needs_node
 
 pytestmark = needs_node
@@ -190,6 +190,20 @@ def test_a_difference_holds_both_texts() -> None:
         assert "".join(piece["text"] for piece in pieces if piece["kind"] != "gone") == after
         kinds = [piece["kind"] for piece in pieces]
         assert all(one != other for one, other in itertools.pairwise(kinds)), "pieces of a kind are one"
+
+
+def test_a_request_that_becomes_a_conversation_is_asked_as_it_was() -> None:
+    script = """
+    const { fromRequest } = await load("talk/given.js");
+    const { requestOf, forPrograms } = await load("talk/request.js");
+    out = given.map((body) => {
+      const { settings, messages } = fromRequest(body);
+      return forPrograms(requestOf(settings, messages, { continues: body.continue_final_message === true }));
+    });
+    """
+    for body, again in zip(ODD, in_node(script, ODD), strict=True):
+        del again["stream"], again["stream_options"]
+        assert again == body
 
 
 INCOMING = """

@@ -2,33 +2,17 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
-from tests.clocks import PATIENCE
-from tests.server.playground.browser import Watched, done, last_text, messages, needs_browser, say, watched
-from tests.serving import running_server
+from tests.server.playground.browser import Watched, done, last_text, messages, needs_browser, say
 
 pytestmark = [pytest.mark.slow, needs_browser, pytest.mark.timeout(900)]
 
 
-@pytest.fixture(scope="module")
-def url(smollm2_dir: Path) -> Iterator[str]:
-    with running_server("smollm2", "--context", "2048", "--memory", "0.25GiB", seconds=5 * PATIENCE) as address:
-        yield f"{address}/"
-
-
-@pytest.fixture
-def watch(browser: Browser, url: str) -> Iterator[Watched]:
-    with watched(browser, url, refusals=(400,)) as opened:
-        yield opened
-
-
-def test_the_three_examples_run(watch: Watched) -> None:
-    page = watch.page()
+def test_the_three_examples_run(real: Watched) -> None:
+    page = real.page()
     page.get_by_role("button", name="See how sure it is").click()
     done(page)
     expect(messages(page).last.locator("dl")).to_contain_text("tok/s")
@@ -40,8 +24,8 @@ def test_the_three_examples_run(watch: Watched) -> None:
     done(page)
 
 
-def test_stop_continue_and_fork_with_a_real_model(watch: Watched) -> None:
-    page = watch.page()
+def test_stop_continue_and_fork_with_a_real_model(real: Watched) -> None:
+    page = real.page()
     page.get_by_label("logprobs", exact=True).select_option("true")
     page.get_by_label("top_logprobs", exact=True).fill("3")
     page.get_by_label("max_tokens", exact=True).fill("12")
@@ -61,8 +45,8 @@ def test_stop_continue_and_fork_with_a_real_model(watch: Watched) -> None:
     expect(messages(page).last.get_by_role("alert")).to_have_count(0)
 
 
-def test_the_prompt_and_the_servers_word_on_a_schema_are_real(watch: Watched) -> None:
-    page = watch.page()
+def test_the_prompt_and_the_servers_word_on_a_schema_are_real(real: Watched) -> None:
+    page = real.page()
     page.get_by_label("max_tokens", exact=True).fill("4")
     say(page, "Hello")
     done(page)
@@ -80,8 +64,8 @@ def test_the_prompt_and_the_servers_word_on_a_schema_are_real(watch: Watched) ->
 
 
 @pytest.mark.parametrize("target", ["Python, huggingface_hub", "Python, openai"])
-def test_the_code_of_an_answer_gives_the_same_answer(watch: Watched, target: str) -> None:
-    page = watch.page()
+def test_the_code_of_an_answer_gives_the_same_answer(real: Watched, target: str) -> None:
+    page = real.page()
     page.get_by_label("temperature", exact=True).fill("0")
     page.get_by_label("max_tokens", exact=True).fill("12")
     say(page, "What makes the sky blue?")
@@ -94,8 +78,8 @@ def test_the_code_of_an_answer_gives_the_same_answer(watch: Watched, target: str
     assert said.getvalue().strip() == last_text(page).inner_text().strip() != ""
 
 
-def test_a_refusal_stands_at_its_field(watch: Watched) -> None:
-    page = watch.page()
+def test_a_refusal_stands_at_its_field(real: Watched) -> None:
+    page = real.page()
     page.get_by_label("min_tokens", exact=True).evaluate("field => field.closest('details').open = true")
     page.get_by_label("min_tokens", exact=True).fill("20")
     page.get_by_label("max_tokens", exact=True).fill("10")
@@ -104,8 +88,8 @@ def test_a_refusal_stands_at_its_field(watch: Watched) -> None:
     expect(page.locator('.field:has(label[for="field-min_tokens"])').get_by_role("alert")).to_be_visible()
 
 
-def test_the_server_is_seen_at_work(watch: Watched) -> None:
-    page = watch.page()
+def test_the_server_is_seen_at_work(real: Watched) -> None:
+    page = real.page()
     expect(page.locator(".server-chip")).to_contain_text("running")
     page.locator(".server-chip").click()
     dialog = page.get_by_role("dialog", name="Server")

@@ -1,6 +1,6 @@
 /** What the server does, from its metrics: asked for in short requests, and only while the page is looked at. */
 import { computed, signal } from "../core/ui.js";
-import { ask, keyWanted } from "./client.js";
+import { apiKey, ask, keyWanted, ServerError } from "./client.js";
 import { link } from "./server.js";
 
 const POLL_MS = 2000;
@@ -20,6 +20,9 @@ const MOST_SAMPLES = 300;
  */
 
 export const samples = signal(/** @type {Sample[]} */ ([]));
+
+/** Why there are none, where the server keeps them from this key; else empty. */
+export const barred = signal("");
 
 /** The last of them. */
 export const now = computed(() => samples.value.at(-1));
@@ -47,8 +50,15 @@ export function readMetrics(text) {
 /** Look at the server for as long as the page is open; gives back what ends it. */
 export function watchServer() {
   let timer = 0;
+  let asked = apiKey.peek();
   const look = async () => {
-    if (!document.hidden && link.peek() === "connected" && !keyWanted.peek()) await sample().catch(() => {});
+    if (asked !== apiKey.peek()) barred.value = ""; // another key may be allowed to
+    asked = apiKey.peek();
+    if (!document.hidden && link.peek() === "connected" && !keyWanted.peek() && !barred.peek()) {
+      await sample().catch((error) => {
+        if (error instanceof ServerError && error.status === 403) barred.value = error.message;
+      });
+    }
     timer = window.setTimeout(look, POLL_MS);
   };
   void look();

@@ -1,6 +1,6 @@
 /** What the page knows of the server: its models, their states, and the fields that it takes. */
 import { computed, signal } from "../core/ui.js";
-import { ask, locked, ServerError, Unreachable } from "./client.js";
+import { ask, locked, ServerError } from "./client.js";
 import { chatFields } from "./fields.js";
 
 /**
@@ -21,11 +21,26 @@ import { chatFields } from "./fields.js";
 /** The models, in the server's order; the first answers requests that name none. */
 export const models = signal(/** @type {Model[]} */ ([]));
 
+/** The server's own description of its API, once it has come. */
+const description = signal(/** @type {import("./fields.js").Schema | null} */ (null));
+
 /** The fields of a chat request; empty until the description has come. */
-export const fields = signal(/** @type {import("./fields.js").Field[]} */ ([]));
+export const fields = computed(() => (description.value ? chatFields(description.value) : []));
+
+/**
+ * What a request may be at most, as far as the server says it.
+ * @typedef {object} Limits
+ * @property {number} [request_bytes]
+ * @property {number} [images] in one request
+ * @property {number} [image_bytes] of one of them
+ */
+export const limits = computed(() => /** @type {Limits} */ (description.value?.["x-limits"] ?? {}));
 
 /** How the page stands with the server. */
 export const link = signal(/** @type {"connecting" | "connected" | "unreachable"} */ ("connecting"));
+
+/** Why the server does not tell its models, where that is no matter of a key that is not given; else empty. */
+export const refusal = signal("");
 
 /** By name. */
 export const modelsById = computed(() => new Map(models.value.map((model) => [model.id, model])));
@@ -59,6 +74,7 @@ export const takesRequests = (model) => ["ready", "asleep", "unloaded"].includes
 
 const SETTLED = ["ready", "asleep", "failed", "unloaded"];
 const POLL_MS = 1000;
+const REFUSED_POLL_MS = 5000;
 let asking = false;
 let timer = 0;
 
@@ -70,15 +86,18 @@ export async function refresh() {
   try {
     models.value = (await (await ask("v1/models")).json()).data;
     locked.value = false;
-    if (!fields.value.length) fields.value = chatFields(await (await ask("openapi.json")).json());
+    refusal.value = "";
+    description.value ??= await (await ask("openapi.json")).json();
     link.value = "connected";
   } catch (error) {
-    if (error instanceof Unreachable) link.value = "unreachable";
-    else if (error instanceof ServerError && error.status === 401) link.value = "connected";
-    else throw error;
+    // A proxy before a server that is away answers in its place.
+    const isRefused = error instanceof ServerError && error.status < 500;
+    link.value = isRefused ? "connected" : "unreachable";
+    refusal.value = isRefused && error.status !== 401 ? error.message : "";
   } finally {
     asking = false;
   }
   const settled = link.value === "connected" && models.value.every((model) => SETTLED.includes(model.state));
-  if (!settled) timer = window.setTimeout(refresh, POLL_MS);
+  if (refusal.value) timer = window.setTimeout(refresh, REFUSED_POLL_MS);
+  else if (!settled) timer = window.setTimeout(refresh, POLL_MS);
 }

@@ -18,6 +18,12 @@ export function shortCount(number) {
 }
 
 /**
+ * Bytes as 0.4 MB or 21 MB.
+ * @param {number} bytes
+ */
+export const megabytes = (bytes) => `${Number((bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0))} MB`;
+
+/**
  * Seconds as 240 ms, 1.24 s or 2 min 5 s.
  * @param {number} seconds
  */

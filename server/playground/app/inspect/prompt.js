@@ -20,17 +20,17 @@ export default function Prompt({ talk }) {
   const path = talk.path.value;
   const end = answer ? path.indexOf(answer.id) : path.length;
   const messages = path.slice(0, end < 0 ? path.length : end).map((id) => talk.messages.get(id)?.value).filter((message) => message !== undefined);
-  const json = JSON.stringify({ ...(settings.model ? { model: settings.model } : {}), messages: messages.map(plainMessage), ...toolsOf(settings), return_token_strs: true, return_cached_tokens: true });
   const state = answer?.state;
   useEffect(() => {
     if (!messages.length) return;
     const abort = new AbortController();
-    ask("tokenize", { json: JSON.parse(json), signal: abort.signal })
+    const json = { ...(settings.model ? { model: settings.model } : {}), messages: messages.map(plainMessage), ...toolsOf(settings), return_token_strs: true, return_cached_tokens: true };
+    ask("tokenize", { json, signal: abort.signal })
       .then((response) => response.json())
       .then((found) => (setRendered(found), setFault("")), (error) => abort.signal.aborted || setFault(error.message));
     return () => abort.abort();
     // What an answer has computed is there once it has come.
-  }, [json, state]);
+  }, [settings, state, ...messages]);
   if (!messages.length) return h("p", { class: "muted" }, "Once something is said, the prompt that the model reads is shown here.");
   if (fault) return h("p", { class: "note error", role: "alert" }, fault);
   if (!rendered) return h("p", { class: "muted" }, "Rendering");

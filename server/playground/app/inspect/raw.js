@@ -1,6 +1,7 @@
 /** What crossed the wire for an answer: the request, the headers, the events with their times. */
-import { h } from "../core/ui.js";
+import { h, useMemo } from "../core/ui.js";
 import { counted } from "../core/format.js";
+import { shortened, useStable } from "../core/large.js";
 import { traces } from "../talk/run.js";
 import { runs } from "../talk/runs.js";
 import { inspectedOf, nextRequest } from "../state/inspected.js";
@@ -14,9 +15,10 @@ export default function Raw({ talk }) {
   const message = inspectedOf(talk);
   runs.value;
   const trace = message && traces.get(message.id);
-  const request = trace?.request ?? nextRequest(talk);
+  const request = useStable(trace?.request ?? nextRequest(talk));
+  const text = useMemo(() => (typeof request === "string" ? request : JSON.stringify(request, null, 2)), [request]);
   return h("div", { class: "stack" },
-    h(Part, { title: trace ? "Request" : "The next request", text: typeof request === "string" ? request : JSON.stringify(request, null, 2) }),
+    h(Part, { title: trace ? "Request" : "The next request", text }),
     trace && trace.headers.length > 0 && h(Part, { title: "Headers of the answer", text: trace.headers.map((/** @type {[string, string]} */ [name, value]) => `${name}: ${value}`).join("\n") }),
     trace && h(Events, { events: trace.events }),
     message && !trace && h("p", { class: "small muted" }, "What crossed the wire for the last answer is known only until the page is reloaded."),
@@ -25,9 +27,10 @@ export default function Raw({ talk }) {
 
 /** @param {{title: string, text: string}} props */
 function Part({ title, text }) {
+  const shown = useMemo(() => shortened(text), [text]);
   return h("section", {},
     h("div", { class: "row" }, h("h3", { class: "small" }, title), h("span", { class: "spring" }), h(CopyButton, { text, label: `Copy ${title.toLowerCase()}` })),
-    h("pre", { class: "raw", tabIndex: 0, role: "region", "aria-label": title }, text),
+    h("pre", { class: "raw", tabIndex: 0, role: "region", "aria-label": title }, shown),
   );
 }
 

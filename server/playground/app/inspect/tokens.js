@@ -1,8 +1,7 @@
 /** An answer by its tokens: how likely each was, what else could have come, and a way to go on with that. */
-import { Fragment, h, useState } from "../core/ui.js";
-import { forkAt } from "../state/actions.js";
+import { Fragment, h, useRef, useState } from "../core/ui.js";
+import { forkAt, retry } from "../state/actions.js";
 import { inspectedOf } from "../state/inspected.js";
-import { retry } from "../state/actions.js";
 
 /** Probabilities down to which a step of the ramp reaches; below the last is the fifth. */
 const RAMP = [0.8, 0.5, 0.25, 0.1];
@@ -14,20 +13,61 @@ const STEPS = ["80 % and more", "50 to 80 %", "25 to 50 %", "10 to 25 %", "below
 export default function Tokens({ talk }) {
   const message = inspectedOf(talk);
   const [at, setAt] = useState(-1);
+  const text = useRef(/** @type {HTMLElement | null} */ (null));
   const tokens = message?.tokens ?? [];
   if (!message || !tokens.length) return h(Empty, { talk, message });
   const chosen = tokens[at];
   const sure = Math.exp(tokens.reduce((sum, token) => sum + token.logprob, 0) / tokens.length);
   return h("div", { class: "stack" },
-    h("p", { class: "small muted" }, `${tokens.length} tokens; on average each had ${percent(sure)}. Point at one, or move to it with the keys, for what else could have come.`),
+    h("p", { class: "small muted" }, `${tokens.length} tokens; on average each had ${percent(sure)}. Point at one, or move to it with the arrow keys, for what else could have come.`),
     h("div", { class: "legend", "aria-hidden": "true" }, STEPS.map((label, index) => h("span", { key: label, class: `token step-${index}` }, label))),
-    h("div", { class: "token-text", role: "group", "aria-label": "Tokens of the answer" }, tokens.map((token, index) => h(Fragment, { key: index }, h("button", {
-      type: "button", class: `token step-${stepOf(token)}`, "aria-pressed": index === at,
+    h("div", { class: "token-text", ref: text, role: "toolbar", "aria-label": "Tokens of the answer", onKeyDown: walk }, tokens.map((token, index) => h(Fragment, { key: index }, h("button", {
+      type: "button", class: `token step-${stepOf(token)}`, "aria-pressed": index === at, tabIndex: index === (chosen ? at : 0) ? 0 : -1,
       "aria-label": `${visible(token.token)}, ${percent(Math.exp(token.logprob))}`,
       onClick: () => setAt(index), onFocus: () => setAt(index), onMouseEnter: () => setAt(index),
     }, shown(token.token)), token.token.includes("\n") && h("br", {})))),
-    chosen ? h(Alternatives, { talk, message, at, token: chosen }) : null,
+    chosen ? h(Alternatives, { talk, message, at, token: chosen, onFork: () => tokensIn(text.current)[at]?.focus() }) : null,
   );
+}
+
+/**
+ * @param {HTMLElement | null} text
+ * @returns {HTMLElement[]}
+ */
+const tokensIn = (text) => [...(text?.querySelectorAll("button") ?? [])];
+
+/**
+ * The arrows lead from token to token, so that one of them alone is in the order of the keys and what else could have come
+ * is the next stop behind it.
+ * @param {KeyboardEvent} event
+ */
+function walk(event) {
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
+  const tokens = tokensIn(/** @type {HTMLElement} */ (event.currentTarget));
+  const at = tokens.findIndex((token) => token === document.activeElement);
+  const steps = { ArrowRight: () => at + 1, ArrowLeft: () => at - 1, ArrowDown: () => lineFrom(tokens, at, 1), ArrowUp: () => lineFrom(tokens, at, -1), Home: () => 0, End: () => tokens.length - 1 };
+  const next = steps[/** @type {keyof typeof steps} */ (event.key)];
+  if (!next) return;
+  event.preventDefault();
+  tokens[next()]?.focus();
+}
+
+/**
+ * The token above or below another, as the text is broken into lines; -1 where there is none.
+ * @param {HTMLElement[]} tokens
+ * @param {number} at
+ * @param {-1 | 1} step
+ */
+function lineFrom(tokens, at, step) {
+  /** @param {HTMLElement} one @param {HTMLElement} other */
+  const areInLine = (one, other) => Math.abs(one.offsetTop - other.offsetTop) < one.offsetHeight / 2;
+  /** @param {number} index */
+  const distance = (index) => Math.abs(tokens[index].offsetLeft - tokens[at].offsetLeft);
+  let found = at;
+  while (tokens[found] && areInLine(tokens[at], tokens[found])) found += step;
+  if (!tokens[found]) return -1;
+  for (let next = found + step; tokens[next] && areInLine(tokens[found], tokens[next]) && distance(next) <= distance(found); next += step) found = next;
+  return found;
 }
 
 /** @param {{talk: import("../talk/talk.js").Talk, message: import("../talk/types.js").Message | undefined}} props */
@@ -49,9 +89,10 @@ function Empty({ talk, message }) {
 }
 
 /**
- * @param {{talk: import("../talk/talk.js").Talk, message: import("../talk/types.js").Message, at: number, token: Token}} props
+ * @param {{talk: import("../talk/talk.js").Talk, message: import("../talk/types.js").Message, at: number, token: Token,
+ *          onFork: () => void}} props
  */
-function Alternatives({ talk, message, at, token }) {
+function Alternatives({ talk, message, at, token, onFork }) {
   const others = token.top_logprobs;
   return h("section", { class: "alternatives", "aria-label": "Alternatives" },
     h("h3", {}, h("code", {}, visible(token.token)), h("span", { class: "muted small" }, ` ${percent(Math.exp(token.logprob))}, log-probability ${token.logprob.toFixed(3)}`)),
@@ -60,7 +101,7 @@ function Alternatives({ talk, message, at, token }) {
       const isChosen = other.token === token.token && same(other.bytes, token.bytes);
       const forks = !isChosen && message.state !== "writing" && isWhole(other.bytes);
       return h("li", { key: `${other.token} ${other.logprob}` },
-        h("button", { type: "button", disabled: !forks, title: forks ? "Cut the answer here and go on with this" : undefined, onClick: () => void forkAt(talk, message.id, at, other) },
+        h("button", { type: "button", disabled: !forks, title: forks ? "Cut the answer here and go on with this" : undefined, onClick: () => (void forkAt(talk, message.id, at, other), onFork()) },
           h("span", { class: "bar", style: { width: `${Math.exp(other.logprob) * 100}%` } }),
           h("code", {}, visible(other.token)),
           h("span", { class: "spring" }),

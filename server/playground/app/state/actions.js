@@ -25,8 +25,9 @@ async function announced(answers) {
   if (runs.peek().size) return;
   const last = columns.peek().map((talk) => talk.shown().at(-1));
   const tokens = last.reduce((sum, message) => sum + (message?.outcome?.tokens ?? 0), 0);
+  const length = counted(tokens, "token");
   const failed = last.some((message) => message?.state === "failed");
-  status.value = failed ? "The answer failed" : last.some((message) => message?.state === "stopped") ? "Stopped" : `Answer complete, ${counted(tokens, "token")}`;
+  status.value = failed ? "The answer failed" : last.some((message) => message?.state === "stopped") ? `Stopped after ${length}` : `Answer complete, ${length}`;
 }
 
 /**
@@ -89,8 +90,12 @@ export function continueAnswer(talk, id) {
  * @param {boolean} branch keep the old version, and answer the new one
  */
 export function editMessage(talk, id, change, branch) {
-  if (!branch) return talk.change(id, { ...change, state: "done", tokens: undefined });
-  const { parent, images } = talk.peek(id);
+  const { parent, images, content, outcome } = talk.peek(id);
+  if (!branch) {
+    // The figures are those of a text that a model wrote.
+    const kept = outcome && content !== change.content ? { model: outcome.model } : outcome;
+    return talk.change(id, { ...change, state: "done", tokens: undefined, outcome: kept });
+  }
   const made = talk.add(parent, { ...change, ...(images ? { images } : {}) });
   focusMessage(made);
   return announced([answer(talk, made)]);
@@ -173,7 +178,8 @@ export function forkAt(talk, id, at, other) {
   const spelled = spell(tokens);
   const head = content.endsWith(spelled) ? content.slice(0, content.length - spelled.length) : "";
   const kept = [...tokens.slice(0, at), { ...other, top_logprobs: tokens[at].top_logprobs }];
-  const made = talk.add(parent, { role: "assistant", content: head + spell(kept), tokens: kept, ...(reasoning ? { reasoning } : {}) });
+  const outcome = { model: "", ...(head || reasoning ? {} : { tokens: kept.length }) };
+  const made = talk.add(parent, { role: "assistant", content: head + spell(kept), tokens: kept, outcome, ...(reasoning ? { reasoning } : {}) });
   return announced([answer(talk, parent, { continues: made })]);
 }
 

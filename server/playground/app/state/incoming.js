@@ -174,6 +174,6 @@ function cleanOutcome(given) {
   return {
     model: text(given.model),
     finish: given.finish ? text(given.finish) : null,
-    ...number("tokens"), ...number("promptTokens"), ...number("cachedTokens"), ...number("firstMs"), ...number("ms"),
+    ...number("tokens"), ...(given.before === null ? { before: null } : number("before")), ...number("promptTokens"), ...number("cachedTokens"), ...number("firstMs"), ...number("ms"),
   };
 }

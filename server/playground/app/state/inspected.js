@@ -26,15 +26,28 @@ export function inspectedOf(talk) {
 }
 
 /**
- * The request for what stands in a conversation and in the composer; a text that says why there is none.
+ * The answer that stands last and can be continued, where nothing else is about to be said.
+ * @param {import("../talk/talk.js").Talk} talk
+ * @returns {import("../talk/types.js").Message | undefined}
+ */
+export function openAnswer(talk) {
+  const { text, images } = talk.record.value.draft;
+  const last = talk.messages.get(talk.path.value.at(-1) ?? "")?.value;
+  const isOpen = last?.role === "assistant" && last.content && last.state !== "writing" && !text && !images.length;
+  return isOpen ? last : undefined;
+}
+
+/**
+ * The request for what stands in a conversation and in the composer, which continues an answer where one stands last; a text
+ * that says why there is none.
  * @param {import("../talk/talk.js").Talk} talk
  * @returns {Record<string, any> | string}
  */
 export function nextRequest(talk) {
   const { text, images } = talk.record.value.draft;
-  talk.path.value;
+  const continues = openAnswer(talk) !== undefined;
   const draft = text || images.length ? [{ role: "user", content: text, images }] : [];
-  return made(talk, [...talk.shown(), .../** @type {any} */ (draft)]);
+  return made(talk, [...talk.shown(), .../** @type {any} */ (draft)], continues);
 }
 
 /**
@@ -53,10 +66,11 @@ export function shownRequest(talk) {
 /**
  * @param {import("../talk/talk.js").Talk} talk
  * @param {import("../talk/types.js").Message[]} messages
+ * @param {boolean} [continues]
  */
-function made(talk, messages) {
+function made(talk, messages, continues) {
   try {
-    return requestOf(talk.settings.value, messages);
+    return requestOf(talk.settings.value, messages, { continues });
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
   }

@@ -5,13 +5,17 @@ import { titleOf } from "./actions.js";
 import { begin } from "./library.js";
 import { notify } from "./notices.js";
 
+const CONTINUES = ["add_generation_prompt", "continue_final_message"];
+
 /**
  * A request as a new conversation: its messages, and its settings. A notice names what has no place here.
  * @param {Record<string, any>} body of a chat request
  */
 export function openRequest(body) {
   const { settings, messages } = fromRequest(body);
-  const left = UNSHOWN_FIELDS.filter((name) => body[name] != null);
+  const continues = body.continue_final_message === true && messages.at(-1)?.role === "assistant";
+  // An answer that stands last can be continued here as well.
+  const left = UNSHOWN_FIELDS.filter((name) => body[name] != null && !(continues && CONTINUES.includes(name)));
   if (settings.model !== null && !modelsById.peek().has(settings.model)) {
     left.unshift(`the model ${settings.model}, which is not here`);
     settings.model = null;

@@ -13,7 +13,8 @@ export const OWN_FIELDS = new Set([
 ]);
 
 /**
- * The body that asks for what comes after these messages: nothing is in it that nobody set, but for the stream.
+ * The body that asks for what comes after these messages: nothing is in it that nobody set, but for the stream, whose
+ * every event is to have the counts so far, so that those of an answer that is cut short are right as well.
  * @param {Settings} settings
  * @param {Message[]} messages
  * @param {{continues?: boolean}} [options] `continues` the last message in place of answering it
@@ -30,8 +31,17 @@ export function requestOf(settings, messages, { continues = false } = {}) {
     ...(tools.trim() ? { tools: parsed(tools, "Tools") } : {}),
     ...(continues ? { continue_final_message: true, add_generation_prompt: false } : {}),
     stream: true,
-    stream_options: { include_usage: true },
+    stream_options: { include_usage: true, continuous_usage_stats: true },
   };
+}
+
+/**
+ * The same for a program: without the counts in every event, which not every server takes and no program needs.
+ * @param {Body} body
+ * @returns {Body}
+ */
+export function forPrograms({ stream_options: { continuous_usage_stats: _, ...options }, ...body }) {
+  return { ...body, stream_options: options };
 }
 
 /**

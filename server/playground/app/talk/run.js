@@ -40,7 +40,8 @@ export async function answer(talk, parent, { continues } = {}) {
   const prompt = path.slice(0, last === null ? 0 : path.indexOf(last) + 1).map((id) => talk.peek(id));
   const settings = talk.settings.peek();
   const id = continues ?? talk.add(parent, { role: "assistant", state: "writing" });
-  talk.change(id, { state: "writing", outcome: { model: settings.model ?? "" } });
+  const before = continues ? { before: lengthOf(talk.peek(id).outcome) } : {};
+  talk.change(id, { state: "writing", outcome: { model: settings.model ?? "", ...before } });
   const run = new Running(talk, id, parent);
   if (modelOf(settings)?.state === "unloaded") setTimeout(refresh, LOADING_MS);
   try {
@@ -49,6 +50,15 @@ export async function answer(talk, parent, { continues } = {}) {
   } catch (error) {
     run.fail(error);
   }
+}
+
+/**
+ * How many tokens an answer has, null where nobody counted them.
+ * @param {import("./types.js").Outcome} [outcome]
+ */
+function lengthOf({ tokens, before } = { model: "" }) {
+  if (before === null || (tokens ?? before) === undefined) return null;
+  return (tokens ?? 0) + (before ?? 0);
 }
 
 /** One request and the messages that its answer fills: one for each choice. */
@@ -160,9 +170,11 @@ class Running {
     clearTimeout(this.timer);
     this.timer = 0;
     for (const index of this.changed) {
-      const { id, answer: { content, reasoning, calls, tokens } } = this.#choice(index);
+      const choice = this.#choice(index);
+      const { id, answer: { content, reasoning, calls, tokens } } = choice;
       this.talk.change(id, {
         content,
+        outcome: this.#outcomeOf(choice), // kept with the text, so that both outlive the page
         ...(reasoning ? { reasoning } : {}),
         ...(calls.length ? { calls: calls.map((call) => ({ ...call })) } : {}),
         ...(tokens.length ? { tokens: [...tokens] } : {}),
@@ -172,15 +184,22 @@ class Running {
   }
 
   /**
+   * How an answer has come about so far.
+   * @param {{id: string, answer: Assembled}} choice
+   */
+  #outcomeOf({ id, answer: { finish } }) {
+    const before = this.talk.messages.has(id) ? this.talk.peek(id).outcome : undefined;
+    return { model: "", ...before, ...this.outcome, finish };
+  }
+
+  /**
    * @param {"done" | "stopped" | "failed"} state
    * @param {import("./types.js").Outcome["error"]} [error]
    */
   end(state, error) {
     this.#flush();
-    for (const { id, answer } of this.choices.values()) {
-      const before = this.talk.messages.has(id) ? this.talk.peek(id).outcome : undefined;
-      const outcome = { model: before?.model ?? "", ...this.outcome, ...(answer.finish ? { finish: answer.finish } : {}), error };
-      this.talk.change(id, { state, outcome });
+    for (const choice of this.choices.values()) {
+      this.talk.change(choice.id, { state, outcome: { ...this.#outcomeOf(choice), error } });
     }
     this.talk.changeRecord({ updated: Date.now() });
     const left = new Map(runs.peek());

@@ -19,7 +19,8 @@
  * @property {string | null} [finish] `stop`, `length` or `tool_calls`
  * @property {number} [promptTokens]
  * @property {number} [cachedTokens]
- * @property {number} [tokens] of the answer
+ * @property {number} [tokens] of the answer, or of what was added to it where it was continued
+ * @property {number | null} [before] tokens that an answer had before it was continued, null where nobody counted them
  * @property {number} [firstMs] until the first token
  * @property {number} [ms] until the end
  * @property {string} [requestId]

@@ -5,6 +5,7 @@ import { keyWanted } from "../api/client.js";
 import { columns, current } from "../state/library.js";
 import { preferences } from "../state/preferences.js";
 import { Composer } from "./composer.js";
+import { keepFocus } from "./focus.js";
 import { History } from "./history.js";
 import { Inspector } from "./inspector.js";
 import { listenForKeys } from "./keys.js";
@@ -20,6 +21,7 @@ const KeyDialog = lazy(async () => (await import("./key.js")).KeyDialog);
 
 export function App() {
   useEffect(listenForKeys, []);
+  useEffect(() => keepFocus(document.body), []);
   const { inspector, history } = panes.value;
   const talks = columns.value;
   const shown = isPhone.value ? [current.value] : talks;

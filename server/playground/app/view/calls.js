@@ -1,7 +1,7 @@
 /** Calls of functions as cards, each with a place for its result. */
 import { h, useState } from "../core/ui.js";
 import { Glyph } from "../core/glyphs.js";
-import { answerCalls, resultOf } from "../state/actions.js";
+import { answerCalls, focusMessage, resultOf } from "../state/actions.js";
 
 /**
  * @typedef {import("../talk/types.js").Message} MessageData
@@ -17,7 +17,8 @@ export function Calls({ talk, message }) {
   /** @param {Event} event */
   const send = (event) => {
     event.preventDefault();
-    answerCalls(talk, message.id, calls.map((call, index) => given[index] ?? results[call.id] ?? ""));
+    void answerCalls(talk, message.id, calls.map((call, index) => given[index] ?? results[call.id] ?? ""));
+    focusMessage(talk.path.peek().at(-1));
   };
   return h("form", { class: "calls", onSubmit: send },
     calls.map((call, index) => h("section", { key: call.id || index, class: "call", "aria-label": `Call of ${call.name}` },

@@ -7,7 +7,6 @@ import { areWritten } from "../talk/runs.js";
 import { speech, stopShown } from "../state/saying.js";
 import { columns } from "../state/library.js";
 import { notify } from "../state/notices.js";
-import { imageFiles, readImage } from "./images.js";
 import { isPhone } from "./panes.js";
 
 const Tokens = lazy(async () => (await import("./tokens.js")).Tokens);
@@ -54,28 +53,23 @@ export function Composer() {
       event.preventDefault();
     }
   };
-  /** @param {FileList | File[] | undefined} files */
+  /** @param {File[]} files */
   const take = async (files) => {
-    const found = imageFiles(files);
-    const other = [...(files ?? [])].find((file) => !found.includes(file));
-    if (other) notify(`${other.name} is no image`);
-    if (!found.length) return;
+    if (!files.length) return;
     if (!sees) return notify("This model takes no images");
-    const read = await Promise.all(found.map((file) => readImage(file).catch(() => ""))).then((urls) => urls.filter(Boolean));
-    if (read.length < found.length) notify("A file could not be read as an image");
-    const now = talk.record.peek().draft;
-    talk.changeRecord({ draft: { ...now, images: [...now.images, ...read] } });
+    const { addImages } = await import("./images.js");
+    await addImages(talk, files);
   };
   /** @param {DragEvent} event */
   const drop = (event) => {
     event.preventDefault();
     setOver(false);
-    void take(event.dataTransfer?.files);
+    void take([...(event.dataTransfer?.files ?? [])]);
   };
   /** @param {ClipboardEvent} event */
   const paste = (event) => {
     // What is copied elsewhere may come as text and as a file at once.
-    const images = imageFiles(event.clipboardData?.files);
+    const images = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
     if (images.length) event.preventDefault();
     void take(images);
   };

@@ -3,9 +3,11 @@ import { h } from "../core/ui.js";
 import { lazy } from "../core/lazy.js";
 import { Glyph, IconButton } from "../core/glyphs.js";
 import { modelOf, nameOf } from "../api/server.js";
-import { addColumn, MOST_COLUMNS, removeColumn, showsDifference } from "../state/compare.js";
+import { MOST_COLUMNS, removeColumn, showsDifference } from "../state/compare.js";
 import { columns, current, focused } from "../state/library.js";
 import { prefer, preferences } from "../state/preferences.js";
+import { compare } from "./doing.js";
+import { focusComposer } from "./keys.js";
 import { openOverlay } from "./panes.js";
 import { TabList } from "./tablist.js";
 
@@ -23,7 +25,7 @@ export function ColumnHead({ talk, index }) {
       h("span", { class: "chip" }, String(index + 1)),
       h("button", { type: "button", class: "button small quiet name", "aria-haspopup": "dialog", title: model?.id, onClick: () => openOverlay(ModelDialog, { talk }) }, h("span", {}, model ? nameOf(model.id) : "Model"), h(Glyph, { name: "down" })),
       h("span", { class: "spring" }),
-      h(IconButton, { glyph: "close", label: `Remove column ${index + 1}`, small: true, onClick: () => removeColumn(talk) }),
+      h(IconButton, { glyph: "close", label: `Remove column ${index + 1}`, small: true, onClick: () => (removeColumn(talk), focusComposer()) }),
     ),
     h("p", { class: "small muted" }, set.join(" · ") || "Default settings"),
   );
@@ -47,6 +49,6 @@ export function CompareBar() {
     h("span", { class: "small muted hint" }, inTurn ? "Each has the device for itself, so the figures can be compared." : "Columns that share a device slow each other."),
     h("span", { class: "spring" }),
     h("button", { type: "button", class: "button small", "aria-pressed": showsDifference.value, onClick: () => (showsDifference.value = !showsDifference.peek()) }, "Differences"),
-    columns.value.length < MOST_COLUMNS && h("button", { type: "button", class: "button small", onClick: addColumn }, h(Glyph, { name: "plus" }), "Column"),
+    columns.value.length < MOST_COLUMNS && h("button", { type: "button", class: "button small", onClick: compare }, h(Glyph, { name: "plus" }), "Column"),
   );
 }

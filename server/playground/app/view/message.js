@@ -1,6 +1,6 @@
 /** One message of a conversation: what it says, and what can be done with it. */
 import { h, useEffect, useRef, useState } from "../core/ui.js";
-import { counted, duration, perSecond } from "../core/format.js";
+import { count, counted, duration, perSecond } from "../core/format.js";
 import { Glyph, IconButton } from "../core/glyphs.js";
 import { CopyButton } from "../text/code.js";
 import { runs } from "../talk/runs.js";
@@ -100,13 +100,13 @@ function State({ message }) {
  * @param {{outcome: import("../talk/types.js").Outcome}} props
  */
 export function Figures({ outcome }) {
-  const { firstMs, ms, tokens, finish } = outcome;
+  const { firstMs, ms, tokens, before, finish } = outcome;
   if (firstMs === undefined || ms === undefined) return null;
   const rate = tokens && tokens > 1 && ms > firstMs ? (tokens - 1) / ((ms - firstMs) / 1000) : 0;
   return h("dl", { class: "figures" },
     h("div", {}, h("dt", {}, "First token"), h("dd", {}, duration(firstMs / 1000))),
     rate > 0 && h("div", {}, h("dt", {}, "Speed"), h("dd", {}, perSecond(rate))),
-    tokens !== undefined && h("div", {}, h("dt", {}, "Length"), h("dd", {}, counted(tokens, "token"))),
+    tokens !== undefined && h("div", {}, h("dt", {}, "Length"), h("dd", {}, before ? `${count(before)} + ` : "", counted(tokens, "token"), before === null && " more")),
     finish && h("div", {}, h("dt", {}, "End"), h("dd", {}, finish)),
   );
 }

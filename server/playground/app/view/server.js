@@ -1,7 +1,7 @@
 /** The server's panel: what runs and waits, the last minutes, the models and their states. */
 import { h } from "../core/ui.js";
 import { count, counted, perSecond, shortCount } from "../core/format.js";
-import { now, samples } from "../api/metrics.js";
+import { barred, now, samples } from "../api/metrics.js";
 import { ask, Unreachable } from "../api/client.js";
 import { models, refresh, stateWords } from "../api/server.js";
 import { notify } from "../state/notices.js";
@@ -15,21 +15,21 @@ export function ServerDialog({ onClose }) {
   const sample = now.value;
   const list = samples.value;
   return h(Dialog, { title: "Server", onClose, wide: true },
-    !sample && h("p", { class: "muted" }, "Asking the server"),
-    sample && h("div", { class: "stack" },
-      h("dl", { class: "tiles" },
+    !sample && h("p", { class: "muted" }, barred.value || "Asking the server"),
+    (sample || barred.value) && h("div", { class: "stack" },
+      sample && h("dl", { class: "tiles" },
         h(Tile, { label: "Running", value: count(sample.running) }),
         h(Tile, { label: "Waiting", value: count(sample.waiting) }),
         h(Tile, { label: "KV cache in use", value: `${Math.round(sample.kv * 100)} %` }),
         h(Tile, { label: "Generating", value: perSecond(sample.rate) }),
       ),
-      h("div", { class: "plots" },
+      sample && h("div", { class: "plots" },
         h(Plot, { label: "Tokens a second", values: list.slice(1).map(({ rate }) => rate), show: perSecond }),
         h(Plot, { label: "KV cache in use", values: list.map(({ kv }) => kv * 100), top: 100, show: (value) => `${Math.round(value)} %` }),
       ),
       h("div", { class: "table-scroll", tabIndex: 0, role: "region", "aria-label": "Models" }, h("table", { class: "facts" },
         h("thead", {}, h("tr", {}, ["Model", "State", "Context", "KV cache", "Running", "Waiting", "Generated", "Prompt tokens cached", "In memory"].map((name) => h("th", { key: name, scope: "col" }, name)))),
-        h("tbody", {}, models.value.map((model) => h(ModelRow, { key: model.id, model, series: sample.models[model.id] ?? {} }))),
+        h("tbody", {}, models.value.map((model) => h(ModelRow, { key: model.id, model, series: sample && (sample.models[model.id] ?? {}) }))),
       )),
     ),
   );
@@ -40,19 +40,19 @@ function Tile({ label, value }) {
   return h("div", { class: "tile" }, h("dt", {}, label), h("dd", {}, value));
 }
 
-/** @param {{model: import("../api/server.js").Model, series: Record<string, number>}} props */
+/** @param {{model: import("../api/server.js").Model, series: Record<string, number> | undefined}} props without figures where nobody may see them */
 function ModelRow({ model, series }) {
-  const computed = series.prompt_tokens_computed_total ?? 0;
-  const cached = series.prompt_tokens_cached_total ?? 0;
+  const computed = series?.prompt_tokens_computed_total ?? 0;
+  const cached = series?.prompt_tokens_cached_total ?? 0;
   const share = computed + cached ? `${Math.round((cached / (computed + cached)) * 100)} %` : "–";
   return h("tr", {},
     h("th", { scope: "row" }, model.id),
     h("td", {}, h("span", { class: `dot ${model.state}` }), " ", stateWords(model)),
     h("td", {}, model.context_length ? shortCount(model.context_length) : "–"),
     h("td", {}, model.kv_cache_tokens ? `${shortCount(model.kv_cache_tokens)} tokens` : "–"),
-    h("td", {}, count(series.requests_running ?? 0)),
-    h("td", {}, count(series.requests_waiting ?? 0)),
-    h("td", {}, shortCount(series.generation_tokens_total ?? 0)),
+    h("td", {}, series ? count(series.requests_running ?? 0) : "–"),
+    h("td", {}, series ? count(series.requests_waiting ?? 0) : "–"),
+    h("td", {}, series ? shortCount(series.generation_tokens_total ?? 0) : "–"),
     h("td", {}, share),
     h("td", {}, h(Residence, { model })),
   );

@@ -3,7 +3,7 @@ import { h } from "../core/ui.js";
 import { Glyph, IconButton } from "../core/glyphs.js";
 import { lazy } from "../core/lazy.js";
 import { keyWanted, locked } from "../api/client.js";
-import { link, modelOf, models, nameOf, stateWords } from "../api/server.js";
+import { link, modelOf, models, nameOf, refusal, stateWords } from "../api/server.js";
 import { begin, columns, current, forgets } from "../state/library.js";
 import { preferences } from "../state/preferences.js";
 import { MOST_COLUMNS } from "../state/compare.js";
@@ -30,6 +30,7 @@ export function Topbar() {
     h(IconButton, { glyph: "plus", label: "New conversation", onClick: () => (begin(), focusComposer()) }),
     h(IconButton, { glyph: "sliders", class: "no-places", label: inspector ? "Close the inspector" : "Open the inspector", "aria-expanded": inspector, onClick: () => toggle("inspector") }),
     link.value === "unreachable" && h("div", { class: "banner", role: "alert" }, h("span", { class: "dot unreachable" }), "The server cannot be reached; trying again."),
+    refusal.value && h("div", { class: "banner", role: "alert" }, h("span", { class: "dot failed" }), refusal.value),
   );
 }
 
