@@ -117,7 +117,7 @@ def test_messages_are_branched_deleted_and_moved(real: Watched) -> None:
 
 def test_a_preset_and_a_schema_hold_the_answer(real: Watched) -> None:
     page = real.page()
-    short(page, max_tokens=40)
+    short(page, max_tokens=100)
     page.get_by_role("tab", name="Format").click()
     page.get_by_label("The answer is").select_option("json_schema")
     page.get_by_role("textbox", name="JSON Schema").fill(json.dumps(SCHEMA, indent=1))
@@ -128,7 +128,7 @@ def test_a_preset_and_a_schema_hold_the_answer(real: Watched) -> None:
     page.keyboard.press("Enter")
     page.reload()
     page.get_by_label("Preset", exact=True).select_option("Cities")
-    expect(page.get_by_label("max_tokens", exact=True)).to_have_value("40")
+    expect(page.get_by_label("max_tokens", exact=True)).to_have_value("100")
     say(page, "Describe Lisbon.")
     done(page)
     expect(messages(page).last.locator("dl")).to_contain_text("stop")
@@ -137,17 +137,18 @@ def test_a_preset_and_a_schema_hold_the_answer(real: Watched) -> None:
 
 def test_a_call_is_answered_by_hand(real: Watched) -> None:
     page = real.page()
-    short(page, max_tokens=60)
+    short(page, max_tokens=100)
     page.get_by_role("tab", name="Tools").click()
     page.get_by_role("button", name="Begin with an example").click()
     expect(page.get_by_text("The server takes it")).to_be_visible()
     page.get_by_label("tool_choice").fill("required")
+    page.get_by_label("parallel_tool_calls").select_option("false")
     say(page, "What is the weather in Paris?")
     done(page)
     card = page.get_by_role("region", name="Call of get_weather", exact=True)
     assert "city" in json.loads(card.locator("pre").inner_text())
     expect(messages(page).last.locator("dl")).to_contain_text("tool_calls")
-    page.get_by_label("tool_choice").fill("none")
+    page.get_by_label("tool_choice", exact=True).fill("none")
     card.get_by_label("Result").fill('{"celsius": 21, "sky": "clear"}')
     page.get_by_role("button", name="Send result").click()
     expect(messages(page)).to_have_count(4)
