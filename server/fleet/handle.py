@@ -18,6 +18,7 @@ from engine.errors import EngineDeadError, HeadraceError, ModelLoadError
 from engine.messages import Asleep, EngineInfo, EngineStats, Loading
 from server.config.image_policy import RemotePolicy
 from server.config.settings import SamplingDefaults, describe_defaults
+from server.fleet.deaths import Deaths, end_when_silent
 from server.fleet.engine_process import EngineProcess, describe_exit
 from server.fleet.policy import FleetPolicy, ModelState, Residence
 from server.markup.formats import ToolsSetting
@@ -96,7 +97,7 @@ class EngineHandle:
         self._began = 0.0
         self._has_been_ready = False
         self._failures = 0
-        self._crashes: list[float] = []
+        self._deaths = Deaths(policy)
         self._task: asyncio.Task[None] | None = None
         self._spawning = asyncio.Lock()
         """Held while a process is being made that nobody could end yet."""
@@ -156,7 +157,7 @@ class EngineHandle:
                 self.expect()
             self._began = time.monotonic()
             self._has_been_ready = False
-            self._crashes = []
+            self._deaths.forget()
             self.loads += 1
             self._process = await self._spawn(directory, kv_limit)
             self._task = asyncio.create_task(self._supervise(directory, kv_limit), name=f"supervise {self.name}")
@@ -274,9 +275,9 @@ class EngineHandle:
                 logger.error("%s while the model was asleep", error)
                 self._set(ModelState.UNLOADED)
                 return
-            delay = self._next_delay()
+            delay = self._deaths.pause()
             if not self._has_been_ready or delay is None:
-                self.fail(self._final_error(error))
+                self.fail(self._deaths.final(error, has_been_ready=self._has_been_ready))
                 return
             self.error = error
             self._set(ModelState.RESTARTING)
@@ -300,7 +301,7 @@ class EngineHandle:
         if self.info is None:
             logger.info("model %s: %s", self.name, describe_defaults(self.defaults, info.generation_defaults))
         self._note_ready(info)
-        watchdog = asyncio.create_task(self._watch_silence(process), name=f"watchdog {self.name}")
+        watchdog = asyncio.create_task(end_when_silent(process, self._policy.hang_after), name=f"watchdog {self.name}")
         try:
             code = await process.wait()
         finally:
@@ -316,42 +317,6 @@ class EngineHandle:
             self._has_been_ready = True
             self._failures = 0
         self._set(ModelState.READY)
-
-    async def _watch_silence(self, process: EngineProcess) -> None:
-        silent = 0
-        interval = min(1.0, self._policy.hang_after / 4)
-        while silent < 2:
-            await asyncio.sleep(interval)
-            # Twice, since after a pause of this very process the frames that came meanwhile are read only now.
-            silent = silent + 1 if time.monotonic() - process.client.last_heard > self._policy.hang_after else 0
-        logger.error("the engine of model %s said nothing for %.0f s: replacing it", self.name, self._policy.hang_after)
-        process.abort()
-        await asyncio.sleep(1.0)
-        process.kill()
-
-    def _next_delay(self) -> float | None:
-        """Count a death; the pause before the next start, None when there were too many."""
-        now = time.monotonic()
-        self._crashes = [*(at for at in self._crashes if now - at < self._policy.crash_window), now]
-        if len(self._crashes) >= self._policy.max_crashes:
-            return None
-        return float(
-            min(self._policy.first_restart_delay * 2 ** (len(self._crashes) - 1), self._policy.max_restart_delay)
-        )
-
-    def _final_error(self, error: HeadraceError) -> HeadraceError:
-        if not self._has_been_ready:
-            if isinstance(error, EngineDeadError):
-                hint = (
-                    "the lines above say what it was doing; if it was killed, give it less with --context or --memory"
-                )
-                return ModelLoadError(f"{error} while loading", hint=hint)
-            return error
-        minutes = self._policy.crash_window / 60
-        return EngineDeadError(
-            f"{error}; that was death {self._policy.max_crashes} within {minutes:g} minutes, so it stays down",
-            hint="load it again once the cause is found; the engine's last lines are in the log",
-        )
 
     def _on_loading(self, progress: Loading) -> None:
         self.progress = progress

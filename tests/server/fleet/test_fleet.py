@@ -18,6 +18,7 @@ import pytest
 
 from engine.errors import EngineDeadError, ModelLoadError
 from engine.sampling_params import SamplingParams
+from server.fleet.deaths import end_when_silent
 from server.fleet.engine_process import describe_exit
 from server.fleet.fleet import Fleet
 from server.fleet.handle import EngineHandle
@@ -125,7 +126,8 @@ def test_an_engine_that_falls_silent_is_replaced(monkeypatch: pytest.MonkeyPatch
     policy = FleetPolicy(command=FAKE_COMMAND, stale_after=NEVER, hang_after=3 * NEVER)
     ahead = 0.0
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead, time=time.time)
-    monkeypatch.setattr("server.fleet.handle.time", clock)
+    for module in ("handle", "deaths"):
+        monkeypatch.setattr(f"server.fleet.{module}.time", clock)
 
     def on_change(handle: EngineHandle) -> None:
         nonlocal ahead
@@ -165,14 +167,15 @@ def test_silence_is_two_looks_in_a_row_beyond_the_limit(
     monkeypatch: pytest.MonkeyPatch, heard: list[float], looks: int
 ) -> None:
     """`heard`: at each look, a second apart, when the engine was last heard."""
-    handle = EngineHandle(engine_config(), FleetPolicy())
     ends: list[tuple[str, float]] = []
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        monkeypatch.setattr("server.fleet.handle.time", SimpleNamespace(monotonic=loop.time))
+        monkeypatch.setattr("server.fleet.deaths.time", SimpleNamespace(monotonic=loop.time))
 
         class Process:
+            name = "m"
+
             @property
             def client(self) -> SimpleNamespace:
                 return SimpleNamespace(last_heard=heard[round(loop.time()) - 1])
@@ -184,7 +187,7 @@ def test_silence_is_two_looks_in_a_row_beyond_the_limit(
                 ends.append(("kill", loop.time()))
 
         process: Any = Process()
-        await handle._watch_silence(process)
+        await end_when_silent(process, FleetPolicy().hang_after)
 
     run_in_made_up_time(scenario())
     assert [(what, round(when)) for what, when in ends] == [("abort", looks), ("kill", looks + 1)]
