@@ -15,6 +15,7 @@ typedef uint16_t bf16;
 
 #define KEY_TILE 64 /* keys that are attended with at a time */
 #define DIM_MAX 256 /* numbers of a head */
+#define QUERY_DIM_MAX 576 /* where queries are taken one by one */
 #define WORTH_SHARING 32768 /* elements; below, waking a second thread costs more than it saves */
 #define ALONE static __attribute__((noinline)) /* compiled once, so that whoever calls gets the same sums */
 

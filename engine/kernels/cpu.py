@@ -13,6 +13,8 @@ import torch
 from engine.kernels.build import built
 
 MAX_HEAD_DIM = 256
+MAX_QUERY_DIM = 576
+"""Of heads that `paged_decode` takes: a latent of 512 numbers, and 64 that turn with position."""
 MAX_GROUP = 64
 """Heads of a KV head that `attend_prompt` takes."""
 
@@ -106,11 +108,12 @@ class CpuKernels:
     ) -> torch.Tensor:
         """Attention of one query per sequence: q `[D, H, Dk]` with any strides but the last, → `[D, H, Dv]`.
 
+        Of a `LayerCache` that `is_latent` the values begin where its keys do; the kernel sees that by their address.
         block_tables int32 `[D, max_blocks]`, seqlens_k int32 `[D]`; see `AttentionBackend.run` for the rest.
         """
         rows, heads, k_dim = q.shape
         kv_heads, num_slots, v_dim = v_cache.shape
-        assert q.stride(2) == 1 and k_dim <= MAX_HEAD_DIM and v_dim <= MAX_HEAD_DIM
+        assert q.stride(2) == 1 and k_dim <= MAX_QUERY_DIM and v_dim <= MAX_QUERY_DIM
         out = q.new_empty(rows, heads, v_dim)
         self._paged_decode(
             out.data_ptr(), q.data_ptr(), q.stride(0), q.stride(1), k_cache.data_ptr(), v_cache.data_ptr(),

@@ -153,8 +153,9 @@ static void attend_tile(Work *work, const Prompt *prompt, int64_t rows, int64_t 
 
 INLINE void find_keys(Tile_f32 *tile, const Prompt *prompt, int64_t kv, int64_t start, int64_t last) {
     const int64_t before = kv * prompt->num_slots;
-    find_tile_f32(tile, prompt->k_cache + before * prompt->k_dim, prompt->v_cache + before * prompt->v_dim, prompt->table,
-                  prompt->block_size, start, last, prompt->k_dim, prompt->v_dim);
+    const int64_t v_stride = value_stride_f32(prompt->k_cache, prompt->v_cache, prompt->k_dim, prompt->v_dim);
+    find_tile_f32(tile, prompt->k_cache + before * prompt->k_dim, prompt->v_cache + before * v_stride, prompt->table,
+                  prompt->block_size, start, last, prompt->k_dim, v_stride);
 }
 
 /* Some queries, from `query` on, of one KV head's group. */

@@ -17,18 +17,23 @@ typedef struct {
     float scale, softcap;
 } NAME(Keys);
 
+/* From one slot's values to the next's: their width, or the keys' where values are the first numbers of these. */
+INLINE int64_t NAME(value_stride)(const T *k_cache, const T *v_cache, int64_t k_dim, int64_t v_dim) {
+    return k_cache == v_cache ? k_dim : v_dim;
+}
+
 /* Where a tile's keys and values are; behind its last one, that again. */
 typedef struct {
     const T *keys[KEY_TILE], *values[KEY_TILE];
 } NAME(Tile);
 
 INLINE void NAME(find_tile)(NAME(Tile) *tile, const T *k_cache, const T *v_cache, const int32_t *table,
-                             int64_t block_size, int64_t start, int64_t last, int64_t k_dim, int64_t v_dim) {
+                             int64_t block_size, int64_t start, int64_t last, int64_t k_dim, int64_t v_stride) {
     int64_t block = start / block_size, offset = start % block_size, slot = 0;
     for (int64_t t = 0; t < KEY_TILE; t++) {
         if (start + t < last) slot = table[block] * block_size + offset;
         tile->keys[t] = k_cache + slot * k_dim;
-        tile->values[t] = v_cache + slot * v_dim;
+        tile->values[t] = v_cache + slot * v_stride;
         if (++offset == block_size) offset = 0, block++;
     }
 }
@@ -36,7 +41,7 @@ INLINE void NAME(find_tile)(NAME(Tile) *tile, const T *k_cache, const T *v_cache
 /* One sequence, one KV head, some of its query heads. */
 typedef struct {
     NAME(Tile) tile[2]; /* the one at hand, and the next */
-    float query[GROUP_MAX][DIM_MAX], scores[GROUP_MAX][KEY_TILE], sums[GROUP_MAX][DIM_MAX];
+    float query[GROUP_MAX][QUERY_DIM_MAX], scores[GROUP_MAX][KEY_TILE], sums[GROUP_MAX][QUERY_DIM_MAX];
     float best[GROUP_MAX], total[GROUP_MAX], shrink[GROUP_MAX];
 } NAME(Group);
 
@@ -148,19 +153,20 @@ INLINE void NAME(add_tile)(NAME(Group) *group, int64_t head, const int heads, in
 
 INLINE void NAME(attend)(T *out, const T *q, int64_t q_stride, const NAME(Keys) *all, int64_t kv, const int32_t *table,
                          int64_t first, int64_t last, int64_t members, const int64_t k_dim, const int64_t v_dim) {
-    const T *k_cache = all->k_cache + kv * all->num_slots * k_dim, *v_cache = all->v_cache + kv * all->num_slots * v_dim;
+    const int64_t v_stride = NAME(value_stride)(all->k_cache, all->v_cache, k_dim, v_dim);
+    const T *k_cache = all->k_cache + kv * all->num_slots * k_dim, *v_cache = all->v_cache + kv * all->num_slots * v_stride;
     NAME(Group) group;
     for (int64_t h = 0; h < members; h++) {
         group.best[h] = -INFINITY, group.total[h] = 0.0f;
         for (int64_t i = 0; i < k_dim; i++) group.query[h][i] = LOAD(q[h * q_stride + i]) * all->scale;
         memset(group.sums[h], 0, v_dim * sizeof(float));
     }
-    NAME(find_tile)(&group.tile[1], k_cache, v_cache, table, all->block_size, first, last, k_dim, v_dim);
+    NAME(find_tile)(&group.tile[1], k_cache, v_cache, table, all->block_size, first, last, k_dim, v_stride);
     for (int64_t start = first; start < last; start += KEY_TILE) {
         const int64_t count = last - start < KEY_TILE ? last - start : KEY_TILE;
         group.tile[0] = group.tile[1];
         if (start + KEY_TILE < last)
-            NAME(find_tile)(&group.tile[1], k_cache, v_cache, table, all->block_size, start + KEY_TILE, last, k_dim, v_dim);
+            NAME(find_tile)(&group.tile[1], k_cache, v_cache, table, all->block_size, start + KEY_TILE, last, k_dim, v_stride);
         FOR_HEADS(members, NAME(score_tile)(&group, head, heads, count, k_dim, v_dim))
         for (int64_t h = 0; h < members; h++) NAME(weigh_tile)(&group, h, count, all->softcap);
         FOR_HEADS(members, NAME(add_tile)(&group, head, heads, count, k_dim, v_dim))
@@ -198,7 +204,7 @@ void NAME(paged_decode)(T *out, const T *q, int64_t row_stride, int64_t head_str
     const NAME(Keys) keys = {k_cache, v_cache, tables, lens, table_stride, heads, kv_heads, k_dim, v_dim, num_slots,
                              block_size, window, scale, softcap};
     const int64_t parts = NAME(parts_of)(&keys);
-#pragma omp parallel for collapse(3) schedule(dynamic, 1) if (rows * kv_heads > 1)
+#pragma omp parallel for collapse(3) schedule(dynamic, 1) if (rows * kv_heads * parts > 1)
     for (int64_t row = 0; row < rows; row++)
         for (int64_t kv = 0; kv < kv_heads; kv++)
             for (int64_t part = 0; part < parts; part++)

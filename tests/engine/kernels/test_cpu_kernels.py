@@ -88,9 +88,11 @@ def test_rope_and_write(kernels: tuple[CpuKernels, torch.dtype], rows: int) -> N
         (5, 5, 7, 7),
         (14, 2, 80, 72),
         (8, 4, 20, 44),
+        (20, 1, 576, 512),
     ],
 )
 @pytest.mark.parametrize(("softcap", "window"), [(None, None), (5.0, None), (None, 1), (2.0, 17)])
+@pytest.mark.parametrize("latent", [False, True])
 def test_paged_decode(
     kernels: tuple[CpuKernels, torch.dtype],
     heads: int,
@@ -99,12 +101,15 @@ def test_paged_decode(
     v_dim: int,
     softcap: float | None,
     window: int | None,
+    latent: bool,
 ) -> None:
+    """If `latent`, values are the first numbers of keys."""
     built, dtype = kernels
+    v_dim = min(v_dim, k_dim) if latent else v_dim
     block_size, lens = 16, [1, 15, 16, 17, 63, 64, 65, 300]
     num_blocks = 80
     k_cache = torch.randn(kv_heads, num_blocks * block_size, k_dim).to(dtype)
-    v_cache = torch.randn(kv_heads, num_blocks * block_size, v_dim).to(dtype)
+    v_cache = k_cache[..., :v_dim] if latent else torch.randn(kv_heads, num_blocks * block_size, v_dim).to(dtype)
     free = torch.randperm(num_blocks).tolist()
     tables = torch.zeros(len(lens), 20, dtype=torch.int32)
     for row, length in enumerate(lens):
