@@ -91,11 +91,14 @@ def costs_of(info: EngineInfo, text_config: Mapping[str, Any], *, weights: int =
         step_bytes -= embedding * ITEM_BYTES.get(info.dtype.removeprefix("torch."), 2)
     heads = int(text_config["num_attention_heads"])
     width = int(text_config.get("head_dim") or int(text_config["hidden_size"]) // heads)
+    pair = 2 * width  # numbers of a key and of a value
+    if text_config.get("kv_lora_rank") is not None:  # attention is on latents
+        pair = 2 * int(text_config["kv_lora_rank"]) + int(text_config["qk_rope_head_dim"])
     return Costs(
         step_bytes=float(step_bytes),
         hidden_flops=2.0 * linears,
         head_flops=2.0 * embedding,
-        attention_flops=4.0 * heads * width * int(text_config["num_hidden_layers"]),
+        attention_flops=2.0 * heads * pair * int(text_config["num_hidden_layers"]),
         kv_bytes=info.kv_bytes / info.kv_tokens,
         is_fp8=is_fp8,
     )

@@ -10,23 +10,27 @@ from engine.attention.context import AttentionBackend
 from engine.attention.reference import ReferenceAttention
 from engine.costs import Ceilings
 from engine.measuring.ceilings import best_seconds
+from engine.sizing.cache import LayerShape
 
 BATCHES = (1, 16, 64)
 CONTEXT = 8192
 SHAPES = {
-    "32 heads on 8 of 128": (32, 8, 128),
-    "8 heads on 4 of 256": (8, 4, 256),
-    "12 heads on 2 of 128": (12, 2, 128),
+    "32 heads on 8 of 128": (32, LayerShape(8, 128, 128)),
+    "8 heads on 4 of 256": (8, LayerShape(4, 256, 256)),
+    "12 heads on 2 of 128": (12, LayerShape(2, 128, 128)),
+    "128 heads on a latent of 512": (128, LayerShape(1, 576, 512, is_latent=True)),
 }
-"""Llama-3.1-8B, Gemma-2-2b, Qwen2.5-1.5B."""
+"""Llama-3.1-8B, Gemma-2-2b, Qwen2.5-1.5B, DeepSeek-R1."""
 REPEATS = 10
 
 
 def attention_shares(device: torch.device, ceilings: Ceilings | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """By shape of heads and batch, as soon as measured: seconds of one layer, bytes of keys and values a second."""
-    for name, (heads, kv_heads, dim) in SHAPES.items():
+    for name, (heads, shape) in SHAPES.items():
         dtype = torch.bfloat16
-        problem = Problem(heads, kv_heads, dim, dim, dtype, dtype, 16)
+        problem = Problem(
+            heads, shape.num_kv_heads, shape.k_dim, shape.v_dim, dtype, dtype, 16, is_latent=shape.is_latent
+        )
         batches, context = (BATCHES, CONTEXT) if device.type == "cuda" else ((1, 2), 40)
         for batch in batches:
             try:
@@ -36,7 +40,7 @@ def attention_shares(device: torch.device, ceilings: Ceilings | None) -> Iterato
             except Exception as error:  # the other shapes still have their turn
                 yield f"{name}, batch {batch}", {"error": f"{type(error).__name__}: {error}"}
                 continue
-            read = batch * context * kv_heads * 2 * dim * dtype.itemsize
+            read = batch * context * problem.token_bytes
             one: dict[str, Any] = {"microseconds": seconds * 1e6, "bytes_per_second": read / seconds}
             if ceilings is not None:
                 one["share_of_ceiling"] = read / seconds / ceilings.bytes_per_second
@@ -49,8 +53,7 @@ def decode_seconds(problem: Problem, batch: int, context: int, device: torch.dev
 
     Several copies of the cache take turns where one would fit into the device's own caches.
     """
-    kv_bytes = batch * context * problem.kv_heads * (problem.k_dim + problem.v_dim) * problem.kv_dtype.itemsize
-    copies = max(1, min(REPEATS, 2**29 // kv_bytes)) if device.type == "cuda" else 1
+    copies = max(1, min(REPEATS, 2**29 // (batch * context * problem.token_bytes))) if device.type == "cuda" else 1
     inputs = [make_batch(problem, [(1, context)] * batch, device) for _ in range(copies)]
     backend = attention_backend(problem, device)
     backends = [attention_backend(problem, device) for _ in inputs]

@@ -24,7 +24,8 @@ from engine.cache import cache_dir
 from engine.device.forward_batch import ForwardBatch
 from engine.device.kv_cache import LayerCache
 from engine.errors import ModelLoadError
-from engine.kernels.launch_shapes import LaunchKey, LaunchShape, candidates, use_shape
+from engine.kernels.launch_shapes import LaunchKey, LaunchShape, candidates, launch_key, use_shape
+from engine.sizing.cache import LayerShape
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +51,18 @@ class Problem:
     kv_dtype: torch.dtype
     block_size: int
     softcap: float | None = None
+    is_latent: bool = False
+    """Whether the values are the first numbers of the keys (`LayerCache.is_latent`)."""
+
+    @property
+    def token_bytes(self) -> int:
+        """Of a token's keys and values in one layer's cache."""
+        shape = LayerShape(self.kv_heads, self.k_dim, self.v_dim, self.is_latent)
+        return shape.elements * self.kv_dtype.itemsize
 
     def key(self, *, is_prompt: bool) -> LaunchKey:
         """What the kernel's launch shapes are kept under."""
-        return LaunchKey(1 << (self.k_dim - 1).bit_length(), self.heads // self.kv_heads, is_prompt)
+        return launch_key(self.k_dim, self.heads // self.kv_heads, is_prompt=is_prompt, is_latent=self.is_latent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +249,7 @@ class Batch:
 
 def decoding_batch(problem: Problem, workload: Workload, device: torch.device) -> Batch:
     """Rows of one query each, whose keys lie in disorder. Shorter contexts where a token takes much memory."""
-    token_bytes = problem.kv_heads * (problem.k_dim + problem.v_dim) * problem.kv_dtype.itemsize
-    context = max(16, min(workload.context, CACHE_BYTES // (workload.decodes * token_bytes)))
+    context = max(16, min(workload.context, CACHE_BYTES // (workload.decodes * problem.token_bytes)))
     return make_batch(problem, [(1, context)] * workload.decodes, device)
 
 
@@ -260,6 +268,7 @@ def make_batch(problem: Problem, rows: list[tuple[int, int]], device: torch.devi
     owner = torch.arange(len(rows)).repeat_interleave(queries)
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), queries.cumsum(0)])
     num_tokens = int(starts[-1])
+    widths = (problem.k_dim,) if problem.is_latent else (problem.k_dim, problem.v_dim)
     positions = torch.arange(num_tokens) - starts[owner] + (contexts - queries)[owner]
     slots = tables.cpu()[owner, positions // size].long() * size + positions % size
 
@@ -278,11 +287,11 @@ def make_batch(problem: Problem, rows: list[tuple[int, int]], device: torch.devi
         context_lens=contexts.tolist(),
         num_decodes=len(rows) if num_tokens == len(rows) else 0,
     )
-    cache = LayerCache(*(random(problem.kv_heads, tables.numel() * size, dim).to(problem.kv_dtype)
-                         for dim in (problem.k_dim, problem.v_dim)))  # fmt: skip
+    kept = [random(problem.kv_heads, tables.numel() * size, dim).to(problem.kv_dtype) for dim in widths]
+    cache = LayerCache.of_latents(kept[0], problem.v_dim) if problem.is_latent else LayerCache(kept[0], kept[1])
     q = random(num_tokens, problem.heads, problem.k_dim).transpose(0, 1)
-    k, v = (random(num_tokens, problem.kv_heads, dim).transpose(0, 1) for dim in (problem.k_dim, problem.v_dim))
-    return Batch(forward, q, k, v, cache)
+    new = [random(num_tokens, problem.kv_heads, dim).transpose(0, 1) for dim in widths]
+    return Batch(forward, q, new[0], new[-1][..., : problem.v_dim], cache)
 
 
 def device_timer(device: torch.device) -> Timer:

@@ -53,7 +53,8 @@ class AttentionBackend(Protocol):
     ) -> torch.Tensor:
         """Write k `[KV, T, Dk]` and v `[KV, T, Dv]` to the step's slots, attend with q `[H, T, Dk]`.
 
-        Returns `[T, H, Dv]`. `window` is the number of newest tokens a query sees, itself included.
+        Returns `[T, H, Dv]`. `window` is the number of newest tokens a query sees, itself included. Where the cache
+        `is_latent`, v is in k, and is not written.
         """
 
 
@@ -122,7 +123,7 @@ def _attention(
                 f"{type(module).__name__} does not run on this engine: {what}",
                 hint="docs/models.md says which architectures do",
             )
-        _step.probe[layer] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1])
+        _step.probe[layer] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1], _begins(value, key))
         return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1]), None
     backend, cache = attention_step_of(layer)
     output = backend.run(
@@ -135,6 +136,11 @@ def _attention(
         window=sliding_window,
     )
     return output.unsqueeze(0), None
+
+
+def _begins(value: torch.Tensor, key: torch.Tensor) -> bool:
+    """Whether values `[1, KV, T, Dv]` are the first numbers of keys `[1, KV, T, Dk]`, in the same memory."""
+    return value.shape[-1] < key.shape[-1] and value.data_ptr() == key.data_ptr() and value.stride() == key.stride()
 
 
 def register() -> None:

@@ -73,7 +73,7 @@ class _Prompt:
 class CpuAttention:
     """See the module's docstring. Caches hold the model's dtype; sums and softmax are in fp32.
 
-    `kernels` serve heads up to `MAX_HEAD_DIM` wide; for wider ones pass None.
+    `kernels` serve heads up to `MAX_QUERY_DIM` wide; for wider ones pass None.
     """
 
     capturable = False
@@ -135,7 +135,8 @@ class CpuAttention:
     ) -> torch.Tensor:
         """See `AttentionBackend.run`."""
         cache.k.index_copy_(1, self._batch.slot_mapping, k)
-        cache.v.index_copy_(1, self._batch.slot_mapping, v)
+        if not cache.is_latent:
+            cache.v.index_copy_(1, self._batch.slot_mapping, v)
         return self._attend(q, cache, scaling, softcap, window)
 
     def run_packed(
@@ -212,5 +213,5 @@ class CpuAttention:
                 q.transpose(0, 1), cache.k, cache.v, prompt.table, block_size=self._block_size,
                 context_len=prompt.context_len, scaling=scaling, softcap=softcap, window=window,
             )  # fmt: skip
-        keys, values = prompt.run.gather(cache.k), prompt.run.gather(cache.v)
+        keys, values = prompt.run.gather(cache)
         return attend_in_chunks(q, keys, values, prompt.run, scaling, softcap, window)

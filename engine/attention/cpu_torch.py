@@ -76,13 +76,15 @@ class TorchDecode:
         q = q[:, self._permutation].reshape(kv_heads, heads // kv_heads, num_decodes, k_dim).transpose(1, 2) * scaling
         outputs = []
         for index, group in enumerate(self._groups):
-            scores = torch.matmul(q[:, group.rows], self._gather(cache.k, group).transpose(2, 3)).float()
+            keys = self._gather(cache.k, group)
+            scores = torch.matmul(q[:, group.rows], keys.transpose(2, 3)).float()
             if softcap:
                 scores = softcap * torch.tanh(scores / softcap)
             mask = self._mask(index, window)
             if mask is not None:
                 scores += mask
-            outputs.append(torch.matmul(scores.softmax(-1).to(q.dtype), self._gather(cache.v, group)))
+            values = keys[..., : cache.v.shape[2]] if cache.is_latent else self._gather(cache.v, group)
+            outputs.append(torch.matmul(scores.softmax(-1).to(q.dtype), values))
         output = torch.cat(outputs, dim=1)[:, self._inverse]
         return output.transpose(0, 1).reshape(num_decodes, heads, -1)
 

@@ -49,7 +49,8 @@ class ReferenceAttention:
         batch = self._batch
         assert batch is not None
         cache.k[:, batch.slot_mapping] = saturate(less_offset(k, cache.key_offset), cache.k.dtype)
-        cache.v[:, batch.slot_mapping] = saturate(v, cache.v.dtype)
+        if not cache.is_latent:
+            cache.v[:, batch.slot_mapping] = saturate(v, cache.v.dtype)
         group = q.shape[0] // k.shape[0]
         outputs, start = [], 0
         for row, (query_len, context_len) in enumerate(zip(batch.query_lens, batch.context_lens, strict=True)):

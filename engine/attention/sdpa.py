@@ -40,8 +40,12 @@ class Run:
         """Queries."""
         return int(self.tokens.stop - self.tokens.start)
 
-    def gather(self, cache: torch.Tensor) -> torch.Tensor:
-        """The sequence's keys or values, `[KV, context_len, D]`: copied together, or in place if they lie together."""
+    def gather(self, cache: LayerCache) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sequence's keys and values, `[KV, context_len, D]`: copied together, or in place if they lie together."""
+        keys = self._gather(cache.k)
+        return keys, keys[..., : cache.v.shape[2]] if cache.is_latent else self._gather(cache.v)
+
+    def _gather(self, cache: torch.Tensor) -> torch.Tensor:
         heads, _, dim = cache.shape
         if self.first_block is not None:
             start = self.first_block * self.block_size
@@ -151,7 +155,8 @@ class SdpaAttention:
     ) -> torch.Tensor:
         """See `AttentionBackend.run`."""
         cache.k.index_copy_(1, self._slot_mapping, k)
-        cache.v.index_copy_(1, self._slot_mapping, v)
+        if not cache.is_latent:
+            cache.v.index_copy_(1, self._slot_mapping, v)
         out = torch.cat([self._attend(q[:, run.tokens], run, cache, scaling, softcap, window) for run in self._runs])
         return self._spans.replace(out, q, cache, scaling, softcap, window)
 
@@ -159,9 +164,10 @@ class SdpaAttention:
         self, q: torch.Tensor, run: Run, cache: LayerCache, scaling: float, softcap: float | None, window: int | None
     ) -> torch.Tensor:
         """q `[H, n, Dk]` of one sequence; returns `[n, H, Dv]`."""
-        keys, values = run.gather(cache.k), run.gather(cache.v)
+        keys, values = run.gather(cache)
         hides = window is not None and window < run.context_len
-        whole = run.num_tokens == run.context_len
+        # Where keys and values differ in width, SDPA repeats the one latent head for all of the queries'.
+        whole = run.num_tokens == run.context_len and not cache.is_latent
         if softcap or hides or not (whole or run.num_tokens == 1):
             return attend_in_chunks(q, keys, values, run, scaling, softcap, window)
         if whole:

@@ -27,7 +27,8 @@ def problem_of(
     shape = max(kinds, key=kinds.count)
     heads = int(getattr(text_config, "num_attention_heads", shape.num_kv_heads))
     softcap = getattr(text_config, "attn_logit_softcapping", None)
-    return Problem(heads, shape.num_kv_heads, shape.k_dim, shape.v_dim, dtype, kv_dtype, block_size, softcap)
+    sizes = shape.num_kv_heads, shape.k_dim, shape.v_dim
+    return Problem(heads, *sizes, dtype, kv_dtype, block_size, softcap, shape.is_latent)
 
 
 def select_attention(config: EngineConfig, problem: Problem, device: torch.device, progress: Progress) -> Choice:

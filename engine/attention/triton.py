@@ -10,7 +10,7 @@ from engine.attention.spans import SpanAttention
 from engine.device.forward_batch import ForwardBatch
 from engine.device.kv_cache import LayerCache
 from engine.kernels.reference import HeadNorms, less_offset, saturate
-from engine.kernels.triton_attention import choose_splits, paged_attention
+from engine.kernels.triton_attention import choose_splits, decoding_parts, paged_attention
 from engine.kernels.triton_layer import rotate_write
 
 INTERPRETED_PROCESSORS = 4
@@ -88,7 +88,8 @@ class TritonAttention:
     ) -> torch.Tensor:
         """See `AttentionBackend.run`."""
         _write(cache.k, self._batch.slot_mapping, less_offset(k, cache.key_offset))
-        _write(cache.v, self._batch.slot_mapping, v)
+        if not cache.is_latent:
+            _write(cache.v, self._batch.slot_mapping, v)
         return self._attend(q if q.stride(2) == 1 else q.contiguous(), cache, scaling, softcap, window)
 
     def run_packed(
@@ -125,14 +126,14 @@ class TritonAttention:
             tokens: slice, rows: slice, lens: torch.Tensor, starts: torch.Tensor, max_query_len: int, splits: int
         ) -> None:
             paged_attention(
-                q[:, tokens], cache.k, cache.v, batch.block_tables[rows], lens[rows], starts,
+                q[:, tokens], cache, batch.block_tables[rows], lens[rows], starts,
                 block_size=self._block_size, scaling=scaling, softcap=softcap, window=window,
                 max_query_len=max_query_len, splits=splits, out=out[tokens],
             )  # fmt: skip
 
         def splits(rows: int, context: int) -> int:
             longest = min(context, window or context)
-            return choose_splits(rows, cache.k.shape[0], longest, self._num_processors)
+            return choose_splits(rows, decoding_parts(q.shape[0], cache), longest, self._num_processors)
 
         if mixture is not None:
             # The first launch writes to tokens that do not decode as well; the second writes all of those anew.

@@ -1,4 +1,4 @@
-"""The memory of the paged KV cache: one pair of tensors per attention layer, laid out as the backend wants it."""
+"""The memory of the paged KV cache: keys and values of each attention layer, laid out as the backend wants it."""
 
 from dataclasses import dataclass
 
@@ -28,6 +28,18 @@ class LayerCache:
     v: torch.Tensor
     key_offset: torch.Tensor | None = None
     """fp32 `[num_kv_heads, k_dim]`: what is taken off each key before it is stored (`engine.models.key_offsets`)."""
+    is_latent: bool = False
+    """Whether `v` is a view of the first `v_dim` numbers of `k`: who has written the keys has written the values."""
+
+    @classmethod
+    def of_latents(cls, k: torch.Tensor, v_dim: int) -> "LayerCache":
+        """A cache whose values are the first `v_dim` numbers of its keys."""
+        return cls(k, k[..., :v_dim], is_latent=True)
+
+    @property
+    def parts(self) -> tuple[torch.Tensor, ...]:
+        """The tensors that have memory of their own."""
+        return (self.k,) if self.is_latent else (self.k, self.v)
 
 
 def allocate(
@@ -50,12 +62,14 @@ def allocate(
             return memory.view(dtype).view(heads, num_slots, dim)
         return torch.zeros(heads, num_slots, dim, dtype=dtype, device=device)
 
-    return {
-        layer: LayerCache(
-            zeros(shape.num_kv_heads, shape.k_dim), zeros(shape.num_kv_heads, shape.v_dim), offsets.get(layer)
-        )
-        for layer, shape in shapes.items()
-    }
+    def made(layer: int, shape: LayerShape) -> LayerCache:
+        k = zeros(shape.num_kv_heads, shape.k_dim)
+        if shape.is_latent:
+            assert layer not in offsets, "values that are in the keys would be shifted too"
+            return LayerCache.of_latents(k, shape.v_dim)
+        return LayerCache(k, zeros(shape.num_kv_heads, shape.v_dim), offsets.get(layer))
+
+    return {layer: made(layer, shape) for layer, shape in shapes.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,11 @@ from engine.execution.mixed_graphs import MixedGraphs, input_room
 from engine.execution.put_away import PutAway, tensors_of
 from engine.execution.recording import Recorder
 from engine.execution.sight import Seen, Sight, blindness, given, make_sight
-from engine.kernels.cpu import MAX_HEAD_DIM, CpuKernels, load_kernels
+from engine.kernels.cpu import MAX_QUERY_DIM, CpuKernels, load_kernels
 from engine.messages import TokenLogprobs
 from engine.models.cross_attention import cross_inputs, looking
 from engine.models.key_offsets import key_offsets
+from engine.models.latent_attention import attend_on_latents
 from engine.models.load_check import CHECK_BLOCKS, check_layers, refusal
 from engine.models.loader import LoadedModel, load
 from engine.models.quantized import round_activations
@@ -104,6 +105,7 @@ class ModelRunner:
         if self.loaded.fp8_linears and self.device.type == "cpu":
             self.notes.append("FP8 products are computed in plain torch on a CPU, slower than without them")
         self.sight = make_sight(self.loaded, config.context or self.loaded.max_context)
+        self.notes += attend_on_latents(self.loaded)
         shapes = self._probe_layers()
         problem = problem_of(shapes, self.loaded.text_config, self.dtype, self.kv_dtype, config.block_size)
         self.attention: Choice = select_attention(config, problem, self.device, progress)
@@ -115,7 +117,7 @@ class ModelRunner:
         self.sampler = self._make_sampler()
         self._block_size = config.block_size
         self._records = self.device.type == "cuda" if config.graphs is None else config.graphs
-        self._key_offsets = self._find_key_offsets(config, problem, progress)
+        self._key_offsets = self._find_key_offsets(config, problem, shapes, progress)
         self._prepare(shapes, config, progress)
         self._allocate(shapes, config, progress)
         self.builder = BatchBuilder(
@@ -160,7 +162,7 @@ class ModelRunner:
         for graphs in (self.mixed_graphs, self.graphs):
             if graphs is not None:
                 graphs.forget()
-        caches = (part for cache in self.caches.values() for part in (cache.k, cache.v))
+        caches = (part for cache in self.caches.values() for part in cache.parts)
         self._away = PutAway(tensors_of(self.model), caches, self.device)
         torch.cuda.empty_cache()
         return self._away.device_bytes, self._away.host_bytes
@@ -191,7 +193,7 @@ class ModelRunner:
         slots = (np.array(blocks)[:, None] * block_size + np.arange(block_size)).ravel()
         index = torch.from_numpy(slots).to(self.device)
         for cache in self.caches.values():
-            for part in (cache.k, cache.v):
+            for part in cache.parts:
                 part.view(torch.uint8)[:, index] = 0
 
     def _forward(self, batch: ForwardBatch, host: HostBatch | None = None) -> torch.Tensor:
@@ -261,10 +263,13 @@ class ModelRunner:
         return dict(shapes)
 
     def _find_key_offsets(
-        self, config: EngineConfig, problem: Problem, progress: Progress
+        self, config: EngineConfig, problem: Problem, shapes: dict[int, LayerShape], progress: Progress
     ) -> dict[int, torch.Tensor] | None:
-        """What a cache in FP8 holds its keys without; a cap on scores would not let it vanish."""
-        if config.kv_dtype != "fp8" or problem.softcap:
+        """What a cache in FP8 holds its keys without.
+
+        A cap on scores would not let it vanish, and values that are in the keys would lack it too.
+        """
+        if config.kv_dtype != "fp8" or problem.softcap or any(shape.is_latent for shape in shapes.values()):
             return None
         progress("reading a text for the FP8 cache", None)
         found = key_offsets(self.model, self.loaded.directory, config.context or self.loaded.max_context)
@@ -349,7 +354,7 @@ class ModelRunner:
         self.kv_bytes = token_bytes * size.num_blocks * self._block_size
 
     def _load_kernels(self, shapes: dict[int, LayerShape], progress: Progress) -> CpuKernels | None:
-        if self.attention_name != "cpu" or any(max(s.k_dim, s.v_dim) > MAX_HEAD_DIM for s in shapes.values()):
+        if self.attention_name != "cpu" or any(max(s.k_dim, s.v_dim) > MAX_QUERY_DIM for s in shapes.values()):
             return None
         progress("building the CPU kernels", None)
         kernels = load_kernels(self.dtype)

@@ -32,6 +32,13 @@ class LaunchKey:
     """Query heads of a KV head."""
     is_prompt: bool
     """Whether a sequence has more queries than the smallest tile of rows holds."""
+    is_latent: bool = False
+    """Whether values are the first numbers of keys; the heads of the group may then be taken in several parts."""
+
+
+def launch_key(dim: int, group: int, *, is_prompt: bool, is_latent: bool = False) -> LaunchKey:
+    """The key for heads `dim` wide."""
+    return LaunchKey(1 << (dim - 1).bit_length(), group, is_prompt, is_latent)
 
 
 _measured: dict[LaunchKey, LaunchShape] = {}
@@ -56,6 +63,8 @@ def default_shape(key: LaunchKey) -> LaunchShape:
     With three stages the block tables, keys and values of later tiles are fetched while one is computed; a program that
     decodes then holds so little that several of them share a processor.
     """
+    if key.is_latent:
+        return LaunchShape(32 if key.is_prompt or key.group > SMALLEST_ROWS else SMALLEST_ROWS, 32, 8, 3)
     rows, wide = smallest_rows(key.group), key.dim_pad > 128
     if key.is_prompt:
         return LaunchShape(max(rows, 64), 64 if key.dim_pad == 128 else 32, 8, 3)
@@ -71,6 +80,13 @@ def candidates(key: LaunchKey) -> list[LaunchShape]:
     """Shapes worth trying, the default first, then the likelier ones; some may not fit a GPU."""
     default = default_shape(key)
     rows, tile = default.rows, default.tile
+    if key.is_latent:
+        # The more heads a program takes, the fewer times latents are read, but its sums fill registers, of which there
+        # are enough for 64 on Hopper. With five stages two tiles of latents are there, for which older GPUs lack room.
+        options = [(64, 32, 8, 3), (32, 32, 8, 5), (64, 32, 8, 5)]
+        if not key.is_prompt:
+            options += [(16, 32, 8, 5), (16, 32, 8, 3)]
+        return list(dict.fromkeys([default, *(LaunchShape(*option) for option in options)]))
     if not key.is_prompt:
         options = [(rows, tile, 8, 3), (rows, tile, 4, 2), (rows, tile, 4, 4), (rows, 2 * tile, 4, 3),
                    (rows, 2 * tile, 8, 3)]  # fmt: skip

@@ -8,6 +8,11 @@ sequences would leave most of the GPU idle; there the keys are split, and a seco
 (Dao et al., "Flash-Decoding", 2023; the softmax in pieces: Milakov and Gimelshein, "Online normalizer calculation",
 2018).
 
+Where values are the first numbers of keys (`LayerCache.is_latent`: 512 of 576 in DeepSeek-R1), a tile of these is
+loaded once and serves both products, and what is left of the keys is a tile of its own, so that 576 are not padded to
+1024. A group of 128 heads has sums of 128 · 512 numbers, as many as a processor has registers: there a program takes a
+part of the heads.
+
 Lengths are read from device memory and the grid depends on shapes alone, so that a captured graph stays right.
 """
 
@@ -15,12 +20,17 @@ import torch
 import triton
 import triton.language as tl
 
-from engine.kernels.launch_shapes import LaunchKey, launch_shape, smallest_rows
+from engine.device.kv_cache import LayerCache
+from engine.kernels.launch_shapes import SMALLEST_ROWS, LaunchShape, launch_key, launch_shape, smallest_rows
 from engine.kernels.launches import launch
 
 MAX_SPLITS = 64
 PROGRAMS = 4
 """Programs for each processor: together they keep enough of the cache on its way to hide how long reading takes."""
+SMALLEST_WIDTH = 16
+"""Fewer numbers than this a matrix unit does not sum up."""
+JOINED_WIDTH = 256
+"""Numbers of a row whose parts one program joins."""
 STEPS = ("table_stride", "num_seqs", "splits")
 LISTS = ("tables", "lens", "starts")
 """What differs from step to step: numbers, and parts of lists, which begin anywhere. Triton would build a kernel for
@@ -43,17 +53,28 @@ def _sequence_of(starts, tile, num_seqs, TOKENS: tl.constexpr):
 
 @triton.jit
 def _attend_to(
-    queries, position, acc, biggest, total, keys_at, values_at, key, slot, is_key, scale, softcap, window,
-    DIM: tl.constexpr, V_DIM: tl.constexpr, DIM_PAD: tl.constexpr, V_DIM_PAD: tl.constexpr,
+    queries, rest, position, acc, biggest, total, keys_at, values_at, key, slot, is_key, scale, softcap, window,
+    DIM: tl.constexpr, V_DIM: tl.constexpr, DIM_PAD: tl.constexpr, V_DIM_PAD: tl.constexpr, REST_PAD: tl.constexpr,
     SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Take a tile of keys, in `slot`s of one KV head, into the softmax of some rows: its sums, biggest score, total."""
-    dim = tl.arange(0, DIM_PAD)
     v_dim = tl.arange(0, V_DIM_PAD)
-    keys = tl.load(
-        keys_at + slot[None, :] * DIM + dim[:, None], mask=is_key[None, :] & (dim < DIM)[:, None], other=0.0
-    ).to(queries.dtype)
-    scores = tl.dot(queries, keys, input_precision=PRECISION) * scale
+    if REST_PAD:
+        values = tl.load(
+            keys_at + slot[:, None] * DIM + v_dim[None, :], mask=is_key[:, None] & (v_dim < V_DIM)[None, :], other=0.0
+        ).to(queries.dtype)
+        last = tl.arange(0, REST_PAD) + V_DIM
+        keys = tl.load(
+            keys_at + slot[None, :] * DIM + last[:, None], mask=is_key[None, :] & (last < DIM)[:, None], other=0.0
+        ).to(queries.dtype)
+        scores = tl.dot(queries, tl.trans(values), input_precision=PRECISION)
+        scores = tl.dot(rest, keys, scores, input_precision=PRECISION) * scale
+    else:
+        dim = tl.arange(0, DIM_PAD)
+        keys = tl.load(
+            keys_at + slot[None, :] * DIM + dim[:, None], mask=is_key[None, :] & (dim < DIM)[:, None], other=0.0
+        ).to(queries.dtype)
+        scores = tl.dot(queries, keys, input_precision=PRECISION) * scale
     if SOFTCAP:
         # tanh by the logistic function, which both ends of the range leave finite.
         scores = softcap * (2.0 * tl.sigmoid(2.0 * scores / softcap) - 1.0)
@@ -69,9 +90,11 @@ def _attend_to(
     weights = tl.exp2(scores - pivot[:, None])
     shrink = tl.exp2(biggest - pivot)
     total = total * shrink + tl.sum(weights, 1)
-    values = tl.load(
-        values_at + slot[:, None] * V_DIM + v_dim[None, :], mask=is_key[:, None] & (v_dim < V_DIM)[None, :], other=0.0
-    ).to(queries.dtype)
+    if not REST_PAD:
+        values = tl.load(
+            values_at + slot[:, None] * V_DIM + v_dim[None, :], mask=is_key[:, None] & (v_dim < V_DIM)[None, :],
+            other=0.0,
+        ).to(queries.dtype)  # fmt: skip
     acc = acc * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
     return acc, new_biggest, total
 
@@ -81,13 +104,17 @@ def attend_kernel(
     q, k_cache, v_cache, tables, lens, starts, out, part_acc, part_max, part_sum,
     q_head_stride, q_token_stride, k_head_stride, v_head_stride, table_stride, num_seqs, num_heads,
     scale, softcap, window, splits,
-    GROUP: tl.constexpr, BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr,
-    DIM_PAD: tl.constexpr, V_DIM_PAD: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, TILE: tl.constexpr,
-    SPLIT: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, ONE_QUERY: tl.constexpr,
+    GROUP: tl.constexpr, HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr,
+    DIM_PAD: tl.constexpr, V_DIM_PAD: tl.constexpr, REST_PAD: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
+    TILE: tl.constexpr, SPLIT: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, ONE_QUERY: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Grid (tiles of queries, KV heads, splits). See `paged_attention`."""
-    tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    """Grid (tiles of queries, KV heads times parts of HEADS heads of their groups, splits). See `paged_attention`.
+
+    DIM_PAD is the padded width of keys; with REST_PAD that of what keys have beside the values.
+    """
+    PARTS: tl.constexpr = (GROUP + HEADS - 1) // HEADS
+    tile, kv_head, split = tl.program_id(0), tl.program_id(1) // PARTS, tl.program_id(2)
     if ONE_QUERY:
         sequence, start, query_len, first = tile, tile, 1, 0
     else:
@@ -99,12 +126,20 @@ def attend_kernel(
             return
     context = tl.load(lens + sequence)
     row = tl.arange(0, ROWS)
-    token, head = first + row // GROUP, kv_head * GROUP + row % GROUP
-    row_is_real = (row // GROUP < TOKENS) & (token < query_len)
+    member = tl.program_id(1) % PARTS * HEADS + row % HEADS
+    token, head = first + row // HEADS, kv_head * GROUP + member
+    row_is_real = (row // HEADS < TOKENS) & (token < query_len) & (member < GROUP)
     position = context - query_len + token
-    dim, v_dim = tl.arange(0, DIM_PAD), tl.arange(0, V_DIM_PAD)
-    at = head.to(tl.int64) * q_head_stride + (start + token).to(tl.int64) * q_token_stride
-    queries = tl.load(q + at[:, None] + dim[None, :], mask=row_is_real[:, None] & (dim < DIM)[None, :], other=0.0)
+    v_dim = tl.arange(0, V_DIM_PAD)
+    at = q + (head.to(tl.int64) * q_head_stride + (start + token).to(tl.int64) * q_token_stride)[:, None]
+    if REST_PAD:
+        last = tl.arange(0, REST_PAD) + V_DIM
+        queries = tl.load(at + v_dim[None, :], mask=row_is_real[:, None] & (v_dim < V_DIM)[None, :], other=0.0)
+        rest = tl.load(at + last[None, :], mask=row_is_real[:, None] & (last < DIM)[None, :], other=0.0)
+    else:
+        dim = tl.arange(0, DIM_PAD)
+        queries = tl.load(at + dim[None, :], mask=row_is_real[:, None] & (dim < DIM)[None, :], other=0.0)
+        rest = 0.0
     num_keys = context - query_len + tl.minimum(first + TOKENS, query_len)
     begin = 0
     if WINDOW:
@@ -123,9 +158,9 @@ def attend_kernel(
         is_key = key < high
         block = tl.load(tables + sequence.to(tl.int64) * table_stride + key // BLOCK_SIZE, mask=is_key, other=0)
         acc, biggest, total = _attend_to(
-            queries, position, acc, biggest, total, keys_at, values_at, key,
+            queries, rest, position, acc, biggest, total, keys_at, values_at, key,
             block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE, is_key, scale, softcap, window,
-            DIM, V_DIM, DIM_PAD, V_DIM_PAD, SOFTCAP, WINDOW, PRECISION,
+            DIM, V_DIM, DIM_PAD, V_DIM_PAD, REST_PAD, SOFTCAP, WINDOW, PRECISION,
         )  # fmt: skip
     out_row = (start + token).to(tl.int64) * num_heads + head
     is_out = row_is_real[:, None] & (v_dim < V_DIM)[None, :]
@@ -141,12 +176,12 @@ def attend_kernel(
 
 @triton.jit
 def join_splits_kernel(
-    out, part_acc, part_max, part_sum, V_DIM: tl.constexpr, V_DIM_PAD: tl.constexpr, SPLITS: tl.constexpr
+    out, part_acc, part_max, part_sum, V_DIM: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr
 ):
-    """Grid (tokens · heads). One row of the output from its parts."""
+    """Grid (tokens · heads, parts of WIDTH numbers). One row of the output from its parts."""
     row = tl.program_id(0).to(tl.int64)
     split = tl.arange(0, SPLITS)
-    dim = tl.arange(0, V_DIM_PAD)
+    dim = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     biggest = tl.load(part_max + row * SPLITS + split)
     total = tl.load(part_sum + row * SPLITS + split)
     largest = tl.max(biggest, 0)
@@ -160,17 +195,36 @@ def join_splits_kernel(
     tl.store(out + row * V_DIM + dim, joined.to(out.dtype.element_ty), mask=dim < V_DIM)
 
 
-def choose_splits(num_tiles: int, num_kv_heads: int, max_context: int, num_processors: int) -> int:
-    """Parts of the keys for a step of decoding rows: enough programs for every processor, of 128 keys or more."""
-    wanted = PROGRAMS * num_processors // max(1, num_tiles * num_kv_heads)
+def choose_splits(num_tiles: int, num_parts: int, max_context: int, num_processors: int) -> int:
+    """Parts of the keys for a step of decoding rows: enough programs for every processor, of 128 keys or more.
+
+    `num_parts` is how many programs the heads of a tile are dealt out to (`decoding_parts`).
+    """
+    wanted = PROGRAMS * num_processors // max(1, num_tiles * num_parts)
     useful = triton.next_power_of_2(max_context // 128 + 1)
     return max(1, min(MAX_SPLITS, triton.next_power_of_2(wanted + 1) // 2, useful))
 
 
+def padded(width: int) -> int:
+    """The width that the kernel computes with."""
+    return max(SMALLEST_WIDTH, int(triton.next_power_of_2(width)))
+
+
+def decoding_parts(heads: int, cache: LayerCache) -> int:
+    """Programs that the heads of a decoding row are dealt out to, before keys are split."""
+    kv_heads, group = cache.k.shape[0], heads // cache.k.shape[0]
+    return kv_heads * -(-group // min(group, _shape_for(cache, group, 1).rows))
+
+
+def _shape_for(cache: LayerCache, group: int, max_query_len: int) -> LaunchShape:
+    fewest = SMALLEST_ROWS if cache.is_latent else smallest_rows(group)
+    is_prompt = max_query_len > max(1, fewest // group)
+    return launch_shape(launch_key(cache.k.shape[2], group, is_prompt=is_prompt, is_latent=cache.is_latent))
+
+
 def paged_attention(
     q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
+    cache: LayerCache,
     tables: torch.Tensor,
     lens: torch.Tensor,
     starts: torch.Tensor,
@@ -185,18 +239,17 @@ def paged_attention(
 ) -> torch.Tensor:
     """Attend with q `[H, T, Dk]` (any strides but the last) over the blocks of S sequences; returns `[T, H, Dv]`.
 
-    k_cache `[KV, slots, Dk]`, v_cache `[KV, slots, Dv]`, contiguous, in q's dtype or in e4m3; tables int32
-    `[S, blocks]`; lens int32 `[S]`, contexts with this step's tokens; starts int32 `[S + 1]`, where each sequence's
-    queries begin in T. A sequence without queries is passed over; if the first has none, tokens before its beginning
-    are left alone. `splits` above 1 is for steps whose sequences have a query or few each. The result is written to
-    `out`, contiguous, where one is given.
+    The cache is in q's dtype or in e4m3, contiguous; tables int32 `[S, blocks]`; lens int32 `[S]`, contexts with this
+    step's tokens; starts int32 `[S + 1]`, where each sequence's queries begin in T. A sequence without queries is
+    passed over; if the first has none, tokens before its beginning are left alone. `splits` above 1 is for steps whose
+    sequences have a query or few each. The result is written to `out`, contiguous, where one is given.
     """
     num_heads, num_tokens, dim = q.shape
-    num_kv_heads, v_dim = k_cache.shape[0], v_cache.shape[2]
+    num_kv_heads, v_dim = cache.k.shape[0], cache.v.shape[2]
     group, num_seqs = num_heads // num_kv_heads, lens.shape[0]
-    pad, v_pad = triton.next_power_of_2(dim), triton.next_power_of_2(v_dim)
-    shape = launch_shape(LaunchKey(pad, group, max_query_len > smallest_rows(group) // group))
-    tokens = shape.rows // group
+    shape = _shape_for(cache, group, max_query_len)
+    at_once = min(group, shape.rows)
+    tokens = shape.rows // at_once
     if out is None:
         out = torch.empty(num_tokens, num_heads, v_dim, dtype=q.dtype, device=q.device)
     parts = (num_tokens, num_heads, splits)
@@ -205,20 +258,22 @@ def paged_attention(
         part_acc = torch.empty(*parts, v_dim, dtype=torch.float32, device=q.device)
         part_max, part_sum = (torch.empty(parts, dtype=torch.float32, device=q.device) for _ in range(2))
     one_query = max_query_len == 1 and num_tokens == num_seqs
-    grid = (num_seqs if one_query else num_tokens // tokens + num_seqs, num_kv_heads, splits)
+    grid = (num_seqs if one_query else num_tokens // tokens + num_seqs, num_kv_heads * -(-group // at_once), splits)
     launch(
         attend_kernel, grid,
-        q, k_cache, v_cache, tables, lens, starts, out, part_acc, part_max, part_sum,
-        q.stride(0), q.stride(1), k_cache.stride(0), v_cache.stride(0), tables.stride(0), num_seqs, num_heads,
+        q, cache.k, cache.v, tables, lens, starts, out, part_acc, part_max, part_sum,
+        q.stride(0), q.stride(1), cache.k.stride(0), cache.v.stride(0), tables.stride(0), num_seqs, num_heads,
         scaling, softcap or 1.0, window or 0, splits,
-        GROUP=group, BLOCK_SIZE=block_size, DIM=dim, V_DIM=v_dim, DIM_PAD=pad, V_DIM_PAD=v_pad, ROWS=shape.rows,
+        GROUP=group, HEADS=at_once, BLOCK_SIZE=block_size, DIM=dim, V_DIM=v_dim, DIM_PAD=padded(dim),
+        V_DIM_PAD=padded(v_dim), REST_PAD=padded(dim - v_dim) if cache.is_latent else 0, ROWS=shape.rows,
         TOKENS=tokens, TILE=shape.tile, SPLIT=splits > 1, SOFTCAP=softcap is not None, WINDOW=window is not None,
         ONE_QUERY=one_query, PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
         num_warps=shape.num_warps, num_stages=shape.num_stages,
     )  # fmt: skip
     if splits > 1:
+        width = min(padded(v_dim), JOINED_WIDTH)
         launch(
-            join_splits_kernel, (num_tokens * num_heads,),
-            out, part_acc, part_max, part_sum, V_DIM=v_dim, V_DIM_PAD=v_pad, SPLITS=splits, num_warps=4,
+            join_splits_kernel, (num_tokens * num_heads, padded(v_dim) // width),
+            out, part_acc, part_max, part_sum, V_DIM=v_dim, WIDTH=width, SPLITS=splits, num_warps=4,
         )  # fmt: skip
     return out

@@ -17,6 +17,8 @@ from engine.models.fp8_offsets import InputMeans, offset
 from engine.sizing.shape import FP8_MULTIPLE
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+EXPANSION = "kv_b_proj"
+"""What makes keys and values of latents: no linear any more where attention is on the latents themselves."""
 CHECK_ROWS = 32
 CHECK_TOLERANCE = 0.02
 """Of the spread of the outputs, on average: bf16 rounds by 0.2 %, and sums may be kept short."""
@@ -108,8 +110,9 @@ def quantize_linears(decoder: nn.Module, means: InputMeans) -> int:
     """Put an `Fp8Linear` in the place of each linear of a decoder, for good; the number changed.
 
     Each weight is freed when the next is quantised. The last layer, which costs more than others (bench/LOG.md,
-    2026-11-25), stays as it is, and so do cross attention and a linear whose sides are not multiples of 16. One that is
-    in `means` gets a bias that takes off what rounding adds to its outputs on average.
+    2026-11-25), stays as it is, and so do cross attention, what latents are expanded by (`latent_attention`), and a
+    linear whose sides are not multiples of 16. One that is in `means` gets a bias that takes off what rounding adds to
+    its outputs on average.
     """
     layers = getattr(decoder, "layers", None)
     last = set(layers[-1].modules()) if isinstance(layers, nn.ModuleList) and len(layers) > 1 else set()
@@ -118,7 +121,7 @@ def quantize_linears(decoder: nn.Module, means: InputMeans) -> int:
         for parent in decoder.modules()
         if parent not in last and not type(parent).__name__.endswith("CrossAttention")
         for name, child in parent.named_children()
-        if type(child) is nn.Linear and fits(child.weight)
+        if type(child) is nn.Linear and fits(child.weight) and name != EXPANSION
     ]
     for parent, name in found:
         linear: Any = getattr(parent, name)

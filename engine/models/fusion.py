@@ -200,7 +200,8 @@ def pack_linears(model: nn.Module, dtype: torch.dtype) -> int:
     return len(found)
 
 
-def _replace(parent: nn.Module, name: str, new: nn.Module, undo: Undo) -> None:
+def replace_child(parent: nn.Module, name: str, new: nn.Module, undo: Undo) -> None:
+    """Put a module in the place of another."""
     old = getattr(parent, name)
     setattr(parent, name, new)
     undo.append(lambda: setattr(parent, name, old))
@@ -215,9 +216,9 @@ def merge_linears(model: nn.Module, undo: Undo) -> int:
             linears = [child for child in children if type(child) in (nn.Linear, Fp8Linear, QuantizedLinear)]
             if len(linears) == len(names) and _mergeable(linears):
                 merged = MergedLinear(linears)
-                _replace(parent, names[0], merged, undo)
+                replace_child(parent, names[0], merged, undo)
                 for name in names[1:]:
-                    _replace(parent, name, MergedSlice(merged), undo)
+                    replace_child(parent, name, MergedSlice(merged), undo)
                 count += 1
     return count
 
@@ -245,6 +246,6 @@ def fuse_norms(model: nn.Module, undo: Undo) -> int:
             if not isinstance(weight, torch.Tensor) or not isinstance(eps, float):
                 continue
             plus_one = type(child).__name__.startswith("Gemma")
-            _replace(parent, name, FusedRMSNorm(weight.detach(), eps, plus_one=plus_one), undo)
+            replace_child(parent, name, FusedRMSNorm(weight.detach(), eps, plus_one=plus_one), undo)
             count += 1
     return count

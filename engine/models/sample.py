@@ -1,6 +1,7 @@
 """A text that a model reads when it is loaded, where something about its numbers must be known."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,22 @@ def read_sample(model: Any, directory: Path, attention: str, context: int = 0) -
     if not (directory / "tokenizer.json").exists():
         return
     decoder = model.get_decoder()
-    # Of the decoder alone: a tower attends in its own way.
-    ours = decoder.config._attn_implementation
-    decoder.set_attn_implementation(attention)
-    try:
+    with attending_by(decoder, attention):
         vocab_size = model.get_input_embeddings().weight.shape[0]
         longest = int(model.config.get_text_config().max_position_embeddings)
         for number, whole in enumerate(windows(directory / "tokenizer.json", vocab_size)):
             window = whole[:longest]
             where = torch.tensor([positions(len(window), number, context)], device=model.device)
             decoder(input_ids=torch.tensor([window], device=model.device), position_ids=where, use_cache=False)
+
+
+@contextmanager
+def attending_by(decoder: Any, attention: str) -> Iterator[None]:
+    """Inside, a decoder attends by an attention of transformers; a tower beside it goes on in its own way."""
+    ours = decoder.config._attn_implementation
+    decoder.set_attn_implementation(attention)
+    try:
+        yield
     finally:
         decoder.set_attn_implementation(ours)
 

@@ -32,6 +32,12 @@ QUANTIZED_TOLERANCE = 2e-3
 ROUGH_TOLERANCE = 0.25
 
 
+def tolerance_of(model: nn.Module, dtype: torch.dtype) -> float:
+    """How far the logits of a model may move by a change to it, in parts of their spread."""
+    rounds = any(isinstance(module, QuantizedLinear) for module in model.modules())
+    return QUANTIZED_TOLERANCE if rounds else TOLERANCE.get(dtype, ROUGH_TOLERANCE)
+
+
 class Surgery:
     """One model on the table, with a small cache of its own to run check batches in."""
 
@@ -111,8 +117,7 @@ class Surgery:
             return self._answers()
 
     def _change(self, name: str, operate: Callable[[Undo], int]) -> None:
-        rounds = any(isinstance(module, QuantizedLinear) for module in self._model.modules())
-        tolerance = QUANTIZED_TOLERANCE if rounds else TOLERANCE.get(self._dtype, ROUGH_TOLERANCE)
+        tolerance = tolerance_of(self._model, self._dtype)
         before = self._outcome() if self._known is None else self._known
         self._done[name], self._known = apply_checked(name, operate, before, self._outcome, tolerance=tolerance)
         if self._done[name] is None:

@@ -16,11 +16,18 @@ class LayerShape:
     num_kv_heads: int
     k_dim: int
     v_dim: int
+    is_latent: bool = False
+    """Whether the values are the first `v_dim` numbers of the keys, which alone are stored."""
 
     @property
     def elements(self) -> int:
         """Numbers stored per token."""
-        return self.num_kv_heads * (self.k_dim + self.v_dim)
+        return self.num_kv_heads * (self.k_dim if self.is_latent else self.k_dim + self.v_dim)
+
+    @property
+    def num_tensors(self) -> int:
+        """Tensors that they are stored in."""
+        return 1 if self.is_latent else 2
 
 
 def bytes_per_token(shapes: Mapping[int, LayerShape], itemsize: int) -> int:
@@ -30,5 +37,5 @@ def bytes_per_token(shapes: Mapping[int, LayerShape], itemsize: int) -> int:
 
 def overhead_bytes(shapes: Mapping[int, LayerShape], itemsize: int, block_size: int, *, is_cuda: bool) -> int:
     """What a cache takes beside its blocks: the null block, and on CUDA what each of its tensors is rounded up by."""
-    rounding = 2 * len(shapes) * CUDA_ROUNDING if is_cuda else 0
+    rounding = sum(shape.num_tensors for shape in shapes.values()) * CUDA_ROUNDING if is_cuda else 0
     return bytes_per_token(shapes, itemsize) * block_size + rounding

@@ -10,7 +10,8 @@ from typing import Any
 
 from engine.sizing.cache import LayerShape
 
-KINDS = frozenset(("llama", "mistral", "phi3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "deepseek_v3"))
+LATENT_KINDS = frozenset(("deepseek_v2", "deepseek_v3"))
+KINDS = LATENT_KINDS | {"llama", "mistral", "phi3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"}
 FP8_CAPABILITY = (8, 9)
 """Of the first GPUs whose matrix units take e4m3."""
 FP8_MULTIPLE = 16
@@ -52,6 +53,8 @@ class ModelShape:
     """Numbers that are in no layer's linear: embeddings, output head, norms, routers."""
     cache: Mapping[int, LayerShape]
     has_experts: bool
+    queries: int = 0
+    """Numbers of a token's queries, where these are in the space of latents."""
 
     @property
     def parameters(self) -> int:
@@ -60,8 +63,8 @@ class ModelShape:
 
     @property
     def widest(self) -> int:
-        """Inputs of the widest product, which the last of an MLP is."""
-        return max(linear.inputs for layer in self.linears for linear in layer)
+        """Inputs of the widest product, which the last of an MLP is, or what queries of latents take."""
+        return max(self.queries, *(linear.inputs for layer in self.linears for linear in layer))
 
     def weight_bytes(self, itemsize: int) -> int:
         """Of all weights, of so many bytes each."""
@@ -88,7 +91,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
     if kind not in KINDS:
         return None
     try:
-        return _latent(config) if kind == "deepseek_v3" else _dense(config, str(kind))
+        return _latent(config) if kind in LATENT_KINDS else _dense(config, str(kind))
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
 
@@ -125,13 +128,15 @@ def _dense(config: Mapping[str, Any], kind: str) -> ModelShape:
 
 
 def _latent(config: Mapping[str, Any]) -> ModelShape:
-    """DeepSeek V3: queries, keys and values from few numbers, and experts behind the first layers."""
+    """DeepSeek V2 and V3: keys, values and often queries from few numbers, and experts behind the first layers."""
     hidden, layers, heads = (int(config[name]) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
-    rank, kv_rank, rope = (int(config[name]) for name in ("q_lora_rank", "kv_lora_rank", "qk_rope_head_dim"))
+    kv_rank, rope = int(config["kv_lora_rank"]), int(config["qk_rope_head_dim"])
     nope, v_dim = int(config["qk_nope_head_dim"]), int(config["v_head_dim"])
+    rank = 0 if config["q_lora_rank"] is None else int(config["q_lora_rank"])
+    queries = heads * (nope + rope)
     attention = (
-        Linear(hidden, rank), Linear(rank, heads * (nope + rope)), Linear(hidden, kv_rank + rope),
-        Linear(kv_rank, heads * (nope + v_dim)), Linear(heads * v_dim, hidden),
+        *((Linear(hidden, rank), Linear(rank, queries)) if rank else (Linear(hidden, queries),)),
+        Linear(hidden, kv_rank + rope), Linear(kv_rank, heads * (nope + v_dim)), Linear(heads * v_dim, hidden),
     )  # fmt: skip
     experts, width = int(config["n_routed_experts"]), int(config["moe_intermediate_size"])
     dense = int(config["first_k_dense_replace"])
@@ -145,8 +150,9 @@ def _latent(config: Mapping[str, Any]) -> ModelShape:
         context=int(config["max_position_embeddings"]),
         linears=(first,) * dense + ((*attention, *shared),) * (layers - dense),
         other=_ends(config, bool(config.get("tie_word_embeddings", False))) + layers * norms + routed,
-        cache=dict.fromkeys(range(layers), LayerShape(heads, nope + rope, v_dim)),
+        cache=dict.fromkeys(range(layers), LayerShape(1, kv_rank + rope, kv_rank, is_latent=True)),
         has_experts=True,
+        queries=heads * (kv_rank + rope),
     )
 
 

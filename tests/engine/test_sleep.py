@@ -18,7 +18,7 @@ def held(engine: Engine) -> int:
     """Bytes behind the model's tensors and the KV cache, each storage once."""
     runner = engine._runner
     assert isinstance(runner, ModelRunner)
-    tensors = [*tensors_of(runner.model), *(part for cache in runner.caches.values() for part in (cache.k, cache.v))]
+    tensors = [*tensors_of(runner.model), *(part for cache in runner.caches.values() for part in cache.parts)]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
     return sum(storage.nbytes() for storage in storages.values() if storage.resizable())
 

@@ -57,9 +57,11 @@ def make(name: str) -> AttentionBackend:
 @pytest.mark.parametrize("name", ["reference", "sdpa", "kernels", "torch"])
 @pytest.mark.parametrize(("softcap", "window"), [(None, None), (3.0, None), (None, 6), (3.0, 6)])
 @pytest.mark.parametrize("left_behind", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("v_dim", [None, DIM - 4], ids=["values", "latents"])
 def test_what_former_tenants_left_is_never_seen(
-    name: str, softcap: float | None, window: int | None, left_behind: float
+    name: str, softcap: float | None, window: int | None, left_behind: float, v_dim: int | None
 ) -> None:
+    """With a `v_dim` the values are the first so many numbers of the keys."""
     built, owned = batch()
     generator = torch.Generator().manual_seed(1)
     num_tokens = len(built.input_ids)
@@ -67,7 +69,9 @@ def test_what_former_tenants_left_is_never_seen(
     k, v = (torch.randn(KV_HEADS, num_tokens, DIM, generator=generator) for _ in range(2))
     clean = LayerCache(*(torch.randn(KV_HEADS, len(owned), DIM, generator=generator) for _ in range(2)))
     dirty = LayerCache(clean.k.clone(), clean.v.clone())
-    for part in (dirty.k, dirty.v):
+    if v_dim is not None:
+        v, clean, dirty = k[..., :v_dim], *(LayerCache.of_latents(cache.k, v_dim) for cache in (clean, dirty))
+    for part in dirty.parts:
         part[:, ~owned] = left_behind
         part[:, :BLOCK_SIZE] = 0  # nobody writes to the null block
     expected, actual = [], []

@@ -121,6 +121,16 @@ def test_shapes_hold_whole_groups_of_heads(dim_pad: int, group: int) -> None:
             assert shape.rows >= group and shape.rows & (shape.rows - 1) == 0 and shape.tile >= 16
 
 
+@pytest.mark.parametrize("is_prompt", [False, True])
+def test_shapes_for_latents_hold_part_of_their_heads(is_prompt: bool) -> None:
+    """The sums of 128 heads, of 512 numbers each, would fill all registers of a processor."""
+    problem = Problem(128, 1, 576, 512, torch.bfloat16, torch.bfloat16, 16, is_latent=True)
+    shapes = candidates(problem.key(is_prompt=is_prompt))
+    assert problem.token_bytes == 576 * 2 and shapes[0] == default_shape(problem.key(is_prompt=is_prompt))
+    assert len(set(shapes)) == len(shapes) > 2 and {shape.rows for shape in shapes} <= {16, 32, 64}
+    assert problem.key(is_prompt=is_prompt) != replace(problem, is_latent=False).key(is_prompt=is_prompt)
+
+
 def test_without_memory_to_measure_in_our_kernel_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError

@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from engine.kernels import triton_attention, triton_filter, triton_fp8, triton_layer, triton_linear, triton_sampler
-from engine.kernels.launch_shapes import LaunchKey, default_shape
+from engine.kernels.launch_shapes import default_shape, launch_key
 
 _PTXAS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers", re.DOTALL)
 
@@ -28,18 +28,24 @@ def attention(
     dim: int,
     group: int,
     *,
+    latent: int | None = None,
     prompt: bool,
     splits: int = 1,
     softcap: bool = False,
     window: bool = False,
     fp8_cache: bool = False,
 ) -> Any:
-    """A build of the attention kernel as `paged_attention` would launch it."""
-    pad = triton.next_power_of_2(dim)
-    shape = default_shape(LaunchKey(pad, group, prompt))
+    """A build of the attention kernel as `paged_attention` would launch it.
+
+    With `latent` so many of the keys' numbers are the values.
+    """
+    shape = default_shape(launch_key(dim, group, is_prompt=prompt, is_latent=latent is not None))
+    heads, v_dim = min(group, shape.rows), latent or dim
     constants = {
-        "GROUP": group, "BLOCK_SIZE": 16, "DIM": dim, "V_DIM": dim, "DIM_PAD": pad, "V_DIM_PAD": pad,
-        "ROWS": shape.rows, "TOKENS": shape.rows // group, "TILE": shape.tile, "SPLIT": splits > 1,
+        "GROUP": group, "HEADS": heads, "BLOCK_SIZE": 16, "DIM": dim, "V_DIM": v_dim,
+        "DIM_PAD": triton_attention.padded(dim), "V_DIM_PAD": triton_attention.padded(v_dim),
+        "REST_PAD": 0 if latent is None else triton_attention.padded(dim - latent),
+        "ROWS": shape.rows, "TOKENS": shape.rows // heads, "TILE": shape.tile, "SPLIT": splits > 1,
         "SOFTCAP": softcap, "WINDOW": window, "ONE_QUERY": not prompt, "PRECISION": "tf32",
     }  # fmt: skip
     types = {name: "*bf16" for name in ("q", "k_cache", "v_cache", "out")}
@@ -79,6 +85,9 @@ def fp8_builds() -> Iterator[tuple[str, Any]]:
         for splits in (1, 8):
             name = f"attention, FP8 cache, {dim}, group of {group}, {splits} parts"
             yield name, attention(dim, group, prompt=False, splits=splits, **gemma)
+    for prompt in (False, True):
+        name = f"attention on latents, FP8 cache, prompts {prompt}"
+        yield name, attention(576, 128, latent=512, prompt=prompt, splits=1 if prompt else 8, fp8_cache=True)
     for dim, turned in ((64, 64), (96, 96), (128, 128), (128, 32), (256, 256)):
         kernel, types, constants, options = rotary(dim, turned)
         types |= {name: "*fp8e4nv" for name in ("k_cache", "v_cache")} | {"key_offset": "*fp32"}
@@ -110,9 +119,14 @@ def plain_builds() -> Iterator[tuple[str, Any]]:
         for splits in (1, 8):
             name = f"attention, {dim}, group of {group}, {splits} parts"
             yield name, attention(dim, group, prompt=False, splits=splits, **gemma)
+    for group in (16, 128):
+        yield f"attention of prompts on latents, group of {group}", attention(576, group, latent=512, prompt=True)
+        for splits in (1, 8):
+            name = f"attention on latents, group of {group}, {splits} parts"
+            yield name, attention(576, group, latent=512, prompt=False, splits=splits)
     for dim in (64, 128, 256):
         types = {"out": "*bf16", "part_acc": "*fp32", "part_max": "*fp32", "part_sum": "*fp32"}
-        constants = {"V_DIM": dim, "V_DIM_PAD": dim, "SPLITS": triton_attention.MAX_SPLITS}
+        constants = {"V_DIM": dim, "WIDTH": dim, "SPLITS": triton_attention.MAX_SPLITS}
         yield f"join of parts, {dim}", (triton_attention.join_splits_kernel, types, constants, {"num_warps": 4})
     for dim in (576, 1536, 4096, 5120, 8192, 16384):
         pad = triton.next_power_of_2(dim)

@@ -24,7 +24,7 @@ from engine.attention.triton import TritonAttention
 from engine.device.forward_batch import ForwardBatch, Mixture
 from engine.device.kv_cache import LayerCache
 from engine.kernels import reference, triton_fp8, triton_layer, triton_linear
-from engine.kernels.launch_shapes import LaunchKey, candidates, use_shape
+from engine.kernels.launch_shapes import candidates, launch_key, use_shape
 from engine.kernels.triton_attention import paged_attention
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
@@ -37,7 +37,7 @@ from tests.gpu import fp8_checks
 from tests.tiny_models import FAMILIES, VISION_FAMILIES, VOCAB_SIZE, build_tiny_model
 from tests.vision_models import Eyes, build_seeing_model
 
-FUSED = frozenset(FAMILIES | VISION_FAMILIES) - {"deepseek_v3"}
+FUSED = frozenset(FAMILIES | VISION_FAMILIES) - {"deepseek_v2", "deepseek_v3"}
 """Families whose layers are replaced whole."""
 DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -50,6 +50,12 @@ HAS_FP8 = DEVICE.type == "cpu" or torch.cuda.get_device_capability() >= (8, 9)
 def there(*tensors: torch.Tensor) -> list[torch.Tensor]:
     """The tensors on the device, with the strides they have."""
     return [tensor.to(DEVICE) for tensor in tensors]
+
+
+def cache_there(cache: LayerCache) -> LayerCache:
+    """The cache on the device."""
+    k, v = there(cache.k, cache.v)
+    return LayerCache.of_latents(k, v.shape[2]) if cache.is_latent else LayerCache(k, v)
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -77,11 +83,12 @@ def attention(
     kv_dtype: torch.dtype | None = None,
     decodes: int | None = None,
     whole: bool = False,
+    latent: bool = False,
 ) -> None:
     """Rows are (queries, context) of sequences whose blocks lie in disorder, amid blocks full of NaN.
 
     With `decodes` so many of the first rows decode, and the launches are those of a recorded step; with `whole` they
-    are those that the backend chooses.
+    are those that the backend chooses. If `latent`, values are the first numbers of keys.
     """
     torch.manual_seed(len(rows) + dim + heads)
     v_dim = v_dim or dim
@@ -89,8 +96,10 @@ def attention(
     blocks = torch.randperm(sum(counts) + 3) + 1
     slots = (int(blocks.max()) + 2) * block_size
     kept = kv_dtype or dtype
-    cache = LayerCache(torch.full((kv_heads, slots, dim), torch.nan, dtype=kept),
-                       torch.full((kv_heads, slots, v_dim), torch.nan, dtype=kept))  # fmt: skip
+    kept_keys = torch.full((kv_heads, slots, dim), torch.nan, dtype=kept)
+    cache = LayerCache(kept_keys, torch.full((kv_heads, slots, v_dim), torch.nan, dtype=kept))
+    if latent:
+        cache = LayerCache.of_latents(kept_keys, v_dim)
     tables = torch.zeros(len(rows), max(counts), dtype=torch.int32)
     taken, mapping = 0, []
     for number, ((queries, context), count) in enumerate(zip(rows, counts, strict=True)):
@@ -100,7 +109,8 @@ def attention(
         positions = torch.arange(context)
         filled = own[positions // block_size] * block_size + positions % block_size
         cache.k[:, filled] = torch.randn(kv_heads, context, dim).to(kept)
-        cache.v[:, filled] = torch.randn(kv_heads, context, v_dim).to(kept)
+        if not latent:
+            cache.v[:, filled] = torch.randn(kv_heads, context, v_dim).to(kept)
         mapping.append(filled[context - queries :])
     num_tokens = sum(queries for queries, _ in rows)
     slot_mapping = torch.cat(mapping)
@@ -132,7 +142,7 @@ def attention(
                 context_lens=[1000] * len(rows), mixture=mixture,
             )
         )  # fmt: skip
-        cache = LayerCache(*there(cache.k, cache.v))
+        cache = cache_there(cache)
         close(backend._attend(q, cache, dim**-0.5, softcap, window), wanted)
         return
     if whole:
@@ -141,11 +151,12 @@ def attention(
         first = next((number for number, count in enumerate(query_lens) if count > 1), len(rows))
         q, tables, lens, starts = there(q, tables, lens, starts)
         backend.plan(replace(batch, block_tables=tables, seqlens_k=lens, query_starts=starts, num_decodes=first))
-        cache = LayerCache(*there(cache.k, cache.v))
+        cache = cache_there(cache)
         close(backend._attend(q, cache, dim**-0.5, softcap, window), wanted)
         return
+    q, tables, lens, starts = there(q, tables, lens, starts)
     ours = paged_attention(
-        *there(q, cache.k, cache.v, tables, lens, starts), block_size=block_size, scaling=dim**-0.5, softcap=softcap,
+        q, cache_there(cache), tables, lens, starts, block_size=block_size, scaling=dim**-0.5, softcap=softcap,
         window=window, max_query_len=int(query_lens.max()), splits=splits,
     )  # fmt: skip
     close(ours, wanted)
@@ -178,20 +189,22 @@ def long_prompts() -> None:
     assert served == [64, 32, 64]
 
 
-def launch_shapes(dim: int) -> None:
+def launch_shapes(dim: int, latent: int | None = None) -> None:
     """All launch shapes that may be chosen on some GPU give the same results; one that does not fit is never chosen."""
+    heads, kv_heads, group = (4, 2, 2) if latent is None else (40, 1, 40)
     for is_prompt, rows in ((False, [(1, 70), (1, 3)]), (True, [(40, 70), (20, 20)])):
-        key = LaunchKey(dim, 2, is_prompt)
+        key = launch_key(dim, group, is_prompt=is_prompt, is_latent=latent is not None)
         try:
             for number, shape in enumerate(candidates(key)):
                 use_shape(key, shape)
                 with contextlib.suppress(*([OutOfResources] if number else [])):
-                    attention(rows, dim=dim, dtype=DTYPES[-1])
+                    attention(rows, heads=heads, kv_heads=kv_heads, dim=dim, v_dim=latent, dtype=DTYPES[-1],
+                              latent=latent is not None)  # fmt: skip
         finally:
             use_shape(key, None)
 
 
-def choice() -> None:
+def choice(problem: Problem) -> None:
     """Every candidate for `attention: auto` runs, and one is chosen."""
     names = []
 
@@ -200,7 +213,6 @@ def choice() -> None:
         names.append(name)
         return 1.0
 
-    problem = Problem(4, 2, 64, 64, torch.float32, torch.float32, 16)
     assert measure(problem, DEVICE, timer, Workload(decodes=2, context=40, prompt=40)).attention == "triton"
     assert {" ".join(name.split()[:2]) for name in names} == {
         f"{name} {what}" for name in ("triton", "sdpa") for what in ("decode", "prompt")
@@ -356,6 +368,28 @@ def engine_of_large_keys(*, fusion: bool) -> None:
             assert 0 < float(cache.k.float().abs().max()) < 0.3 * fp8_checks.LARGE_KEYS
 
 
+def latent_cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[str, Any]]]:
+    """Attention of one KV head whose values are in its keys; the first are the widths of DeepSeek-R1."""
+    rows = [(1, 1), (1, 16), (1, 70), (5, 5), (3, 40), (20, 33)]
+    for heads, dim, v_dim in ((16, 576, 512), (128, 576, 512), (40, 288, 256), (4, 24, 16), (3, 52, 44)):
+        options = {"heads": heads, "kv_heads": 1, "dim": dim, "v_dim": v_dim, "latent": True}
+        some = rows if heads < 128 else [(1, 40), (2, 9)]
+        yield f"latents: {heads} heads of {v_dim} and {dim - v_dim}", attention, (some,), options
+        parts = options | {"splits": 4, "empty": True}
+        yield f"latents: {heads} heads of {v_dim} and {dim - v_dim}, parts", attention, ([(1, 90), (1, 3)],), parts
+    small = {"heads": 20, "kv_heads": 1, "dim": 40, "v_dim": 32, "latent": True}
+    yield "latents: as the backend launches them", attention, (rows,), small | {"whole": True}
+    for decodes in (0, 3):
+        recorded = [*[(1, 5 + at % 40) for at in range(decodes)], (30, 50), (5, 5), (1, 30)]
+        yield f"latents: {decodes} of a recorded step", attention, (recorded,), small | {"decodes": decodes}
+    yield "latents: in 16 bits", attention, (rows,), small | {"dtype": DTYPES[-1]}
+    if HAS_FP8:
+        yield "latents: FP8 cache", attention, (rows,), small | {"kv_dtype": torch.float8_e4m3fn}
+    yield "latents: every launch shape", launch_shapes, (40,), {"latent": 32}
+    yield "latents: auto", choice, (Problem(4, 1, 40, 32, torch.float32, torch.float32, 16, is_latent=True),), {}
+    yield "engine: deepseek_v3, padded", engine, ("deepseek_v3",), {"fusion": True, "graphs": True}
+
+
 def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[str, Any]]]:
     """Name, check, arguments."""
     for family in (*FAMILIES, *VISION_FAMILIES):
@@ -403,7 +437,8 @@ def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[st
     yield "attention: softcap, window, parts", attention, ([(1, 70), (1, 3)],), options
     for dim in (64, 128, 256):
         yield f"attention: every launch shape, heads of {dim}", launch_shapes, (dim,), {}
-    yield "attention: auto", choice, (), {}
+    yield "attention: auto", choice, (Problem(4, 2, 64, 64, torch.float32, torch.float32, 16),), {}
+    yield from latent_cases()
     for splits in (2, 16):
         yield f"attention: {splits} parts", attention, ([(1, 1), (1, 100), (1, 17)],), {"splits": splits, "empty": True}
     for dtype in DTYPES:

@@ -12,6 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
+from engine.device.kv_cache import LayerCache
 from engine.kernels import triton_attention, triton_filter, triton_layer, triton_sampler
 from engine.sampling.device_sampler import DeviceSampler
 from tests.engine.fake_grammar import FakeGrammar
@@ -44,7 +45,7 @@ def columns(count: int, rows: int, dtype: torch.dtype) -> tuple[torch.Tensor, ..
 
 @pytest.mark.parametrize("queries", [1, 40])
 def test_attention_is_built_once_for_rows_and_blocks_of_any_number(queries: int, variants: Variants) -> None:
-    cache = torch.zeros(2, 64, 64, dtype=torch.bfloat16)
+    cache = LayerCache(*torch.zeros(2, 2, 64, 64, dtype=torch.bfloat16))
     for before in (0, 1, 2, 4, 16):
         for rows in (1, 2, 16, 17):
             for blocks in (1, 2, 16, 33):
@@ -52,18 +53,18 @@ def test_attention_is_built_once_for_rows_and_blocks_of_any_number(queries: int,
                                         for shape in ((blocks,), (), ()))  # fmt: skip
                 q = torch.zeros(4, rows * queries, 64, dtype=torch.bfloat16)
                 triton_attention.paged_attention(
-                    q, cache, cache, tables[:rows], lens[:rows], starts, block_size=16, scaling=0.1,
+                    q, cache, tables[:rows], lens[:rows], starts, block_size=16, scaling=0.1,
                     max_query_len=queries,
                 )  # fmt: skip
     assert len(variants["attend_kernel"]) == 1, variants
 
 
 def test_attention_in_parts_is_built_once_for_any_number_of_them(variants: Variants) -> None:
-    cache, q = torch.zeros(2, 64, 64, dtype=torch.bfloat16), torch.zeros(4, 1, 64, dtype=torch.bfloat16)
-    ints = torch.zeros(2, dtype=torch.int32)
+    keys, q = torch.zeros(2, 64, 64, dtype=torch.bfloat16), torch.zeros(4, 1, 64, dtype=torch.bfloat16)
+    ints, cache = torch.zeros(2, dtype=torch.int32), LayerCache(keys, keys)
     for splits in (2, 4, 16, 64):
         triton_attention.paged_attention(
-            q, cache, cache, ints[:1, None], ints[:1], ints, block_size=16, scaling=0.1, max_query_len=1, splits=splits
+            q, cache, ints[:1, None], ints[:1], ints, block_size=16, scaling=0.1, max_query_len=1, splits=splits
         )
     assert len(variants["attend_kernel"]) == 1, variants
 

@@ -1,5 +1,6 @@
 """Models that would give wrong answers on this engine do not load; those it knows do (see test_oracle)."""
 
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from engine.attention.sdpa import Run, plan_run
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.device.forward_batch import ForwardBatch
+from engine.device.kv_cache import LayerCache
 from engine.errors import ModelLoadError
 from engine.models.fusion import apply_checked
 from engine.models.load_check import CheckBatches, check_batching, moved
@@ -103,11 +105,13 @@ def test_layers_with_different_groups_do_not_share_masks() -> None:
 
 
 def test_keys_are_copied_only_where_their_blocks_lie_apart() -> None:
-    cache = torch.randn(2, 6 * 16, 8)
-    for blocks, first in (([2, 3, 4], 2), ([4, 2, 3], None)):
+    separate = LayerCache(torch.randn(2, 6 * 16, 8), torch.randn(2, 6 * 16, 4))
+    latents = LayerCache.of_latents(separate.k, 4)
+    for (blocks, first), cache in product((([2, 3, 4], 2), ([4, 2, 3], None)), (separate, latents)):
         batch = SimpleNamespace(context_lens=[40], query_lens=[5], block_tables=torch.tensor([blocks]))
         slots = [block * 16 + at for block in blocks for at in range(16)][:40]
-        found = plan_run(batch, 0, 0, 16).gather(cache)  # type: ignore[arg-type]
-        assert torch.equal(found, cache[:, slots])
-        in_place = found.untyped_storage().data_ptr() == cache.untyped_storage().data_ptr()
-        assert in_place == (first is not None)
+        gathered = plan_run(batch, 0, 0, 16).gather(cache)  # type: ignore[arg-type]
+        for found, kept in zip(gathered, (cache.k, cache.v), strict=True):
+            assert torch.equal(found, kept[:, slots])
+            in_place = found.untyped_storage().data_ptr() == kept.untyped_storage().data_ptr()
+            assert in_place == (first is not None)
