@@ -20,6 +20,7 @@ from engine.models.fp8_checkpoint import Fp8Files, Fp8Layout, fill, read_layout
 from engine.models.fp8_offsets import input_means
 from engine.models.quantized import QuantizedEmbedding, QuantizedLinear, fill_quantized, quantized_bytes
 from engine.weights.checkpoint import weight_files, weights_size
+from engine.weights.gguf_file import GGUFFile
 from engine.weights.random_model import SEED_FILE
 from engine.weights.sources import ResolvedModel, resolve
 
@@ -212,12 +213,13 @@ def _load_quantized(
     """Build the model without parameters, then give it those of a GGUF file, in the fewest bits."""
     from accelerate import init_empty_weights
 
-    _check_memory(quantized_bytes(path), torch.device("cpu"))
+    file = GGUFFile(path)
+    _check_memory(quantized_bytes(file), torch.device("cpu"))
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = _auto_class(config).from_config(
             config, dtype=torch.float32, attn_implementation=attention_name, trust_remote_code=False
         )
-    fill_quantized(model, path, directory, progress)
+    fill_quantized(model, file, directory, progress)
     return model
 
 

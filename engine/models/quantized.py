@@ -63,9 +63,8 @@ class QuantizedEmbedding(nn.Module):
         return torch.from_numpy(rows).view(*input_ids.shape, self.dim)
 
 
-def quantized_bytes(path: Path) -> int:
-    """Memory that the weights of a GGUF file take when they are kept as they are. Raises `ModelLoadError`."""
-    file = GGUFFile(path)
+def quantized_bytes(file: GGUFFile) -> int:
+    """Memory that the weights of a GGUF file take when they are kept as they are."""
     return sum(
         packed_size(info.ggml_type, info.shape[0], info.shape[1]) or 4 * int(np.prod(info.shape))
         if len(info.shape) == 2
@@ -81,12 +80,11 @@ def round_activations(model: nn.Module, bits: int) -> None:
             module.product.round_to(bits)
 
 
-def fill_quantized(model: Any, path: Path, directory: Path, progress: Progress) -> None:
+def fill_quantized(model: Any, file: GGUFFile, directory: Path, progress: Progress) -> None:
     """Give a model without parameters those of a GGUF file, quantised where that is possible, else in fp32.
 
     `directory` holds the configuration that the model was made of. Raises `ModelLoadError`.
     """
-    file = GGUFFile(path)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     filled = _Filling(model, file, config)
     try:
@@ -96,12 +94,12 @@ def fill_quantized(model: Any, path: Path, directory: Path, progress: Progress) 
         filled.tie()
     except (ValueError, NotImplementedError) as error:
         raise ModelLoadError(
-            f"{path.name} holds tensors that cannot be read: {error}",
+            f"{file.path.name} holds tensors that cannot be read: {error}",
             hint="The file may be incomplete, or quantised in a way that is not known.",
         ) from error
     absent = sorted(name for name, parameter in model.named_parameters() if parameter.is_meta)
     if absent:
-        raise ModelLoadError(f"{path.name} lacks the tensor of {absent[0]}", hint="The file may be incomplete.")
+        raise ModelLoadError(f"{file.path.name} lacks the tensor of {absent[0]}", hint="The file may be incomplete.")
 
 
 class _Filling:

@@ -136,8 +136,19 @@ class GGUFFile:
         if kind in _SCALARS:
             code = f"<{count}{_SCALARS[kind]}"
             return list(struct.unpack_from(code, self._bytes, position)), position + struct.calcsize(code)
+        if kind == _STRING:
+            return self._strings(position, count)
         items = []
         for _ in range(count):
             item, position = self._value(position, kind)
             items.append(item)
+        return items, position
+
+    def _strings(self, position: int, count: int) -> tuple[list[str], int]:
+        """As `_string` reads them one by one; vocabularies have hundreds of thousands."""
+        content, length_at, items = self._bytes, struct.Struct("<Q").unpack_from, []
+        for _ in range(count):
+            start = position + 8
+            position = start + length_at(content, position)[0]
+            items.append(content[start:position].decode("utf-8", "replace"))
         return items, position

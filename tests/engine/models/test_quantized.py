@@ -15,7 +15,7 @@ from torch import nn
 from engine.errors import ModelLoadError
 from engine.kernels import cpu_quantized
 from engine.messages import AddRequest
-from engine.models import loader, quantized
+from engine.models import loader
 from engine.models.quantized import QuantizedEmbedding, QuantizedLinear, quantized_bytes, round_activations
 from engine.sampling_params import SamplingParams
 from engine.weights.gguf import describe_model
@@ -157,7 +157,7 @@ def test_nothing_is_converted_and_the_file_says_what_is_needed(
     write_model(path, tiny_model_dir("llama"), kind=GGMLQuantizationType.Q8_0)
     load_from(path, dtype="float32")
     assert not list(cache.rglob("*.safetensors"))
-    monkeypatch.setattr(loader, "available_memory", lambda device: quantized_bytes(path) - 1)
+    monkeypatch.setattr(loader, "available_memory", lambda device: quantized_bytes(GGUFFile(path)) - 1)
     with pytest.raises(ModelLoadError, match="the weights need"):
         load_from(path, dtype="float32")
 
@@ -194,7 +194,7 @@ def test_a_tensor_of_another_shape_is_refused_by_name(
             info = self.tensors[name]
             self.tensors[name] = replace(info, shape=(info.shape[0] // 2, *info.shape[1:]))
 
-    monkeypatch.setattr(quantized, "GGUFFile", Misshapen)
+    monkeypatch.setattr(loader, "GGUFFile", Misshapen)
     with pytest.raises(ModelLoadError, match=f"the tensor '{name}' in a shape"):
         load_from(path, dtype="float32")
 
