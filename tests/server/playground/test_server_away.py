@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.server.commands.test_cli import serving
 from tests.server.fake_engine import Script
@@ -153,3 +153,22 @@ def test_what_a_key_may_not_see_is_said_and_not_asked_for_again(browser: Browser
         watch.context.route("**/v1/models", refuse)
         page.reload()
         expect(page.get_by_role("alert")).to_contain_text("has not the right")
+
+
+def test_a_key_of_few_requests_is_not_used_up_by_what_is_asked_while_one_types(page: Page) -> None:
+    asked: list[str] = []
+
+    def count(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(json={"count": len(asked), "max_model_len": 9}, headers={"x-ratelimit-limit-requests": "60"})
+
+    page.route("**/tokenize", count)
+    shown = page.locator("#composer .count")
+    box = page.get_by_label("Message", exact=True)
+    box.fill("a")
+    expect(shown).to_have_text("1 / 9 tokens")
+    for text in "bcde":
+        box.fill(text)
+        page.wait_for_timeout(400)  # longer than a count waits where nothing is limited
+    assert len(asked) == 1
+    expect(shown).to_have_text("2 / 9 tokens")

@@ -9,6 +9,17 @@ export const apiKey = signal(sessionStorage.getItem(KEY_NAME) ?? "");
 /** Whether the server has refused to talk without a key, or with the one it was given. */
 export const keyWanted = signal(false);
 
+const MINUTE_MS = 60_000;
+/** Requests that the key may send in a minute. */
+let mostInAMinute = Infinity;
+
+/**
+ * How long to wait before the page asks something by itself, as while one types: half of what a key may send is left to
+ * whoever has it.
+ * @param {number} ms that would be long enough
+ */
+export const pause = (ms) => Math.max(ms, (2 * MINUTE_MS) / mostInAMinute);
+
 /** Whether the models were refused for want of a key, which may be given later. */
 export const locked = signal(false);
 
@@ -74,6 +85,7 @@ export async function ask(path, { json, signal: abort } = {}) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     throw new Unreachable();
   }
+  if (json !== undefined) mostInAMinute = Number(response.headers.get("x-ratelimit-limit-requests")) || Infinity;
   if (response.ok) return response;
   if (response.status === 401) keyWanted.value = locked.value = true;
   throw new ServerError(response.status, await errorOf(response), response.headers.get("x-request-id") ?? "");

@@ -1,7 +1,7 @@
 /** The server's word on a part of a request, asked for as one types. */
 import { useEffect, useState } from "../core/ui.js";
 import { lineAt, readJson, Refusal } from "../core/json.js";
-import { ask, ServerError } from "../api/client.js";
+import { ask, pause, ServerError } from "../api/client.js";
 import { lineOf } from "./place.js";
 
 const PAUSE_MS = 500;
@@ -44,7 +44,7 @@ export function useCheck(text, model, make, others = []) {
           if (error instanceof ServerError && error.status === 400) setVerdict({ ...NONE, fault: error.message, line: placeOf(text, error.message) });
         },
       );
-    }, PAUSE_MS);
+    }, pause(PAUSE_MS));
     return () => (clearTimeout(timer), abort.abort());
   }, [text, model, ...others]);
   return verdict;

@@ -49,6 +49,8 @@ function Program({ request, model, choice }) {
     h("div", { class: "row" },
       h("select", { class: "input small", "aria-label": "Language", value: id, onChange: (/** @type {any} */ event) => prefer({ language: event.currentTarget.value }) },
         TARGETS.map((one) => h("option", { key: one.id, value: one.id }, one.label))),
+    ),
+    h("div", { class: "row" },
       h("label", { class: "row small" }, h("input", { type: "checkbox", checked: stream, onChange: (/** @type {any} */ event) => setStream(event.currentTarget.checked) }), "Stream"),
       choice && h("label", { class: "row small", title: "Have the last answer go on, in place of asking for it" }, h("input", { type: "checkbox", checked: choice.continues, onChange: (/** @type {any} */ event) => choice.onChange(event.currentTarget.checked) }), "Continue"),
     ),

@@ -49,6 +49,7 @@ export function Column({ talk, index, alone }) {
     if (!inner.current) return;
     const observer = new ResizeObserver(follow);
     observer.observe(inner.current);
+    if (box.current) observer.observe(box.current); // the room for it changes as well, as by a bar below it
     return () => observer.disconnect();
   }, [talk.id, path.length === 0]);
   const lastTop = useRef(0);

@@ -1,7 +1,7 @@
 /** How many tokens the conversation has with what is being typed: counted by the server, never guessed. */
 import { h, useEffect, useState } from "../core/ui.js";
 import { count } from "../core/format.js";
-import { ask } from "../api/client.js";
+import { ask, pause } from "../api/client.js";
 import { modelOf } from "../api/server.js";
 import { plainMessage } from "../talk/request.js";
 
@@ -20,7 +20,7 @@ export function Tokens({ talk }) {
     const abort = new AbortController();
     const timer = setTimeout(() => {
       countTokens(talk, abort.signal).then(setCounted, () => abort.signal.aborted || setCounted(null));
-    }, PAUSE_MS);
+    }, pause(PAUSE_MS));
     return () => (clearTimeout(timer), abort.abort());
   }, [draft.text, draft.images.length, settings.model, settings.tools, path.join(), lastText, ready]);
   if (!counted) return null;
