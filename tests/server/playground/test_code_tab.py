@@ -181,7 +181,7 @@ def test_an_answer_that_is_to_be_continued_is_code_and_comes_from_code(page: Pag
     page.get_by_label("A curl command or a JSON body").fill(json.dumps(begun))
     page.get_by_role("button", name="Open as a conversation").click()
     expect(page.get_by_text("Opened as a conversation")).to_be_visible()
-    expect(page.get_by_label("Continue", exact=True)).to_be_checked()
+    expect(page.get_by_label("Continue the last answer")).to_be_checked()
     ran(program(page))
     sent = scripted.requests[-1]
     assert sent == {"model": "scripted/large-model", **begun, **PROGRAMS}
@@ -189,6 +189,6 @@ def test_an_answer_that_is_to_be_continued_is_code_and_comes_from_code(page: Pag
     done(page)
     expect(last_text(page)).to_have_text("one, two and on.")
     assert scripted.requests[-1] | PROGRAMS | {"model": sent["model"]} == sent
-    expect(page.get_by_label("Continue", exact=True)).not_to_be_checked()  # how it was answered is known now
-    page.get_by_label("Continue", exact=True).check()
+    expect(page.get_by_label("Continue the last answer")).not_to_be_checked()  # how it was answered is known now
+    page.get_by_label("Continue the last answer").check()
     expect(page.get_by_role("region", name="The request as code,")).to_contain_text("one, two and on.")

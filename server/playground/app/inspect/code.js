@@ -18,8 +18,8 @@ const KEY_VARIABLE = "HEADRACE_API_KEY";
 export default function Code({ talk }) {
   const [wish, setWish] = useState(/** @type {boolean | null} */ (null));
   const last = openAnswer(talk);
-  // What was begun by hand has no request but the one that continues it.
-  const continues = last !== undefined && (wish ?? !last.outcome);
+  // What came to be continued was never asked for.
+  const continues = last !== undefined && (wish ?? (last.state === "stopped" && !last.outcome));
   const request = useStable(continues ? nextRequest(talk) : shownRequest(talk));
   const choice = last && { continues, onChange: setWish };
   return h("div", { class: "stack" },
@@ -52,7 +52,7 @@ function Program({ request, model, choice }) {
     ),
     h("div", { class: "row" },
       h("label", { class: "row small" }, h("input", { type: "checkbox", checked: stream, onChange: (/** @type {any} */ event) => setStream(event.currentTarget.checked) }), "Stream"),
-      choice && h("label", { class: "row small", title: "Have the last answer go on, in place of asking for it" }, h("input", { type: "checkbox", checked: choice.continues, onChange: (/** @type {any} */ event) => choice.onChange(event.currentTarget.checked) }), "Continue"),
+      choice && h("label", { class: "row small", title: "In place of asking for it" }, h("input", { type: "checkbox", checked: choice.continues, onChange: (/** @type {any} */ event) => choice.onChange(event.currentTarget.checked) }), "Continue the last answer"),
     ),
     h("figure", { class: "code-block program" },
       h("figcaption", {}, install ? h("code", {}, install) : h("span", {}, "For bash, zsh and their like"), h(CopyButton, { text, label: "Copy code" })),

@@ -24,6 +24,7 @@ export function openRequest(body) {
   talk.changeSettings(settings);
   let last = null;
   for (const message of messages) last = talk.add(last, message);
+  if (continues && last) talk.change(last, { state: "stopped" });
   const first = messages.find(({ role }) => role === "user");
   talk.changeRecord({ title: first ? titleOf(first.content ?? "") : "" });
   notify(left.length ? `Opened without ${left.join(", ")}` : "Opened as a conversation");
