@@ -5,7 +5,8 @@
 What is compared is done in turn, round by round, and of each the least is told, so that other work on the machine
 disturbs both alike. Products: weights of 1,536 by 768, which stay in the cache, activations in 16 and in 8 bits;
 thousand millions of weights times rows a second. Attention: our tiles of queries, and SDPA's path with its gathering of
-blocks, of sequences whose blocks lie here and there, and that of rows with one query; milliseconds of one layer.
+blocks, of sequences whose blocks lie here and there, and that of rows with one query, on latents beside plain torch;
+milliseconds of one layer.
 """
 
 import argparse
@@ -13,12 +14,15 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
+from engine.attention.cpu_torch import TorchDecode
 from engine.attention.sdpa import Run, attend_in_chunks
+from engine.device.kv_cache import LayerCache
 from engine.kernels.cpu import CpuKernels, load_kernels
 from engine.kernels.cpu_quantized import ACTIVATION_BITS, FORMATS, QuantizedProduct, Room, pack
 from server.benchmarks.record import circumstances, table, write_json
@@ -31,6 +35,9 @@ CASES = (
 """Heads, those of keys, their width, queries, and the tokens of the sequence."""
 DECODING = ((9, 3, 64, 8, 64), (9, 3, 64, 8, 700), (9, 3, 64, 1, 6000), (12, 2, 128, 4, 300), (32, 8, 128, 1, 2000))
 """Heads, those of keys, their width, rows, and the tokens that each sees."""
+LATENTS = ((16, 4, 700), (128, 1, 700))
+"""Heads, rows, and the tokens that each sees; of DeepSeek V2 Lite and of DeepSeek-R1."""
+LATENT, TURNED = 512, 64
 BLOCK_SIZE = 16
 
 
@@ -80,7 +87,7 @@ def attention_calls(
             window=None,
         ),
         "SDPA": lambda: attend_in_chunks(
-            q.transpose(0, 1), run.gather(k), run.gather(v), run, scaling, None, None
+            q.transpose(0, 1), *run.gather(LayerCache(k, v)), run, scaling, None, None
         ),
     }  # fmt: skip
 
@@ -122,6 +129,31 @@ def decoding(rounds: int) -> list[dict[str, Any]]:
     return found
 
 
+def latents(rounds: int) -> list[dict[str, Any]]:
+    """Milliseconds of a layer's attention on latents, by our kernel and by plain torch."""
+    found = []
+    for heads, rows, context in LATENTS:
+        blocks = -(-context // BLOCK_SIZE)
+        tables = (torch.randperm(rows * blocks) + 1).view(rows, blocks).int()
+        lens = torch.full((rows,), context, dtype=torch.int32)
+        batch: Any = SimpleNamespace(context_lens=lens.tolist(), num_decodes=rows, block_tables=tables)
+        calls: dict[str, Callable[[], Any]] = {}
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+            kernels, plain = load_kernels(dtype), TorchDecode(BLOCK_SIZE)
+            assert kernels is not None
+            plain.plan(batch)
+            keys = torch.randn(1, (rows * blocks + 1) * BLOCK_SIZE, LATENT + TURNED).to(dtype)
+            cache, q = LayerCache.of_latents(keys, LATENT), torch.randn(rows, heads, LATENT + TURNED).to(dtype)
+            calls[name] = partial(
+                kernels.paged_decode, q, cache.k, cache.v, tables, lens, block_size=BLOCK_SIZE, scaling=0.1,
+                softcap=None, window=None,
+            )  # fmt: skip
+            calls[f"torch, {name}"] = partial(plain.run, q.transpose(0, 1), cache, 0.1, None, None)
+        case = {"heads": heads, "rows": rows, "context": context}
+        found.append({**case, "ms": {name: seconds * 1e3 for name, seconds in least(calls, rounds).items()}})
+    return found
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,6 +166,7 @@ def main() -> int:
         "products": products(options.rounds),
         "attention": attention(options.rounds),
         "decoding": decoding(options.rounds),
+        "latents": latents(options.rounds),
     }
     rows = [
         [one["format"], str(one["rows"]), *(f"{one['rates'][str(bits)]:.0f}" for bits in (16, 8))]
@@ -152,6 +185,12 @@ def main() -> int:
         for one in measured["decoding"]
     ]  # fmt: skip
     print(table(["heads", "rows with tokens", "fp32, ms", "bf16, ms"], rows))
+    rows = [
+        [str(one["heads"]), f"{one['rows']} with {one['context']}", *(f"{ms:.3f}" for ms in one["ms"].values())]
+        for one in measured["latents"]
+    ]
+    columns = [f"{name}, ms" for name in measured["latents"][0]["ms"]]
+    print(table(["heads on a latent", "rows with tokens", *columns], rows))
     if options.json:
         write_json(options.json, {**circumstances(), "options": vars(options), **measured})
     return 0
