@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from engine.engine import Engine
 from engine.execution.model_runner import ModelRunner
-from engine.kernels.reference import quantize_rows
 from engine.messages import AddRequest
 from engine.models import latent_attention
-from engine.models.fp8 import Fp8Linear
 from engine.models.fusion import Undo
 from engine.models.latent_attention import LatentExpansion, replace_attention
 from engine.sampling_params import SamplingParams
 from engine.sizing.cache import bytes_per_token
 from engine.sizing.shape import shape_of
 from engine.weights.random_model import shipped_config
+from tests.engine.models.test_fp8 import write_checkpoint
 from tests.engine.test_oracle import generate, make_engine, run
 from tests.gpu.fp8_checks import scores
 from tests.tiny_models import COMMON, FAMILIES, VOCAB_SIZE
@@ -80,6 +80,19 @@ def test_a_model_says_the_same_on_latents(kind: str) -> None:
     assert torch.equal(logits(model), before)
 
 
+@pytest.mark.parametrize("kind", ["deepseek_v3, with yarn", "glm4_moe_lite", "minicpm3", "youtu"])
+def test_models_that_share_the_attention_are_served(kind: str, tmp_path: Path) -> None:
+    build(KINDS[kind]).save_pretrained(tmp_path)
+    engine = make_engine(tmp_path, max_batched_tokens=16, num_blocks=30, context=60)
+    assert all(cache.is_latent for cache in runner_of(engine).caches.values())
+    prompts = {number: [3 + (7 * at + number) % 300 for at in range(length)] for number, length in enumerate((3, 21))}
+    params = SamplingParams(max_tokens=12, temperature=0)
+    outputs = run(
+        engine, {number: AddRequest(number, prompt, params) for number, prompt in prompts.items()}, {0: 0, 1: 2}
+    )
+    assert outputs == {number: generate(tmp_path, prompt, 12) for number, prompt in prompts.items()}
+
+
 def runner_of(engine: Engine) -> ModelRunner:
     assert isinstance(engine._runner, ModelRunner)
     return engine._runner
@@ -125,18 +138,20 @@ def test_fewer_bits_move_the_scores_a_little(options: dict[str, str], tiny_model
 
 
 def test_weights_in_fp8_are_unpacked_and_those_to_come_are_not_packed(tmp_path: Path) -> None:
-    weight = torch.randn(48, 32)
-    numbers, scales = quantize_rows(weight)
-    packed = Fp8Linear.quantized(weight, None)
-    found = latent_attention._weight_of(packed, torch.float32, torch.device("cpu"))
-    torch.testing.assert_close(found, numbers.float() * scales)
     options = KINDS["youtu"] | {"kv_lora_rank": 32, "qk_nope_head_dim": 16, "v_head_dim": 16, "q_lora_rank": 32}
-    build(options).save_pretrained(tmp_path)
-    before = scores(tmp_path, "cpu")
-    moved = (scores(tmp_path, "cpu", quantization="fp8") - before).abs().mean() / before.std()
-    runner = runner_of(make_engine(tmp_path, quantization="fp8"))
-    assert runner.loaded.fp8_linears and all(cache.is_latent for cache in runner.caches.values())
-    assert 0 < float(moved) < 0.25
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    build(options).save_pretrained(plain)
+    meant = write_checkpoint(plain, packed, "compressed-tensors, by channel")
+    before = scores(plain, "cpu")
+    for directory, settings in ((plain, {"quantization": "fp8"}), (packed, {})):
+        moved = (scores(directory, "cpu", **settings) - before).abs().mean() / before.std()
+        assert 0 < float(moved) < 0.25
+        runner: Any = runner_of(make_engine(directory, **settings))
+        assert runner.loaded.fp8_linears and all(cache.is_latent for cache in runner.caches.values())
+        wanted = load_file(plain / "model.safetensors") if settings else meant
+        name = "model.layers.0.self_attn.kv_b_proj.weight"
+        found = runner.model.get_submodule(name.removesuffix(".weight")).weight
+        torch.testing.assert_close(found.flatten(0, 1), wanted[name])
 
 
 def test_a_model_that_would_say_something_else_keeps_every_head(
