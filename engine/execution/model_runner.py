@@ -17,6 +17,7 @@ from engine.device.device import select_device, set_threads, to_device
 from engine.device.forward_batch import BatchBuilder, ForwardBatch, HostBatch
 from engine.device.governor import ThreadGovernor
 from engine.device.kv_cache import LayerCache, allocate, size_cache
+from engine.errors import HeadraceError
 from engine.execution.footprint import largest_step, peak_bytes
 from engine.execution.graphs import FIELDS, DecodeGraphs
 from engine.execution.mixed_graphs import MixedGraphs, input_room
@@ -256,7 +257,13 @@ class ModelRunner:
         """The attention layers, found by a forward of one token."""
         token = torch.zeros(1, dtype=torch.int64, device=self.device)
         with probe_layers() as shapes:
-            logits = self._logits(token, token, token)
+            try:
+                logits = self._logits(token, token, token)
+            except (torch.OutOfMemoryError, HeadraceError):
+                raise
+            except Exception as error:  # it wants more than tokens and positions, whatever that is
+                logger.exception("the first forward pass failed")
+                raise refusal(self.loaded.architecture, f"its forward pass fails ({type(error).__name__})") from error
         check_layers(self.loaded.architecture, self.loaded.text_config, set(shapes))
         if logits.shape[-1] != self.loaded.vocab_size:
             raise refusal(self.loaded.architecture, "its logits are not as wide as its output head")

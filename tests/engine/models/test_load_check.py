@@ -37,6 +37,15 @@ REFUSED = {
         "sliding_window": 8,
     },
     "two attentions a layer": {"model_type": "diffllama"},
+    "an indexer beside its attention": {
+        "model_type": "deepseek_v32",
+        "kv_lora_rank": 16,
+        "q_lora_rank": 16,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 16,
+        "first_k_dense_replace": 2,
+    },
 }
 
 
