@@ -43,6 +43,7 @@ def test_what_came_of_an_answer_is_kept_and_all_goes_on_without_a_reload(
         away = page.get_by_text("The server cannot be reached; trying again.")
         expect(away).to_be_visible()
         page.get_by_label("Message", exact=True).fill("And now?")
+        expect(page.get_by_role("button", name="Send")).to_be_disabled()  # what is typed stays where it is
         with serving(tmp_path / "second", ends, port=port):
             expect(away).to_be_hidden()
             expect(page.get_by_role("button", name="Send")).to_be_enabled()

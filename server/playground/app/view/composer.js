@@ -2,7 +2,7 @@
 import { h, useComputed, useEffect, useLayoutEffect, useRef, useState } from "../core/ui.js";
 import { lazy } from "../core/lazy.js";
 import { Glyph, IconButton } from "../core/glyphs.js";
-import { modelOf, models, takesRequests } from "../api/server.js";
+import { link, modelOf, models, takesRequests } from "../api/server.js";
 import { areWritten } from "../talk/runs.js";
 import { speech, stopShown } from "../state/saying.js";
 import { columns } from "../state/library.js";
@@ -81,7 +81,7 @@ export function Composer() {
         h("img", { src: url, alt: `Image ${index + 1}` }), h(IconButton, { glyph: "close", label: `Remove image ${index + 1}`, small: true, onClick: () => drop1(index) })))),
       h("textarea", {
         ref: area, rows: 1, "aria-label": "Message", value: draft.text,
-        placeholder: ready ? (talks.length > 1 ? "Ask all columns" : "Type a message") : missing ? `This server has no model ${missing}; choose another` : "The model is not ready yet; you can type already",
+        placeholder: ready ? (talks.length > 1 ? "Ask all columns" : "Type a message") : missing ? `This server has no model ${missing}; choose another` : `${link.value === "unreachable" ? "The server cannot be reached" : "The model is not ready yet"}; you can type already`,
         onInput: (/** @type {any} */ event) => talk.changeRecord({ draft: { ...draft, text: event.currentTarget.value } }),
         onKeyDown: key, onPaste: paste,
       }),

@@ -44,7 +44,7 @@ function ModelButton() {
   const missing = talk.settings.value.model;
   if (!models.value.length && locked.value) return h("button", { type: "button", class: "button model-button", onClick: () => (keyWanted.value = true) }, h(Glyph, { name: "key" }), "Enter the API key");
   return h("button", { type: "button", class: "button model-button", "aria-haspopup": "dialog", onClick: choose, disabled: !models.value.length, title: model?.id },
-    h("span", { class: `dot ${state}` }),
+    h("span", { class: `dot ${link.value === "unreachable" ? "unreachable" : state}` }),
     h("span", { class: "name" }, model ? (isWide.value ? model.id : nameOf(model.id)) : link.value === "connecting" ? "Connecting" : missing ? nameOf(missing) : "No model"),
     !model && missing && models.value.length > 0 && h("span", { class: "muted small" }, "not here"),
     model && model.state !== "ready" && h("span", { class: "muted small" }, words),
