@@ -103,6 +103,7 @@ def test_formats_and_tools_are_set_and_a_call_is_answered(ready: Page, scripted:
 
 def test_a_command_is_pasted_and_files_go_out_and_in(ready: Page, scripted: Scripted, tmp_path: Path) -> None:
     page = ready
+    page.on("filechooser", lambda _: None)  # from now on, so that none comes before the browser is asked to tell of it
     page.keyboard.press("Alt+7")
     tab_to(page, page.get_by_label("A curl command or a JSON body"))
     page.keyboard.insert_text(PASTED)

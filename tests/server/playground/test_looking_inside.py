@@ -56,6 +56,7 @@ def test_differences_are_shown_word_by_word(page: Page) -> None:
     second.locator("article").last.get_by_role("button", name="Edit").click()
     page.get_by_label("Text of the message").fill("You wrote: one thing")
     page.get_by_role("button", name="Save", exact=True).click()
+    expect(second.locator("dl")).to_have_count(0)  # the figures are none of a text that was typed
     page.get_by_role("button", name="Differences").click()
     expect(second.locator("del")).to_have_text("said")
     expect(second.locator("ins").first).to_have_text("wrote")
