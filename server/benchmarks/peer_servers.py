@@ -14,7 +14,7 @@ import yaml
 
 from engine.errors import ConfigError
 from engine.weights.sources import resolve
-from server.benchmarks.peer_weights import export_gguf, export_hf
+from server.benchmarks.peer_weights import export_gguf, export_hf, package_file
 
 MODEL = "measured"
 """What requests call the model, except those to transformers, which must leave the name out."""
@@ -115,7 +115,8 @@ def _llama_cpp(setting: Setting, port: int) -> list[str]:
 
 def _llama_cpp_gguf(setting: Setting, port: int) -> list[str]:
     # Its weights laid out anew, it ends at the first long prompt of the default model in Q4_1 (0.3.36).
-    return _llama_server(setting, setting.gguf, port, "--no-repack")
+    keeps = ["--no-repack"] if setting.gguf == package_file().absolute() else []
+    return _llama_server(setting, setting.gguf, port, *keeps)
 
 
 def _llama_server(setting: Setting, model: Path, port: int, *more: str) -> list[str]:
