@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
+from server.benchmarks.amounts import positive
 from server.benchmarks.chat_stream import Endpoint, EndpointError
 from server.benchmarks.checks_answer import ANSWERS
 from server.benchmarks.checks_content import CALLS, CONSTRAINTS, CONVERSATIONS
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"start a server with the default model and ask that, in place of --url: {', '.join(PEERS)}",
     )  # fmt: skip
     parser.add_argument("--home", type=Path, default=DEFAULT_HOME, help="where such servers are [%(default)s]")
-    parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="a request may take [120]")
+    parser.add_argument("--timeout", type=positive, default=120.0, metavar="SECONDS", help="a request may take [120]")
 
 
 def run(options: argparse.Namespace) -> Outcome:

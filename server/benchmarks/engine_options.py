@@ -19,6 +19,11 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         help="a name of models.yaml, a directory, a .gguf file, a hub id or random://ARCHITECTURE [its default]",
     )  # fmt: skip
     which.add_argument("--models", metavar="FILE", type=Path, help="the file that names the models [models.yaml]")
+    add_settings(which)
+
+
+def add_settings(which: "argparse._ArgumentGroup") -> None:
+    """The options that `configured` reads."""
     which.add_argument("--dtype", choices=get_args(Dtype), help="number format of weights and arithmetic")
     which.add_argument("--quantization", choices=get_args(Quantization), help="of the weights: as they are, or FP8")
     which.add_argument("--kv-dtype", choices=get_args(KvDtype), help="of the KV cache: the model's, or FP8")
@@ -35,7 +40,11 @@ def config_of(options: argparse.Namespace, *, max_num_seqs: int = 0) -> EngineCo
         base = EngineConfig(name=options.model.removeprefix("random://"), source=options.model)
     else:
         base = find_spec(options.model, options.models).engine_config()
+    config = configured(base, options)
+    return dataclasses.replace(config, prefix_cache=False, max_num_seqs=max_num_seqs or config.max_num_seqs)
+
+
+def configured(base: EngineConfig, options: argparse.Namespace) -> EngineConfig:
+    """What the options say, in place of what a configuration does."""
     given = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
-    if max_num_seqs:
-        given["max_num_seqs"] = max_num_seqs
-    return dataclasses.replace(base, prefix_cache=False, **given)
+    return dataclasses.replace(base, **given)

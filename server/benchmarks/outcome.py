@@ -52,6 +52,17 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", default="", help="a name for what is measured, in tables and plots")
 
 
+def check_outputs(options: argparse.Namespace) -> None:
+    """Raise `ConfigError` where figures could not go in the end, before they are measured."""
+    for name in ("json", "report"):
+        if (wanted := getattr(options, name)) and Path(wanted).is_dir():
+            raise ConfigError(f"--{name} names a file, and {wanted} is a directory")
+    if options.png:
+        from server.benchmarks.plot_files import check_plots
+
+        check_plots()
+
+
 def publish(outcome: Outcome, options: argparse.Namespace) -> int:
     """Print the tables, write what is asked for; the exit code. Raises `ConfigError` where a file cannot be written."""
     told = {"label": outcome.label, "measured": outcome.kind, **circumstances()}

@@ -17,6 +17,7 @@ from typing import Any
 from engine.cache import cache_dir
 from engine.errors import ConfigError
 from server.benchmarks import serve
+from server.benchmarks.amounts import count, positive
 from server.benchmarks.charts import Bars, Chart
 from server.benchmarks.chat_stream import Endpoint
 from server.benchmarks.outcome import Outcome, Table
@@ -49,11 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of those that read no .gguf file; a CPU without bf16 products is faster in float32 [%(default)s]",
     )  # fmt: skip
     which.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[%(default)s]")
-    which.add_argument("--context", type=int, default=2048, metavar="TOKENS", help="of every server [2048]")
-    which.add_argument("--slots", type=int, default=0, metavar="N", help="most requests at a time [most clients]")
+    which.add_argument("--context", type=count, default=2048, metavar="TOKENS", help="of every server [2048]")
+    which.add_argument("--slots", type=count, default=0, metavar="N", help="most requests at a time [most clients]")
     which.add_argument("--home", type=Path, default=DEFAULT_HOME, help="environments and weights [%(default)s]")
-    which.add_argument("--start-seconds", type=float, default=600, help="a server may take to its first answer [600]")
-    parser.add_argument("--rounds", type=int, default=1, help="of all servers in turn; medians are shown [1]")
+    which.add_argument(
+        "--start-seconds", type=positive, default=600, help="a server may take to its first answer [600]"
+    )
+    parser.add_argument("--rounds", type=count, default=1, help="of all servers in turn; medians are shown [1]")
     serve.add_clients(parser)
     add_workload(parser)
     parser.set_defaults(**serve.ONLY_CLIENTS)

@@ -7,15 +7,6 @@ import random
 QUALITY = 90
 
 
-def size_of(text: str) -> tuple[int, int]:
-    """Width and height of `1024x768`. Raises ValueError."""
-    width, _, height = text.lower().partition("x")
-    size = int(width), int(height)
-    if min(size) < 1:
-        raise ValueError(text)
-    return size
-
-
 def make_picture(number: int, size: tuple[int, int], *, seed: int = 0) -> str:
     """A data URL of image `number`: a JPEG of soft colours, about as many bytes as a photograph of that size has."""
     from PIL import Image

@@ -12,13 +12,19 @@ INCHES = (8.0, 4.5)
 DPI = 160
 
 
-def save_all(charts: Sequence[Chart], folder: Path) -> list[Path]:
-    """One file for each plot, named by its title. Raises `ConfigError` without matplotlib, `OSError`."""
+def check_plots() -> None:
+    """Raise `ConfigError` without matplotlib."""
     try:
         import matplotlib
     except ImportError:
-        raise ConfigError("pictures of plots need matplotlib", hint="pip install 'headrace[plots]'") from None
+        hint = "it comes with headrace[plots]: .venv/bin/pip install -e '.[plots]'"
+        raise ConfigError("pictures of plots need matplotlib", hint=hint) from None
     matplotlib.use("agg")
+
+
+def save_all(charts: Sequence[Chart], folder: Path) -> list[Path]:
+    """One file for each plot, named by its title. Raises `ConfigError` without matplotlib, `OSError`."""
+    check_plots()
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ Times are CPU microseconds of one thread, so that other load hardly changes them
 import argparse
 from typing import Any
 
+from server.benchmarks.amounts import count
 from server.benchmarks.charts import Timeline
 from server.benchmarks.engine_run import measured
 from server.benchmarks.outcome import Outcome, Table
@@ -19,10 +20,10 @@ HELP = "what a step costs the host beside the model"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommand's options."""
     parser.add_argument(
-        "--running", type=int, nargs="+", default=[1, 64, 256], metavar="N", help="sequences [1 64 256]"
+        "--running", type=count, nargs="+", default=[1, 64, 256], metavar="N", help="sequences [1 64 256]"
     )
-    parser.add_argument("--context", type=int, default=1000, metavar="TOKENS", help="of each at the start [1000]")
-    parser.add_argument("--steps", type=int, default=300, metavar="N", help="[300]")
+    parser.add_argument("--context", type=count, default=1000, metavar="TOKENS", help="of each at the start [1000]")
+    parser.add_argument("--steps", type=count, default=300, metavar="N", help="[300]")
 
 
 def run(options: argparse.Namespace) -> Outcome:

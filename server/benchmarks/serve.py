@@ -9,12 +9,11 @@ time between two chunks with text.
 import argparse
 import asyncio
 import itertools
-import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import ConfigError
+from server.benchmarks.amounts import count, json_object, positive, size_of
 from server.benchmarks.attack import attacks
 from server.benchmarks.charts import Chart, Line, Lines
 from server.benchmarks.chat_stream import Endpoint, Reply
@@ -22,7 +21,7 @@ from server.benchmarks.figures import CURVE, PERCENTILES, Goal, combined, scatte
 from server.benchmarks.image_times import ImageTimes
 from server.benchmarks.load import Run, Send, closed_loop, open_loop
 from server.benchmarks.outcome import Outcome, Table
-from server.benchmarks.pictures import make_picture, size_of
+from server.benchmarks.pictures import make_picture
 from server.benchmarks.progress import Shown
 from server.benchmarks.request import body_of
 from server.benchmarks.workload import add_workload, workload_of
@@ -38,21 +37,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommand's options, but those that name the server."""
     load = add_clients(parser)
     load.add_argument(
-        "--rate", type=_rate, nargs="+", default=[], metavar="R",
+        "--rate", type=positive, nargs="+", default=[], metavar="R",
         help="in place of clients: requests a second that arrive at random times",
     )  # fmt: skip
     load.add_argument(
-        "--duration", type=float, default=0.0, metavar="SECONDS",
+        "--duration", type=positive, default=0.0, metavar="SECONDS",
         help="in which requests begin, in place of a number; those under way are waited for",
     )  # fmt: skip
-    load.add_argument("--repeats", type=_count, default=1, metavar="N", help="of each level; medians are shown [1]")
+    load.add_argument("--repeats", type=count, default=1, metavar="N", help="of each level; medians are shown [1]")
     add_workload(parser)
     _add_body(parser)
     _add_goal(parser)
     attack = parser.add_argument_group("a long prompt beside steady streams")
     attack.add_argument("--attack", action="store_true", help="measure that; --concurrency is the number of streams")
-    attack.add_argument("--attack-tokens", type=int, default=6000, metavar="N", help="length of the prompt [6000]")
-    attack.add_argument("--attack-repeats", type=int, default=3, metavar="N", help="prompts, one after another [3]")
+    attack.add_argument("--attack-tokens", type=count, default=6000, metavar="N", help="length of the prompt [6000]")
+    attack.add_argument("--attack-repeats", type=count, default=3, metavar="N", help="prompts, one after another [3]")
     attack.add_argument("--attack-pause", type=float, default=5.0, metavar="SECONDS", help="of quiet before each [5]")
 
 
@@ -60,12 +59,14 @@ def add_clients(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
     """The options of clients that each wait for their answer."""
     load = parser.add_argument_group("how requests arrive")
     load.add_argument(
-        "--concurrency", type=_count, nargs="+", default=[1, 4, 16], metavar="N",
+        "--concurrency", type=count, nargs="+", default=[1, 4, 16], metavar="N",
         help="clients, each with one request after another [1 4 16]",
     )  # fmt: skip
-    load.add_argument("--requests", type=int, default=0, metavar="N", help="of each level [4 a client; 30 s of a rate]")
+    load.add_argument(
+        "--requests", type=count, default=0, metavar="N", help="of each level [4 a client; 30 s of a rate]"
+    )
     load.add_argument("--warmup", type=int, default=2, metavar="N", help="requests before a level, not counted [2]")
-    load.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="a request may take [600]")
+    load.add_argument("--timeout", type=positive, default=600.0, metavar="SECONDS", help="a request may take [600]")
     return load
 
 
@@ -74,7 +75,7 @@ def _add_body(parser: argparse.ArgumentParser) -> None:
     body.add_argument("--temperature", type=float, default=0.0, help="[0]")
     body.add_argument("--ignore-eos", action="store_true", help="go on to --max-tokens; not every server takes it")
     body.add_argument(
-        "--extra-body", type=json.loads, default={}, metavar="JSON", help="merged in; a null removes a field"
+        "--extra-body", type=json_object, default={}, metavar="JSON", help="merged in; a null removes a field"
     )
     body.add_argument("--images", type=int, default=0, metavar="N", help="in each request, all different")
     body.add_argument("--pixels", type=size_of, default=(1024, 1024), metavar="WxH", help="of each image [1024x1024]")
@@ -89,8 +90,10 @@ ONLY_CLIENTS: dict[str, Any] = {
 
 def _add_goal(parser: argparse.ArgumentParser) -> None:
     goal = parser.add_argument_group("goodput: requests a second that keep these limits")
-    goal.add_argument("--ttft-limit", type=float, metavar="MS", help="most time to the first token")
-    goal.add_argument("--itl-limit", type=float, metavar="MS", help="most time between tokens, the mean of an answer")
+    goal.add_argument("--ttft-limit", type=positive, metavar="MS", help="most time to the first token")
+    goal.add_argument(
+        "--itl-limit", type=positive, metavar="MS", help="most time between tokens, the mean of an answer"
+    )
 
 
 def run(options: argparse.Namespace) -> Outcome:
@@ -192,9 +195,15 @@ def _table(label: str, levels: Sequence[dict[str, Any]]) -> Table:
         if has_goal:
             cells += [f"{level['goodput_per_s']:.2f}", f"{level['kept_share']:.0%}"]
         cells += [str(level["output_tokens"]), level["tokens_counted_by"]]
-        cells += [f"{level[name][f'p{p}']:.1f}" for name in ("ttft_ms", "itl_ms") for p in PERCENTILES]
+        for name in ("ttft_ms", "itl_ms"):
+            cells += [f"{level[name][f'p{p}']:.1f}" if _has_answers(level) else "-" for p in PERCENTILES]
         rows.append([*cells, str(level["errors"])])
     return Table(caption=label, header=header, rows=rows)
+
+
+def _has_answers(level: dict[str, Any]) -> bool:
+    """Whether there is anything that latencies could be of."""
+    return bool(level["output_tokens"])
 
 
 def _split_table(levels: Sequence[dict[str, Any]]) -> Table:
@@ -210,6 +219,7 @@ def _split_table(levels: Sequence[dict[str, Any]]) -> Table:
 def charts_of(found: dict[str, Sequence[dict[str, Any]]]) -> tuple[Chart, ...]:
     """Plots of one server's levels, or of several servers'."""
     charts: list[Chart] = []
+    answered = {label: list(filter(_has_answers, levels)) for label, levels in found.items()}
     for title, key in (("Throughput against inter-token latency", "itl_ms"),
                        ("Throughput against time to first token", "ttft_ms")):  # fmt: skip
         lines = tuple(
@@ -218,7 +228,7 @@ def charts_of(found: dict[str, Sequence[dict[str, Any]]]) -> tuple[Chart, ...]:
                 points=tuple((level[key]["p50"], level["output_tokens_per_s"]) for level in levels),
                 labels=tuple(map(name_of, levels)) if len(found) == 1 else (),
             )
-            for label, levels in found.items()
+            for label, levels in answered.items()
         )
         what = "time between tokens" if key == "itl_ms" else "time to first token"
         charts.append(Lines(title=title, x=f"{what}, median, ms", y="output tokens a second", lines=lines))
@@ -246,19 +256,3 @@ def _goodput_chart(found: dict[str, Sequence[dict[str, Any]]]) -> Lines:
     rates = sorted({level["rate"] for levels in found.values() for level in levels})
     lines.append(Line(name="offered", points=tuple((rate, rate) for rate in rates), is_marked=False))
     return Lines(title="Goodput", x="requests a second, offered", y="in time, a second", lines=tuple(lines))
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text!r}")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < math.inf:
-        raise argparse.ArgumentTypeError(f"must be requests a second, got {text!r}")
-    return rate

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
+from server.benchmarks.amounts import count, positive
 from server.benchmarks.chat_stream import Endpoint
 from server.benchmarks.engine_run import MeasureError
 from server.benchmarks.outcome import Outcome, Table
@@ -24,8 +25,8 @@ HELP = "from a server's start to its first answer, and its memory"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommand's options."""
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="starts [3]")
-    parser.add_argument("--start-seconds", type=float, default=600, help="a start may take [600]")
+    parser.add_argument("--repeats", type=count, default=3, metavar="N", help="starts [3]")
+    parser.add_argument("--start-seconds", type=positive, default=600, help="a start may take [600]")
     parser.add_argument(
         "serve", nargs=argparse.REMAINDER, metavar="...", help="arguments of `headrace serve`: a model, options"
     )

@@ -14,6 +14,7 @@ from typing import Any
 from engine.costs import Ceilings
 from engine.errors import ConfigError
 from engine.sampling_params import SamplingParams
+from server.benchmarks.amounts import count
 from server.benchmarks.engine_options import add_engine, config_of
 from server.benchmarks.engine_run import EngineRun, Timed, ceilings, loaded
 from server.benchmarks.figures import spread
@@ -29,9 +30,11 @@ SETTLE_REQUESTS = 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommand's options."""
     add_engine(parser)
-    parser.add_argument("--requests", type=int, default=64, metavar="N", help="that all come at once [64]")
-    parser.add_argument("--max-num-seqs", type=int, default=0, metavar="N", help="most in one step [the engine's own]")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="each with other prompts [3]")
+    parser.add_argument("--requests", type=count, default=64, metavar="N", help="that all come at once [64]")
+    parser.add_argument(
+        "--max-num-seqs", type=count, default=0, metavar="N", help="most in one step [the engine's own]"
+    )
+    parser.add_argument("--repeats", type=count, default=3, metavar="N", help="each with other prompts [3]")
     add_workload(parser, prompt="256", answer="128")
 
 

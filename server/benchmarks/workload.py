@@ -3,7 +3,7 @@
 import argparse
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ class Lengths:
 
     low: int
     high: int
+    is_asked: bool = True
+    """Whether somebody has named them; a default else."""
 
     def of(self, number: int, salt: str) -> int:
         """That of request `number`."""
@@ -58,13 +60,20 @@ class Workload:
         self._prompt, self._answer = prompt, answer
         self._shared_prefix, self._seed = shared_prefix, seed
         self._read = read_conversations(conversations) if conversations else []
+        if self._read and (prompt.is_asked or shared_prefix):
+            raise ConfigError(
+                "conversations of a file have lengths of their own",
+                hint="leave --prompt-tokens and --shared-prefix out",
+            )
 
     def asked(self, number: int) -> Asked:
         """Request `number`. Files begin again at their end; a seed begins elsewhere."""
         limit = self._answer.of(number, f"{self._seed} answer")
         if self._read:
             messages, own = self._read[(number + self._seed) % len(self._read)]
-            return Asked(messages, own or limit)
+            if own is not None:
+                limit = min(own, self._answer.high) if self._answer.is_asked else own
+            return Asked(messages, limit)
         tokens = self._prompt.of(number, f"{self._seed} prompt")
         text = make_prompt(number, tokens=tokens, shared_prefix=self._shared_prefix, seed=self._seed)
         return Asked([{"role": "user", "content": text}], limit)
@@ -74,12 +83,12 @@ def add_workload(parser: argparse.ArgumentParser, *, prompt: str = "64", answer:
     """The options that `workload_of` reads."""
     asked = parser.add_argument_group("what is asked")
     asked.add_argument(
-        "--prompt-tokens", type=lengths, default=lengths(prompt), metavar="N[:M]",
+        "--prompt-tokens", type=lengths, default=replace(lengths(prompt), is_asked=False), metavar="N[:M]",
         help="length of prompts, fixed or even between two; counted in words, which are about tokens [%(default)s]",
     )  # fmt: skip
     asked.add_argument(
-        "--max-tokens", type=lengths, default=lengths(answer), metavar="N[:M]",
-        help="length of answers, fixed or even between two [%(default)s]",
+        "--max-tokens", type=lengths, default=replace(lengths(answer), is_asked=False), metavar="N[:M]",
+        help="length of answers, fixed or even between two; of a file's conversations the most [%(default)s]",
     )  # fmt: skip
     asked.add_argument(
         "--conversations", default="", metavar="FILE",

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from engine.errors import ConfigError
+from server.benchmarks.engine_options import add_settings, configured
 from server.offline.batch import Output, answer_all, look_through, read_requests
 from server.offline.llm import CONCURRENCY
 from server.offline.local import LocalServer, find_spec
@@ -26,6 +27,7 @@ def add_batch_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentPa
     batch.add_argument("output", type=Path, metavar="OUT.jsonl")
     batch.add_argument("--model", metavar="NAME", help="a model, in place of what the requests name")
     batch.add_argument("--models", metavar="FILE", type=Path, help="the file that names the models [models.yaml]")
+    add_settings(batch.add_argument_group("how the model runs, in place of what models.yaml says"))
     batch.set_defaults(handler=_batch)
 
 
@@ -38,7 +40,7 @@ def _batch(options: argparse.Namespace) -> int:
     try:
         left = len(contents.ids - output.done)
         if left:
-            asyncio.run(_run(LocalServer(spec, spec.engine_config()), options.input, output, left))
+            asyncio.run(_run(LocalServer(spec, configured(spec.engine_config(), options)), options.input, output, left))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print(
             f"{len(contents.ids & output.done)} of {len(contents.ids)} are answered; the same command goes on",

@@ -5,7 +5,7 @@ import os
 from types import ModuleType
 
 from server.benchmarks import conformance, latency, peers, schedule, serve, startup, structured, throughput
-from server.benchmarks.outcome import add_outputs, publish
+from server.benchmarks.outcome import add_outputs, check_outputs, publish
 from server.commands.running import DEFAULT_URL, KEY_VARIABLES, URL_VARIABLE, add_url
 
 KINDS: dict[str, ModuleType] = {
@@ -47,4 +47,5 @@ def _measure(options: argparse.Namespace, module: ModuleType) -> int:
     if "url" in options:
         options.url = options.url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
         options.api_key = options.api_key or next(iter(os.environ.get(KEY_VARIABLES[1], "").split()), "")
+    check_outputs(options)
     return publish(module.run(options), options)

@@ -33,8 +33,9 @@ def add_models_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentP
     )
     parser.add_argument("--models", metavar="FILE", type=Path, help="the file that names the models [models.yaml]")
     parser.add_argument(
-        "--gpu", choices=tuple(GPUS), help="what of them fits on this kind of GPU, with how much context, instead"
-    )
+        "--gpu", type=str.lower, choices=tuple(GPUS),
+        help="what of them fits on this kind of GPU, with how much context, instead",
+    )  # fmt: skip
     parser.set_defaults(handler=run)
 
 

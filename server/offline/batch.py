@@ -21,6 +21,8 @@ from server.offline.local import LocalServer, RefusedError, Reply
 URLS = ("/v1/chat/completions", "/v1/completions")
 MAX_ID_CHARS = 512
 UNAVAILABLE = 503
+OWN_LINE = b'{"id": "batch_'
+"""What each line of an output begins with."""
 RETRIES, RETRY_SECONDS = 5, 2.0
 """Of a request whose engine has died, which is started again meanwhile."""
 _KEYS = {"custom_id", "method", "url", "body"}
@@ -83,6 +85,8 @@ def _request(where: str, line: bytes) -> BatchRequest:
         raise ConfigError(f"{where}: method is POST, got {_short(found['method'])}")
     if url not in URLS:
         raise ConfigError(f"{where}: url is one of {', '.join(URLS)}, got {_short(url)}")
+    if found["body"].get("stream"):
+        raise ConfigError(f"{where}: answers of a batch come whole, got stream: {_short(found['body']['stream'])}")
     return BatchRequest(custom_id, url, found["body"])
 
 
@@ -118,18 +122,20 @@ class Output:
             raise ConfigError(f"another run writes {path}") from error
 
     def _read(self, path: Path) -> None:
-        """Take up what is there. A last line without its end was cut off by a kill, and is forgotten."""
+        """Take up what is there. A last line of ours without its end was cut off by a kill, and is forgotten."""
         whole = 0
         for number, line in enumerate(self._file, 1):
-            if not line.endswith(b"\n"):
-                break
-            whole += len(line)
             try:
+                if not line.endswith(b"\n"):
+                    if line[: len(OWN_LINE)] == OWN_LINE[: len(line)]:
+                        break
+                    raise ValueError("nothing of ours is lost with it")
                 found = json.loads(line)
                 self._count(found["custom_id"], found["response"]["status_code"])
             except (ValueError, KeyError, TypeError) as error:
                 hint = "name another file for the answers"
                 raise ConfigError(f"{path.name}:{number} is no line of a batch's output", hint=hint) from error
+            whole += len(line)
         self._file.truncate(whole)
 
     def _count(self, custom_id: str, status: int) -> None:

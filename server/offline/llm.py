@@ -110,8 +110,10 @@ class LLM:
         the first request that is refused, once all have been answered; with `errors="return"` it stands in that one's
         place.
         """
+        _refuse(fields, CHAT, "messages")
         if output_type is not None:
             fields |= constraint_fields(output_type)
+        conversations = conversations if isinstance(conversations, str | Sequence) else list(conversations)
         if is_one := _is_conversation(conversations):
             conversations = [conversations]
         bodies = [{**fields, "messages": _messages(conversation)} for conversation in conversations]
@@ -119,13 +121,14 @@ class LLM:
         return answers[0] if is_one else answers
 
     @overload
-    def complete(self, prompts: str, **fields: Any) -> Answer: ...
+    def complete(self, prompts: str, *, output_type: Any = ..., **fields: Any) -> Answer: ...
 
     @overload
     def complete(
         self,
         prompts: Sequence[str | Sequence[int]],
         *,
+        output_type: Any = ...,
         progress: bool | None = ...,
         errors: Literal["raise", "return"] = ...,
         **fields: Any,
@@ -135,14 +138,18 @@ class LLM:
         self,
         prompts: Any,
         *,
+        output_type: Any = None,
         progress: bool | None = None,
         errors: Literal["raise", "return"] = "raise",
         **fields: Any,
     ) -> Any:
         """What follows a raw prompt, or each of a list of texts or of token ids.
 
-        `fields` are those of /v1/completions. Else as `chat`.
+        `fields` are those of /v1/completions but `model`, `prompt` and `stream`. Else as `chat`.
         """
+        _refuse(fields, COMPLETIONS, "prompt")
+        if output_type is not None:
+            fields |= constraint_fields(output_type)
         is_one = isinstance(prompts, str)
         bodies = [{**fields, "prompt": prompt} for prompt in ([prompts] if is_one else prompts)]
         answers = self._ask_all(
@@ -152,6 +159,8 @@ class LLM:
 
     def stream(self, conversation: Conversation, *, output_type: Any = None, **fields: Any) -> Iterator[Piece]:
         """The pieces of an answer as they come. Who stops before its end ends it. Raises `RefusedError`."""
+        _refuse(fields, CHAT, "messages")
+        self._check_open()
         if output_type is not None:
             fields |= constraint_fields(output_type)
         body = {**fields, "messages": _messages(conversation), "model": self.name, "stream": True}
@@ -166,6 +175,9 @@ class LLM:
     def _ask_all(
         self, path: str, bodies: list[dict[str, Any]], made: Any, *, progress: bool, errors: Literal["raise", "return"]
     ) -> list[Any]:
+        if errors not in ("raise", "return"):
+            raise ConfigError(f"errors is raise or return, got {errors!r}")
+        self._check_open()
         with tqdm(total=len(bodies), disable=not progress, unit="answer", dynamic_ncols=True) as bar:
             answers = self._thread.run(self._gather(path, bodies, made, bar))
         failed = next((answer for answer in answers if isinstance(answer, RefusedError)), None)
@@ -188,6 +200,10 @@ class LLM:
                     bar.update()
 
         return await asyncio.gather(*map(one, bodies))
+
+    def _check_open(self) -> None:
+        if not self._thread.is_open:
+            raise ConfigError("this model is closed", hint="what is asked belongs before close, or into the with block")
 
     def close(self) -> None:
         """End the model's process. Idempotent."""
@@ -218,6 +234,14 @@ def _configured(config: EngineConfig, given: Mapping[str, Any]) -> EngineConfig:
         if name in _CHOICES and value not in _CHOICES[name]:
             raise ConfigError(f"{name} is one of {', '.join(_CHOICES[name])}, got {value!r}")
     return dataclasses.replace(config, **given)
+
+
+def _refuse(fields: Mapping[str, Any], path: str, *own: str) -> None:
+    """Raise `ConfigError` for a field that is not the caller's to give."""
+    for name in ("model", "stream", *own):
+        if name in fields:
+            hint = "pieces come from LLM.stream" if name == "stream" and path == CHAT else None
+            raise ConfigError(f"{name} is no field to give here, got {fields[name]!r}", hint=hint)
 
 
 def _is_conversation(given: Any) -> bool:

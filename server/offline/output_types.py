@@ -15,7 +15,10 @@ def constraint_fields(output_type: Any) -> dict[str, Any]:
     try:
         from outlines.types.dsl import CFG, JsonSchema, python_types_to_terms, to_regex
     except ImportError as error:
-        raise ConfigError("output types are Outlines' own", hint="pip install 'headrace[outlines]'") from error
+        raise ConfigError(
+            "output types are Outlines' own",
+            hint="it comes with headrace[outlines]: .venv/bin/pip install -e '.[outlines]'",
+        ) from error
     try:
         term = python_types_to_terms(output_type)
         if isinstance(term, JsonSchema):

@@ -71,9 +71,8 @@ def open_traces(endpoint: str, version: str) -> Traces:
     try:
         return Traces(span_processor(endpoint), version)
     except ImportError as error:
-        raise ConfigError(
-            "traces need OpenTelemetry's packages", hint="install them: pip install 'headrace[otel]'"
-        ) from error
+        hint = "they come with headrace[otel]: .venv/bin/pip install -e '.[otel]'"
+        raise ConfigError("traces need OpenTelemetry's packages", hint=hint) from error
 
 
 def span_processor(endpoint: str) -> "SpanProcessor":

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,15 +14,25 @@ import pytest
 from PIL import Image
 
 from engine.errors import ConfigError
+from server.benchmarks import serve
+from server.benchmarks.amounts import count, json_object, positive, size_of
 from server.benchmarks.attack import gaps_between
 from server.benchmarks.chat_stream import Endpoint, EndpointError, Reply
 from server.benchmarks.figures import Goal, combined, scatter, summarise
 from server.benchmarks.image_times import sums
 from server.benchmarks.load import closed_loop, open_loop
-from server.benchmarks.pictures import make_picture, size_of
+from server.benchmarks.pictures import make_picture
 from server.benchmarks.prompts import make_prompt
 from server.benchmarks.record import percentile
-from server.benchmarks.workload import SHIPPED, Lengths, Workload, lengths, read_conversations
+from server.benchmarks.workload import (
+    SHIPPED,
+    Lengths,
+    Workload,
+    add_workload,
+    lengths,
+    read_conversations,
+    workload_of,
+)
 from tests.clocks import PATIENCE
 
 EVENTS = [
@@ -230,6 +241,40 @@ def test_conversations_of_every_form_are_read(tmp_path: Path) -> None:
     for path in (array, tmp_path / "absent"):
         with pytest.raises(ConfigError, match=path.name):
             read_conversations(str(path))
+
+
+def test_a_files_answers_may_be_cut_but_its_prompts_are_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 300}')
+
+    def asked(*words: str) -> int:
+        parser = argparse.ArgumentParser()
+        add_workload(parser)
+        return workload_of(parser.parse_args(["--conversations", str(path), *words])).asked(0).max_tokens
+
+    assert (asked(), asked("--max-tokens", "8"), asked("--max-tokens", "128"), asked("--max-tokens", "999")) == (
+        300, 8, 128, 300,
+    )  # fmt: skip
+    for words in (("--prompt-tokens", "64"), ("--shared-prefix", "5")):
+        with pytest.raises(ConfigError, match="lengths of their own"):
+            asked(*words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [(count, "0"), (count, "-1"), (count, "x"), (positive, "0"), (positive, "-5"), (positive, "nan"),
+     (json_object, "[1]"), (json_object, "{bad"), (size_of, "10"), (size_of, "0x5"), (size_of, "ax5")],
+)  # fmt: skip
+def test_what_an_option_cannot_be_is_said_with_what_was_given(kind: Callable[[str], object], wrong: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"must be .*{re.escape(wrong)}"):
+        kind(wrong)
+
+
+def test_where_nothing_was_answered_there_is_no_latency() -> None:
+    silent = summarise([Reply(0.0, error="no such model")], 1.0, Goal(None, None)) | {"concurrency": 1}
+    outcome = serve.outcome_of("x", [silent])
+    assert outcome.has_failed and outcome.tables[0].rows[0][-7:] == ["-"] * 6 + ["1"]
+    assert not any(line.points for chart in outcome.charts[:2] for line in chart.lines)  # type: ignore[union-attr]
 
 
 def test_the_conversations_that_come_along_are_questions() -> None:

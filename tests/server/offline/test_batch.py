@@ -56,6 +56,7 @@ def test_a_file_is_read_line_by_line(tmp_path: Path) -> None:
         (line(url="/v1/embeddings"), "url is one of /v1/chat/completions, /v1/completions"),
         (line(customid="a"), "no 'customid'"),
         (line("good"), "'good' twice"),
+        (line(body={"prompt": "x", "stream": True}), "answers of a batch come whole, got stream: true"),
         (b"\xff\n", "not JSON"),
     ],
 )
@@ -79,7 +80,7 @@ def test_an_output_is_gone_on_with(tmp_path: Path) -> None:
         Output(path)
     output.close()
     with path.open("ab") as file:
-        file.write(b'{"custom_id": "c", "respon')  # killed in the middle of a line
+        file.write(b'{"id": "batch_req-3", "custom_id": "c", "respon')  # killed in the middle of a line
     again = Output(path)
     assert (again.done, again.failed) == ({"a", "b"}, 1)
     again.write(BatchRequest("c", "/v1/completions", {}), reply())
@@ -127,7 +128,7 @@ def test_an_engine_that_stays_down_answers_nothing(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "out.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("content", [b"no JSON\n", b'{"custom_id": "a"}\n', line("a")])
+@pytest.mark.parametrize("content", [b"no JSON\n", b'{"custom_id": "a"}\n', line("a"), b"notes", line("a")[:-1]])
 def test_no_other_file_is_written_into(tmp_path: Path, content: bytes) -> None:
     path = written(tmp_path / "out.jsonl", content)
     with pytest.raises(ConfigError, match=r"out.jsonl:1 is no line of a batch's output"):
@@ -188,7 +189,7 @@ def test_a_file_is_answered_and_not_asked_again(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_batch_that_is_killed_again_and_again_is_complete_in_the_end(tmp_path: Path) -> None:
-    """Issue 19: killed five times at random, and each line there once."""
+    """Five times at random, and each line is there once."""
     ids = [f"request-{number}" for number in range(600)]
     bodies = [{"prompt": "ab" * (number % 9 + 1), "max_tokens": 40 + number % 60} for number in range(600)]
     source = written(tmp_path / "in.jsonl", *(line(i, body=body) for i, body in zip(ids, bodies, strict=True)))

@@ -52,6 +52,23 @@ def test_what_is_refused_is_raised_or_stands_in_its_place(llm: LLM) -> None:
         llm.chat("x", unheard_of=1)
 
 
+@pytest.mark.parametrize("field", ["model", "stream", "messages"])
+def test_what_is_the_models_own_is_not_given(llm: LLM, field: str) -> None:
+    for call in (llm.chat, llm.stream):
+        with pytest.raises(ConfigError, match=f"{field} is no field to give here"):
+            call("x", **{field: 1})
+    for own in ("prompt", "model", "stream"):
+        with pytest.raises(ConfigError, match=f"{own} is no field to give here"):
+            llm.complete("x", **{own: 1})
+    with pytest.raises(ConfigError, match="errors is raise or return"):
+        llm.chat(["x"], errors="ignore")  # type: ignore[call-overload]
+
+
+def test_conversations_may_come_from_anywhere(llm: LLM) -> None:
+    given: Any = (text for text in ("a", "b"))
+    assert len(llm.chat(given, max_tokens=1)) == 2
+
+
 def test_n_and_seeds(llm: LLM) -> None:
     answer = llm.chat("x", n=3, seed=7, max_tokens=8)
     again = llm.chat("x", n=3, seed=7, max_tokens=8)
@@ -143,6 +160,9 @@ def test_closed_it_is_gone() -> None:
     llm.close()
     llm.close()
     assert _engines() == before
+    for ask in (llm.chat, llm.complete, llm.stream):
+        with pytest.raises(ConfigError, match="this model is closed"):
+            ask("x")
 
 
 def _engines() -> set[int]:
