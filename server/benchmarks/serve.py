@@ -203,7 +203,7 @@ def _table(label: str, levels: Sequence[dict[str, Any]]) -> Table:
 
 def _has_answers(level: dict[str, Any]) -> bool:
     """Whether there is anything that latencies could be of."""
-    return bool(level["output_tokens"])
+    return bool(level["output_tokens_per_s"])
 
 
 def _split_table(levels: Sequence[dict[str, Any]]) -> Table:
