@@ -373,6 +373,28 @@ def test_every_field_of_the_contract_is_honoured_or_refused_by_name(server: Runn
     assert {use for use, verdict in found.items() if verdict != "honoured"} == {("messages.image_url", "an image")}
 
 
+SHOWN = [
+    (page, language, body)
+    for page in ("README.md", "docs/tools.md", "docs/performance.md")
+    for language, body in re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+    if "127.0.0.1:8000" in body and "Qwen2.5-VL" not in body  # whose own test is test_readme_images
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "language", "body"), SHOWN, ids=[f"{page} {kind}" for page, kind, _ in SHOWN])
+def test_the_examples_of_the_documentation_run_as_they_stand(
+    server: Running, page: str, language: str, body: str
+) -> None:
+    if "import outlines" in body:
+        pytest.importorskip("outlines", reason="the extra headrace[outlines] is not installed")
+    program = {"python": [sys.executable, "-c"], "sh": ["sh", "-ec"]}[language]
+    text = body.replace("http://127.0.0.1:8000", server.url)
+    done = subprocess.run([*program, text], cwd=ROOT, capture_output=True, text=True, timeout=3 * PATIENCE)
+    assert done.returncode == 0 and '"error"' not in done.stdout, f"{page}: {done.stdout}{done.stderr}"
+    assert done.stdout.strip() or ("print" not in body and language == "python")
+
+
 def test_a_killed_engine_comes_back(server: Running, client: openai.OpenAI) -> None:
     before = ask(client)
     engine = server.engine()

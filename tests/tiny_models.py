@@ -78,6 +78,34 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 
+_CHOSEN = {"num_experts_per_tok": 2}
+_SHARED = _CHOSEN | {
+    "n_routed_experts": 8, "n_shared_experts": 1, "moe_intermediate_size": 32, "first_k_dense_replace": 1,
+}  # fmt: skip
+
+MIXTURES: dict[str, dict[str, Any]] = {
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 4, **_CHOSEN},
+    "qwen3_moe": {
+        "model_type": "qwen3_moe", "head_dim": 16, "num_experts": 8, "moe_intermediate_size": 32,
+        "norm_topk_prob": True, **_CHOSEN,
+    },
+    "qwen2_moe": {
+        "model_type": "qwen2_moe", "num_experts": 8, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32,
+        **_CHOSEN,
+    },
+    "glm4_moe": {"model_type": "glm4_moe", "head_dim": 16, **_SHARED},
+    "dots1": {"model_type": "dots1", **_SHARED},
+    "olmoe": {"model_type": "olmoe", "num_experts": 8, **_CHOSEN},
+    "granitemoe": {"model_type": "granitemoe", "num_local_experts": 4, **_CHOSEN},
+    "phimoe": {"model_type": "phimoe", "num_local_experts": 4, **_CHOSEN},
+    "ernie4_5_moe": {
+        "model_type": "ernie4_5_moe", "moe_num_experts": 8, "moe_k": 2, "moe_intermediate_size": 32,
+        "moe_layer_start_index": 1,
+    },
+    "minimax_m2": {"model_type": "minimax_m2", "num_local_experts": 4, "head_dim": 16, **_CHOSEN},
+}  # fmt: skip
+"""Mixtures of experts whose attention is one of the usual; compared less often than `FAMILIES`."""
+
 BOTH_KINDS = ["sliding_attention", "full_attention"]
 
 SIGLIP: dict[str, Any] = {
@@ -255,7 +283,7 @@ def build_tiny_model(family: str, directory: Path, *, seed: int = 0, two_layers:
     import torch
     from transformers import AutoConfig
 
-    options = VISION_FAMILIES[family] if family in VISION_FAMILIES else COMMON | FAMILIES[family]
+    options = VISION_FAMILIES[family] if family in VISION_FAMILIES else COMMON | (FAMILIES | MIXTURES)[family]
     if two_layers:
         kinds = "layer_types" in options.get("text_config", options)
         text = {"num_hidden_layers": 2} | ({"layer_types": BOTH_KINDS} if kinds else {})

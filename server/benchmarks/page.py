@@ -9,6 +9,9 @@ from typing import Any
 from server.benchmarks.charts import Chart
 from server.benchmarks.svg import draw
 
+MOST_OF_A_FIGURE = 20
+"""Characters; what is longer is words, which may go over several lines."""
+
 
 def page(
     told: dict[str, Any],
@@ -42,9 +45,14 @@ def page(
     return "\n".join([*lines, "</body></html>\n"])
 
 
+def _cell(text: str, tag: str) -> str:
+    words = ' class="words"' if len(text) > MOST_OF_A_FIGURE and tag == "td" else ""
+    return f"<{tag}{words}>{escape(text.replace('`', ''))}</{tag}>"
+
+
 def _table(caption: str, header: list[str], rows: list[list[str]]) -> str:
     def row(cells: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        return "<tr>" + "".join(_cell(cell, tag) for cell in cells) + "</tr>"
 
     lines = [row(header, "th"), *(row(cells, "td") for cells in rows)]
     return f"<div><table><caption>{escape(caption)}</caption>\n" + "\n".join(lines) + "\n</table></div>"

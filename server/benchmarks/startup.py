@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.errors import ConfigError
 from server.benchmarks.amounts import count, positive
+from server.benchmarks.charts import Bars
 from server.benchmarks.chat_stream import Endpoint
 from server.benchmarks.engine_run import MeasureError
 from server.benchmarks.outcome import Outcome, Table
@@ -51,9 +52,13 @@ def run(options: argparse.Namespace) -> Outcome:
         str(len(starts)), f"{middle['listening_s']:.2f}", f"{middle['first_answer_s']:.2f}", f"{min(seconds):.2f}",
         f"{max(seconds):.2f}", f"{1000 * middle['next_answer_s']:.0f}", f"{middle['memory_mib']:.0f}",
     ]  # fmt: skip
+    bars = Bars(
+        title="Seconds from the start", x="seconds, medians", groups=("it listens", "its first answer"),
+        rows=((options.label, (middle["listening_s"], middle["first_answer_s"])),),
+    )  # fmt: skip
     return Outcome(
         kind="startup", label=options.label, found={"serve": arguments, "starts": starts, "median": middle},
-        tables=(Table(caption=options.label, header=header, rows=[row]),),
+        tables=(Table(caption=options.label, header=header, rows=[row]),), charts=(bars,),
     )  # fmt: skip
 
 

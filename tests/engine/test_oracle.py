@@ -21,7 +21,7 @@ from engine.execution import model_runner
 from engine.kernels.cpu import CpuKernels
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
-from tests.tiny_models import EOS_TOKEN_ID, FAMILIES, VOCAB_SIZE, auto_class
+from tests.tiny_models import EOS_TOKEN_ID, FAMILIES, MIXTURES, VOCAB_SIZE, auto_class
 
 TinyModelDir = Callable[[str], Path]
 
@@ -125,6 +125,25 @@ def test_in_any_mix(family: str, options: dict[str, object], tiny_model_dir: Tin
         assert engine.stats().preemptions > 0
     if "prefix_cache" not in options:
         assert engine.stats().cached_tokens > 0
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        family if family in ("mixtral", "qwen3_moe") else pytest.param(family, marks=pytest.mark.slow)
+        for family in MIXTURES
+    ],
+)
+def test_mixtures_of_experts(family: str, tiny_model_dir: TinyModelDir) -> None:
+    """A token's experts are its own, whoever is computed beside it."""
+    directory = tiny_model_dir(family)
+    requests, arrivals = random_mix(len(family), longest=60)
+    engine = make_engine(directory, num_blocks=24, context=90, max_batched_tokens=16)
+    outputs = run(engine, requests, arrivals)
+    for request_id, request in requests.items():
+        expected = generate(directory, request.prompt_token_ids, request.params.max_tokens)
+        assert outputs[request_id] == expected, f"request {request_id}"
+    assert engine.stats().preemptions > 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
