@@ -17,7 +17,6 @@ from engine.device.device import select_device, set_threads, to_device
 from engine.device.forward_batch import BatchBuilder, ForwardBatch, HostBatch
 from engine.device.governor import ThreadGovernor
 from engine.device.kv_cache import LayerCache, allocate, size_cache
-from engine.errors import HeadraceError
 from engine.execution.footprint import largest_step, peak_bytes
 from engine.execution.graphs import FIELDS, DecodeGraphs
 from engine.execution.mixed_graphs import MixedGraphs, input_room
@@ -29,7 +28,7 @@ from engine.messages import TokenLogprobs
 from engine.models.cross_attention import cross_inputs, looking
 from engine.models.key_offsets import key_offsets
 from engine.models.latent_attention import attend_on_latents
-from engine.models.load_check import CHECK_BLOCKS, check_layers, refusal
+from engine.models.load_check import CHECK_BLOCKS, FOREIGN, check_layers, refusal
 from engine.models.loader import LoadedModel, load
 from engine.models.quantized import round_activations
 from engine.models.rotary import freeze_rotary
@@ -259,9 +258,7 @@ class ModelRunner:
         with probe_layers() as shapes:
             try:
                 logits = self._logits(token, token, token)
-            except (torch.OutOfMemoryError, HeadraceError):
-                raise
-            except Exception as error:  # it wants more than tokens and positions, whatever that is
+            except FOREIGN as error:  # it wants more than tokens and positions, whatever that is
                 logger.exception("the first forward pass failed")
                 raise refusal(self.loaded.architecture, f"its forward pass fails ({type(error).__name__})") from error
         check_layers(self.loaded.architecture, self.loaded.text_config, set(shapes))

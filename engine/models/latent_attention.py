@@ -26,7 +26,7 @@ from torch import nn
 
 from engine.models.fp8 import EXPANSION, Fp8Linear, whole_rows
 from engine.models.fusion import Undo, apply_checked, replace_child
-from engine.models.load_check import CHECK_TOKENS
+from engine.models.load_check import CHECK_TOKENS, FOREIGN
 from engine.models.loader import LoadedModel
 from engine.models.quantized import QuantizedLinear
 from engine.models.sample import attending_by
@@ -107,7 +107,11 @@ def attend_on_latents(loaded: LoadedModel) -> list[str]:
     if any(_has_latents(module) for module in decoder.modules()):
         with torch.inference_mode(), attending_by(decoder, "eager"), whole_rows(model):
             change = partial(replace_attention, model)
-            count, _ = apply_checked(name, change, outcome(), outcome, tolerance=tolerance)
+            try:
+                before = outcome()
+            except FOREIGN:
+                return []  # what its layers are probed with, which comes next, says so
+            count, _ = apply_checked(name, change, before, outcome, tolerance=tolerance)
     if count:
         logger.info("%d layers attend on latents", count)
         return []

@@ -17,6 +17,8 @@ from engine.scheduling.sequence import Sequence
 
 CHECK_TOKENS = 16
 CHECK_BLOCKS = 3 * CHECK_TOKENS
+FOREIGN = (TypeError, AttributeError, ValueError, LookupError, NotImplementedError)
+"""What a module raises that wants more than this engine gives it."""
 KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 
 

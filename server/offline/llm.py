@@ -113,6 +113,10 @@ class LLM:
         _refuse(fields, CHAT, "messages")
         if output_type is not None:
             fields |= constraint_fields(output_type)
+        if isinstance(conversations, Mapping):
+            raise ConfigError(
+                "a conversation is text or a list of messages, got one message", hint="put it into a list"
+            )
         conversations = conversations if isinstance(conversations, str | Sequence) else list(conversations)
         if is_one := _is_conversation(conversations):
             conversations = [conversations]

@@ -67,6 +67,9 @@ def test_what_is_the_models_own_is_not_given(llm: LLM, field: str) -> None:
 def test_conversations_may_come_from_anywhere(llm: LLM) -> None:
     given: Any = (text for text in ("a", "b"))
     assert len(llm.chat(given, max_tokens=1)) == 2
+    message: Any = {"role": "user", "content": "x"}
+    with pytest.raises(ConfigError, match="a list of messages, got one message"):
+        llm.chat(message)
 
 
 def test_n_and_seeds(llm: LLM) -> None:

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.clocks import PATIENCE
+from tests.server.fakes import wait_until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 LAN_HOST = "headrace.lan"
@@ -31,6 +32,16 @@ document.addEventListener("securitypolicyviolation", (event) => {
   console.error(`policy violated: ${event.violatedDirective} by ${event.blockedURI} at ${event.sourceFile}`);
 });
 """
+
+_NOTE_NOTICES = """
+window.told = [];
+new MutationObserver(() => {
+  for (const { textContent: text } of document.querySelectorAll(".notice span")) {
+    if (!told.includes(text)) told.push(text);
+  }
+}).observe(document, { childList: true, subtree: true, characterData: true });
+"""
+"""A notice stays for seconds, in which a busy machine may not look."""
 
 
 @contextmanager
@@ -54,6 +65,7 @@ class Watched:
         self.context: BrowserContext = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options)
         self.context.set_default_timeout(PATIENCE_MS)
         self.context.add_init_script(_REPORT_VIOLATIONS)
+        self.context.add_init_script(_NOTE_NOTICES)
 
     def page(self, fragment: str = "") -> Page:
         """A page of the playground, loaded."""
@@ -94,6 +106,11 @@ def say(page: Page, text: str) -> None:
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
     page.keyboard.press("Enter")
     expect(answers.nth(before)).to_be_attached()
+
+
+def was_told(page: Page, text: str) -> None:
+    """Wait until a notice has said so, be it gone again or not."""
+    wait_until(lambda: any(text in told for told in page.evaluate("told")), PATIENCE)
 
 
 def messages(page: Page) -> Any:

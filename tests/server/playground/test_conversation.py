@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.server.playground.browser import STREAM, done, last_text, messages, needs_browser, say, watched
+from tests.server.playground.browser import (
+    STREAM,
+    done,
+    last_text,
+    messages,
+    needs_browser,
+    say,
+    was_told,
+    watched,
+)
 from tests.server.playground.scripted import SCRIPTS, STALL, Scripted, ended, texts
 
 pytestmark = [pytest.mark.slow, needs_browser]
@@ -236,8 +245,8 @@ def test_files_that_are_no_images_are_told(page: Page) -> None:
         {"name": "c.pdf", "mimeType": "application/pdf", "buffer": b"%PDF"},
     ]
     page.locator("#composer input[type=file]").set_input_files(files)  # type: ignore[arg-type]
-    expect(page.get_by_text("A file could not be read as an image")).to_be_visible()
-    expect(page.get_by_text("c.pdf is no image")).to_be_visible()
+    was_told(page, "A file could not be read as an image")
+    was_told(page, "c.pdf is no image")
     expect(page.locator(".pictures img")).to_have_count(1)  # of a kind that the server reads, and judges
 
 
@@ -251,13 +260,11 @@ def test_images_that_the_server_would_refuse_are_named_before_anything_is_sent(
 
     pictures = page.locator(".pictures img")
     add("huge.png", 32)
-    expect(page.get_by_text("huge.png has 32 MB; this server takes images of at most 20 MB")).to_be_visible()
+    was_told(page, "huge.png has 32 MB; this server takes images of at most 20 MB")
     add("large.png", 12)
     expect(pictures).to_have_count(1)
     add("more.png", 5)
-    expect(
-        page.get_by_text("With more.png the request would have 23 MB; this server takes at most 21 MB")
-    ).to_be_visible()
+    was_told(page, "With more.png the request would have 23 MB; this server takes at most 21 MB")
     expect(pictures).to_have_count(1)
     say(page, "look")
     done(page)

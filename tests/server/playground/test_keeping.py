@@ -12,7 +12,15 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.clocks import PATIENCE
 from tests.server.fakes import wait_until
-from tests.server.playground.browser import done, last_text, messages, needs_browser, say, watched
+from tests.server.playground.browser import (
+    done,
+    last_text,
+    messages,
+    needs_browser,
+    say,
+    was_told,
+    watched,
+)
 from tests.server.playground.scripted import Scripted
 
 pytestmark = [pytest.mark.slow, needs_browser]
@@ -189,7 +197,7 @@ def test_a_link_holds_the_conversation_and_no_key(browser: Browser, scripted: Sc
         expect(last_text(page)).to_have_text("You said: Grüße 🌍")
         page.get_by_role("button", name="Share, export, import").click()
         page.get_by_role("button", name="Copy a link").click()
-        expect(page.get_by_text("Link copied")).to_be_visible()
+        was_told(page, "Link copied")
         link = page.evaluate("window.copied")
     with watched(browser, scripted.url) as watch:
         page = watch.page(link.partition("/#")[2].join(["#", ""]))
@@ -276,7 +284,7 @@ def test_what_a_link_brings_is_kept_whole_once_something_is_said(browser: Browse
         done(page)
         page.get_by_role("button", name="Share, export, import").click()
         page.get_by_role("button", name="Copy a link").click()
-        expect(page.get_by_text("Link copied")).to_be_visible()
+        was_told(page, "Link copied")
         fragment = "#" + page.evaluate("window.copied").partition("#")[2]
     with watched(browser, scripted.url) as watch:
         page = watch.page(fragment)

@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.server.playground.browser import LAN_HOST, Watched, done, last_text, messages, needs_browser, say, watched
+from tests.server.playground.browser import (
+    LAN_HOST,
+    Watched,
+    done,
+    last_text,
+    messages,
+    needs_browser,
+    say,
+    was_told,
+    watched,
+)
 from tests.server.playground.scripted import Scripted, running_scripted
 from tests.server.playground.test_keeping import kept
 
@@ -54,7 +64,7 @@ def test_a_conversation_is_had_copied_kept_and_taken_along(
         expect(region).to_contain_text(address(scripted))
         page.get_by_role("button", name="Share, export, import").click()
         page.get_by_role("button", name="Copy a link").click()
-        expect(page.get_by_text("Link copied")).to_be_visible()
+        was_told(page, "Link copied")
         with page.expect_download() as download:
             page.get_by_role("button", name="Export this conversation").click()
         download.value.save_as(tmp_path / "file.json")
@@ -113,5 +123,5 @@ def test_it_works_below_a_path_with_a_key(browser: Browser, tmp_path: Path) -> N
         page.evaluate("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
         page.get_by_role("button", name="Share, export, import").click()
         page.get_by_role("button", name="Copy a link").click()
-        expect(page.get_by_text("Link copied")).to_be_visible()
+        was_told(page, "Link copied")
         assert page.evaluate("window.copied").startswith(f"{server.url}#share=")

@@ -161,7 +161,7 @@ def test_a_key_of_few_requests_is_not_used_up_by_what_is_asked_while_one_types(p
 
     def count(route: Route) -> None:
         asked.append(route.request.url)
-        route.fulfill(json={"count": len(asked), "max_model_len": 9}, headers={"x-ratelimit-limit-requests": "60"})
+        route.fulfill(json={"count": len(asked), "max_model_len": 9}, headers={"x-ratelimit-limit-requests": "6"})
 
     page.route("**/tokenize", count)
     shown = page.locator("#composer .count")

@@ -1,6 +1,6 @@
 /** What the page knows of the server: its models, their states, and the fields that it takes. */
 import { computed, signal } from "../core/ui.js";
-import { ask, locked, ServerError } from "./client.js";
+import { ask, locked, ServerError, Unreachable } from "./client.js";
 import { chatFields } from "./fields.js";
 
 /**
@@ -94,6 +94,7 @@ export async function refresh() {
     const isRefused = error instanceof ServerError && error.status < 500;
     link.value = isRefused ? "connected" : "unreachable";
     refusal.value = isRefused && error.status !== 401 ? error.message : "";
+    if (!(error instanceof ServerError || error instanceof Unreachable || error instanceof SyntaxError)) throw error;
   } finally {
     asking = false;
   }

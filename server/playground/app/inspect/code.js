@@ -16,12 +16,15 @@ const KEY_VARIABLE = "HEADRACE_API_KEY";
 
 /** @param {{talk: import("../talk/talk.js").Talk}} props */
 export default function Code({ talk }) {
-  const [wish, setWish] = useState(/** @type {boolean | null} */ (null));
+  const [wish, setWish] = useState(/** @type {{id: string, continues: boolean} | null} */ (null));
   const last = openAnswer(talk);
+  const wished = wish?.id === last?.id ? wish?.continues : undefined;
   // What came to be continued was never asked for.
-  const continues = last !== undefined && (wish ?? (last.state === "stopped" && !last.outcome));
+  const continues = last !== undefined && (wished ?? (last.state === "stopped" && !last.outcome));
   const request = useStable(continues ? nextRequest(talk) : shownRequest(talk));
-  const choice = last && { continues, onChange: setWish };
+  /** @param {boolean} continues */
+  const onChange = (continues) => last && setWish({ id: last.id, continues });
+  const choice = last && { continues, onChange };
   return h("div", { class: "stack" },
     typeof request === "string"
       ? h("p", { class: "note error", role: "alert" }, request)

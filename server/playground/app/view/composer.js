@@ -57,8 +57,9 @@ export function Composer() {
   const take = async (files) => {
     if (!files.length) return;
     if (!sees) return notify("This model takes no images");
-    const { addImages } = await import("./images.js");
-    await addImages(talk, files);
+    const images = await import("./images.js").catch(() => null);
+    if (!images) return notify("A part of the page could not be loaded; reload it.");
+    await images.addImages(talk, files);
   };
   /** @param {DragEvent} event */
   const drop = (event) => {

@@ -23,8 +23,11 @@ export async function addImages(talk, files) {
       continue;
     }
     const url = await readImage(file).catch(() => "");
+    // A kind that the server does not know comes as a PNG, which may be far larger than the file.
+    const excess = TAKEN.includes(file.type) ? "" : faultOf(talk, { name: file.name, size: (url.length * 3) / 4 });
     const { draft } = talk.record.peek();
-    if (url) talk.changeRecord({ draft: { ...draft, images: [...draft.images, url] } });
+    if (excess) notify(excess);
+    else if (url) talk.changeRecord({ draft: { ...draft, images: [...draft.images, url] } });
     else notify("A file could not be read as an image");
   }
 }
@@ -32,7 +35,7 @@ export async function addImages(talk, files) {
 /**
  * Why the server would not take a file, empty if it may.
  * @param {Talk} talk
- * @param {File} file
+ * @param {{name: string, size: number}} file
  */
 function faultOf(talk, { name, size }) {
   const { request_bytes: most = Infinity, images = Infinity, image_bytes: largest = Infinity } = limits.peek();

@@ -52,7 +52,7 @@ export function Welcome({ talk }) {
   };
   return h("div", { class: "welcome" },
     h("h2", {}, model ? nameOf(model.id) : link.value === "unreachable" ? "The server cannot be reached" : "Connecting"),
-    model && h("p", { class: "muted" }, ready ? `${model.state === "unloaded" ? "The first message loads it." : "It runs on your own server."} Type a message, or begin with one of these.` : `${stateWords(model)} …`),
+    model && h("p", { class: "muted" }, ready ? `${model.state === "unloaded" ? "The first message loads it." : "It runs on your own server."} Type a message, or begin with one of these.` : link.value === "unreachable" ? "It cannot be reached now." : `${stateWords(model)} …`),
     model && !ready && model.progress?.fraction != null && h("progress", { value: model.progress.fraction, max: 1, "aria-label": "Loading" }),
     h("div", { class: "examples" }, EXAMPLES.map(({ title, text, body }) => h("button", { key: title, type: "button", class: "example", disabled: !ready, onClick: () => run(body) },
       h("strong", {}, title),
