@@ -216,6 +216,7 @@ def test_a_long_answer_is_whole_and_what_stands_in_it_is_not_made_again(page: Pa
     say(page, "book")
     parts = last_text(page).locator(".part")
     expect(parts).to_have_count(8)
+    expect(parts.last).to_contain_text("Part 59")
     page.evaluate("document.querySelectorAll('.part p').forEach((element, index) => { element.place = index; })")
     scripted.gate.set()
     done(page)
