@@ -161,8 +161,7 @@ INLINE void add_pairs(sums *s, const int format, const Piece *pieces, const int 
     const int lanes = rows == 1 ? 1 : LANES;
     if (!is_unpacked) {
         UNROLL(16)
-        for (int i = first; i < first + words; i++)
-        {
+        for (int i = first; i < first + words; i++) {
             pairs v[2];
             /* Else the compiler unpacks all before it multiplies any, for which there are too few registers. */
             if (rows > 1 && i % 4 == 0) __asm__ volatile("" ::: "memory");

@@ -170,16 +170,19 @@ def test_a_file_is_answered_and_not_asked_again(tmp_path: Path) -> None:
         tmp_path / "in.jsonl",
         line("plain", body=body),
         line("wrong", body={**body, "temperature": 9}),
+        line("long", body={**body, "prompt": "ab" * 100}),
         line(
             "chat", url="/v1/chat/completions", body={"messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
         ),
     )
     target = tmp_path / "out.jsonl"
-    first = subprocess.run(command(source, target), cwd=ROOT, capture_output=True, text=True)
-    assert first.returncode == 1 and "has 3 answers, 1 of them with an error" in first.stderr
+    settings = ["--threads", "1", "--memory", "64MiB", "--context", "64"]
+    first = subprocess.run([*command(source, target), *settings], cwd=ROOT, capture_output=True, text=True)
+    assert first.returncode == 1 and "has 4 answers, 2 of them with an error" in first.stderr
     found = {one["custom_id"]: one["response"] for one in map(json.loads, target.read_bytes().splitlines())}
     assert found["plain"]["body"]["choices"][0]["finish_reason"] == "length"
     assert found["chat"]["body"]["choices"][0]["message"]["role"] == "assistant"
+    assert found["long"]["status_code"] == 400 and "64" in found["long"]["body"]["error"]["message"], "--context"
     assert found["wrong"]["status_code"] == 400 and found["wrong"]["body"]["error"]["param"] == "temperature"
     before = target.read_bytes()
     again = subprocess.run(command(source, target), cwd=ROOT, capture_output=True, text=True)
