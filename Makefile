@@ -6,7 +6,7 @@ PORT ?= 8000
 ARGS ?=
 SELF := $(MAKE)
 
-.PHONY: help serve test test-slow latency soak lm-eval tool-check compat compat-clients compat-vision ray gpu lint format docs clean
+.PHONY: help serve test test-slow latency soak lm-eval tool-check compat compat-clients compat-vision ray gpu gpu-bench gpu-kernels gpu-engine gpu-server gpu-soak test-oldest lint format docs clean
 
 PURELIB = import sysconfig; print(sysconfig.get_path('purelib'))
 
@@ -58,13 +58,31 @@ ray: .venv/.installed-dev ## Play with replicas on Ray Serve: whole streams, aff
 	.venv-ray/bin/pip install --quiet -c constraints.txt "ray[serve]==2.60.*"
 	PYTHONPATH=. .venv-ray/bin/python -m pytest -p no:cacheprovider tests/test_ray_replicas.py $(ARGS)
 
-gpu: ## On a CUDA GPU: check and measure; installs nothing if PYTHON sees the GPU
-	@if $(PYTHON) -m scripts.gpu_python 2>/dev/null; then python=$(PYTHON); \
-	else $(SELF) --no-print-directory .venv/.installed-dev && python=.venv/bin/python; fi && \
-	$$python -m scripts.gpu_python --check && \
-	{ $$python -m pytest -m gpu -p no:cacheprovider -W default tests/gpu; tests=$$?; \
-	$$python -m bench.gpu --json bench/results/gpu.json $(ARGS); bench=$$?; \
-	test $$tests -eq 0 && test $$bench -eq 0; }
+# An environment that sees the GPU is used as it is; else ours is made.
+GPU_PYTHON = $$(if $(PYTHON) -m scripts.gpu_python 2>/dev/null; then echo $(PYTHON); \
+	else $(SELF) --no-print-directory .venv/.installed-dev >&2 && echo .venv/bin/python; fi)
+
+gpu: ## On a CUDA GPU: measure and check, part by part (gpu-bench, gpu-kernels, ...); installs nothing if PYTHON sees the GPU
+	@$(GPU_PYTHON) -m scripts.gpu_suite bench kernels engine server -- $(ARGS)
+
+gpu-bench: ## Measure what the GPU does of what it can, alone and in engines of full size; ends within 8 minutes, as the other parts do
+	@$(GPU_PYTHON) -m scripts.gpu_suite bench -- $(ARGS)
+
+gpu-kernels: ## Hold kernels against their references on the GPU, and small engines against generate
+	@$(GPU_PYTHON) -m scripts.gpu_suite kernels -- $(ARGS)
+
+gpu-engine: ## Check engines on the GPU: recording, overlap, FP8, ranks, lack of memory
+	@$(GPU_PYTHON) -m scripts.gpu_suite engine -- $(ARGS)
+
+gpu-server: ## Measure a whole server on the GPU over HTTP: start, TTFT, inter-token latency
+	@$(GPU_PYTHON) -m scripts.gpu_suite server -- $(ARGS)
+
+gpu-soak: ## Send a server on the GPU random requests for five minutes; memory and words must stay
+	@$(GPU_PYTHON) -m scripts.gpu_suite soak -- $(ARGS)
+
+test-oldest: .venv/.installed-dev ## Run the quick tests on the oldest transformers that is taken, which GPU machines may have
+	@test -d .transformers/huggingface_hub || .venv/bin/pip install --quiet --no-deps --target .transformers "transformers==5.17.*" "huggingface_hub<2"
+	PYTHONPATH=.transformers .venv/bin/python -m pytest -p no:cacheprovider -W ignore::FutureWarning -m "not slow" tests/engine tests/test_gpu_environment.py $(ARGS)
 
 lint: .venv/.installed-dev ## Check style, format, types and the documentation's tables
 	.venv/bin/ruff check .

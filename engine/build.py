@@ -8,11 +8,14 @@ import torch
 import transformers
 
 from engine import version
+from engine.cache import Progress
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.execution.model_runner import ModelRunner, Progress
+from engine.execution.model_runner import ModelRunner
 from engine.messages import EngineInfo
 from engine.models.loader import LoadedModel
+from engine.ranks.leader import LeadingRunner, lead
+from engine.ranks.team import Team
 from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.scheduler import Scheduler
 
@@ -23,13 +26,16 @@ logger = logging.getLogger(__name__)
 
 
 def build_engine(
-    config: EngineConfig, progress: Progress, *, wake: Callable[[], None] = lambda: None
+    config: EngineConfig, progress: Progress, *, wake: Callable[[], None] = lambda: None, team: Team | None = None
 ) -> tuple[Engine, EngineInfo]:
     """Load the model and make an engine around it. Raises ConfigError, ModelLoadError.
 
-    `wake` is called from another thread when an engine without other work has something to do.
+    `wake` is called from another thread when an engine without other work has something to do. The `team` of the other
+    ranks, where there are such, is started here if it is not given.
     """
-    runner = ModelRunner(config, progress)
+    if config.tensor_parallel > 1 and team is None:
+        team = Team.start(config)
+    runner = ModelRunner(config, progress) if team is None else lead(config, progress, team)
     blocks = BlockManager(runner.num_blocks, config.block_size, prefix_cache=config.prefix_cache)
     limits = runner.limits
     scheduler = Scheduler(
@@ -43,7 +49,7 @@ def build_engine(
     encoder = None if runner.sight is None else runner.sight.encoder
     loaded = runner.loaded
     engine = Engine(
-        runner,
+        runner if team is None else LeadingRunner(runner, team),
         scheduler,
         context=runner.context,
         vocab_size=loaded.vocab_size,
@@ -78,6 +84,7 @@ def build_engine(
         numerics=_numerics(config, runner),
         notes=runner.notes,
         images=None if encoder is None else encoder.info,
+        ranks=config.tensor_parallel,
     )
     return engine, info
 
@@ -117,6 +124,7 @@ def _numerics(config: EngineConfig, runner: ModelRunner) -> str:
             torch.cuda.get_device_name(device) if is_cuda else f"CPU {torch.backends.cpu.get_cpu_capability()}",
             f"quantization={config.quantization}",
             f"kv={config.kv_dtype}",
+            *([f"ranks={config.tensor_parallel}"] if config.tensor_parallel > 1 else []),
             str(runner.attention),
             f"block_size={config.block_size}",
             f"kernels={runner.kernels is not None}",

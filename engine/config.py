@@ -11,6 +11,11 @@ AttentionName = Literal["auto", "triton", "reference", "sdpa", "cpu"]
 Quantization = Literal["auto", "none", "fp8"]
 KvDtype = Literal["auto", "fp8"]
 Activations = Literal["int8", "int16"]
+Graphs = Literal["auto", "true", "false", "lazy"]
+GRAPHS: dict[Graphs, bool | Literal["lazy"] | None] = {"auto": None, "true": True, "false": False, "lazy": "lazy"}
+"""What models.yaml and the command line call `EngineConfig.graphs`."""
+MOST_RANKS = 64
+"""Processes that share one model."""
 ConstraintBackend = Literal["llguidance", "outlines_core"]
 
 
@@ -33,6 +38,10 @@ class EngineConfig:
     activations: Activations = "int16"
     """What activations are rounded to before products with a GGUF file's own weights on a CPU."""
     device: str = "auto"
+    tensor_parallel: int = 1
+    """Ranks that share the model: so many devices from `device` on, or as many processes on a CPU."""
+    step_timeout: float = 0.0
+    """Of several ranks: seconds after which a step, or a rank that says nothing, counts as stuck, and all end."""
     context: int | None = None
     """Longest prompt plus answer in tokens; None takes the model's own and lowers it if memory is short."""
     memory: str = "auto"
@@ -49,9 +58,10 @@ class EngineConfig:
     fusion: bool = True
     """Load-time surgery on the transformers model (design: tier 2)."""
     overlap: bool | None = None
-    graphs: bool | None = None
-    """Decoding steps in buckets, recorded on a CUDA device and merely padded on a CPU; None: on CUDA."""
     """Launch a step before the results of the one before are read; None: on a CUDA device."""
+    graphs: bool | Literal["lazy"] | None = None
+    """Steps in buckets, recorded on a CUDA device and merely padded on a CPU; None: on CUDA. `lazy` records a bucket
+    when a step first needs it, not at load."""
     prefix_cache: bool = True
     constraints: ConstraintBackend = "llguidance"
     """What follows JSON schemas and regular expressions; grammars and tools need llguidance."""
@@ -68,8 +78,10 @@ class EngineConfig:
         return replace(self, kv_limit=num_bytes)
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a `memory` that cannot be understood, before anything is loaded."""
+        """Raise ConfigError for what cannot be, before anything is loaded or a process is started."""
         parse_memory(self.memory)
+        if not 1 <= self.tensor_parallel <= MOST_RANKS:
+            raise ConfigError(f"tensor_parallel must be from 1 to {MOST_RANKS}, got {self.tensor_parallel}")
 
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(MB|GB|TB|MiB|GiB|TiB)")

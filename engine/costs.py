@@ -3,7 +3,8 @@
 Two numbers for each: bytes over the bandwidth of a copy, and operations over the rate of a large product. A decoding
 step reads the weights once, less an input embedding that is not tied to the head, of which it reads a row for each
 token, and the keys and values of all its sequences. A prompt's tokens each take two operations for every weight of a
-linear, less the head, and the attention of each token four for every key it sees and number of its queries.
+linear, less the head, and the attention of each token four for every key it sees and number of its queries. Of a
+mixture of experts a token takes those that it goes to, and a step reads those that any of its tokens does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,10 @@ class Costs:
     """A token, over all layers."""
     is_fp8: bool = False
     """Whether the linears compute in FP8."""
+    routed_bytes: float = 0.0
+    """Of `step_bytes`, those of experts: a step of few tokens does not read them all."""
+    routed_share: float = 1.0
+    """The part of them that a token goes to."""
 
     def flops(self, ceilings: Ceilings) -> float:
         """The rate that bounds the linears."""
@@ -52,7 +57,8 @@ class Costs:
     def decode_seconds(self, ceilings: Ceilings, batch: float, context: float) -> float:
         """A step of `batch` sequences of `context` tokens."""
         work = batch * (self.hidden_flops / self.flops(ceilings) + self.head_flops / ceilings.flops)
-        weights = max(self.step_bytes / ceilings.bytes_per_second, work)
+        read = self.step_bytes - self.routed_bytes * (1 - min(1.0, batch * self.routed_share))
+        weights = max(read / ceilings.bytes_per_second, work)
         return weights + batch * context * self.kv_bytes / ceilings.bytes_per_second
 
     def prompt_seconds(self, ceilings: Ceilings, tokens: float) -> float:
@@ -86,9 +92,11 @@ def costs_of(info: EngineInfo, text_config: Mapping[str, Any], *, weights: int =
     embedding = int(info.vocab_size) * int(text_config["hidden_size"])
     is_tied = bool(text_config.get("tie_word_embeddings", False))
     linears = info.num_parameters - embedding * (1 if is_tied else 2)
+    routed, share = routed_numbers(text_config)
     step_bytes = weights or info.weights_bytes
+    item_bytes = ITEM_BYTES.get(info.dtype.removeprefix("torch."), 2)
     if not is_tied:
-        step_bytes -= embedding * ITEM_BYTES.get(info.dtype.removeprefix("torch."), 2)
+        step_bytes -= embedding * item_bytes
     heads = int(text_config["num_attention_heads"])
     width = int(text_config.get("head_dim") or int(text_config["hidden_size"]) // heads)
     pair = 2 * width  # numbers of a key and of a value
@@ -96,9 +104,30 @@ def costs_of(info: EngineInfo, text_config: Mapping[str, Any], *, weights: int =
         pair = 2 * int(text_config["kv_lora_rank"]) + int(text_config["qk_rope_head_dim"])
     return Costs(
         step_bytes=float(step_bytes),
-        hidden_flops=2.0 * linears,
+        hidden_flops=2.0 * (linears - routed * (1 - share)),
         head_flops=2.0 * embedding,
         attention_flops=2.0 * heads * pair * int(text_config["num_hidden_layers"]),
         kv_bytes=info.kv_bytes / info.kv_tokens,
         is_fp8=is_fp8,
+        routed_bytes=float(routed * (1 if is_fp8 else item_bytes)),
+        routed_share=share,
     )
+
+
+def routed_numbers(text_config: Mapping[str, Any]) -> tuple[int, float]:
+    """Numbers of all experts that tokens are sent to, and the part of them that one token goes to; 0 and 1 of none."""
+
+    def first(*names: str) -> int:
+        return next((int(text_config[name]) for name in names if text_config.get(name)), 0)
+
+    experts = first("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts")
+    chosen = first("num_experts_per_tok", "moe_k")
+    if not experts or not chosen:
+        return 0, 1.0
+    layers = range(int(text_config["num_hidden_layers"]))
+    begin = first("first_k_dense_replace", "moe_layer_start_index")
+    step = first("decoder_sparse_step", "moe_layer_interval") or 1
+    dense = text_config.get("mlp_only_layers") or ()
+    mixtures = sum(layer >= begin and (layer + 1) % step == 0 and layer not in dense for layer in layers)
+    width = first("moe_intermediate_size", "intermediate_size")
+    return mixtures * experts * 3 * int(text_config["hidden_size"]) * width, chosen / experts

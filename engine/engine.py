@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.errors import EngineDeadError
 from engine.execution.flight import Landed, Runner, Step
 from engine.grammar.grammar import GrammarError
 from engine.messages import AddImage, AddRequest, AskCached, EngineStats, SequenceOutput, TokenLogprobs
@@ -81,8 +82,8 @@ class Engine:
             encoder=encoder,
         )
         self._num_steps = 0
-        self.is_broken = False
-        """Whether steps will go on failing in this process, so that another should take its place."""
+        self.failure: str | None = None
+        """Why steps will go on failing in this process, so that another should take its place."""
         self.is_asleep = False
         """Whether the model is put away; there are no steps then."""
         self._landed_at = 0.0
@@ -135,6 +136,7 @@ class Engine:
     def close(self) -> None:
         """End what runs beside the engine; it takes no constrained requests afterwards."""
         self._reception.close()
+        self._runner.close()
 
     def take_outputs(self) -> list[SequenceOutput]:
         """The outputs that are there without a step: of requests that were queued or refused, for one."""
@@ -258,6 +260,9 @@ class Engine:
             row.sequence.num_unread_tokens = 0
             try:
                 self._land_row(row, landed)
+            except EngineDeadError as error:
+                self.failure = str(error)
+                return
             except Exception:
                 logger.exception("request %d failed after a step", row.sequence.request_id)
                 self._fail(row.sequence, "internal error while computing this request")
@@ -327,7 +332,7 @@ class Engine:
     def _fail_step(self, rows: list[Scheduled], error: Exception) -> None:
         """Fail all rows of a step that was not launched, unless it lacked memory and can be smaller."""
         if NEVER_HEALS in str(error):
-            self.is_broken = True
+            self.failure = str(error).partition("\n")[0]
         if not isinstance(error, torch.OutOfMemoryError) or not self._lower_budget(rows):
             self._fail_rows(rows, error)
 
@@ -344,6 +349,9 @@ class Engine:
         return True
 
     def _fail_rows(self, rows: list[Scheduled], error: Exception) -> None:
+        if isinstance(error, EngineDeadError):
+            self.failure = str(error)  # whoever waits is told so when the process ends
+            return
         logger.error("a step of %d rows failed", len(rows), exc_info=error)
         for row in rows:
             if row.is_current:

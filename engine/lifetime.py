@@ -6,6 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
+import psutil
+
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -25,6 +27,28 @@ def give_memory_back() -> None:
     """Let the C library return to the system what it keeps of freed memory, in all its arenas. Takes milliseconds."""
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)
+
+
+def describe_exit(code: int) -> str:
+    """How a process ended, as the end of a sentence about it."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was killed by {name}" + (", perhaps for want of memory" if -code == signal.SIGKILL else "")
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process has been stopped (SIGSTOP), by what the kernel says of it; False once it is gone.
+
+    One that waits for a slow disk is not, and neither is one that holds the interpreter's lock for long.
+    """
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.Error:
+        return False
 
 
 def die_with_parent() -> None:

@@ -246,6 +246,9 @@ class EngineInfo(msgspec.Struct, frozen=True):
     """What is kept for recorded steps."""
     images: ImageInfo | None = None
     """None for a model that takes none."""
+    ranks: int = 1
+    """Processes, and on GPUs devices, that share it. `weights_bytes` and `kv_bytes` are those of all together,
+    `activation_bytes` and `graph_bytes` of each."""
 
     @property
     def kv_tokens(self) -> int:

@@ -1,7 +1,7 @@
-"""The engine process: `python -m engine.process ENDPOINT`, with its EngineConfig as msgpack on standard input.
+"""The engine process: `python -m engine.process ENDPOINT [PULSE]`, with its EngineConfig as msgpack on standard input.
 
 Loads the model, telling how far it is, then turns messages into steps and steps into messages until it is told to
-end, or its parent dies.
+end, or its parent dies. PULSE is the descriptor of a pipe (`engine.pulse`).
 """
 
 import contextlib
@@ -10,8 +10,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 import zmq
@@ -40,6 +42,8 @@ from engine.messages import (
     decode_inbound,
     encode,
 )
+from engine.pulse import Pulse
+from engine.ranks.team import Team
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -58,12 +62,17 @@ hundreds of MiB for as long as new lengths come.
 class Pipe:
     """The engine's end of the socket pair."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, pulse: Pulse) -> None:
+        self.pulse = pulse
+        self.directory = Path(endpoint.removeprefix("ipc://")).parent if endpoint.startswith("ipc://") else None
+        """Where the socket is, which only this user can enter."""
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PAIR)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         self._socket.setsockopt(zmq.LINGER, 1000)
         self._socket.connect(endpoint)
+        self._lock = threading.Lock()
+        self._is_ready = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -73,7 +82,21 @@ class Pipe:
 
     def send(self, message: Outbound) -> None:
         """Send one message, waiting if the other side does not read."""
-        self._socket.send(encode(message))
+        with self._lock:
+            self._is_ready = self._is_ready or isinstance(message, Ready)
+            self._socket.send(encode(message))
+
+    def leave(self, failure: HeadraceError) -> NoReturn:
+        """End this process from another thread, where its own is stuck; a failure to load is told before.
+
+        While it loads, its own thread does nothing with the socket but to send.
+        """
+        self.pulse.say(failure.message)
+        with self._lock:
+            if not self._is_ready:
+                self._socket.send(encode(LoadFailed(message=failure.message, hint=failure.hint)))
+                self.close()
+            os._exit(1)
 
     def receive(self, timeout: float) -> list[Inbound]:
         """All messages that are there, waiting up to `timeout` seconds for the first, or for `wake`."""
@@ -110,10 +133,13 @@ def load_engine(config: EngineConfig, pipe: Pipe) -> "tuple[Engine, EngineInfo]"
     pipe.send(Loading(stage="starting the engine"))
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # of oneDNN itself, and of torch's use of it
         os.environ.setdefault(name, str(KEPT_PRODUCTS))
+    team = None
+    if config.tensor_parallel > 1:  # they import torch meanwhile
+        team = Team.start(config, pipe.directory, pipe.leave)
     from engine.build import build_engine  # imports torch, which takes seconds: the first message goes out before
 
     engine, info = build_engine(
-        config, lambda stage, fraction: pipe.send(Loading(stage=stage, fraction=fraction)), wake=pipe.wake
+        config, lambda stage, fraction: pipe.send(Loading(stage=stage, fraction=fraction)), wake=pipe.wake, team=team
     )
     return engine, msgspec.structs.replace(info, load_seconds=time.monotonic() - started)
 
@@ -164,8 +190,9 @@ def serve(engine: "Engine", pipe: Pipe, info: EngineInfo) -> int:
         if outputs or now - last_sent >= HEARTBEAT_SECONDS or (was_busy and not engine.has_work):
             pipe.send(StepOutputs(outputs=outputs, stats=engine.stats()))
             last_sent = now
-        if engine.is_broken:
-            logger.error("the engine lacked memory and will not get over it: it ends, to be started again")
+        if engine.failure is not None:
+            pipe.pulse.say(engine.failure)
+            logger.error("the engine cannot go on in this process: it ends, to be started again")
             return 1
 
 
@@ -175,7 +202,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the API process decides
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     config = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineConfig)
-    pipe = Pipe(sys.argv[1])
+    pipe = Pipe(sys.argv[1], Pulse(int(sys.argv[2]) if sys.argv[2:] else None))
+    pipe.pulse.begin()
     try:
         engine, info = load_engine(config, pipe)
     except HeadraceError as error:
@@ -192,8 +220,13 @@ def main() -> int:
     engine.warm_up()
     pipe.send(Ready(info=info))
     code = serve(engine, pipe, info)
+    if code:
+        pipe.close()  # what follows may take long where something is stuck
     engine.close()
     pipe.close()
+    if config.tensor_parallel > 1:
+        sys.stderr.flush()
+        os._exit(code)  # what waits for other ranks in destructors would wait for ever
     return code
 
 

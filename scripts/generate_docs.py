@@ -22,7 +22,7 @@ from scripts.vendor import LIBRARIES
 from server.benchmarks.conformance import CHECKS
 from server.benchmarks.verdicts import MEANINGS
 from server.commands.cli import build_parser
-from server.commands.fits import token_rows
+from server.commands.fits import rank_rows, token_rows
 from server.config.settings import ModelSpec, load_models_file
 from server.context import LOAD_WAIT_SECONDS
 from server.edge.connections import MAX_CONNECTIONS
@@ -32,7 +32,7 @@ from server.edge.limits import MIB, Limits
 from server.edge.queues import QueueLimits
 from server.edge.request_head import MAX_HEAD_BYTES
 from server.edge.sse import KEEP_ALIVE_SECONDS
-from server.fleet.gpus import GPUS
+from server.fleet.gpus import GPUS, parse_gpus
 from server.fleet.policy import FleetPolicy
 from server.metrics import exposition, gather
 from server.prompt.text_process import TextPolicy
@@ -328,6 +328,23 @@ def fits_table() -> str:
     return table(("Model", "Form", *(gpu.title for gpu in gpus)), token_rows(file, gpus))
 
 
+def ranks_table() -> str:
+    """What the models that several GPUs share come to there."""
+    file = load_models_file(ROOT / "models.yaml")
+    places = {
+        "meta-llama/Llama-3.3-70B-Instruct": ("h100", "2xh100", "4xh100", "h200", "2xh200", "4xh200"),
+        "deepseek-ai/DeepSeek-R1": ("8xh200",),
+    }
+    rows = (
+        row
+        for spec in file.models
+        if spec.name in places
+        for row in rank_rows(spec, [parse_gpus(text) for text in places[spec.name]])
+    )
+    heads = ("Model", "Form", "GPUs", "Thousand tokens", "Context", "Limit, tok/s: at 1", "at 64", "at most")
+    return table(heads, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "support": support_table,
     "fields": fields_table,
@@ -340,6 +357,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "limits": limits_table,
     "errors": errors_table,
     "fits": fits_table,
+    "ranks": ranks_table,
     "libraries": libraries_table,
     "locked": locked_table,
     "verdicts": verdicts_table,

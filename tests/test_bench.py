@@ -5,13 +5,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.gpu import __main__ as suite
+from bench.gpu.forms import config_of, is_stored, text_config
 from bench.gpu.idle import LISTED, idle_shares, longest_of
 from bench.gpu.job import Job, Options, run_job
+from bench.gpu.rank_costs import link_of, rank_costs, room_on
 from bench.gpu.report import rows_of
 from engine.costs import Ceilings, Costs
+from engine.device.ranks import leave
+from engine.sizing.formulas import shape_of
+from engine.sizing.speed import decode_limit
+from engine.weights import random_model
 from server.benchmarks.record import circumstances, table
+from server.fleet.gpus import GPUS
 from tests.clocks import PATIENCE
 
 
@@ -57,7 +65,12 @@ def test_the_measurement_of_gpus_keeps_its_books(
         "burst",
         "offline",
     }
-    assert {"ceilings", "attention 32 heads on 8 of 128, batch 1"} <= set(found["device"]) and report["device"] == "cpu"
+    alone = {
+        "attention 32 heads on 8 of 128, batch 1",
+        "experts small, FP8, 4 tokens",
+        "linear 64 to 96, FP8 by block, 4 tokens",
+    }
+    assert {"ceilings", *alone} <= set(found["device"]) and report["device"] == "cpu"
     for name in ("decode 1", "decode 3", "prompt 64", "offline"):
         assert engine[name]["share_of_ceiling"] > 0, name
     for name in ("idle 1", "idle 3", "idle prompt 64"):
@@ -66,6 +79,123 @@ def test_the_measurement_of_gpus_keeps_its_books(
     assert found[f"{TINY} server"]["start"]["first_answer_seconds"] > 0
     lines = capsys.readouterr().out.rstrip().splitlines()
     assert lines[-1].startswith("|") and len(lines) > sum(len(parts) for parts in found.values())
+
+
+SHARED = "Llama-3.1-8B?hidden_size=64&intermediate_size=64&num_hidden_layers=2&vocab_size=300&num_attention_heads=4"
+SHARED += "&num_key_value_heads=2&head_dim=16"
+LATENT = "DeepSeek-R1?hidden_size=64&intermediate_size=256&moe_intermediate_size=256&num_hidden_layers=4&vocab_size=300"
+LATENT += "&num_attention_heads=4&n_routed_experts=8&num_experts_per_tok=2&q_lora_rank=32&kv_lora_rank=32&n_group=2"
+LATENT += "&qk_rope_head_dim=16&qk_nope_head_dim=16&v_head_dim=16&topk_group=1&num_key_value_heads=4"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_measurement_of_models_that_gpus_share_keeps_its_books(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two ranks on the CPU; one model is in FP8 from the draw on, and one is not divided by two."""
+
+    def alone(job: Job, seconds: float, logs: Path | None) -> suite.Found:
+        try:
+            return here(job, seconds, logs)
+        finally:
+            leave()
+
+    monkeypatch.setattr(suite, "run", alone)
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "gpus.json"
+    odd = SHARED.replace("intermediate_size=64", "intermediate_size=63")
+    sizes = ["--device", "cpu", "--batches", "1", "3", "--prompts", "64", "--context", "32", "--json", str(file)]
+    assert suite.main([*sizes, "--gpus", "2", "--models", SHARED, f"{LATENT}@fp8files", odd]) == 0
+    report = json.loads(file.read_text())
+    assert report["ranks"] == {"devices": ["cpu", "cpu"], "nccl": None, "topology": []}
+    found = report["found"]
+    assert "2 does not divide" in found[f"{odd} on 2 GPUs"]["load"]["left_out"]
+    assert found["sums on 2 GPUs"]["sum 8 x 64"]["microseconds"] > 0
+    assert found["sums on 2 GPUs"]["gather 1 x 320"]["bytes_per_second"] > 0
+    for model in (SHARED, f"{LATENT}@fp8files"):
+        for name in ("decode 1", "decode 3", "prompt 64"):
+            assert found[f"{model} on 2 GPUs"][name]["share_of_ceiling"] > 0, (model, name)
+            assert found[f"{model} on 1 GPU"][name]["tokens_per_second"] > 0, (model, name)
+        two, one = (found[f"{model} on {gpus}"]["load"] for gpus in ("2 GPUs", "1 GPU"))
+        assert two["step_bytes"] < one["step_bytes"] < 2 * two["step_bytes"] and two["ranks"] == 2
+        assert two["parameters"] == one["parameters"]
+
+
+def test_the_device_that_is_named_is_the_one_that_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("cuda", "cuda:2", "cpu"):
+        assert config_of("llama", torch.device(name), context=64, max_num_seqs=1).device == name
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for given in (["--device", "cuda:2"], ["--device", "cuda:1", "--gpus", "2"]):
+        assert suite.main(given) == 2
+    said = "--gpus {} from {} on were asked for, and torch sees 2 GPUs\n"
+    assert capsys.readouterr().out == said.format(1, "cuda:2") + said.format(2, "cuda:1")
+
+
+def test_what_is_measured_on_several_gpus() -> None:
+    options = suite.parse(["--gpus", "2"])
+    jobs = suite.plan(options, Options(batches=tuple(options.batches)))
+    assert [job.kind for job in jobs[:2]] == ["device", "sums"] and {job.kind for job in jobs[2:]} == {"ranks"}
+    assert [job.ranks for job in jobs] == [1, 2] + [2, 1] * len(suite.SHARED_MODELS)
+    assert jobs[2].name == "Llama-3.3-70B on 2 GPUs" and jobs[3].name == "Llama-3.3-70B on 1 GPU"
+    assert Job.decode(jobs[2].encode()) == jobs[2]
+    with pytest.raises(SystemExit):
+        suite.parse(["--parts", "ranks"])
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "kind", "lacking"),
+    [
+        ("Llama-3.3-70B", 1, "h200", ""),
+        ("Llama-3.3-70B", 1, "h100", "(weights 131) beside the KV cache, and a GPU has 80"),
+        ("Llama-3.3-70B", 2, "h100", ""),
+        ("Llama-3.3-70B@fp8files", 1, "h100", ""),
+        ("DeepSeek-R1@fp8files", 2, "h200", "on each of 2 GPUs"),
+        ("DeepSeek-R1@fp8files", 8, "h200", ""),
+        ("DeepSeek-R1?num_hidden_layers=9@fp8files", 2, "h100", ""),
+        ("DeepSeek-R1?num_hidden_layers=9@fp8files", 1, "h200", ""),
+    ],
+)
+def test_what_a_gpu_lacks_for_a_part_of_a_model_is_said(
+    model: str, gpus: int, kind: str, lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
+    monkeypatch.setattr(random_model, "write_tokenizer", lambda *_: None)  # of 129,000 tokens it takes seconds
+    settings = config_of(model, torch.device("cuda"), context=4096, max_num_seqs=64, ranks=gpus)
+    tokens, said = room_on(text_config(settings), settings, GPUS[kind].num_bytes, stored=is_stored(model))
+    assert lacking in said and (tokens > 4096) == (not lacking) and bool(said) == bool(lacking)
+
+
+def test_costs_of_a_rank_are_those_of_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`headrace models --gpu 2xh100` and the share of a ceiling rest on the same bytes."""
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
+    monkeypatch.setattr(random_model, "write_tokenizer", lambda *_: None)
+    settings = config_of("Llama-3.3-70B@fp8files", torch.device("cuda"), context=4096, max_num_seqs=64, ranks=2)
+    config, gpu = text_config(settings), GPUS["h100"]
+    costs, shape = rank_costs(config, settings, gpu.link, stored=True), shape_of(config, 2)
+    assert costs is not None and shape is not None
+    limit = decode_limit(shape, settings, gpu.ceilings, gpu.link, batch=8, context=512, fp8_files=True)
+    assert 8 / costs.decode_seconds(gpu.ceilings, 8, 512) == pytest.approx(limit)
+    assert costs.attention_flops == 4 * 32 * 128 * 80
+    sums = 2 * (2 * 80 + 1) * 8192 / gpu.link  # of two ranks each sends as many bytes as are summed up
+    plain = Costs.prompt_seconds(costs, gpu.ceilings, 2048)
+    assert costs.prompt_seconds(gpu.ceilings, 2048) - plain == pytest.approx(2048 * sums)
+    assert rank_costs(config, settings, None, stored=True) is None, "over a link that is not known"
+
+
+def test_links_are_known_by_the_names_that_drivers_tell() -> None:
+    names = {
+        "NVIDIA H100 80GB HBM3": "h100",
+        "NVIDIA H200": "h200",
+        "NVIDIA A100-SXM4-80GB": "a100-80",
+        "NVIDIA GeForce RTX 4090": "4090",
+        "NVIDIA L40S": "l40s",
+    }
+    assert {name: link_of(name) for name in names} == {name: GPUS[kind].link for name, kind in names.items()}
+    assert link_of("NVIDIA H100 PCIe") is None and link_of("something else") is None
 
 
 @pytest.mark.slow
@@ -136,5 +266,8 @@ def test_limits_are_those_of_the_arithmetic_done_by_hand() -> None:
     assert 1 / costs.decode_seconds(ceilings, 1, 0) == pytest.approx(287, rel=0.01)
     assert 2048 / Costs(1, costs.hidden_flops, 0, 0, 1).prompt_seconds(ceilings, 2048) == pytest.approx(56600, rel=0.01)
     assert costs.best_offline_rate(ceilings, 900_000) == pytest.approx(11_900, rel=0.02)
+    mixture = replace(costs, routed_bytes=12e9, routed_share=1 / 32)  # a step of 32 tokens can reach every expert
+    read = [4.3e12 * mixture.decode_seconds(ceilings, batch, 0) for batch in (1, 8, 32, 64)]
+    assert read == pytest.approx([3.01e9 + 12e9 * share for share in (1 / 32, 1 / 4, 1, 1)])
     fast = replace(costs, is_fp8=True)
     assert fast.prompt_seconds(ceilings, 2048) < costs.prompt_seconds(ceilings, 2048)

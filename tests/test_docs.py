@@ -113,7 +113,7 @@ def test_each_command_that_is_shown_exists() -> None:
                 assert words[1] in targets, words
                 for setting in words[2:]:
                     assert setting.partition("=")[0] in ("PORT", "HOST", "PYTHON", "ARGS"), words
-                    if words[1] == "gpu" and setting.startswith("ARGS="):
+                    if words[1] in ("gpu", "gpu-bench") and setting.startswith("ARGS="):
                         parse_suite(shlex.split(setting.removeprefix("ARGS=")))
                     elif setting.startswith("ARGS=--"):
                         build_parser().parse_args(["serve", *shlex.split(setting.removeprefix("ARGS="))])

@@ -1,17 +1,22 @@
 """`make gpu` where Python has torch, transformers and little else: what the engine needs there, and no more."""
 
+import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
+from scripts import gpu_suite
 from scripts.gpu_python import NEEDED, PARTS, main, missing
 from tests.places import ROOT
+from tests.server.fakes import wait_until
 
 SPARED = ("zmq", "llguidance", "outlines_core", "gguf", "fastapi", "uvicorn", "pydantic", "starlette", "openai",
-          "httpx", "hypothesis", "jsonschema", "schemathesis")  # fmt: skip
+          "hypothesis", "jsonschema", "schemathesis")  # fmt: skip
 WITHOUT = """
 import importlib, sys
 
@@ -64,3 +69,41 @@ def test_a_python_without_what_is_needed_is_named_in_one_line(capsys) -> None:  
     assert main(["--check"], needed=["json", "no_such_module"]) == 1
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and "no_such_module" in said[0] and sys.executable in said[0]
+
+
+def test_every_part_of_the_suite_is_there() -> None:
+    for part in gpu_suite.PARTS:
+        for _, module, *arguments in gpu_suite.commands(part):
+            assert module == "pytest" or importlib.util.find_spec(module), module
+            for argument in arguments:
+                path, _, test = argument.partition("::")
+                if path.startswith("tests/"):
+                    assert f"def {test}(" in (ROOT / path).read_text() if test else (ROOT / path).is_file(), argument
+
+
+def alive(pid: int) -> bool:
+    """Whether it still does something."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def test_a_part_that_hangs_is_ended_and_the_others_have_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    child = "import os, sys, time; os.fork(); open(sys.argv[1], 'a').write(f'{os.getpid()}\\n'); time.sleep(100)"
+    commands = {
+        "bench": [["-c", child, str(tmp_path / "pids")]],
+        "kernels": [["-c", "raise SystemExit(3)"], ["-c", ""]],
+        "engine": [["-c", ""], ["-c", ""]],
+    }
+    monkeypatch.setattr(gpu_suite, "commands", commands.__getitem__)
+    monkeypatch.setattr(gpu_suite, "SECONDS", 3.0)
+    assert gpu_suite.main([*commands, "--"]) == 1
+    said = capfd.readouterr().out.splitlines()
+    assert [line.split(" ", 1)[0] for line in said[-3:]] == [*commands]
+    assert "ended after 3 s" in said[-3] and "failed (3)" in said[-2] and "well" in said[-1]
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 2
+    wait_until(lambda: not any(alive(pid) for pid in pids), 30)
+    assert gpu_suite.main(["soap"]) == 2 and "soap" in capfd.readouterr().err

@@ -319,8 +319,8 @@ def failing_beside_streams(
     handles = {name: EngineHandle(EngineConfig(name=name, source=str(path)), policy) for name, path in sources.items()}
     fleet.handles.update(handles)
     server.server.queues.update({name: ModelQueue(name, QueueLimits()) for name in handles})
-    directory = fleet._directory
-    assert directory is not None
+    assert fleet._directory is not None
+    directory = fleet._directory.path
 
     async def load(client: httpx.AsyncClient, meet: Meet) -> None:
         await meet()

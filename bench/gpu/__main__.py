@@ -2,7 +2,8 @@
 
 Full-size models with random weights, made on the device; no network. Each rate is shown as a share of its ceiling,
 which `engine.costs` computes from a copy and a large product, both measured first. `--parts` picks parts,
-`--models` models (`NAME@fp8`: weights in FP8, `NAME@fp8+kv8`: the KV cache too), `--seconds` bounds the whole.
+`--models` models (`NAME@fp8`: weights in FP8, `NAME@fp8+kv8`: the KV cache too, `NAME@fp8files`: drawn in FP8, as a
+checkpoint has it), `--seconds` bounds the whole. With `--gpus N` models are shared among N GPUs instead.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +30,33 @@ MODELS = ("Llama-3.1-8B", "Llama-3.1-8B@fp8", "Llama-3.1-8B@fp8+kv8", "Qwen2.5-1
           "Qwen2.5-32B")  # fmt: skip
 PEERS = ("Llama-3.1-8B",)
 ENGINE_PARTS = ("decode", "prefill", "idle", "burst", "offline")
-PARTS = ("ceilings", "attention", *ENGINE_PARTS, "peer", "server")
+PARTS = ("ceilings", "attention", "experts", "linears", *ENGINE_PARTS, "peer", "server")
+SHARED_MODELS = ("Llama-3.3-70B", "Llama-3.3-70B@fp8files", "DeepSeek-R1@fp8files",
+                 "DeepSeek-R1?num_hidden_layers=9@fp8files")  # fmt: skip
+"""Of the part `ranks`; the last one for GPUs that do not hold the whole, with six layers of experts."""
+SHARED_PARTS = ("ceilings", "ranks")
+SHARED_BATCHES = (1, 8, 64)
 SHORT = {"Llama-3.1-8B@fp8+kv8": ("offline",)}
 """Models of which by default only some parts are measured, for time."""
-JOB_SECONDS = {"device": 150.0, "engine": 240.0, "peer": 75.0, "server": 120.0}
+JOB_SECONDS = {"device": 300.0, "sums": 120.0, "ranks": 300.0, "engine": 240.0, "peer": 75.0, "server": 120.0}
 """What a job may take before it is ended."""
-SECONDS = 450.0
+SECONDS, SHARED_SECONDS = 480.0, 1500.0
 LEAST_SECONDS = 15.0
 """A job is not begun with less time left."""
 NO_PATH = str.maketrans("/@?&= ", "______")
+LONGEST_NAME = 200
 Found = dict[str, dict[str, Any]]
 
 
 def plan(options: argparse.Namespace, shared: Options) -> list[Job]:
     """The jobs in their order, the most telling first."""
     jobs = []
-    if {"ceilings", "attention"} & set(options.parts):
+    if {"ceilings", "attention", "experts", "linears"} & set(options.parts):
         jobs.append(Job("device", "", tuple(options.parts), shared))
+    if "ranks" in options.parts:
+        jobs.append(Job("sums", "", ("ranks",), shared, ranks=options.gpus))
+        for model in options.models:
+            jobs += [Job("ranks", model, ("ranks",), shared, ranks=ranks) for ranks in (options.gpus, 1)]
     for model in options.models:
         wanted = SHORT.get(model, ENGINE_PARTS) if tuple(options.models) == MODELS else ENGINE_PARTS
         parts = tuple(part for part in wanted if part in options.parts and (part != "burst" or model in options.peers))
@@ -74,7 +86,7 @@ def run(job: Job, seconds: float, logs: Path | None = None) -> Found:
                 end(process)
         if logs is not None:
             logs.mkdir(parents=True, exist_ok=True)
-            shutil.copy(log, logs / f"{job.name.translate(NO_PATH)}.log")
+            shutil.copy(log, logs / f"{job.name.translate(NO_PATH)[-LONGEST_NAME:]}.log")
         lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
         found: Found = dict(json.loads(line) for line in lines if line.endswith("]"))
         if code is None:
@@ -105,7 +117,7 @@ def measure(
             found[job.name] = {"error": {"error": f"left out: the {seconds:.0f} s of the suite are over"}}
             continue
         began = time.monotonic()
-        job = Job(job.kind, job.model, job.parts, job.options, ceilings)
+        job = replace(job, ceilings=ceilings)
         found[job.name] = run(job, min(left, JOB_SECONDS[job.kind]), logs)
         keep(found)
         print(f"{job.name}: {time.monotonic() - began:.0f} s", flush=True)
@@ -119,37 +131,54 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, default = parser.add_argument, Options()
-    add("--models", nargs="+", default=MODELS, help="shipped architectures, or what may stand behind random://")
-    add("--parts", nargs="+", default=PARTS, choices=PARTS)
+    add("--gpus", type=int, default=1, metavar="N", help="that share models, in the part ranks")
+    add("--models", nargs="+", help="shipped architectures, or what may stand behind random://")
+    add("--parts", nargs="+", choices=(*PARTS, "ranks"))
     add("--peers", nargs="*", default=PEERS, help="models of the parts peer and server")
-    add("--batches", nargs="+", type=int, default=default.batches)
+    add("--batches", nargs="+", type=int)
     add("--prompts", nargs="+", type=int, default=default.prompts)
     add("--context", type=int, default=default.context, help="of the decoding rows")
     add("--answer", type=int, default=default.answer, help="tokens of prompts and answers of the offline part")
     add("--offline-seconds", type=float, default=default.offline_seconds, help="bounds that part's requests")
     add("--burst", nargs=3, type=int, default=default.burst, metavar=("REQUESTS", "PROMPT", "ANSWER"))
-    add("--seconds", type=float, default=SECONDS, help="of the whole; what does not fit is left out")
+    add("--seconds", type=float, help="of the whole; what does not fit is left out")
     add("--device", default="cuda")
     add("--json", metavar="FILE", help="rewritten after each job, so that a run that is cut leaves its figures")
     add("--logs", metavar="FOLDER", type=Path, help="keep what each job's process said")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.gpus < 1 or (options.gpus == 1 and "ranks" in (options.parts or ())):
+        parser.error("the part ranks needs --gpus 2 or more")
+    of_one = {"models": MODELS, "parts": PARTS, "batches": default.batches, "seconds": SECONDS}
+    of_several = {"models": SHARED_MODELS, "parts": SHARED_PARTS, "batches": SHARED_BATCHES, "seconds": SHARED_SECONDS}
+    for name, value in (of_one if options.gpus == 1 else of_several).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, write JSON, print a table last; 1 if something failed, 2 without a GPU."""
     import torch
 
+    from bench.gpu.ranks import circumstances_of
+
     options = parse(arguments)
-    is_cuda = torch.device(options.device).type == "cuda"
+    device = torch.device(options.device)
+    is_cuda = device.type == "cuda"
     if is_cuda and not torch.cuda.is_available():
         print("bench.gpu needs a CUDA GPU, and torch sees none")
+        return 2
+    if is_cuda and (device.index or 0) + options.gpus > torch.cuda.device_count():
+        print(f"--gpus {options.gpus} from {device} on were asked for, and torch sees {torch.cuda.device_count()} GPUs")
         return 2
     shared = Options(
         device=options.device, batches=tuple(options.batches), prompts=tuple(options.prompts), context=options.context,
         answer=options.answer, offline_seconds=options.offline_seconds, burst=tuple(options.burst),
     )  # fmt: skip
     began = time.monotonic()
-    head = {**circumstances(), "device": torch.cuda.get_device_name() if is_cuda else "cpu"}
+    head = {**circumstances(), "device": torch.cuda.get_device_name(device) if is_cuda else "cpu"}
+    if options.gpus > 1:
+        head["ranks"] = circumstances_of(options.gpus, options.device)
 
     def keep(found: dict[str, Found]) -> None:
         if options.json:

@@ -3,19 +3,21 @@
 import dataclasses
 import gc
 import time
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
+from bench.gpu.forms import config_of
 from bench.gpu.idle import profiled
 from bench.gpu.limits import LeftOut, loaded_costs
 from engine.build import build_engine
-from engine.config import EngineConfig
 from engine.costs import ANSWER, PROMPT, Ceilings, Costs
 from engine.engine import Engine
 from engine.execution.model_runner import ModelRunner
 from engine.measuring.ceilings import synchronize
 from engine.messages import AddRequest, EngineInfo
+from engine.ranks.leader import LeadingRunner
+from engine.ranks.team import Team
 from engine.sampling_params import SamplingParams
 from server.benchmarks.record import percentile
 
@@ -28,24 +30,33 @@ ROOM = 64
 
 
 class EngineBench:
-    """Loads a model `NAME[@fp8[+kv8]]` and measures it. Raises what the engine raises."""
+    """Loads a model (`bench.gpu.forms`) and measures it. Raises what the engine raises."""
 
     def __init__(
-        self, spec: str, device: torch.device, ceilings: Ceilings | None, *, context: int, max_num_seqs: int
-    ) -> None:
+        self, spec: str, device: torch.device, ceilings: Ceilings | None, *, context: int, max_num_seqs: int,
+        ranks: int = 1, costs: Costs | None = None, leave: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """`costs` are read off the model if they are not given; for `ranks` and `leave` see `Team.start`."""
         began = time.perf_counter()
-        config = config_of(spec, device, context=context, max_num_seqs=max_num_seqs)
+        config = config_of(spec, device, context=context, max_num_seqs=max_num_seqs, ranks=ranks)
         self.engine: Engine
         self.info: EngineInfo
-        self.engine, self.info = build_engine(config, lambda *_: None)
+        team = Team.start(config, leave=leave) if ranks > 1 else None
+        self.engine, self.info = build_engine(config, lambda *_: None, team=team)
         gc.collect()
         gc.freeze()  # as the engine's process does
         synchronize(device)
         self.load_seconds = time.perf_counter() - began
         runner = self.engine._runner
+        if isinstance(runner, LeadingRunner):
+            runner = runner._runner
         assert isinstance(runner, ModelRunner)
         self._smallest_chunk = runner.limits.min_prefill_tokens
-        self.costs: Costs = loaded_costs(runner.model, runner.loaded.text_config, self.info, is_fp8="@fp8" in spec)
+        self.launches_per_layer = runner.launches_per_layer
+        if costs is None and ranks == 1:
+            costs = loaded_costs(runner.model, runner.loaded.text_config, self.info, is_fp8="@fp8" in spec)
+        self.costs: Costs | None = costs
+        """None where nobody knows."""
         self._device, self._ceilings = device, ceilings
         self._num_requests = 0
 
@@ -81,7 +92,7 @@ class EngineBench:
         found = {"tokens_per_second": batch / seconds, "step_ms": seconds * 1e3}
         found["step_ms_p99"] = percentile(times, 99) * 1e3
         found["context"] = middle
-        if self._ceilings is not None:
+        if self._ceilings is not None and self.costs is not None:
             found["share_of_ceiling"] = self.costs.decode_seconds(self._ceilings, batch, middle) / seconds
         return found
 
@@ -104,6 +115,8 @@ class EngineBench:
 
     def prefill(self, prompt_tokens: int) -> dict[str, float]:
         """The rate of one prompt with nothing beside it; the second of two, so that everything is built."""
+        if prompt_tokens >= self.info.context:
+            raise LeftOut(f"the KV cache of {self.info.kv_tokens} tokens is too small")
         seconds = 0.0
         for _ in range(2):
             began = time.perf_counter()
@@ -111,7 +124,7 @@ class EngineBench:
             self.finish()
             seconds = time.perf_counter() - began
         found = {"tokens_per_second": prompt_tokens / seconds}
-        if self._ceilings is not None:
+        if self._ceilings is not None and self.costs is not None:
             found["share_of_ceiling"] = self.costs.prompt_seconds(self._ceilings, prompt_tokens) / seconds
         return found
 
@@ -120,14 +133,14 @@ class EngineBench:
         fitting = min(self.info.max_num_seqs, self.info.kv_tokens // (prompt + answer + self.info.block_size))
         count = fitting
         found: dict[str, float] = {}
-        if self._ceilings is not None:
+        if self._ceilings is not None and self.costs is not None:
             ideal = self.costs.best_offline_rate(self._ceilings, self.info.kv_tokens)
             count = max(1, min(count, int(seconds * ideal / answer)))
             found["ideal_tokens_per_second"] = ideal
             found["ideal_of_requests"] = self.costs.offline_rate(self._ceilings, count)
         rate = self.burst(count, prompt, answer)
         found |= {"tokens_per_second": rate, "requests": count, "fitting": fitting}
-        if self._ceilings is not None:
+        if self._ceilings is not None and self.costs is not None:
             found["share_of_ceiling"] = rate / found["ideal_tokens_per_second"]
         return found
 
@@ -147,7 +160,7 @@ class EngineBench:
         """A batch that decodes in a steady state; its requests."""
         ramp = batch * context // self._smallest_chunk + batch
         grown = context + WARMUP_STEPS + DECODE_STEPS + PROFILED_STEPS + ramp + ROOM
-        if batch * grown > self.info.kv_tokens:
+        if batch * grown > self.info.kv_tokens or grown > self.info.context:
             raise LeftOut(f"the KV cache of {self.info.kv_tokens} tokens is too small")
         running = [self.add(context, self.info.context - context - 1) for _ in range(batch)]
         waiting = set(running)
@@ -176,14 +189,3 @@ class EngineBench:
                 raise RuntimeError(output.error)
             tokens[output.request_id] = tokens.get(output.request_id, 0) + len(output.token_ids)
         return tokens
-
-
-def config_of(spec: str, device: torch.device, *, context: int, max_num_seqs: int) -> EngineConfig:
-    """The engine's configuration for `NAME`, `NAME@fp8` (weights) or `NAME@fp8+kv8` (weights and KV cache)."""
-    model, _, variant = spec.partition("@")
-    options: dict[str, Any] = {"": {}, "fp8": {"quantization": "fp8"},
-                               "fp8+kv8": {"quantization": "fp8", "kv_dtype": "fp8"}}[variant]  # fmt: skip
-    return EngineConfig(
-        name=spec, source=f"random://{model}", device=device.type, context=context, prefix_cache=False,
-        max_num_seqs=max_num_seqs, **options,
-    )  # fmt: skip

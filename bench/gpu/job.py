@@ -5,8 +5,10 @@ is a line of JSON in the file RESULTS, so that what was measured before the end 
 """
 
 import json
+import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -40,16 +42,19 @@ class Job:
     """What one process does."""
 
     kind: str
-    """`device`, `engine`, `peer` or `server`."""
+    """`device`, `sums`, `ranks`, `engine`, `peer` or `server`."""
     model: str
     parts: tuple[str, ...]
     options: Options
     ceilings: Ceilings | None = None
+    ranks: int = 1
 
     @property
     def name(self) -> str:
         """For the table and the JSON."""
-        return {"device": "device", "engine": self.model}.get(self.kind, f"{self.model} {self.kind}")
+        gpus = f"on {self.ranks} GPU{'s' if self.ranks > 1 else ''}"
+        names = {"device": "device", "engine": self.model, "sums": f"sums {gpus}", "ranks": f"{self.model} {gpus}"}
+        return names.get(self.kind, f"{self.model} {self.kind}")
 
     def encode(self) -> str:
         """As JSON."""
@@ -61,17 +66,28 @@ class Job:
         found = json.loads(text)
         options = {key: tuple(value) if isinstance(value, list) else value for key, value in found["options"].items()}
         ceilings = Ceilings(**found["ceilings"]) if found["ceilings"] else None
-        return Job(found["kind"], found["model"], tuple(found["parts"]), Options(**options), ceilings)
+        parts = tuple(found["parts"])
+        return Job(found["kind"], found["model"], parts, Options(**options), ceilings, found["ranks"])
 
 
-def run_job(job: Job, emit: Emit) -> None:
-    """Do all parts of a job; one that fails is emitted as its error."""
+def run_job(job: Job, emit: Emit, leave: Callable[[], None] = lambda: None) -> None:
+    """Do all parts of a job; one that fails is emitted as its error.
+
+    `leave` ends this process, which may be stuck, when another rank has ended.
+    """
     import torch
 
+    from engine.device.device import select_device
+
     device = torch.device(job.options.device)
-    if device.type == "cuda" and job.kind != "server":
-        torch.cuda.init()  # once for the process, and no part of any load
-    {"device": run_device, "engine": run_engine, "peer": run_peer, "server": run_server}[job.kind](job, device, emit)
+    if job.kind != "server":
+        # Also the current device from now on, for kernels that are not given one. Once, and no part of any load.
+        device = select_device(job.options.device)
+    if job.kind == "ranks":
+        run_ranks(job, device, emit, leave)
+        return
+    kinds = {"device": run_device, "sums": run_sums, "engine": run_engine, "peer": run_peer, "server": run_server}
+    kinds[job.kind](job, device, emit)
 
 
 def attempt(emit: Emit, name: str, work: Callable[[], Any]) -> Any:
@@ -90,18 +106,71 @@ def attempt(emit: Emit, name: str, work: Callable[[], Any]) -> Any:
 
 
 def run_device(job: Job, device: Any, emit: Emit) -> None:
-    """Ceilings, and the attention kernel alone."""
+    """Ceilings, and alone linears, the attention kernel, and those of experts: what takes least to build first."""
     from engine.measuring.ceilings import measure_ceilings
 
     ceilings = None
     if "ceilings" in job.parts:
         found = attempt(emit, "ceilings", lambda: asdict(measure_ceilings(device)))
         ceilings = Ceilings(**found) if found else None
+    if "linears" in job.parts:
+        from bench.gpu.linears import linear_shares
+
+        for name, one in linear_shares(device, ceilings):
+            emit(f"linear {name}", one)
     if "attention" in job.parts:
         from bench.gpu.kernels import attention_shares
 
         for name, one in attention_shares(device, ceilings):
             emit(f"attention {name}", one)
+    if "experts" in job.parts:
+        from bench.gpu.experts import expert_shares
+
+        for name, one in expert_shares(device, ceilings):
+            emit(f"experts {name}", one)
+
+
+def run_sums(job: Job, device: Any, emit: Emit) -> None:
+    """What ranks pay to speak with each other."""
+    import torch
+
+    from bench.gpu.rank_costs import link_of
+    from bench.gpu.sums import costs_of_speaking, met
+
+    link = link_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    with met(job.ranks, job.options.device) as ranks, torch.inference_mode():
+        for name, one in costs_of_speaking(ranks, link):
+            emit(name, one)
+
+
+def run_ranks(job: Job, device: Any, emit: Emit, leave: Callable[[], None]) -> None:
+    """One model on so many ranks: decoding, prompts, and what the device does meanwhile."""
+    from bench.gpu.ranks import shared_bench
+
+    options = job.options
+    longest = max(*options.prompts, options.context) + 1024
+    try:
+        bench = shared_bench(job.model, job.ranks, device, job.ceilings, context=longest,
+                             max_num_seqs=max(options.batches), leave=leave)  # fmt: skip
+    except LeftOut as reason:
+        emit("load", {"left_out": str(reason)})
+        return
+    emit("load", describe(bench) | {"launches_per_layer": bench.launches_per_layer, "ranks": job.ranks})
+    for batch in options.batches:
+        attempt(emit, f"decode {batch}", lambda batch=batch: bench.decode(batch, options.context))
+    for length in options.prompts:
+        attempt(emit, f"prompt {length}", lambda length=length: bench.prefill(length))
+    for batch in options.batches:
+        attempt(emit, f"idle {batch}", lambda batch=batch: bench.idle(batch, options.context))
+    bench.close()
+
+
+def describe(bench: Any) -> dict[str, Any]:
+    """What was loaded."""
+    info = bench.info
+    return {"seconds": bench.load_seconds, "dtype": info.dtype, "attention": info.attention,
+            "parameters": info.num_parameters, "step_bytes": bench.costs and bench.costs.step_bytes,
+            "kv_tokens": info.kv_tokens, "notes": info.notes}  # fmt: skip
 
 
 def run_engine(job: Job, device: Any, emit: Emit) -> None:
@@ -118,10 +187,7 @@ def run_engine(job: Job, device: Any, emit: Emit) -> None:
             raise
         emit("load", {"left_out": error.message})
         return
-    info = bench.info
-    emit("load", {"seconds": bench.load_seconds, "dtype": info.dtype, "attention": info.attention,
-                  "parameters": info.num_parameters, "step_bytes": bench.costs.step_bytes,
-                  "kv_tokens": info.kv_tokens, "notes": info.notes})  # fmt: skip
+    emit("load", describe(bench))
     if "decode" in job.parts:
         for batch in options.batches:
             attempt(emit, f"decode {batch}", lambda batch=batch: bench.decode(batch, options.context))
@@ -170,12 +236,16 @@ def main() -> int:
             results.flush()
 
         try:
-            run_job(job, emit)
+            run_job(job, emit, lambda: os._exit(1))
         except Exception as error:
             emit("error", {"error": f"{type(error).__name__}: {error}"})
-            raise
+            traceback.print_exc()
+            return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # what waits for other ranks in destructors would wait for ever

@@ -1,4 +1,4 @@
-"""The decoding attention alone: the keys and values it reads, as a share of what a copy reads and writes."""
+"""Attention alone, of decoding rows and of few queries: keys and values it reads, as a share of a copy's rate."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +21,14 @@ SHAPES = {
     "128 heads on a latent of 512": (128, LayerShape(1, 576, 512, is_latent=True)),
 }
 """Llama-3.1-8B, Gemma-2-2b, Qwen2.5-1.5B, DeepSeek-R1."""
+UNEVEN = {
+    "one of 131,072 among 40": [(1, 512)] * 20 + [(1, 131_072)] + [(1, 512)] * 20,
+    "10 queries behind 100,000": [(10, 100_000)],
+    "64 queries behind 16,384": [(64, 16_448)],
+}
+"""Rows of (queries, context) that a program for each tile of queries would be slow with; of the first shape."""
+SMALL_UNEVEN = {"one of 40 among 3": [(1, 5), (1, 40), (1, 7)], "3 queries behind 40": [(3, 43)]}
+"""For a device that has no such attention, so that the measurement can be tried."""
 REPEATS = 10
 
 
@@ -31,30 +39,35 @@ def attention_shares(device: torch.device, ceilings: Ceilings | None) -> Iterato
         problem = Problem(
             heads, shape.num_kv_heads, shape.k_dim, shape.v_dim, dtype, dtype, 16, is_latent=shape.is_latent
         )
-        batches, context = (BATCHES, CONTEXT) if device.type == "cuda" else ((1, 2), 40)
-        for batch in batches:
+        is_cuda = device.type == "cuda"
+        batches, context = (BATCHES, CONTEXT) if is_cuda else ((1, 2), 40)
+        cases = {f"batch {batch}": [(1, context)] * batch for batch in batches}
+        if name == next(iter(SHAPES)):
+            cases |= UNEVEN if is_cuda else SMALL_UNEVEN
+        for case, rows in cases.items():
             try:
-                if device.type == "cuda":
+                if is_cuda:
                     choose_attention(problem, device)
-                seconds = decode_seconds(problem, batch, context, device)
+                seconds = attention_seconds(problem, rows, device)
             except Exception as error:  # the other shapes still have their turn
-                yield f"{name}, batch {batch}", {"error": f"{type(error).__name__}: {error}"}
+                yield f"{name}, {case}", {"error": f"{type(error).__name__}: {error}"}
                 continue
-            read = batch * context * problem.token_bytes
+            read = sum(context for _, context in rows) * problem.token_bytes
             one: dict[str, Any] = {"microseconds": seconds * 1e6, "bytes_per_second": read / seconds}
             if ceilings is not None:
                 one["share_of_ceiling"] = read / seconds / ceilings.bytes_per_second
-            yield f"{name}, batch {batch}", one
+            yield f"{name}, {case}", one
 
 
 @torch.inference_mode()
-def decode_seconds(problem: Problem, batch: int, context: int, device: torch.device) -> float:
-    """One layer's attention of a decoding step, its write of the new token included; recorded on a GPU.
+def attention_seconds(problem: Problem, rows: list[tuple[int, int]], device: torch.device) -> float:
+    """One layer's attention of a step of (queries, context) rows, its write of new tokens included; recorded on a GPU.
 
     Several copies of the cache take turns where one would fit into the device's own caches.
     """
-    copies = max(1, min(REPEATS, 2**29 // (batch * context * problem.token_bytes))) if device.type == "cuda" else 1
-    inputs = [make_batch(problem, [(1, context)] * batch, device) for _ in range(copies)]
+    read = sum(context for _, context in rows) * problem.token_bytes
+    copies = max(1, min(REPEATS, 2**29 // read)) if device.type == "cuda" else 1
+    inputs = [make_batch(problem, rows, device) for _ in range(copies)]
     backend = attention_backend(problem, device)
     backends = [attention_backend(problem, device) for _ in inputs]
     for planned, made in zip(backends, inputs, strict=True):

@@ -25,6 +25,8 @@ def measured(part: str, one: dict[str, Any]) -> str:
         return f"{one['first_answer_seconds']:.1f} s to the first answer"
     if part.startswith("idle"):
         return f"idle {one['idle']:.1%}, waiting for the host {one['waiting']:.1%}"
+    if "eager_microseconds" in one:
+        return f"{one['microseconds']:.1f} us recorded, {one['eager_microseconds']:.1f} eager"
     if "microseconds" in one:
         return f"{one['microseconds']:.1f} us"
     requests = f" ({one['requests']:.0f} requests)" if "requests" in one else ""

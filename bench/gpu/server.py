@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ PAUSE = 0.05
 
 def measure_start(model: str, device: str, seconds: float) -> dict[str, Any]:
     """Start, ask until it answers, end. Raises RuntimeError where that takes longer than `seconds`."""
+    with running(model, device, seconds) as (_, found):
+        return found
+
+
+@contextlib.contextmanager
+def running(model: str, device: str, seconds: float) -> Iterator[tuple[int, dict[str, Any]]]:
+    """A server that answers: its port, and seconds to its first answer. Raises RuntimeError after `seconds` without."""
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
         raise RuntimeError(f"needs {', '.join(absent)}")
@@ -33,11 +41,14 @@ def measure_start(model: str, device: str, seconds: float) -> dict[str, Any]:
             began = time.perf_counter()
             server = subprocess.Popen([*command, "--device", device], stdout=log, stderr=log)
             try:
-                return answered(server, port, began, began + seconds)
+                found = answered(server, port, began, began + seconds)
             except RuntimeError as error:
                 log.seek(0)
                 tail = log.read().decode(errors="replace").strip().splitlines()[-3:]
+                end(server)
                 raise RuntimeError(f"{error}: {' / '.join(tail)}") from None
+            try:
+                yield port, found
             finally:
                 end(server)
 
@@ -61,14 +72,26 @@ def answered(server: "subprocess.Popen[bytes]", port: int, began: float, deadlin
 
 def ask(port: int) -> int | None:
     """Tokens of an answer, None where there is none yet."""
-    body = {"model": "random", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+    answer = _answer(port, "Hello", 8)
+    return None if answer is None else int(answer["usage"]["completion_tokens"])
+
+
+def ask_for(port: int, question: str, max_tokens: int) -> str | None:
+    """The words of a greedy answer, None where there is none."""
+    answer = _answer(port, question, max_tokens)
+    return None if answer is None else str(answer["choices"][0]["message"]["content"])
+
+
+def _answer(port: int, question: str, max_tokens: int) -> dict[str, Any] | None:
+    body = {"model": "random", "messages": [{"role": "user", "content": question}], "max_tokens": max_tokens,
+            "temperature": 0}  # fmt: skip
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
         content = answer.read()
-        return int(json.loads(content)["usage"]["completion_tokens"]) if answer.status == 200 else None
-    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return dict(json.loads(content)) if answer.status == 200 else None
+    except (OSError, http.client.HTTPException, ValueError):
         return None
     finally:
         connection.close()

@@ -1,8 +1,8 @@
 """What `attention: auto` means on a GPU: the backend, and the launch shapes of our kernel, that measure best there.
 
 The candidates are timed once for each GPU, shape of heads and versions of the libraries: on a batch that decodes and on
-a prompt. The result is kept in the cache directory, so only the first start on a machine pays for it. A candidate that
-cannot run is passed over.
+a prompt. The result is kept in the cache directory, so only the first start on a machine pays for it. Where there was
+no time or memory for a candidate, the best of the others serves, and the next start measures again.
 """
 
 import hashlib
@@ -10,33 +10,27 @@ import json
 import logging
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from engine.attention.context import AttentionBackend
-from engine.attention.sdpa import SdpaAttention
+from engine.attention.trial import Batch, Timer, Trial, device_timer
 from engine.cache import cache_dir
 from engine.device.forward_batch import ForwardBatch
 from engine.device.kv_cache import LayerCache
 from engine.errors import ModelLoadError
-from engine.kernels.launch_shapes import LaunchKey, LaunchShape, candidates, launch_key, use_shape
+from engine.kernels.launch_shapes import LaunchKey, LaunchShape, launch_key, use_shape
 from engine.sizing.cache import LayerShape
 
 logger = logging.getLogger(__name__)
 
-SECONDS = 10.0
-"""After this no further launch shapes are tried; building a kernel takes longer than timing it."""
 SDPA_HANDICAP = 1.25
 """SDPA must be faster by this, since steps with it are not recorded and layers not fused."""
 CACHE_BYTES = 256 * 2**20
 """Most keys and values that the decoding batch reads: well above what a GPU keeps in its own caches."""
-REPEATS, ROUNDS = 10, 5
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +56,10 @@ class Problem:
 
     def key(self, *, is_prompt: bool) -> LaunchKey:
         """What the kernel's launch shapes are kept under."""
-        return launch_key(self.k_dim, self.heads // self.kv_heads, is_prompt=is_prompt, is_latent=self.is_latent)
+        return launch_key(
+            self.k_dim, self.heads // self.kv_heads, is_prompt=is_prompt, is_latent=self.is_latent,
+            kv_bytes=4 if self.dtype == torch.float32 else self.kv_dtype.itemsize,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +80,8 @@ class Choice:
     prompt: LaunchShape | None = None
     seconds: dict[str, float] | None = None
     """By candidate, of one layer."""
+    is_complete: bool = True
+    """Whether there was time and memory for every candidate."""
 
     def __str__(self) -> str:
         if self.decode is None or self.prompt is None:
@@ -90,16 +89,10 @@ class Choice:
         return f"{self.attention} (decoding {self.decode}, prompts {self.prompt})"
 
 
-class Timer(Protocol):
-    """Seconds that some work takes; what the work raises comes out."""
-
-    def __call__(self, name: str, work: Callable[[], object], *, capturable: bool) -> float: ...
-
-
 def choose_attention(problem: Problem, device: torch.device) -> Choice:
     """The remembered choice for this GPU and problem, or one that is measured now; its shapes are in use afterwards.
 
-    Raises ModelLoadError where no backend runs.
+    Only what is complete is remembered. Raises ModelLoadError where no backend runs.
     """
     path = cache_dir() / "attention" / f"{fingerprint(problem, torch.cuda.get_device_name(device))}.json"
     choice = recall(path)
@@ -111,7 +104,10 @@ def choose_attention(problem: Problem, device: torch.device) -> Choice:
             return Choice("triton")
         finally:
             torch.cuda.empty_cache()
-        remember(path, choice)
+        if choice.is_complete:
+            remember(path, choice)
+        else:
+            logger.warning("not every way to compute attention could be measured; the next start tries again")
     apply(problem, choice)
     logger.info("attention: %s", choice)
     return choice
@@ -132,7 +128,8 @@ def fingerprint(problem: Problem, device_name: str) -> str:
     except ImportError:
         version = "none"
     kernels = Path(__file__).parent.parent / "kernels"
-    source = b"".join((kernels / name).read_bytes() for name in ("triton_attention.py", "launch_shapes.py"))
+    names = ("triton_attention.py", "triton_pieces.py", "launch_shapes.py")
+    source = b"".join((kernels / name).read_bytes() for name in names)
     text = f"{_FORMAT}\0{device_name}\0{problem}\0{torch.__version__}\0{version}\0"
     return hashlib.sha256(text.encode() + source).hexdigest()[:32]
 
@@ -162,13 +159,10 @@ def recall(path: Path) -> Choice | None:
 @torch.inference_mode()
 def measure(problem: Problem, device: torch.device, timer: Timer, workload: Workload | None = None) -> Choice:
     """Time the candidates. Raises ModelLoadError where none runs."""
-    began = time.monotonic()
     workload = workload or Workload()
-    decode, prompt = decoding_batch(problem, workload, device), prompt_batch(problem, workload, device)
-    trial = Trial(problem, device, timer, began + SECONDS)
-    for what, batch in (("decode", decode), ("prompt", prompt)):
-        trial.time_sdpa(what, batch)
-    shapes = {what: trial.best_shape(what, batch) for what, batch in (("decode", decode), ("prompt", prompt))}
+    trial = Trial(problem.block_size, device, timer)
+    decode = trial.best_shape("decode", problem.key(is_prompt=False), decoding_batch(problem, workload, device))
+    prompt = trial.best_shape("prompt", problem.key(is_prompt=True), prompt_batch(problem, workload, device))
     costs: dict[str, float] = {}
     for name, factor in (("triton", 1.0), ("sdpa", SDPA_HANDICAP)):
         parts = [trial.seconds.get(f"{name} {what}") for what in ("decode", "prompt")]
@@ -179,72 +173,9 @@ def measure(problem: Problem, device: torch.device, timer: Timer, workload: Work
         raise ModelLoadError(
             f"no attention backend runs on this GPU: {trial.last_error}", hint="attention: reference runs anywhere"
         )
-    best = min(costs, key=costs.__getitem__)
-    if best == "sdpa":
-        return Choice("sdpa", seconds=trial.seconds)
-    return Choice("triton", shapes["decode"], shapes["prompt"], trial.seconds)
-
-
-class Trial:
-    """Times candidates one by one. What runs has its time in `seconds`."""
-
-    def __init__(self, problem: Problem, device: torch.device, timer: Timer, deadline: float) -> None:
-        self.seconds: dict[str, float] = {}
-        self.last_error = "none was tried"
-        self._problem, self._device, self._timer, self._deadline = problem, device, timer, deadline
-
-    def best_shape(self, what: str, batch: "Batch") -> LaunchShape | None:
-        """The launch shape that takes least, None where none runs; its time stands under `triton WHAT` too.
-
-        The first candidate is always tried.
-        """
-        try:
-            from engine.attention.triton import TritonAttention
-        except ImportError as error:
-            self.last_error = str(error)
-            return None
-        backend = TritonAttention(self._problem.block_size, self._device)
-        key = self._problem.key(is_prompt=what == "prompt")
-        best: LaunchShape | None = None
-        for number, shape in enumerate(candidates(key)):
-            if number and time.monotonic() > self._deadline:
-                break
-            use_shape(key, shape)
-            seconds = self._time(f"triton {what} {shape}", backend, batch)
-            if seconds is not None and seconds < self.seconds.get(f"triton {what}", float("inf")):
-                best, self.seconds[f"triton {what}"] = shape, seconds
-        use_shape(key, None)
-        return best
-
-    def time_sdpa(self, what: str, batch: "Batch") -> None:
-        """Time torch's own attention."""
-        self._time(f"sdpa {what}", SdpaAttention(self._problem.block_size), batch)
-
-    def _time(self, name: str, backend: AttentionBackend, batch: "Batch") -> float | None:
-        scaling, softcap = self._problem.k_dim**-0.5, self._problem.softcap
-
-        def work() -> object:
-            return backend.run(batch.q, batch.k, batch.v, batch.cache, scaling=scaling, softcap=softcap, window=None)
-
-        try:
-            backend.plan(batch.forward)
-            self.seconds[name] = self._timer(name, work, capturable=backend.capturable)
-        except Exception as error:  # a shape may need more than the GPU has, or the compiler may refuse it
-            self.last_error = f"{type(error).__name__}: {error}"
-            logger.debug("%s cannot be timed", name, exc_info=True)
-            return None
-        return self.seconds[name]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A step of one layer: its inputs, and the blocks they belong to."""
-
-    forward: ForwardBatch
-    q: torch.Tensor
-    k: torch.Tensor
-    v: torch.Tensor
-    cache: LayerCache
+    if min(costs, key=costs.__getitem__) == "sdpa":
+        return Choice("sdpa", seconds=trial.seconds, is_complete=trial.is_complete)
+    return Choice("triton", decode, prompt, trial.seconds, trial.is_complete)
 
 
 def decoding_batch(problem: Problem, workload: Workload, device: torch.device) -> Batch:
@@ -261,8 +192,11 @@ def prompt_batch(problem: Problem, workload: Workload, device: torch.device) -> 
 def make_batch(problem: Problem, rows: list[tuple[int, int]], device: torch.device) -> Batch:
     """A step of (queries, context) rows over random keys and values."""
     size = problem.block_size
-    num_blocks = -(-max(context for _, context in rows) // size)
-    tables = torch.randperm(len(rows) * num_blocks, device=device).to(torch.int32).view(len(rows), num_blocks)
+    counts = [-(-context // size) for _, context in rows]
+    tables = torch.zeros(len(rows), max(counts), dtype=torch.int32, device=device)
+    blocks = torch.randperm(sum(counts), device=device).to(torch.int32)
+    for row, own in enumerate(torch.split(blocks, counts)):
+        tables[row, : len(own)] = own
     queries = torch.tensor([count for count, _ in rows])
     contexts = torch.tensor([context for _, context in rows])
     owner = torch.arange(len(rows)).repeat_interleave(queries)
@@ -287,34 +221,9 @@ def make_batch(problem: Problem, rows: list[tuple[int, int]], device: torch.devi
         context_lens=contexts.tolist(),
         num_decodes=len(rows) if num_tokens == len(rows) else 0,
     )
-    kept = [random(problem.kv_heads, tables.numel() * size, dim).to(problem.kv_dtype) for dim in widths]
+    kept = [random(problem.kv_heads, sum(counts) * size, dim).to(problem.kv_dtype) for dim in widths]
     cache = LayerCache.of_latents(kept[0], problem.v_dim) if problem.is_latent else LayerCache(kept[0], kept[1])
     q = random(num_tokens, problem.heads, problem.k_dim).transpose(0, 1)
     new = [random(num_tokens, problem.kv_heads, dim).transpose(0, 1) for dim in widths]
-    return Batch(forward, q, new[0], new[-1][..., : problem.v_dim], cache)
-
-
-def device_timer(device: torch.device) -> Timer:
-    """Times by the GPU's own clock; what can be recorded is recorded, so that the host's work does not count."""
-
-    def timer(name: str, work: Callable[[], object], *, capturable: bool) -> float:
-        work()  # builds the kernels, and raises where they do not fit
-        torch.cuda.synchronize(device)
-        launch, count = work, 1
-        if capturable:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                for _ in range(REPEATS):
-                    work()
-            launch, count = graph.replay, REPEATS
-        times = []
-        for _ in range(ROUNDS):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            begin.record()
-            launch()
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end) / 1000 / count)
-        return float(min(times))
-
-    return timer
+    k, v = new[0], new[-1][..., : problem.v_dim]
+    return Batch(forward, q, k, v, cache, problem.k_dim**-0.5, problem.softcap)

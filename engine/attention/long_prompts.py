@@ -27,7 +27,6 @@ DTYPES = (torch.bfloat16, torch.float16)
 class LongPrompt:
     """One prompt of a step."""
 
-    row: int
     tokens: slice
     blocks: torch.Tensor
     """int64 [padded_len / block_size]: its own, then the null block."""
@@ -84,14 +83,14 @@ class LongPrompts:
             return
         self.longest = largest
 
-    def find(self, row: int, block_table: torch.Tensor, tokens: slice) -> LongPrompt:
+    def find(self, block_table: torch.Tensor, tokens: slice) -> LongPrompt:
         """A prompt of `tokens` of a step; `block_table` int32 `[max_blocks]` is its row's."""
         count = tokens.stop - tokens.start
         length = padded_len(count)
         blocks = torch.zeros(length // self._block_size, dtype=torch.int64, device=block_table.device)
         own = -(-count // self._block_size)
         blocks[:own] = block_table[:own]
-        return LongPrompt(row, tokens, blocks, length)
+        return LongPrompt(tokens, blocks, length)
 
     def run(self, prompt: LongPrompt, q: torch.Tensor, cache: LayerCache, scaling: float, out: torch.Tensor) -> None:
         """Attend with the prompt's tokens of q `[H, T, D]`, whose keys are in the cache; into out `[T, H, D]`."""

@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import torch
 
-from engine.attention.choice import Choice, Problem, choose_attention
+from engine.attention.choice import Choice, Problem, apply, choose_attention
 from engine.attention.context import AttentionBackend
 from engine.attention.cpu import CpuAttention
 from engine.attention.reference import ReferenceAttention
 from engine.attention.sdpa import SdpaAttention
 from engine.config import EngineConfig
 from engine.device.device import check_fp8
+from engine.device.ranks import Ranks
 from engine.errors import ConfigError
 from engine.kernels.cpu import CpuKernels
 from engine.sizing.cache import LayerShape
@@ -31,8 +32,13 @@ def problem_of(
     return Problem(heads, *sizes, dtype, kv_dtype, block_size, softcap, shape.is_latent)
 
 
-def select_attention(config: EngineConfig, problem: Problem, device: torch.device, progress: Progress) -> Choice:
-    """The attention for a device. Raises ConfigError for one that cannot do what is asked."""
+def select_attention(
+    config: EngineConfig, problem: Problem, device: torch.device, progress: Progress, ranks: Ranks | None = None
+) -> Choice:
+    """The attention for a device. Raises ConfigError for one that cannot do what is asked.
+
+    What is measured, rank 0 measures for all.
+    """
     name = config.attention
     if config.kv_dtype == "fp8":
         check_fp8("kv_dtype", device)
@@ -41,7 +47,11 @@ def select_attention(config: EngineConfig, problem: Problem, device: torch.devic
             raise ConfigError(f"kv_dtype: fp8 is not done by attention: {name}", hint="use kv_dtype: auto")
     if name == "auto" and device.type == "cuda":
         progress("choosing the attention for this GPU", None)
-        return choose_attention(problem, device)
+        if ranks is None:
+            return choose_attention(problem, device)
+        choice = ranks.agreed(choose_attention(problem, device) if ranks.leads else None, Choice)
+        apply(problem, choice)
+        return choice
     name = "cpu" if name == "auto" else name
     if name == "cpu" and device.type != "cpu":
         raise ConfigError("attention: cpu serves the CPU only", hint="use auto")

@@ -1,7 +1,7 @@
 """Paged attention for CUDA in Triton kernels."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -10,8 +10,9 @@ from engine.attention.spans import SpanAttention
 from engine.device.forward_batch import ForwardBatch
 from engine.device.kv_cache import LayerCache
 from engine.kernels.reference import HeadNorms, less_offset, saturate
-from engine.kernels.triton_attention import choose_splits, decoding_parts, paged_attention
+from engine.kernels.triton_attention import layout_for, paged_attention
 from engine.kernels.triton_layer import rotate_write
+from engine.kernels.triton_pieces import Layout, Pieces, cut
 
 INTERPRETED_PROCESSORS = 4
 
@@ -22,9 +23,20 @@ class _Run:
 
     rows: slice
     tokens: slice
+    lens: torch.Tensor
+    """int32 [rows]: their contexts."""
     query_starts: torch.Tensor
     """int32 [rows + 1], from the first of the tokens on."""
     longest: int
+    """Most queries of a row."""
+    pieces: dict[tuple[Layout, int | None], Pieces] = field(default_factory=dict)
+    """By layout and window, as they are dealt out. Shared by the layers of a step."""
+
+    def cut(self, layout: Layout, window: int | None) -> Pieces:
+        """The pieces of a launch."""
+        if (layout, window) not in self.pieces:
+            self.pieces[layout, window] = cut(self.lens, self.query_starts, layout, window=window)
+        return self.pieces[layout, window]
 
 
 class TritonAttention:
@@ -41,39 +53,50 @@ class TritonAttention:
         )
         self.long_prompts = LongPrompts(block_size, device)
         self._spans = SpanAttention(block_size)
-        self._long: list[LongPrompt] = []
+        self._long: list[tuple[LongPrompt, _Run]] = []
         self._runs: list[_Run] = []
 
     def plan(self, batch: ForwardBatch) -> None:
         """See `AttentionBackend.plan`."""
         self._batch = batch
-        self._num_decodes = decodes = batch.num_decodes
-        self._decode_context = max(batch.context_lens[:decodes], default=0)
         self._long, self._runs = [], []
         self._spans.plan(batch)
         if batch.mixture is not None:
+            # The first launch writes to tokens that do not decode as well; the second writes all of those anew.
+            rows, prompts = len(batch.query_lens), batch.mixture.prompt_starts
+            self._runs = [
+                _Run(slice(rows), slice(rows), batch.mixture.decode_lens, prompts, 1),
+                _Run(slice(rows), slice(None), batch.seqlens_k, prompts, max(batch.query_lens)),
+            ]
             return
         starts = [0, *itertools.accumulate(batch.query_lens)]
-        first = decodes
-        for row in range(decodes, len(batch.query_lens)):
-            if self._is_long(batch, row):
+        first = batch.num_decodes
+        self._add_run(starts, 0, first)
+        for row in range(first, len(batch.query_lens)):
+            if self._is_long(row):
                 tokens = slice(starts[row], starts[row + 1])
-                self._long.append(self.long_prompts.find(row, batch.block_tables[row], tokens))
-                self._add_run(batch, starts, first, row)
+                self._add_run(starts, first, row)
+                prompt = self.long_prompts.find(batch.block_tables[row], tokens)
+                self._long.append((prompt, self._run_of(starts, row, row + 1)))
                 first = row + 1
-        self._add_run(batch, starts, first, len(batch.query_lens))
+        self._add_run(starts, first, len(batch.query_lens))
 
-    def _is_long(self, batch: ForwardBatch, row: int) -> bool:
+    def _is_long(self, row: int) -> bool:
         """Whether a row is a prompt from its first token on that is better served apart."""
-        tokens = batch.query_lens[row]
-        return tokens == batch.context_lens[row] and SHORTEST <= tokens <= self.long_prompts.longest
+        tokens = self._batch.query_lens[row]
+        return tokens == self._batch.context_lens[row] and SHORTEST <= tokens <= self.long_prompts.longest
 
-    def _add_run(self, batch: ForwardBatch, starts: list[int], first: int, stop: int) -> None:
-        longest = max(batch.query_lens[first:stop], default=0)
-        if longest:
-            token = starts[first]
-            query_starts = batch.query_starts[first : stop + 1] - token if token else batch.query_starts[: stop + 1]
-            self._runs.append(_Run(slice(first, stop), slice(token, starts[stop]), query_starts, longest))
+    def _add_run(self, starts: list[int], first: int, stop: int) -> None:
+        if any(self._batch.query_lens[first:stop]):
+            self._runs.append(self._run_of(starts, first, stop))
+
+    def _run_of(self, starts: list[int], first: int, stop: int) -> _Run:
+        batch, token = self._batch, starts[first]
+        query_starts = batch.query_starts[first : stop + 1]
+        return _Run(
+            slice(first, stop), slice(token, starts[stop]), batch.seqlens_k[first:stop],
+            query_starts - token if token else query_starts, max(batch.query_lens[first:stop]),
+        )  # fmt: skip
 
     def run(
         self,
@@ -113,49 +136,32 @@ class TritonAttention:
             qkv, cos, sin, self._batch.slot_mapping, cache.k, cache.v, heads=heads, norms=norms,
             key_offset=cache.key_offset,
         )  # fmt: skip
-        return self._attend(q.transpose(0, 1), cache, scaling, softcap, window).flatten(1)
+        return self._attend(q.transpose(0, 1), cache, scaling, softcap, window).view(len(qkv), -1)
 
     def _attend(
         self, q: torch.Tensor, cache: LayerCache, scaling: float, softcap: float | None, window: int | None
     ) -> torch.Tensor:
-        """Decoding rows and prompts in a launch each: they want other tiles, and the first want their keys split."""
-        batch, decodes, mixture = self._batch, self._num_decodes, self._batch.mixture
+        """Decoding rows and prompts in a launch each, since they want other tiles."""
         out = torch.empty(q.shape[1], q.shape[0], cache.v.shape[2], dtype=q.dtype, device=q.device)
 
-        def attend(
-            tokens: slice, rows: slice, lens: torch.Tensor, starts: torch.Tensor, max_query_len: int, splits: int
-        ) -> None:
+        def attend(run: _Run) -> None:
+            queries = q[:, run.tokens]
+            layout = layout_for(
+                queries, cache, num_seqs=len(run.lens), max_query_len=run.longest, num_processors=self._num_processors
+            )
             paged_attention(
-                q[:, tokens], cache, batch.block_tables[rows], lens[rows], starts,
-                block_size=self._block_size, scaling=scaling, softcap=softcap, window=window,
-                max_query_len=max_query_len, splits=splits, out=out[tokens],
+                queries, cache, self._batch.block_tables[run.rows], run.cut(layout, window),
+                block_size=self._block_size, scaling=scaling, softcap=softcap, window=window, out=out[run.tokens],
             )  # fmt: skip
 
-        def splits(rows: int, context: int) -> int:
-            longest = min(context, window or context)
-            return choose_splits(rows, decoding_parts(q.shape[0], cache), longest, self._num_processors)
-
-        if mixture is not None:
-            # The first launch writes to tokens that do not decode as well; the second writes all of those anew.
-            rows, everything = len(batch.query_lens), slice(None)
-            parts = splits(rows, max(batch.context_lens))
-            attend(slice(rows), everything, mixture.decode_lens, mixture.prompt_starts, 1, parts)
-            longest = max(batch.query_lens)
-            attend(everything, everything, batch.seqlens_k, mixture.prompt_starts, longest, 1)
-            return out
-        if decodes:
-            parts = splits(decodes, self._decode_context)
-            attend(slice(decodes), slice(decodes), batch.seqlens_k, batch.query_starts[: decodes + 1], 1, parts)
+        for run in self._runs:
+            attend(run)
         hides = softcap is not None or cache.k.dtype != q.dtype or cache.k.shape[2] != cache.v.shape[2]
-        for prompt in self._long:
+        for prompt, run in self._long:
             if hides or (window is not None and window < prompt.num_tokens):
-                starts = torch.tensor([0, prompt.num_tokens], dtype=torch.int32, device=q.device)
-                row = slice(prompt.row, prompt.row + 1)
-                attend(prompt.tokens, row, batch.seqlens_k, starts, prompt.num_tokens, 1)
+                attend(run)
             else:
                 self.long_prompts.run(prompt, q, cache, scaling, out)
-        for run in self._runs:
-            attend(run.tokens, run.rows, batch.seqlens_k, run.query_starts, run.longest, 1)
         return self._spans.replace(out, q, cache, scaling, softcap, window)
 
 

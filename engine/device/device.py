@@ -15,12 +15,15 @@ from engine.sizing.shape import FP8_CAPABILITY
 logger = logging.getLogger(__name__)
 
 
-def select_device(name: str) -> torch.device:
+def select_device(name: str, rank: int = 0) -> torch.device:
     """`auto` is the first CUDA device, else the CPU. Raises ConfigError for a device that is not there.
 
-    A CUDA device is this thread's current one afterwards: that is where Triton's launches, events and recordings go.
+    A `rank` has the device that comes so many behind the one that is named; on a CPU all have the same. A CUDA device
+    is this thread's current one afterwards: that is where Triton's launches, events and recordings go.
     """
     device = _find_device(name)
+    if rank and device.type == "cuda":
+        device = _find_device(f"cuda:{(device.index or 0) + rank}")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
@@ -73,9 +76,9 @@ def check_fp8(setting: str, device: torch.device) -> None:
         )
 
 
-def set_threads(threads: int) -> int:
-    """Bound the CPU threads of this process; 0 takes every core this process may use. The number chosen."""
-    chosen = threads or len(os.sched_getaffinity(0))
+def set_threads(threads: int, sharers: int = 1) -> int:
+    """Bound the CPU threads of this process; 0 takes its share of the cores it may use. The number chosen."""
+    chosen = threads or max(1, len(os.sched_getaffinity(0)) // sharers)
     torch.set_num_threads(chosen)
     return chosen
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from engine.device.device import to_device, upload
+from engine.device.host_batch import HostBatch, Span, TableChanges
 from engine.scheduling.block_manager import NULL_BLOCK
-from engine.scheduling.images import ImageRows, Look, PromptImage, looks_of, rows_of
+from engine.scheduling.images import PromptImage, looks_of, rows_of
 from engine.scheduling.scheduler import Scheduled
 from engine.scheduling.sequence import Sequence
 
@@ -24,19 +25,6 @@ class Mixture:
     """int32 [S]: `seqlens_k` of a row that decodes, 0 of another. Those come first: row i is then token i."""
     prompt_starts: torch.Tensor
     """int32 [S + 1]: `query_starts` without the tokens that decode."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Tokens of a step that attend to each other in both directions."""
-
-    row: int
-    """Of which sequence of the step."""
-    token: int
-    """Of the step's tokens, the first of them."""
-    start: int
-    """Its place in the sequence."""
-    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,47 +58,6 @@ class ForwardBatch:
     """Of a step that is recorded; `query_lens`, `context_lens` and `num_decodes` then say what there may be at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class HostBatch:
-    """The same step on the host, before it is copied to the device. Arrays are int64."""
-
-    token_ids: np.ndarray
-    """[T]; 0 for a token that the host does not know yet."""
-    unread: list[int]
-    """Where in T those stand."""
-    unread_slots: list[int]
-    """Whose newest tokens they are."""
-    positions: np.ndarray
-    """[T], or [3, T] where images have height and width."""
-    slot_mapping: np.ndarray
-    slots: np.ndarray
-    """[S]: the sequences' slots."""
-    logits_index: np.ndarray
-    query_lens: list[int]
-    context_lens: list[int]
-    num_decodes: int
-    num_samples: int
-    """Of `logits_index`, those at its beginning that sample; the others are scored."""
-    images: list[ImageRows] = field(default_factory=list)
-    """Tokens that stand for images."""
-    looks: list[Look] = field(default_factory=list)
-    """Tokens that look at images in layers of cross attention."""
-    spans: list[Span] = field(default_factory=list)
-
-    @property
-    def is_text(self) -> bool:
-        """Whether images play no part in this step but through keys and values that are in the cache."""
-        return not self.images and not self.looks and self.positions.ndim == 1
-
-    @property
-    def only_decodes(self) -> bool:
-        """Whether every sequence has one token of text, whose logits are needed, in that order, and no others."""
-        if not self.is_text:
-            return False
-        in_order = np.arange(len(self.query_lens))
-        return self.num_decodes == len(in_order) and np.array_equal(self.logits_index, in_order)
-
-
 class BatchBuilder:
     """Packs batches, and keeps on the device what they share: the newest tokens and the block tables, by slot."""
 
@@ -141,6 +88,8 @@ class BatchBuilder:
         self._owners: list[tuple[Sequence, int] | None] = [None] * max_num_seqs
         """By slot: whose table the row holds, since which of its preemptions."""
         self._copied = [0] * max_num_seqs
+        self._untold = [TableChanges(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))]
+        """Of steps whose packing failed later on: other ranks have not heard of them."""
 
     @property
     def num_slots(self) -> int:
@@ -156,7 +105,7 @@ class BatchBuilder:
         slots = [row.sequence.slot for row in rows]
         query_lens = [row.num_tokens for row in rows]
         context_lens = [row.end for row in rows]
-        self._update_tables(rows)
+        self._untold.append(self._update_tables(rows))
         token_ids: list[int] = []
         unread: list[int] = []
         for row in rows:
@@ -169,11 +118,16 @@ class BatchBuilder:
         starts = (ends - lens).tolist()
         positions = np.arange(len(token_ids)) - np.repeat(ends - np.asarray(context_lens), lens)
         blocks = self._tables[np.repeat(slots, lens), positions // self._block_size]
+        images = [] if self._crosses else _parts(rows_of, rows, starts)
         needed = [end - 1 for row, end in zip(rows, ends.tolist(), strict=True) if row.samples]
         num_samples = len(needed)
         for row, end, context_len in zip(rows, ends.tolist(), context_lens, strict=True):
             needed += [end - context_len + position for position in row.scored]
-        return HostBatch(
+        changes = TableChanges(
+            np.concatenate([untold.places for untold in self._untold]),
+            np.concatenate([untold.blocks for untold in self._untold]),
+        )
+        host = HostBatch(
             token_ids=np.asarray(token_ids),
             unread=unread,
             unread_slots=[row.sequence.slot for row in rows if _reads(row)],
@@ -185,10 +139,14 @@ class BatchBuilder:
             context_lens=context_lens,
             num_decodes=next((i for i, row in enumerate(rows) if row.num_tokens > 1), len(rows)),
             num_samples=num_samples,
-            images=[] if self._crosses else _parts(rows_of, rows, starts),
+            changes=changes,
+            images=images,
+            sees_images=bool(images),
             looks=_parts(looks_of, rows, starts) if self._crosses else [],
             spans=_spans(rows, starts),
         )
+        del self._untold[1:]
+        return host
 
     def upload(self, host: HostBatch) -> ForwardBatch:
         """The batch on the device, in one copy."""
@@ -217,9 +175,15 @@ class BatchBuilder:
             spans=host.spans,
         )
 
-    def _update_tables(self, rows: list[Scheduled]) -> None:
+    def follow(self, changes: TableChanges) -> None:
+        """Bring the block tables up to date, as another rank's builder has changed them."""
+        tables = self._tables.reshape(-1)
+        tables[changes.places] = changes.blocks  # the last one holds, where a place comes more than once
+        self._upload(TableChanges(changes.places, tables[changes.places].astype(np.int64)))
+
+    def _update_tables(self, rows: list[Scheduled]) -> TableChanges:
         """Copy what is new in the rows' block tables since they last ran, on the host and on the device."""
-        places: list[np.ndarray] = []
+        places: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
         blocks: list[int] = []
         width = self._tables.shape[1]
         for row in rows:
@@ -234,12 +198,17 @@ class BatchBuilder:
                 self._tables[slot, have:need] = sequence.block_table[have:]
                 places.append(np.arange(slot * width + have, slot * width + need))
                 blocks += sequence.block_table[have:]
-        if places and self._device.type != "cpu":
-            where, what = upload([np.concatenate(places), np.asarray(blocks)], self._device)
-            self.tables.view(-1).index_copy_(0, where, what.to(torch.int32))
+        changes = TableChanges(np.concatenate(places), np.asarray(blocks, dtype=np.int64))
+        self._upload(changes)
         # Only now: the device may have had no memory for this, and then the rows are tried again.
         for row in rows:
             self._copied[row.sequence.slot] = len(row.sequence.block_table)
+        return changes
+
+    def _upload(self, changes: TableChanges) -> None:
+        if len(changes.places) and self._device.type != "cpu":
+            where, what = upload([changes.places, changes.blocks], self._device)
+            self.tables.view(-1).index_copy_(0, where, what.to(torch.int32))
 
 
 def _parts(

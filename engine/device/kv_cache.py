@@ -7,6 +7,7 @@ import torch
 
 from engine.config import EngineConfig, parse_memory
 from engine.device.device import available_memory, total_memory
+from engine.device.ranks import Ranks
 from engine.errors import ConfigError, ModelLoadError
 from engine.sizing.cache import CUDA_SHARE, LayerShape
 
@@ -82,9 +83,17 @@ class CacheSize:
 
 
 def size_cache(
-    config: EngineConfig, token_bytes: int, model_context: int, device: torch.device, *, reserved: int = 0
+    config: EngineConfig,
+    token_bytes: int,
+    model_context: int,
+    device: torch.device,
+    *,
+    reserved: int = 0,
+    ranks: Ranks | None = None,
 ) -> CacheSize:
     """Decide the number of KV blocks and the context. `reserved` bytes of what is free belong to others.
+
+    Ranks all have as many blocks as the one that has room for the fewest.
 
     A context the operator asked for and that cannot fit is an error; the model's own is lowered with a note.
     Raises ConfigError, ModelLoadError.
@@ -93,40 +102,46 @@ def size_cache(
     if config.num_blocks:
         num_blocks = config.num_blocks
     else:
-        budget = memory_budget(config.memory, device, reserved)
+        sharers = 1 if ranks is None or device.type != "cpu" else ranks.size
+        budget = memory_budget(config.memory, device, reserved, sharers)
         if config.memory == "auto" and config.kv_limit:
-            budget = min(budget, config.kv_limit)
+            budget = min(budget, config.kv_limit // sharers)
         if config.memory == "auto" and device.type == "cpu":
             budget = min(budget, CPU_CONTEXTS * (context + config.block_size) * token_bytes)
         num_blocks = int(budget // (token_bytes * config.block_size))
+    whose = ""
+    if ranks is not None:
+        every = ranks.numbers(num_blocks)
+        num_blocks = min(every)
+        whose = f", on rank {every.index(num_blocks)}, which has the least room" if max(every) > num_blocks else ""
     capacity = num_blocks * config.block_size
     if num_blocks < 2:
         raise ModelLoadError(
             f"{config.name}: no memory is left for the KV cache "
-            f"({available_memory(device) / GIB:.1f} GiB free, one token takes {token_bytes / 1024:.0f} KiB)",
+            f"({available_memory(device) / GIB:.1f} GiB free, one token takes {token_bytes / 1024:.0f} KiB){whose}",
             hint="choose a smaller model or give it more memory",
         )
     if context <= capacity:
         return CacheSize(num_blocks, context)
     if config.context:
         raise ConfigError(
-            f"{config.name}: context {config.context} was asked for, but the KV cache holds {capacity} tokens",
+            f"{config.name}: context {config.context} was asked for, but the KV cache holds {capacity} tokens{whose}",
             hint="lower context, or raise memory",
         )
-    note = f"context lowered from {context} to {capacity} tokens: that is what the KV cache holds"
+    note = f"context lowered from {context} to {capacity} tokens: that is what the KV cache holds{whose}"
     return CacheSize(num_blocks, capacity, note)
 
 
-def memory_budget(asked: str, device: torch.device, reserved: int = 0) -> float:
+def memory_budget(asked: str, device: torch.device, reserved: int = 0, sharers: int = 1) -> float:
     """Bytes for the KV cache: `auto`, a fraction of the device's memory, or a size such as `4GiB`.
 
-    Raises ConfigError for more than is free.
+    Of as many processes as share the device each gets its part. Raises ConfigError for more than is free.
     """
-    available = max(0, available_memory(device) - reserved)
+    available = max(0, available_memory(device) // sharers - reserved)
     budget = parse_memory(asked)
     if budget is None:
         return available * (CPU_SHARE if device.type == "cpu" else CUDA_SHARE)
-    wanted = budget * total_memory(device) if isinstance(budget, float) else budget
+    wanted = (budget * total_memory(device) if isinstance(budget, float) else budget) / sharers
     if wanted > available:
         raise ConfigError(
             f"memory: {wanted / GIB:.1f} GiB for the KV cache was asked for, {available / GIB:.1f} GiB are left for it"

@@ -19,7 +19,7 @@ class Flight(Protocol):
 
 
 class Runner(Protocol):
-    """`ModelRunner`, or a fake in tests."""
+    """`ModelRunner`, `engine.ranks.leader`'s, or a fake in tests."""
 
     def forward(self, rows: list[Scheduled]) -> Flight:
         """Launch the computation of the rows."""
@@ -38,6 +38,9 @@ class Runner(Protocol):
 
     def wake(self) -> None:
         """Bring it back, with an empty KV cache."""
+
+    def close(self) -> None:
+        """End what runs beside it."""
 
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """Zero the content of blocks."""

@@ -5,14 +5,15 @@ null block. All that the step needs is one row of `FIELDS` for each, copied at o
 On a CPU the padded step runs as it is: the bookkeeping is the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 import torch
 
 from engine.device.device import upload_into
-from engine.device.forward_batch import BatchBuilder, ForwardBatch, HostBatch
+from engine.device.forward_batch import BatchBuilder, ForwardBatch
+from engine.device.host_batch import HostBatch
 from engine.execution.recording import Recorder
 from engine.sizing.steps import bucket_sizes
 
@@ -33,29 +34,28 @@ class DecodeGraphs:
         self._forward = forward
         self._device = device
         self._sizes = bucket_sizes(builder.num_slots)
+        self.num_sizes = len(self._sizes)
         self._max_context = max_context
         self._recorder = recorder
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
+        """By rows; None where it was tried, and cannot be."""
         self._query_starts = torch.arange(builder.num_slots + 1, dtype=torch.int32, device=device)
         self._logits_index = torch.arange(builder.num_slots, dtype=torch.int64, device=device)
 
     @property
     def num_recorded(self) -> int:
         """Sizes that the device repeats by itself."""
-        return len(self._graphs)
+        return sum(graph is not None for graph in self._graphs.values())
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> Iterator[None]:
         """Run every bucket with padding alone, the largest first, and record it, so that no request waits for that."""
         for size in reversed(self._sizes):
             upload_into(self._fields(size), self._padding(size))
-            self._step(size, None)
-            if self._recorder.records:
-                graph = self._recorder.record(f"decoding steps of {size} rows", partial(self._step, size, None))
-                if graph is not None:
-                    self._graphs[size] = graph
+            self._record(size, self._step(size, None))
+            yield
 
     def forget(self) -> None:
-        """Drop what is recorded, until the next `warm_up`."""
+        """Drop what is recorded, until it is recorded anew."""
         self._graphs.clear()
         self._recorder.forget()
 
@@ -64,11 +64,21 @@ class DecodeGraphs:
         rows = len(host.query_lens)
         size = next(size for size in self._sizes if size >= rows)
         self._write(host, size)
-        if size in self._graphs:
-            return self._recorder.replay(self._graphs[size], rows)
+        graph = self._graphs.get(size)
+        if graph is not None:
+            return self._recorder.replay(graph, rows)
         # Of a graph the lengths are not known when it is recorded: its attention is laid out for the longest.
         known = [*host.context_lens, *[1] * (size - rows)] if self._device.type == "cpu" else None
-        return self._step(size, known)[:rows]
+        found = self._step(size, known)
+        if self._recorder.is_lazy:
+            self._record(size, found)
+        return found[:rows]
+
+    def _record(self, size: int, found: torch.Tensor) -> None:
+        """Record a bucket that has run and `found` logits `[size, V]`, if that was not tried before."""
+        if self._recorder.records and size not in self._graphs:
+            step = partial(self._step, size, None)
+            self._graphs[size] = self._recorder.record(f"decoding steps of {size} rows", step, found)
 
     def _write(self, host: HostBatch, size: int) -> None:
         """Copy a step's fields to the device; those of rows too many are of a token in the null block."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from engine.device.forward_batch import HostBatch
+from engine.device.host_batch import HostBatch
 from engine.scheduling.images import PromptImage
 
 

@@ -5,13 +5,15 @@ that is what prompts beside decoding rows mostly are. A step is padded to the ne
 tokens too many are one row more, in the null block. Steps that are larger, or that score tokens, run as they are.
 """
 
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 import torch
 
 from engine.device.device import upload_into
-from engine.device.forward_batch import BatchBuilder, ForwardBatch, HostBatch, Mixture
+from engine.device.forward_batch import BatchBuilder, ForwardBatch, Mixture
+from engine.device.host_batch import HostBatch
 from engine.execution.graphs import Forward
 from engine.execution.recording import Recorder
 from engine.sizing import steps
@@ -48,7 +50,9 @@ class MixedGraphs:
         self._recorder = recorder
         # The row of the tokens too many has to be one that a sequence could have.
         self._sizes = steps.step_sizes(builder.num_slots, min(max_batched_tokens, max_context))
-        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        self.num_sizes = len(self._sizes)
+        self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph | None] = {}
+        """By tokens and rows; None where it was tried, and cannot be."""
 
     @property
     def token_sizes(self) -> tuple[int, ...]:
@@ -58,18 +62,14 @@ class MixedGraphs:
     @property
     def num_recorded(self) -> int:
         """Sizes that the device repeats by itself."""
-        return len(self._graphs)
+        return sum(graph is not None for graph in self._graphs.values())
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> Iterator[None]:
         """Run every size with padding alone, the largest first, and record it."""
         for size in reversed(self._sizes):
             upload_into(self._room(size), self._fields(None, size))
-            step = partial(self._step, size, [size[0]], [size[0]])
-            step()
-            if self._recorder.records:
-                graph = self._recorder.record(f"steps of {size[0]} tokens in {size[1]} rows", step)
-                if graph is not None:
-                    self._graphs[size] = graph
+            self._record(size, self._step(size, [size[0]], [size[0]]))
+            yield
 
     def size_for(self, host: HostBatch) -> tuple[int, int] | None:
         """The size that a step is padded to; None for one that is too large, or has tokens to score, or images."""
@@ -79,17 +79,27 @@ class MixedGraphs:
         return next((size for size in self._sizes if size[0] >= tokens and size[1] > rows), None)
 
     def forget(self) -> None:
-        """Drop what is recorded, until the next `warm_up`."""
+        """Drop what is recorded, until it is recorded anew."""
         self._graphs.clear()
         self._recorder.forget()
 
     def run(self, host: HostBatch, size: tuple[int, int]) -> torch.Tensor:
         """Logits `[R, V]` of the rows that sample; they are overwritten by the next step."""
         upload_into(self._room(size), self._fields(host, size))
-        if size in self._graphs:
-            return self._recorder.replay(self._graphs[size], host.num_samples)
+        graph = self._graphs.get(size)
+        if graph is not None:
+            return self._recorder.replay(graph, host.num_samples)
         padding = [size[0] - len(host.token_ids)]
-        return self._step(size, host.query_lens + padding, host.context_lens + padding)[: host.num_samples]
+        found = self._step(size, host.query_lens + padding, host.context_lens + padding)
+        if self._recorder.is_lazy:
+            self._record(size, found)
+        return found[: host.num_samples]
+
+    def _record(self, size: tuple[int, int], found: torch.Tensor) -> None:
+        """Record a size that has run and `found` logits `[R, V]`, if that was not tried before."""
+        if self._recorder.records and size not in self._graphs:
+            step = partial(self._step, size, [size[0]], [size[0]])
+            self._graphs[size] = self._recorder.record(f"steps of {size[0]} tokens in {size[1]} rows", step, found)
 
     def _room(self, size: tuple[int, int]) -> torch.Tensor:
         """A size's room in the builder's inputs."""

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,19 +11,22 @@ import torch
 from engine.attention.choice import Choice, Problem
 from engine.attention.context import ATTENTION_NAME, AttentionBackend, attention_step, probe_layers, register
 from engine.attention.select import make_backend, problem_of, select_attention
+from engine.cache import Progress, no_progress
 from engine.config import EngineConfig
-from engine.device.device import select_device, set_threads, to_device
-from engine.device.forward_batch import BatchBuilder, ForwardBatch, HostBatch
+from engine.device.device import select_device, set_threads
+from engine.device.forward_batch import BatchBuilder, ForwardBatch
 from engine.device.governor import ThreadGovernor
+from engine.device.host_batch import HostBatch
 from engine.device.kv_cache import LayerCache, allocate, size_cache
+from engine.device.ranks import Ranks
 from engine.execution.footprint import largest_step, peak_bytes
 from engine.execution.graphs import FIELDS, DecodeGraphs
+from engine.execution.launched import StepInFlight
 from engine.execution.mixed_graphs import MixedGraphs, input_room
 from engine.execution.put_away import PutAway, tensors_of
 from engine.execution.recording import Recorder
 from engine.execution.sight import Seen, Sight, blindness, given, make_sight
 from engine.kernels.cpu import MAX_QUERY_DIM, CpuKernels, load_kernels
-from engine.messages import TokenLogprobs
 from engine.models.cross_attention import cross_inputs, looking
 from engine.models.key_offsets import key_offsets
 from engine.models.latent_attention import attend_on_latents
@@ -33,82 +35,47 @@ from engine.models.loader import LoadedModel, load
 from engine.models.quantized import round_activations
 from engine.models.rotary import freeze_rotary
 from engine.models.surgery import Surgery
-from engine.sampling.logprobs import score_prompts
 from engine.sampling.sampler import PendingSample, Sampled, Sampler
 from engine.scheduling.scheduler import Scheduled
 from engine.scheduling.sequence import Sequence
 from engine.sizing.cache import LayerShape, bytes_per_token, overhead_bytes
-from engine.sizing.steps import graphs_bytes, scored_bytes, step_limits
+from engine.sizing.steps import graphs_bytes, scored_bytes, step_limits, unordered_bytes
 
 if TYPE_CHECKING:
     from engine.sampling.device_sampler import DeviceSampler
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str, float | None], None]
-
-
-class StepInFlight:
-    """A step whose forward pass was launched: its logits, and then its samples, on their way."""
-
-    def __init__(self, runner: "ModelRunner", rows: list[Scheduled], logits: torch.Tensor, started: float) -> None:
-        """`logits` `[R, V]`: of the rows that sample, then of all positions that are scored."""
-        self._runner = runner
-        self._logits = logits
-        self._started = started
-        self._sampling = [row for row in rows if row.samples]
-        self._scoring = [row for row in rows if row.scored]
-        self._is_decode = all(row.num_tokens == 1 for row in rows)
-        self._sample: PendingSample | None = None
-        self._scores: list[list[TokenLogprobs] | None] = []
-
-    @torch.inference_mode()
-    def sample(self, sampling: list[Scheduled], scoring: list[Scheduled]) -> None:
-        """Launch the sampling of some of the rows that sample, and score some of those that are scored."""
-        num_samples = len(self._sampling)
-        logits = self._logits[:num_samples]
-        if len(sampling) < num_samples:
-            wanted = set(sampling)
-            places = [place for place, row in enumerate(self._sampling) if row in wanted]
-            logits = logits[to_device(np.array(places, dtype=np.int64), logits.device)]
-        if sampling:
-            self._sample = self._runner.sample(logits, [row.sequence for row in sampling])
-        if scoring:
-            scores = score_prompts(self._logits[num_samples:], self._scoring)
-            self._scores = [score for row, score in zip(self._scoring, scores, strict=True) if row in scoring]
-        if self._is_decode:
-            self._runner.governor.observe(time.perf_counter() - self._started, num_samples)
-
-    def result(self) -> Sampled:
-        """Wait for what was sampled and scored: entries in the order of the rows given to `sample`."""
-        sampled = Sampled([], [], []) if self._sample is None else self._sample.result()
-        return replace(sampled, prompt_logprobs=self._scores) if self._scores else sampled
-
 
 class ModelRunner:
     """Loads a model and runs steps; knows nothing of queues or requests beyond the rows it is given."""
 
-    def __init__(self, config: EngineConfig, progress: Progress) -> None:
-        """Load the model. Raises ConfigError, ModelLoadError."""
-        self.device = select_device(config.device)
-        self.threads = set_threads(config.threads) if self.device.type == "cpu" else 1
+    def __init__(self, config: EngineConfig, progress: Progress, ranks: Ranks | None = None) -> None:
+        """Load the model, or this rank's part of it. Raises ConfigError, ModelLoadError.
+
+        All `ranks` do this with the same configuration: whatever takes a forward pass, all take together.
+        """
+        self._ranks = ranks
+        self._agree: Callable[[bool], bool] = bool if ranks is None else ranks.every
+        self.device = select_device(config.device) if ranks is None else ranks.device
+        self.threads = set_threads(config.threads, config.tensor_parallel) if self.device.type == "cpu" else 1
         self.governor = ThreadGovernor(self.threads, torch.set_num_threads)
         self.limits = step_limits(config, is_cpu=self.device.type == "cpu")
         register()
-        self.loaded: LoadedModel = load(config, self.device, ATTENTION_NAME, progress)
+        self.loaded: LoadedModel = load(config, self.device, ATTENTION_NAME, progress, ranks)
         self.model = self.loaded.model
         self.dtype: torch.dtype = self.model.dtype
         self.kv_dtype = torch.float8_e4m3fn if config.kv_dtype == "fp8" else self.dtype
-        self.notes: list[str] = [note for note in (blindness(self.loaded),) if note is not None]
+        self.notes: list[str] = [note for note in (blindness(self.loaded, ranks),) if note is not None]
         self.surgery: list[str] = []
         """What was changed in transformers' model."""
         if self.loaded.fp8_linears and self.device.type == "cpu":
             self.notes.append("FP8 products are computed in plain torch on a CPU, slower than without them")
-        self.sight = make_sight(self.loaded, config.context or self.loaded.max_context)
-        self.notes += attend_on_latents(self.loaded)
+        self.sight = make_sight(self.loaded, config.context or self.loaded.max_context, ranks)
+        self.notes += attend_on_latents(self.loaded, ranks)
         shapes = self._probe_layers()
         problem = problem_of(shapes, self.loaded.text_config, self.dtype, self.kv_dtype, config.block_size)
-        self.attention: Choice = select_attention(config, problem, self.device, progress)
+        self.attention: Choice = select_attention(config, problem, self.device, progress, ranks)
         self.attention_name = self.attention.attention
         self.kernels = self._load_kernels(shapes, progress)
         self.backend: AttentionBackend = make_backend(
@@ -116,7 +83,7 @@ class ModelRunner:
         )
         self.sampler = self._make_sampler()
         self._block_size = config.block_size
-        self._records = self.device.type == "cuda" if config.graphs is None else config.graphs
+        self._records = self.device.type == "cuda" if config.graphs is None else bool(config.graphs)
         self._key_offsets = self._find_key_offsets(config, problem, shapes, progress)
         self._prepare(shapes, config, progress)
         self._allocate(shapes, config, progress)
@@ -128,24 +95,34 @@ class ModelRunner:
             num_inputs=max(len(FIELDS) * self.limits.max_num_seqs, input_room(self.limits.max_num_seqs)),
             crosses=self.sight is not None and self.sight.crosses,
         )
-        self.graphs, self.mixed_graphs = self._make_graphs()
+        self.graphs, self.mixed_graphs = self._make_graphs(is_lazy=config.graphs == "lazy")
         self._away: PutAway | None = None
         if self.device.type == "cuda":
-            progress("building kernels", None)
-            self.warm_up()
+            self.warm_up(progress)
+
+    def forward(self, rows: list[Scheduled]) -> StepInFlight:
+        """Launch the forward pass of one step. On a CUDA device it still runs when this returns."""
+        return self.launch(rows, self.pack(rows))
+
+    def pack(self, rows: list[Scheduled]) -> HostBatch:
+        """One step on the host."""
+        return self.builder.pack(rows)
+
+    def launch(self, rows: list[Scheduled], host: HostBatch) -> StepInFlight:
+        """Launch the forward pass of a step that is packed."""
+        started = time.perf_counter()
+        return StepInFlight(self.sample, self.governor, rows, self.run(host), started)
 
     @torch.inference_mode()
-    def forward(self, rows: list[Scheduled]) -> "StepInFlight":
-        """Launch the forward pass of one step. On a CUDA device it still runs when this returns."""
-        started = time.perf_counter()
-        host = self.builder.pack(rows)
+    def run(self, host: HostBatch) -> torch.Tensor:
+        """Logits `[R, V]` of a step: of the rows that sample, then of all positions that are scored."""
+        if self._ranks is not None and host.unread:
+            self._ranks.share(self.builder.last_tokens)
         if self.graphs is not None and host.only_decodes:
-            logits = self.graphs.run(host)
-        elif self.mixed_graphs is not None and (size := self.mixed_graphs.size_for(host)) is not None:
-            logits = self.mixed_graphs.run(host, size)
-        else:
-            logits = self._forward(self.builder.upload(host), host)
-        return StepInFlight(self, rows, logits, started)
+            return self.graphs.run(host)
+        if self.mixed_graphs is not None and (size := self.mixed_graphs.size_for(host)) is not None:
+            return self.mixed_graphs.run(host, size)
+        return self._forward(self.builder.upload(host), host)
 
     def encode_images(self, row: Scheduled, seconds: float | None) -> bool:
         """See `Runner.encode_images`."""
@@ -165,6 +142,7 @@ class ModelRunner:
         caches = (part for cache in self.caches.values() for part in cache.parts)
         self._away = PutAway(tensors_of(self.model), caches, self.device)
         torch.cuda.empty_cache()
+        self._agree(True)  # none says that memory is free while another still copies
         return self._away.device_bytes, self._away.host_bytes
 
     def wake(self) -> None:
@@ -175,17 +153,19 @@ class ModelRunner:
         if self.device.type == "cuda":
             self.warm_up()
 
+    def close(self) -> None:
+        """See `Runner.close`."""
+
     def sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> PendingSample:
         """Launch the sampling of one token for each sequence, which the next forward pass can read."""
         return self.sampler.sample(logits, sequences, self.builder.last_tokens)
 
     @torch.inference_mode()
-    def warm_up(self) -> None:
+    def warm_up(self, progress: Progress = no_progress) -> None:
         """Build the kernels of steps and of sampling, and record steps, so that no request waits for that."""
-        if self.mixed_graphs is not None:
-            self.mixed_graphs.warm_up()
-        if self.graphs is not None:
-            self.graphs.warm_up()
+        if self.graphs is not None and self.mixed_graphs is not None:
+            self._recorder.warm_up((self.mixed_graphs, self.graphs), progress)
+        progress("building kernels", None)
         self.sampler.warm_up(self.dtype)
 
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
@@ -232,13 +212,13 @@ class ModelRunner:
 
         return DeviceSampler(**size, device=self.device)
 
-    def _make_graphs(self) -> tuple[DecodeGraphs | None, MixedGraphs | None]:
+    def _make_graphs(self, *, is_lazy: bool) -> tuple[DecodeGraphs | None, MixedGraphs | None]:
         if self._records and self.device.type == "cuda" and not self.backend.capturable:
             self.notes.append(f"steps are not recorded: attention {self.attention_name} does not allow it")
             return None, None
         if not self._records:
             return None, None
-        recorder = Recorder(self.device, self.limits.max_num_seqs)
+        self._recorder = recorder = Recorder(self.device, self.limits.max_num_seqs, self._ranks, is_lazy=is_lazy)
         decode = DecodeGraphs(self.builder, self._forward, recorder, max_context=self.context, device=self.device)
         mixed = MixedGraphs(
             self.builder, self._forward, recorder, max_context=self.context,
@@ -288,7 +268,7 @@ class ModelRunner:
             shapes, num_blocks=CHECK_BLOCKS, block_size=self._block_size, dtype=self.kv_dtype, device=self.device,
             key_offsets=self._key_offsets,
         )  # fmt: skip
-        surgery = Surgery(self.loaded, self._logits, self.backend, caches, self._block_size)
+        surgery = Surgery(self.loaded, self._logits, self.backend, caches, self._block_size, self._ranks)
         surgery.check()
         if config.fusion:
             surgery.operate(self.kernels)
@@ -302,11 +282,15 @@ class ModelRunner:
             self._rehearse_images(self.sight)
         self.graph_bytes = 0
         if self.device.type == "cuda":
+            largest = self.activation_bytes
             self.activation_bytes += scored_bytes(self.loaded.vocab_size)
             if self._records:
                 self.graph_bytes = graphs_bytes(self.limits, self.loaded.vocab_size, self.dtype.itemsize)
+            if config.graphs == "lazy":
+                self.graph_bytes += unordered_bytes(self.limits, largest)
 
     def _rehearse_images(self, sight: Sight) -> None:
+        failure = None
         try:
             # The largest image and the largest step do not take memory at the same time.
             self.activation_bytes = max(self.activation_bytes, sight.rehearse())
@@ -314,7 +298,9 @@ class ModelRunner:
             raise
         except Exception as error:  # of a checkpoint whose tower is not as its family's
             logger.exception("no image can be encoded")
-            self.notes.append(f"it answers text alone: its tower does not run ({type(error).__name__})")
+            failure = type(error).__name__
+        if not self._agree(failure is None):
+            self.notes.append(f"it answers text alone: its tower does not run ({failure})")
             self.sight = None
 
     @torch.inference_mode()
@@ -343,7 +329,9 @@ class ModelRunner:
         if self.sight is not None:
             self.sight.allocate(reserved)
             reserved += self.sight.num_bytes
-        size = size_cache(config, token_bytes, self.loaded.max_context, self.device, reserved=reserved)
+        size = size_cache(
+            config, token_bytes, self.loaded.max_context, self.device, reserved=reserved, ranks=self._ranks
+        )
         if size.note:
             self.notes.append(size.note)
         self.num_blocks, self.context = size.num_blocks, size.context
@@ -355,7 +343,9 @@ class ModelRunner:
             shapes, num_blocks=size.num_blocks, block_size=self._block_size, dtype=self.kv_dtype, device=self.device,
             key_offsets=self._key_offsets,
         )  # fmt: skip
-        self.kv_bytes = token_bytes * size.num_blocks * self._block_size
+        self.kv_bytes = (
+            token_bytes * size.num_blocks * self._block_size * (1 if self._ranks is None else self._ranks.size)
+        )
 
     def _load_kernels(self, shapes: dict[int, LayerShape], progress: Progress) -> CpuKernels | None:
         if self.attention_name != "cpu" or any(max(s.k_dim, s.v_dim) > MAX_QUERY_DIM for s in shapes.values()):

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from engine.device.forward_batch import HostBatch
+from engine.device.host_batch import HostBatch
 from engine.device.kv_cache import memory_budget
+from engine.device.ranks import Ranks
 from engine.execution.cross_images import CrossImages
 from engine.execution.footprint import peak_bytes
 from engine.execution.image_cache import ImageCache
@@ -34,6 +35,9 @@ CROSS_SHARE = 0.2
 """Of the memory that is left, at most so much for images that tokens look at."""
 CROSS_IMAGES = 32
 """And never more than so many of the largest."""
+SHARED_TYPES = frozenset({"qwen2_5_vl", "mllama", "gemma3"})
+"""Models whose images can be shared among ranks: rank 0 encodes them without the embeddings of tokens, which are
+divided, and gives the decoder nothing but embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +67,16 @@ def given(decoder: torch.nn.Module, inputs: dict[str, Any]) -> Iterator[None]:
 class Sight:
     """The images of one model; made by `make_sight`."""
 
-    def __init__(self, encoder: ImageEncoder, loaded: LoadedModel, context: int) -> None:
+    def __init__(self, encoder: ImageEncoder, loaded: LoadedModel, context: int, ranks: Ranks | None = None) -> None:
         """Puts our layers of cross attention in the place of transformers', where there are any.
 
-        Images larger than the `context` are refused.
+        Images larger than the `context` are refused. Of `ranks` only the first encodes images and keeps them; the
+        others get what it has made of a step.
         """
+        self._ranks = ranks
         self.encoder = encoder
         self._context = context
-        self._cross_layers = replace_cross_attention(loaded.model) if encoder.crosses else []
+        self._cross_layers = replace_cross_attention(loaded.model, ranks) if encoder.crosses else []
         self._model: Any = loaded.model
         self._dtype: torch.dtype = loaded.model.dtype
         self._slices: Slices | None = None
@@ -167,6 +173,22 @@ class Sight:
 
         Not during an attention step: towers attend too, in their own way.
         """
+        if self._ranks is not None:
+            return self._see_together(self._ranks, host, embed)
+        return self._see(host, embed)
+
+    def _see_together(self, ranks: Ranks, host: HostBatch, embed: Callable[[], torch.Tensor]) -> Seen:
+        if self.crosses:
+            looks = [LookAt(slice(look.row, look.row + look.length), []) for look in host.looks]
+            return self._see(host, embed) if ranks.leads else Seen(looks=looks)
+        if not host.sees_images:
+            return Seen()
+        seen = self._see(host, embed) if ranks.leads else Seen(embed())
+        assert seen.embedded is not None and not seen.of_decoder, "families that give more are not divided"
+        ranks.share(seen.embedded)
+        return seen
+
+    def _see(self, host: HostBatch, embed: Callable[[], torch.Tensor]) -> Seen:
         if isinstance(self.images, CrossImages):
             return Seen(looks=[self.images.look(look) for look in host.looks])
         if not host.images:
@@ -177,15 +199,19 @@ class Sight:
         return Seen(embedded, of_decoder=self.encoder.deep_inputs(deep, host.images, len(embedded)))
 
 
-def make_sight(loaded: LoadedModel, context: int) -> Sight | None:
+def make_sight(loaded: LoadedModel, context: int, ranks: Ranks | None = None) -> Sight | None:
     """None for a model that does not see, or in a way that is not known here (`blindness`)."""
-    encoder = make_encoder(loaded)
-    return None if encoder is None else Sight(encoder, loaded, context)
+    encoder = None if blindness(loaded, ranks) is not None else make_encoder(loaded)
+    return None if encoder is None else Sight(encoder, loaded, context, ranks)
 
 
-def blindness(loaded: LoadedModel) -> str | None:
+def blindness(loaded: LoadedModel, ranks: Ranks | None = None) -> str | None:
     """What the operator should know of a model that could see and does not."""
     config = loaded.hf_config
-    if not hasattr(config, "vision_config") or family_of(config) is not None:
+    if not hasattr(config, "vision_config"):
+        return None
+    if ranks is not None and config.model_type not in SHARED_TYPES:
+        return f"it answers text alone: images of models of the type {config.model_type} are not taken by several ranks"
+    if family_of(config) is not None:
         return None
     return f"it answers text alone: images of models of the type {config.model_type} are not taken here"

@@ -31,14 +31,17 @@ class LaunchKey:
     group: int
     """Query heads of a KV head."""
     is_prompt: bool
-    """Whether a sequence has more queries than the smallest tile of rows holds."""
+    """Whether a sequence may have more queries than one."""
     is_latent: bool = False
     """Whether values are the first numbers of keys; the heads of the group may then be taken in several parts."""
+    kv_bytes: int = 2
+    """Of a number in the cache. Four are those of fp32, which matrix units do not take as they are, and of any cache
+    whose keys meet queries in fp32."""
 
 
-def launch_key(dim: int, group: int, *, is_prompt: bool, is_latent: bool = False) -> LaunchKey:
+def launch_key(dim: int, group: int, *, is_prompt: bool, is_latent: bool = False, kv_bytes: int = 2) -> LaunchKey:
     """The key for heads `dim` wide."""
-    return LaunchKey(1 << (dim - 1).bit_length(), group, is_prompt, is_latent)
+    return LaunchKey(1 << (dim - 1).bit_length(), group, is_prompt, is_latent, kv_bytes)
 
 
 _measured: dict[LaunchKey, LaunchShape] = {}
@@ -58,17 +61,24 @@ def launch_shape(key: LaunchKey) -> LaunchShape:
 
 
 def default_shape(key: LaunchKey) -> LaunchShape:
-    """One that spills nothing on any supported GPU, and whose keys and values are on their way before they are used.
+    """One that spills nothing on any supported GPU (tests/engine/kernels/built_kernels.py shows what it comes to).
 
-    With three stages the block tables, keys and values of later tiles are fetched while one is computed; a program that
-    decodes then holds so little that several of them share a processor.
+    Of decoding rows several programs share a processor, and one reads while another computes: with three stages the
+    numbers of the block table are there before they are needed, and a tile of keys and one of values. For prompts
+    what counts are instructions for a score: the fewest have large tiles with few warps for their size, as far as there
+    are registers.
     """
-    if key.is_latent:
-        return LaunchShape(32 if key.is_prompt or key.group > SMALLEST_ROWS else SMALLEST_ROWS, 32, 8, 3)
     rows, wide = smallest_rows(key.group), key.dim_pad > 128
+    if key.is_latent:
+        if key.kv_bytes == 4:
+            return LaunchShape(SMALLEST_ROWS, 16, 8, 2)
+        return LaunchShape(32 if key.is_prompt or key.group > SMALLEST_ROWS else SMALLEST_ROWS, 32, 8, 3)
+    if key.kv_bytes == 4:
+        narrow = key.dim_pad < 128
+        return LaunchShape(max(rows, 32 if key.is_prompt and narrow else 0), 32 if narrow else 16, 8, 1)
     if key.is_prompt:
-        return LaunchShape(max(rows, 64), 64 if key.dim_pad == 128 else 32, 8, 3)
-    return LaunchShape(rows, 32 if wide else 64, 4, 3)
+        return LaunchShape(max(rows, 64 if wide else 128), 64 if key.dim_pad < 128 else 32, 8, 3)
+    return LaunchShape(rows, 32 if wide else 64, 4, 2 if key.kv_bytes == 1 else 3)
 
 
 def smallest_rows(group: int) -> int:
@@ -87,18 +97,14 @@ def candidates(key: LaunchKey) -> list[LaunchShape]:
         if not key.is_prompt:
             options += [(16, 32, 8, 5), (16, 32, 8, 3)]
         return list(dict.fromkeys([default, *(LaunchShape(*option) for option in options)]))
-    if not key.is_prompt:
-        options = [(rows, tile, 8, 3), (rows, tile, 4, 2), (rows, tile, 4, 4), (rows, 2 * tile, 4, 3),
-                   (rows, 2 * tile, 8, 3)]  # fmt: skip
+    if key.kv_bytes == 4:
+        options = [(rows, tile, 8, 2), (rows, 2 * tile, 8, 2), (rows, tile, 4, 1)]
+    elif not key.is_prompt:
+        # With three or four stages there is room for one tile of keys and one of values, with five for two of each.
+        options = [(rows, tile, 8, 3), (rows, tile, 4, 2), (rows, tile, 4, 5), (rows, tile // 2, 4, 5),
+                   (rows, 2 * tile, 4, 3), (rows, 2 * tile, 8, 3)]  # fmt: skip
     elif key.dim_pad <= 128:
-        options = [
-            (2 * rows, 64, 8, 3),
-            (rows, 32, 8, 3),
-            (rows, 64, 4, 3),
-            (2 * rows, 64, 4, 3),
-            (2 * rows, 128, 8, 3),
-            (rows, 32, 4, 3),
-        ]
+        options = [(rows, 64, 8, 3), (64, 64, 4, 3), (rows, 64, 4, 3), (rows, 128, 8, 3), (rows, 32, 8, 3)]
     else:
         options = [(rows, 32, 8, 2), (rows, 64, 8, 3), (2 * rows, 32, 8, 3)]
     shapes = [LaunchShape(*option) for option in options if option[0] >= smallest_rows(key.group)]

@@ -12,6 +12,10 @@ E4M3_MAX = 448.0
 """The largest number of FP8 e4m3."""
 SMALLEST_ROW = 1e-12
 """What the largest number of a row of zeros is taken for."""
+FP8_BLOCK = 128
+"""Inputs of a token that share a scale in the FP8 of experts, and sides of the blocks of weights that do."""
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+"""What activations are called here, by their names in a config.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,25 @@ class HeadNorms:
     k_weight: torch.Tensor
     eps: float
     plus_one: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RouterRule:
+    """How a mixture's router makes choices of its logits."""
+
+    choices: int
+    """Experts of a token."""
+    sigmoid: bool
+    """Whether scores are by sigmoid, each for itself; else by softmax."""
+    normalises: bool
+    """Whether the weights of a token are divided by their sum, and `epsilon`."""
+    epsilon: float = 0.0
+    scaling: float = 1.0
+    """Of the weights."""
+    groups: int = 1
+    """Groups of equally many experts, one after another."""
+    top_groups: int = 1
+    """Groups that a token's experts are of."""
 
 
 def add_rms_norm(
@@ -98,6 +121,56 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     largest = wide.abs().amax(-1, keepdim=True).clamp(min=SMALLEST_ROW)
     # A number over a tensor would be a product with a rounded reciprocal.
     return saturate(wide * (wide.new_tensor(E4M3_MAX) / largest), torch.float8_e4m3fn), largest / E4M3_MAX
+
+
+def quantize_groups(x: torch.Tensor, activation: str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `engine.kernels.triton_fp8.quantize_groups`."""
+    if activation is not None:
+        x = activate_mul(x, activation)
+    groups = -(-x.shape[1] // FP8_BLOCK)
+    padded = F.pad(x, (0, groups * FP8_BLOCK - x.shape[1])).view(-1, FP8_BLOCK)
+    numbers, scales = quantize_rows(padded)
+    return numbers.view(len(x), -1)[:, : x.shape[1]].contiguous(), scales.view(len(x), groups)
+
+
+def rounded_groups(x: torch.Tensor) -> torch.Tensor:
+    """x `[T, K]` as `quantize_groups` rounds it, in fp32."""
+    numbers, scales = quantize_groups(x)
+    return numbers.float() * scales.repeat_interleave(FP8_BLOCK, 1)[:, : x.shape[1]]
+
+
+def quantize_blocks(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight `[out, in]` → e4m3 of the shape, and fp32 scales `[⌈out/128⌉, ⌈in/128⌉]`, of 128 by 128 numbers each."""
+    rows, columns = (-(-side // FP8_BLOCK) for side in weight.shape)
+    padded = F.pad(weight, (0, columns * FP8_BLOCK - weight.shape[1], 0, rows * FP8_BLOCK - weight.shape[0]))
+    blocks = padded.view(rows, FP8_BLOCK, columns, FP8_BLOCK).transpose(1, 2).reshape(rows * columns, -1)
+    numbers, scales = quantize_rows(blocks)
+    numbers = numbers.view(rows, columns, FP8_BLOCK, FP8_BLOCK).transpose(1, 2).reshape(padded.shape)
+    return numbers[: weight.shape[0], : weight.shape[1]].contiguous(), scales.view(rows, columns)
+
+
+def spread_blocks(scale: torch.Tensor, shape: tuple[int, int] | torch.Size) -> torch.Tensor:
+    """Scales `[⌈out/128⌉, ⌈in/128⌉]` to the shape `[out, in]` of their weight."""
+    return scale.repeat_interleave(FP8_BLOCK, 0)[: shape[0]].repeat_interleave(FP8_BLOCK, 1)[:, : shape[1]]
+
+
+def choose_experts(
+    logits: torch.Tensor, bias: torch.Tensor | None, rule: RouterRule
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `engine.kernels.triton_router.choose_experts`."""
+    wide = logits.float()
+    scores = wide.sigmoid() if rule.sigmoid else wide.softmax(-1)
+    ranked = scores if bias is None else scores + bias.float()
+    if rule.top_groups < rule.groups:
+        groups = ranked.view(len(ranked), rule.groups, -1)
+        best = groups.topk(2).values.sum(-1).topk(rule.top_groups).indices
+        kept = torch.zeros(groups.shape[:2], dtype=torch.bool).scatter(1, best, True)
+        ranked = groups.masked_fill(~kept[..., None], -torch.inf).flatten(1)
+    index = ranked.topk(rule.choices).indices
+    weights = scores.gather(1, index)
+    if rule.normalises:
+        weights = weights / (weights.sum(-1, keepdim=True) + rule.epsilon)
+    return index, weights * rule.scaling
 
 
 def saturate(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

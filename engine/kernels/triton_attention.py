@@ -3,17 +3,19 @@
 A program takes the queries of a few tokens of one sequence, with all query heads of one KV head packed as rows, and
 walks over the keys that they may see; so keys and values are read once for the whole group of heads. What it must move
 is thus the cache of the sequence, 2 · context · kv_heads · dim numbers, and at decoding it does 2 · group operations
-for each number, far below what a GPU can do in the time of reading it: reading is the limit. A decoding step of few
-sequences would leave most of the GPU idle; there the keys are split, and a second kernel puts the parts together
-(Dao et al., "Flash-Decoding", 2023; the softmax in pieces: Milakov and Gimelshein, "Online normalizer calculation",
-2018).
+for each number, far below what a GPU can do in the time of reading it: reading is the limit. Where a few long rows
+would leave most of the GPU idle their keys are cut into pieces (`engine.kernels.triton_pieces`), and a second kernel
+joins what these come to (Dao et al., "Flash-Decoding", 2023; the softmax in pieces: Milakov and Gimelshein, "Online
+normalizer calculation", 2018).
+
+For prompts computing is the limit: tiles of keys that all of a program's rows see are taken without a mask, and what
+scores are multiplied with is one factor, of powers of two, which are cheaper than those of e. Rows that decode have one
+loop, since a second takes registers for which fewer programs share a processor.
 
 Where values are the first numbers of keys (`LayerCache.is_latent`: 512 of 576 in DeepSeek-R1), a tile of these is
 loaded once and serves both products, and what is left of the keys is a tile of its own, so that 576 are not padded to
 1024. A group of 128 heads has sums of 128 · 512 numbers, as many as a processor has registers: there a program takes a
 part of the heads.
-
-Lengths are read from device memory and the grid depends on shapes alone, so that a captured graph stays right.
 """
 
 import torch
@@ -21,115 +23,121 @@ import triton
 import triton.language as tl
 
 from engine.device.kv_cache import LayerCache
-from engine.kernels.launch_shapes import SMALLEST_ROWS, LaunchShape, launch_key, launch_shape, smallest_rows
 from engine.kernels.launches import launch
+from engine.kernels.triton_pieces import JOIN, PIECE, Layout, Pieces, lay_out
 
-MAX_SPLITS = 64
-PROGRAMS = 4
-"""Programs for each processor: together they keep enough of the cache on its way to hide how long reading takes."""
 SMALLEST_WIDTH = 16
 """Fewer numbers than this a matrix unit does not sum up."""
-JOINED_WIDTH = 256
-"""Numbers of a row whose parts one program joins."""
-STEPS = ("table_stride", "num_seqs", "splits")
-LISTS = ("tables", "lens", "starts")
-"""What differs from step to step: numbers, and parts of lists, which begin anywhere. Triton would build a kernel for
-each kind of them, while requests wait."""
+JOINED_WIDTH, JOINED_NUMBERS = 256, 4096
+"""Numbers of a row that one program joins, and of all its rows, as far as registers go."""
+LOG2_E = 1.4426950408889634
+STEPS = ("table_stride",)
+LISTS = ("tables",)
+"""See `engine.kernels.triton_pieces.LISTS`."""
 
 
 @triton.jit
-def _sequence_of(starts, tile, num_seqs, TOKENS: tl.constexpr):
-    """The sequence that a tile of queries is of: the last whose tiles begin at or before it, or the first."""
-    low = 1
-    high = num_seqs
-    while low < high:
-        middle = (low + high) // 2
-        if tl.load(starts + middle) // TOKENS + middle <= tile:
-            low = middle + 1
-        else:
-            high = middle
-    return low - 1
+def _numbers(at, is_number, PADDED: tl.constexpr):
+    """A tile of keys or values; 0 where widths are padded."""
+    return tl.load(at, mask=is_number, other=0.0) if PADDED else tl.load(at)
 
 
 @triton.jit
 def _attend_to(
-    queries, rest, position, acc, biggest, total, keys_at, values_at, key, slot, is_key, scale, softcap, window,
+    queries, rest, position, acc, biggest, total, keys_at, values_at, key, high, slot, scale, softcap, window,
     DIM: tl.constexpr, V_DIM: tl.constexpr, DIM_PAD: tl.constexpr, V_DIM_PAD: tl.constexpr, REST_PAD: tl.constexpr,
-    SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr,
+    TOKENS: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Take a tile of keys, in `slot`s of one KV head, into the softmax of some rows: its sums, biggest score, total."""
+    """Take a tile of keys, in `slot`s of one KV head, into the softmax of some rows: its sums, biggest score, total.
+
+    Scores are powers of two: products times `scale`, or with SOFTCAP `softcap` times the tanh of half of that.
+    """
     v_dim = tl.arange(0, V_DIM_PAD)
     if REST_PAD:
-        values = tl.load(
-            keys_at + slot[:, None] * DIM + v_dim[None, :], mask=is_key[:, None] & (v_dim < V_DIM)[None, :], other=0.0
-        ).to(queries.dtype)
+        at = keys_at + slot[:, None] * DIM + v_dim[None, :]
+        values = _numbers(at, (v_dim < V_DIM)[None, :], V_DIM < V_DIM_PAD).to(queries.dtype)
         last = tl.arange(0, REST_PAD) + V_DIM
-        keys = tl.load(
-            keys_at + slot[None, :] * DIM + last[:, None], mask=is_key[None, :] & (last < DIM)[:, None], other=0.0
-        ).to(queries.dtype)
+        at = keys_at + slot[None, :] * DIM + last[:, None]
+        keys = _numbers(at, (last < DIM)[:, None], DIM - V_DIM < REST_PAD).to(queries.dtype)
         scores = tl.dot(queries, tl.trans(values), input_precision=PRECISION)
-        scores = tl.dot(rest, keys, scores, input_precision=PRECISION) * scale
+        scores = tl.dot(rest, keys, scores, input_precision=PRECISION)
     else:
         dim = tl.arange(0, DIM_PAD)
-        keys = tl.load(
-            keys_at + slot[None, :] * DIM + dim[:, None], mask=is_key[None, :] & (dim < DIM)[:, None], other=0.0
-        ).to(queries.dtype)
-        scores = tl.dot(queries, keys, input_precision=PRECISION) * scale
+        at = keys_at + slot[None, :] * DIM + dim[:, None]
+        keys = _numbers(at, (dim < DIM)[:, None], DIM < DIM_PAD).to(queries.dtype)
+        scores = tl.dot(queries, keys, input_precision=PRECISION)
+    factor = scale
     if SOFTCAP:
         # tanh by the logistic function, which both ends of the range leave finite.
-        scores = softcap * (2.0 * tl.sigmoid(2.0 * scores / softcap) - 1.0)
-    distance = position[:, None] - key[None, :]
-    seen = is_key[None, :] & (distance >= 0)
-    if WINDOW:
-        seen = seen & (distance < window)
-    # Powers of two are cheaper: exp(x) = 2 ** (x / ln 2).
-    scores = tl.where(seen, scores * 1.4426950408889634, float("-inf"))
-    new_biggest = tl.maximum(biggest, tl.max(scores, 1))
+        scores = 2.0 * tl.sigmoid(scores * scale) - 1.0
+        factor = softcap
+    if MASKED:
+        seen = (key < high)[None, :]
+        if TOKENS > 1:  # a row's only query sees all that its piece ends with
+            seen = seen & (position[:, None] >= key[None, :])
+        if WINDOW:
+            seen = seen & (position[:, None] - key[None, :] < window)
+        scores = tl.where(seen, scores, float("-inf"))
+    new_biggest = tl.maximum(biggest, tl.max(scores, 1) * factor)
     # A row that has seen nothing yet has no biggest score; any number will do.
     pivot = tl.where(new_biggest == float("-inf"), 0.0, new_biggest)
-    weights = tl.exp2(scores - pivot[:, None])
+    weights = tl.exp2(scores * factor - pivot[:, None])
     shrink = tl.exp2(biggest - pivot)
     total = total * shrink + tl.sum(weights, 1)
     if not REST_PAD:
-        values = tl.load(
-            values_at + slot[:, None] * V_DIM + v_dim[None, :], mask=is_key[:, None] & (v_dim < V_DIM)[None, :],
-            other=0.0,
-        ).to(queries.dtype)  # fmt: skip
+        at = values_at + slot[:, None] * V_DIM + v_dim[None, :]
+        values = _numbers(at, (v_dim < V_DIM)[None, :], V_DIM < V_DIM_PAD).to(queries.dtype)
     acc = acc * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
     return acc, new_biggest, total
 
 
+@triton.jit
+def _walk(
+    queries, rest, position, acc, biggest, total, keys_at, values_at, table, low, high, scale, softcap, window,
+    BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr, DIM_PAD: tl.constexpr,
+    V_DIM_PAD: tl.constexpr, REST_PAD: tl.constexpr, TOKENS: tl.constexpr, SOFTCAP: tl.constexpr,
+    WINDOW: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Take the keys from `low` to `high`; without MASKED these are whole tiles that every row sees."""
+    for base in range(low, high, TILE):
+        key = base + tl.arange(0, TILE)
+        # Behind the last key it is read again: a weight of zero would make no number of what else may be there.
+        real = tl.minimum(key, high - 1) if MASKED else key
+        block = tl.load(table + real // BLOCK_SIZE)
+        acc, biggest, total = _attend_to(
+            queries, rest, position, acc, biggest, total, keys_at, values_at, key, high,
+            block.to(tl.int64) * BLOCK_SIZE + real % BLOCK_SIZE, scale, softcap, window,
+            DIM, V_DIM, DIM_PAD, V_DIM_PAD, REST_PAD, TOKENS, SOFTCAP, WINDOW, PRECISION, MASKED,
+        )  # fmt: skip
+    return acc, biggest, total
+
+
 @triton.jit(do_not_specialize=STEPS, do_not_specialize_on_alignment=LISTS)
 def attend_kernel(
-    q, k_cache, v_cache, tables, lens, starts, out, part_acc, part_max, part_sum,
-    q_head_stride, q_token_stride, k_head_stride, v_head_stride, table_stride, num_seqs, num_heads,
-    scale, softcap, window, splits,
+    q, k_cache, v_cache, tables, pieces, out, part_acc, part_max, part_sum,
+    q_head_stride, q_token_stride, k_head_stride, v_head_stride, table_stride, num_heads, scale, softcap, window,
     GROUP: tl.constexpr, HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr,
     DIM_PAD: tl.constexpr, V_DIM_PAD: tl.constexpr, REST_PAD: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
-    TILE: tl.constexpr, SPLIT: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, ONE_QUERY: tl.constexpr,
-    PRECISION: tl.constexpr,
+    TILE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr, PIECE: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Grid (tiles of queries, KV heads times parts of HEADS heads of their groups, splits). See `paged_attention`.
+    """Grid (pieces, KV heads times parts of HEADS heads of their groups). See `paged_attention`.
 
-    DIM_PAD is the padded width of keys; with REST_PAD that of what keys have beside the values.
+    DIM_PAD is the padded width of keys; with REST_PAD that of what keys have beside the values. With WHOLE tiles that
+    all rows see are taken in a loop of their own.
     """
     PARTS: tl.constexpr = (GROUP + HEADS - 1) // HEADS
-    tile, kv_head, split = tl.program_id(0), tl.program_id(1) // PARTS, tl.program_id(2)
-    if ONE_QUERY:
-        sequence, start, query_len, first = tile, tile, 1, 0
-    else:
-        sequence = _sequence_of(starts, tile, num_seqs, TOKENS)
-        start = tl.load(starts + sequence)
-        query_len = tl.load(starts + sequence + 1) - start
-        first = (tile - (start // TOKENS + sequence)) * TOKENS
-        if tl.abs(first) >= query_len:  # below zero before a first sequence without queries
-            return
-    context = tl.load(lens + sequence)
+    piece, kv_head = pieces + tl.program_id(0) * PIECE, tl.program_id(1) // PARTS
+    sequence, start, num_queries, place = tl.load(piece), tl.load(piece + 1), tl.load(piece + 2), tl.load(piece + 3)
+    low, high, slot = tl.load(piece + 4), tl.load(piece + 5), tl.load(piece + 6)
+    if num_queries == 0:
+        return
     row = tl.arange(0, ROWS)
+    token = row // HEADS
     member = tl.program_id(1) % PARTS * HEADS + row % HEADS
-    token, head = first + row // HEADS, kv_head * GROUP + member
-    row_is_real = (row // HEADS < TOKENS) & (token < query_len) & (member < GROUP)
-    position = context - query_len + token
+    head = kv_head * GROUP + member
+    row_is_real = (token < num_queries) & (member < GROUP)
+    position = place + token
     v_dim = tl.arange(0, V_DIM_PAD)
     at = q + (head.to(tl.int64) * q_head_stride + (start + token).to(tl.int64) * q_token_stride)[:, None]
     if REST_PAD:
@@ -140,69 +148,69 @@ def attend_kernel(
         dim = tl.arange(0, DIM_PAD)
         queries = tl.load(at + dim[None, :], mask=row_is_real[:, None] & (dim < DIM)[None, :], other=0.0)
         rest = 0.0
-    num_keys = context - query_len + tl.minimum(first + TOKENS, query_len)
-    begin = 0
-    if WINDOW:
-        begin = tl.maximum(context - query_len + first - window + 1, 0) // TILE * TILE
-    per_split = tl.cdiv(num_keys - begin, TILE) * TILE
-    if SPLIT:
-        per_split = tl.cdiv(tl.cdiv(num_keys - begin, TILE), splits) * TILE
-    low = begin + split * per_split
-    high = tl.minimum(low + per_split, num_keys)
+    if (k_cache.dtype.element_ty == tl.float8e4nv) and (queries.dtype == tl.bfloat16):
+        # Numbers in e4m3 become fp16 two by two, bf16 one by one by way of fp32, which takes longer than reading them.
+        queries = tl.clamp(queries.to(tl.float32), -65504.0, 65504.0).to(tl.float16)
+        if REST_PAD:
+            rest = tl.clamp(rest.to(tl.float32), -65504.0, 65504.0).to(tl.float16)
     biggest, total = tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, V_DIM_PAD], tl.float32)
     keys_at = k_cache + kv_head.to(tl.int64) * k_head_stride
     values_at = v_cache + kv_head.to(tl.int64) * v_head_stride
-    for base in range(low, high, TILE):
-        key = base + tl.arange(0, TILE)
-        is_key = key < high
-        block = tl.load(tables + sequence.to(tl.int64) * table_stride + key // BLOCK_SIZE, mask=is_key, other=0)
-        acc, biggest, total = _attend_to(
-            queries, rest, position, acc, biggest, total, keys_at, values_at, key,
-            block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE, is_key, scale, softcap, window,
-            DIM, V_DIM, DIM_PAD, V_DIM_PAD, REST_PAD, SOFTCAP, WINDOW, PRECISION,
+    table = tables + sequence.to(tl.int64) * table_stride
+    if WHOLE:
+        whole = low + tl.maximum(tl.minimum(high, place + 1) - low, 0) // TILE * TILE
+        acc, biggest, total = _walk(
+            queries, rest, position, acc, biggest, total, keys_at, values_at, table, low, whole, scale, softcap, window,
+            BLOCK_SIZE, TILE, DIM, V_DIM, DIM_PAD, V_DIM_PAD, REST_PAD, TOKENS, SOFTCAP, WINDOW, PRECISION, False,
         )  # fmt: skip
-    out_row = (start + token).to(tl.int64) * num_heads + head
+        low = whole
+    acc, biggest, total = _walk(
+        queries, rest, position, acc, biggest, total, keys_at, values_at, table, low, high, scale, softcap, window,
+        BLOCK_SIZE, TILE, DIM, V_DIM, DIM_PAD, V_DIM_PAD, REST_PAD, TOKENS, SOFTCAP, WINDOW, PRECISION, True,
+    )  # fmt: skip
     is_out = row_is_real[:, None] & (v_dim < V_DIM)[None, :]
-    if not SPLIT:
+    if slot < 0:
         acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+        out_row = (start + token).to(tl.int64) * num_heads + head
         tl.store(out + out_row[:, None] * V_DIM + v_dim[None, :], acc.to(out.dtype.element_ty), mask=is_out)
     else:
-        part = out_row * splits + split
+        part = (slot.to(tl.int64) * TOKENS + token) * num_heads + head
         tl.store(part_acc + part[:, None] * V_DIM + v_dim[None, :], acc, mask=is_out)
         tl.store(part_max + part, biggest, mask=row_is_real)
         tl.store(part_sum + part, total, mask=row_is_real)
 
 
 @triton.jit
-def join_splits_kernel(
-    out, part_acc, part_max, part_sum, V_DIM: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr
-):
-    """Grid (tokens · heads, parts of WIDTH numbers). One row of the output from its parts."""
-    row = tl.program_id(0).to(tl.int64)
-    split = tl.arange(0, SPLITS)
-    dim = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    biggest = tl.load(part_max + row * SPLITS + split)
-    total = tl.load(part_sum + row * SPLITS + split)
-    largest = tl.max(biggest, 0)
-    weight = tl.where(total > 0.0, tl.exp2(biggest - tl.where(largest == float("-inf"), 0.0, largest)), 0.0)
-    places = (row * SPLITS + split)[:, None] * V_DIM + dim[None, :]
-    acc = tl.load(part_acc + places, mask=(dim < V_DIM)[None, :], other=0.0)
-    # Parts that saw no key were never summed up, and may hold anything.
-    joined = tl.sum(tl.where((weight > 0.0)[:, None], acc * weight[:, None], 0.0), 0)
-    whole = tl.sum(weight * total, 0)
-    joined = joined / tl.where(whole == 0.0, 1.0, whole)
-    tl.store(out + row * V_DIM + dim, joined.to(out.dtype.element_ty), mask=dim < V_DIM)
-
-
-def choose_splits(num_tiles: int, num_parts: int, max_context: int, num_processors: int) -> int:
-    """Parts of the keys for a step of decoding rows: enough programs for every processor, of 128 keys or more.
-
-    `num_parts` is how many programs the heads of a tile are dealt out to (`decoding_parts`).
-    """
-    wanted = PROGRAMS * num_processors // max(1, num_tiles * num_parts)
-    useful = triton.next_power_of_2(max_context // 128 + 1)
-    return max(1, min(MAX_SPLITS, triton.next_power_of_2(wanted + 1) // 2, useful))
+def join_kernel(
+    joins, out, part_acc, part_max, part_sum, num_heads, V_DIM: tl.constexpr, WIDTH: tl.constexpr,
+    TOKENS: tl.constexpr, TOKENS_PAD: tl.constexpr, PARTS: tl.constexpr, JOIN: tl.constexpr,
+):  # fmt: skip
+    """Grid (tiles that are cut, heads, parts of WIDTH numbers). A head's rows of a tile from their pieces."""
+    join, head = joins + tl.program_id(0) * JOIN, tl.program_id(1)
+    start, num_queries, slot, number = tl.load(join), tl.load(join + 1), tl.load(join + 2), tl.load(join + 3)
+    if number == 0:
+        return
+    token, dim = tl.arange(0, TOKENS_PAD), tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
+    biggest, total = tl.full([TOKENS_PAD], float("-inf"), tl.float32), tl.zeros([TOKENS_PAD], tl.float32)
+    acc = tl.zeros([TOKENS_PAD, WIDTH], tl.float32)
+    for base in range(0, number, PARTS):
+        part = base + tl.arange(0, PARTS)
+        is_row = (part < number)[:, None] & (token < num_queries)[None, :]
+        row = (((slot + part).to(tl.int64) * TOKENS)[:, None] + token[None, :]) * num_heads + head
+        bests = tl.load(part_max + row, mask=is_row, other=float("-inf"))
+        new_biggest = tl.maximum(biggest, tl.max(bests, 0))
+        pivot = tl.where(new_biggest == float("-inf"), 0.0, new_biggest)
+        weights, shrink = tl.exp2(bests - pivot[None, :]), tl.exp2(biggest - pivot)
+        is_number = is_row[:, :, None] & (dim < V_DIM)[None, None, :]
+        parts = tl.load(part_acc + row[:, :, None] * V_DIM + dim[None, None, :], mask=is_number, other=0.0)
+        acc = acc * shrink[:, None] + tl.sum(parts * weights[:, :, None], 0)
+        total = total * shrink + tl.sum(tl.load(part_sum + row, mask=is_row, other=0.0) * weights, 0)
+        biggest = new_biggest
+    acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+    out_row = (start + token).to(tl.int64) * num_heads + head
+    is_out = (token < num_queries)[:, None] & (dim < V_DIM)[None, :]
+    tl.store(out + out_row[:, None] * V_DIM + dim[None, :], acc.to(out.dtype.element_ty), mask=is_out)
 
 
 def padded(width: int) -> int:
@@ -210,70 +218,70 @@ def padded(width: int) -> int:
     return max(SMALLEST_WIDTH, int(triton.next_power_of_2(width)))
 
 
-def decoding_parts(heads: int, cache: LayerCache) -> int:
-    """Programs that the heads of a decoding row are dealt out to, before keys are split."""
-    kv_heads, group = cache.k.shape[0], heads // cache.k.shape[0]
-    return kv_heads * -(-group // min(group, _shape_for(cache, group, 1).rows))
+def layout_for(q: torch.Tensor, cache: LayerCache, *, num_seqs: int, max_query_len: int, num_processors: int) -> Layout:
+    """How a launch with q `[H, T, Dk]` of so many sequences is dealt out."""
+    kv_heads = cache.k.shape[0]
+    # What meets queries in fp32 is computed with as such.
+    kv_bytes = q.itemsize if q.dtype == torch.float32 else cache.k.itemsize
+    return lay_out(
+        cache.k.shape[2], q.shape[0] // kv_heads, kv_heads, is_latent=cache.is_latent, kv_bytes=kv_bytes,
+        num_tokens=q.shape[1], num_seqs=num_seqs, max_query_len=max_query_len, num_processors=num_processors,
+    )  # fmt: skip
 
 
-def _shape_for(cache: LayerCache, group: int, max_query_len: int) -> LaunchShape:
-    fewest = SMALLEST_ROWS if cache.is_latent else smallest_rows(group)
-    is_prompt = max_query_len > max(1, fewest // group)
-    return launch_shape(launch_key(cache.k.shape[2], group, is_prompt=is_prompt, is_latent=cache.is_latent))
+def join_constants(layout: Layout, v_dim: int) -> dict[str, int]:
+    """What the kernel that joins pieces is built for."""
+    tokens = int(triton.next_power_of_2(layout.tokens))
+    width = min(padded(v_dim), JOINED_WIDTH, JOINED_NUMBERS // tokens)
+    return {
+        "V_DIM": v_dim, "WIDTH": width, "TOKENS": layout.tokens, "TOKENS_PAD": tokens,
+        "PARTS": min(32, JOINED_NUMBERS // (width * tokens)), "JOIN": JOIN,
+    }  # fmt: skip
 
 
 def paged_attention(
     q: torch.Tensor,
     cache: LayerCache,
     tables: torch.Tensor,
-    lens: torch.Tensor,
-    starts: torch.Tensor,
+    pieces: Pieces,
     *,
     block_size: int,
     scaling: float,
     softcap: float | None = None,
     window: int | None = None,
-    max_query_len: int,
-    splits: int = 1,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attend with q `[H, T, Dk]` (any strides but the last) over the blocks of S sequences; returns `[T, H, Dv]`.
 
-    The cache is in q's dtype or in e4m3, contiguous; tables int32 `[S, blocks]`; lens int32 `[S]`, contexts with this
-    step's tokens; starts int32 `[S + 1]`, where each sequence's queries begin in T. A sequence without queries is
-    passed over; if the first has none, tokens before its beginning are left alone. `splits` above 1 is for steps whose
-    sequences have a query or few each. The result is written to `out`, contiguous, where one is given.
+    The cache is in q's dtype or in e4m3, contiguous; tables int32 `[S, blocks]`; pieces are what `cut` makes of the
+    sequences for this window, in the layout of q and cache. Tokens of no sequence are left alone. The result is written
+    to `out`, contiguous, where one is given.
     """
     num_heads, num_tokens, dim = q.shape
-    num_kv_heads, v_dim = cache.k.shape[0], cache.v.shape[2]
-    group, num_seqs = num_heads // num_kv_heads, lens.shape[0]
-    shape = _shape_for(cache, group, max_query_len)
-    at_once = min(group, shape.rows)
-    tokens = shape.rows // at_once
+    layout, v_dim = pieces.layout, cache.v.shape[2]
     if out is None:
         out = torch.empty(num_tokens, num_heads, v_dim, dtype=q.dtype, device=q.device)
-    parts = (num_tokens, num_heads, splits)
-    part_acc = part_max = part_sum = out
-    if splits > 1:
-        part_acc = torch.empty(*parts, v_dim, dtype=torch.float32, device=q.device)
-        part_max, part_sum = (torch.empty(parts, dtype=torch.float32, device=q.device) for _ in range(2))
-    one_query = max_query_len == 1 and num_tokens == num_seqs
-    grid = (num_seqs if one_query else num_tokens // tokens + num_seqs, num_kv_heads * -(-group // at_once), splits)
+    rows = (layout.most_slots * layout.tokens, num_heads)
+    part_acc = torch.empty(*rows, v_dim, dtype=torch.float32, device=q.device)
+    # Each by itself, so that both are aligned, whatever the number of heads.
+    part_max, part_sum = (torch.empty(rows, dtype=torch.float32, device=q.device) for _ in range(2))
+    factor, cap = (scaling * LOG2_E, 1.0) if softcap is None else (2 * scaling / softcap, softcap * LOG2_E)
     launch(
-        attend_kernel, grid,
-        q, cache.k, cache.v, tables, lens, starts, out, part_acc, part_max, part_sum,
-        q.stride(0), q.stride(1), cache.k.stride(0), cache.v.stride(0), tables.stride(0), num_seqs, num_heads,
-        scaling, softcap or 1.0, window or 0, splits,
-        GROUP=group, HEADS=at_once, BLOCK_SIZE=block_size, DIM=dim, V_DIM=v_dim, DIM_PAD=padded(dim),
-        V_DIM_PAD=padded(v_dim), REST_PAD=padded(dim - v_dim) if cache.is_latent else 0, ROWS=shape.rows,
-        TOKENS=tokens, TILE=shape.tile, SPLIT=splits > 1, SOFTCAP=softcap is not None, WINDOW=window is not None,
-        ONE_QUERY=one_query, PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-        num_warps=shape.num_warps, num_stages=shape.num_stages,
+        attend_kernel, (layout.most_pieces, layout.parts),
+        q, cache.k, cache.v, tables, pieces.pieces, out, part_acc, part_max, part_sum,
+        q.stride(0), q.stride(1), cache.k.stride(0), cache.v.stride(0), tables.stride(0), num_heads,
+        factor, cap, window or 0,
+        GROUP=num_heads // cache.k.shape[0], HEADS=layout.heads, BLOCK_SIZE=block_size, DIM=dim, V_DIM=v_dim,
+        DIM_PAD=padded(dim), V_DIM_PAD=padded(v_dim), REST_PAD=padded(dim - v_dim) if cache.is_latent else 0,
+        ROWS=layout.shape.rows, TOKENS=layout.tokens, TILE=layout.shape.tile, SOFTCAP=softcap is not None,
+        WINDOW=window is not None, PRECISION="ieee" if q.dtype == torch.float32 else "tf32", PIECE=PIECE,
+        WHOLE=not layout.one_query and window is None,
+        num_warps=layout.shape.num_warps, num_stages=layout.shape.num_stages,
     )  # fmt: skip
-    if splits > 1:
-        width = min(padded(v_dim), JOINED_WIDTH)
+    if layout.most_joins:
+        constants = join_constants(layout, v_dim)
         launch(
-            join_splits_kernel, (num_tokens * num_heads, padded(v_dim) // width),
-            out, part_acc, part_max, part_sum, V_DIM=v_dim, WIDTH=width, SPLITS=splits, num_warps=4,
+            join_kernel, (layout.most_joins, num_heads, padded(v_dim) // constants["WIDTH"]),
+            pieces.joins, out, part_acc, part_max, part_sum, num_heads, **constants, num_warps=4,
         )  # fmt: skip
     return out

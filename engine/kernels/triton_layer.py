@@ -77,13 +77,8 @@ def warps(width: int) -> int:
 
 
 @triton.jit
-def activate_mul_kernel(gate_up, out, dim, GELU: tl.constexpr, TILE: tl.constexpr):
-    """Grid (rows, tiles). See `activate_mul`."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    real = column < dim
-    gate = tl.load(gate_up + row * 2 * dim + column, mask=real, other=0.0)
-    up = tl.load(gate_up + row * 2 * dim + dim + column, mask=real, other=0.0)
+def activated(gate, up, GELU: tl.constexpr):
+    """`activation(gate) · up`, in their dtype."""
     value = gate.to(tl.float32)
     if GELU:
         inner = 0.7978845608028654 * (value + 0.044715 * value * value * value)
@@ -91,8 +86,18 @@ def activate_mul_kernel(gate_up, out, dim, GELU: tl.constexpr, TILE: tl.constexp
     else:
         value = value * tl.sigmoid(value)
     # Rounded before the product, as the two operations are when they are apart.
-    product = value.to(gate.dtype).to(tl.float32) * up.to(tl.float32)
-    tl.store(out + row * dim + column, product.to(gate.dtype), mask=real)
+    return (value.to(gate.dtype).to(tl.float32) * up.to(tl.float32)).to(gate.dtype)
+
+
+@triton.jit
+def activate_mul_kernel(gate_up, out, dim, GELU: tl.constexpr, TILE: tl.constexpr):
+    """Grid (rows, tiles). See `activate_mul`."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    real = column < dim
+    gate = tl.load(gate_up + row * 2 * dim + column, mask=real, other=0.0)
+    up = tl.load(gate_up + row * 2 * dim + dim + column, mask=real, other=0.0)
+    tl.store(out + row * dim + column, activated(gate, up, GELU), mask=real)
 
 
 def activate_mul(gate_up: torch.Tensor, activation: str) -> torch.Tensor:

@@ -5,6 +5,8 @@ GPU's caches. One row is multiplied by plain arithmetic, whose loads go to regis
 which take sixteen at once anyway.
 """
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -15,7 +17,9 @@ MOST_ROWS = 16
 ONE_ROW_SHAPES = ((8, 512, 4), (4, 1024, 4), (8, 1024, 8), (4, 512, 2))
 """Outputs that a program takes, numbers of each that it reads at once, warps. None was best for all sizes."""
 FEW_ROWS_SHAPES = ((64, 128, 4),)
-STAGES = 6
+STAGES, FEWER_STAGES = 6, 5
+SMALLER = ((8, 6), (8, 9), (12, 0))
+"""Capabilities whose blocks have 99 KiB of shared memory at most, which six stages do not fit into."""
 
 
 @triton.jit
@@ -70,8 +74,18 @@ def shapes_for(rows: int) -> tuple[tuple[int, int, int], ...]:
     return ONE_ROW_SHAPES if rows == 1 else FEW_ROWS_SHAPES
 
 
+def stages_for(capability: tuple[int, int]) -> int:
+    """How many tiles are on their way at once, for products of several rows."""
+    return FEWER_STAGES if capability in SMALLER else STAGES
+
+
+@functools.cache
+def _stages(device: torch.device) -> int:
+    return stages_for(torch.cuda.get_device_capability(device)) if device.type == "cuda" else STAGES
+
+
 def small_product(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shape: tuple[int, int, int]
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shape: tuple[int, ...]
 ) -> torch.Tensor:
     """x `[R, K]` with weight `[N, K]` and bias `[N]`: `[R, N]`. R up to `MOST_ROWS`; contiguous, of one dtype.
 
@@ -91,6 +105,6 @@ def small_product(
         precision = "ieee" if x.dtype == torch.float32 else "tf32"
         launch(
             few_rows_kernel, grid, x, weight, added, out, rows, num_outputs, width,
-            ROWS=MOST_ROWS, PRECISION=precision, num_stages=STAGES, **options,
+            ROWS=MOST_ROWS, PRECISION=precision, num_stages=_stages(x.device), **options,
         )  # fmt: skip
     return out

@@ -105,6 +105,9 @@ class EmptyModel:
     def wake(self) -> None:
         """Nor to bring back."""
 
+    def close(self) -> None:
+        """Nothing runs beside it."""
+
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """Nothing holds anything."""
 

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from engine.device.ranks import Ranks
+
 
 @dataclass(frozen=True, slots=True)
 class LookAt:
@@ -46,9 +48,10 @@ def looking(looks: list[LookAt]) -> Iterator[None]:
 class CrossAttention(nn.Module):
     """Stands in the place of transformers' module, with its parameters under names that no surgery merges."""
 
-    def __init__(self, attention: Any, number: int) -> None:
-        """`number` counts the model's layers of cross attention."""
+    def __init__(self, attention: Any, number: int, ranks: Ranks | None = None) -> None:
+        """`number` counts the model's layers of cross attention. Of `ranks` the first alone has what is looked at."""
         super().__init__()
+        self._ranks = ranks
         self.number = number
         self.heads: int = attention.num_heads
         self.kv_heads: int = attention.num_key_value_heads
@@ -70,6 +73,13 @@ class CrossAttention(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
         """hidden_states `[1, T, hidden]`; what is added to them."""
+        if self._ranks is None:
+            return self._attend(hidden_states), None
+        output = self._attend(hidden_states) if self._ranks.leads else torch.empty_like(hidden_states)
+        self._ranks.share(output)
+        return output, None
+
+    def _attend(self, hidden_states: torch.Tensor) -> torch.Tensor:
         assert _step.looks is not None, "a layer of cross attention is skipped where nobody looks at an image"
         tokens = hidden_states.shape[1]
         queries = self.query_norm(self.query(hidden_states).view(tokens, self.heads, -1)).transpose(0, 1)
@@ -82,15 +92,15 @@ class CrossAttention(nn.Module):
             packed = asked.reshape(1, self.kv_heads, -1, asked.shape[2])
             seen = F.scaled_dot_product_attention(packed, keys[None], values[None], scale=self.scaling)
             found[:, look.tokens] = seen.view(asked.shape)
-        return self.output(found.transpose(0, 1).reshape(1, tokens, -1)), None
+        return torch.as_tensor(self.output(found.transpose(0, 1).reshape(1, tokens, -1)).contiguous())
 
 
-def replace_cross_attention(model: Any) -> list[CrossAttention]:
+def replace_cross_attention(model: Any, ranks: Ranks | None) -> list[CrossAttention]:
     """Put ours in the place of each layer's cross attention, for good; in the order of the layers."""
     found: list[CrossAttention] = []
     for layer in model.get_decoder().layers:
         if hasattr(layer, "cross_attn"):
-            layer.cross_attn = CrossAttention(layer.cross_attn, len(found))
+            layer.cross_attn = CrossAttention(layer.cross_attn, len(found), ranks)
             found.append(layer.cross_attn)
     return found
 

@@ -1,7 +1,9 @@
 """Linears in FP8: weights in e4m3 with a scale for each output, activations with a scale for each token.
 
-Both are found from the numbers themselves, the second anew in every step. On CUDA the product is `torch._scaled_mm`'s;
-elsewhere plain torch computes the same, slowly. docs/models.md says what it costs in accuracy.
+Both are found from the numbers themselves, the second anew in every step. On CUDA the product is `torch._scaled_mm`'s,
+or for a few rows our own where that is faster; elsewhere plain torch computes the same, slowly. docs/models.md says
+what it costs in accuracy. The experts of mixtures become `Fp8Experts`, which have finer scales, as `BlockFp8Linear`s of
+checkpoints have.
 """
 
 from collections.abc import Iterator
@@ -13,12 +15,15 @@ from torch import nn
 
 from engine.errors import ModelLoadError
 from engine.kernels.reference import quantize_rows
+from engine.models.experts import Fp8Experts, activation_of, expert_places
+from engine.models.fp8_blocks import BlockFp8Linear
 from engine.models.fp8_offsets import InputMeans, offset
 from engine.sizing.shape import FP8_MULTIPLE
 
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 EXPANSION = "kv_b_proj"
 """What makes keys and values of latents: no linear any more where attention is on the latents themselves."""
+MOST_ROWS = 16
+"""Of a product that may be ours (`engine.models.small_products`)."""
 CHECK_ROWS = 32
 CHECK_TOLERANCE = 0.02
 """Of the spread of the outputs, on average: bf16 rounds by 0.2 %, and sums may be kept short."""
@@ -38,6 +43,13 @@ class Fp8Linear(nn.Module):
         self._adds_bias = True
         """Whether the product itself adds a bias, as far as is known."""
         self.rounds_rows = True
+        self.few_rows: dict[int, tuple[int, ...] | None] = {}
+        """For one row and (8) for up to 16: the launch shape of our own product, None for cuBLAS's."""
+
+    @property
+    def numerics(self) -> str:
+        """What may change the last bits of a product: it was measured, so the next start may choose otherwise."""
+        return f"{self.in_features}x{self.out_features} in FP8:{self.few_rows}" if self.few_rows else ""
 
     @classmethod
     def quantized(cls, weight: torch.Tensor, bias: torch.Tensor | None) -> "Fp8Linear":
@@ -51,7 +63,13 @@ class Fp8Linear(nn.Module):
         if not self.rounds_rows:
             weight = self.weight.to(rows.dtype) * self.scale[:, None].to(rows.dtype)
             return nn.functional.linear(x, weight, None if self.bias is None else self.bias.to(rows.dtype))
-        product = self._product_on_cuda(rows) if rows.is_cuda else self.plain_product(rows)
+        shape = self.few_rows.get(1 if len(rows) == 1 else 8) if 1 <= len(rows) <= MOST_ROWS else None
+        if shape is not None:
+            from engine.kernels import triton_fp8  # an installation for CPUs has no triton
+
+            product = triton_fp8.few_rows_product(rows.contiguous(), self.weight, self.scale, self.bias, shape)
+        else:
+            product = self._product_on_cuda(rows) if rows.is_cuda else self.plain_product(rows)
         return product.view(*x.shape[:-1], self.out_features)
 
     def plain_product(self, rows: torch.Tensor) -> torch.Tensor:
@@ -95,14 +113,14 @@ def whole_rows(model: nn.Module) -> Iterator[None]:
 
     Rounding makes much of little: where a number falls on the other side of a step of e4m3, it moves by a sixteenth.
     """
-    linears = [module for module in model.modules() if isinstance(module, Fp8Linear)]
-    for linear in linears:
-        linear.rounds_rows = False
+    rounding = [module for module in model.modules() if isinstance(module, Fp8Linear | BlockFp8Linear | Fp8Experts)]
+    for module in rounding:
+        module.rounds_rows = False
     try:
         yield
     finally:
-        for linear in linears:
-            linear.rounds_rows = True
+        for module in rounding:
+            module.rounds_rows = True
 
 
 @torch.inference_mode()
@@ -114,8 +132,7 @@ def quantize_linears(decoder: nn.Module, means: InputMeans) -> int:
     linear whose sides are not multiples of 16. One that is in `means` gets a bias that takes off what rounding adds to
     its outputs on average.
     """
-    layers = getattr(decoder, "layers", None)
-    last = set(layers[-1].modules()) if isinstance(layers, nn.ModuleList) and len(layers) > 1 else set()
+    last = _last_layer(decoder)
     found = [
         (parent, name)
         for parent in decoder.modules()
@@ -134,33 +151,73 @@ def quantize_linears(decoder: nn.Module, means: InputMeans) -> int:
     return len(found)
 
 
+@torch.inference_mode()
+def quantize_experts(decoder: nn.Module) -> int:
+    """Put `Fp8Experts` in the place of the experts of all layers but the last, for good; how many layers.
+
+    Raises ModelLoadError for experts of another form, which FP8 is not computed in.
+    """
+    last = _last_layer(decoder)
+    found = [(parent, name) for parent, name in expert_places(decoder) if parent not in last]
+    for parent, name in found:
+        experts: Any = getattr(parent, name)
+        activation = activation_of(experts)
+        if activation is None:
+            raise ModelLoadError(
+                f"its experts ({type(experts).__name__}) are of a form that FP8 is not computed in",
+                hint="quantization: none serves it if the weights are there unquantised.",
+            )
+        setattr(parent, name, Fp8Experts.quantized(experts.gate_up_proj, experts.down_proj, activation))
+    return len(found)
+
+
+def _last_layer(decoder: nn.Module) -> set[nn.Module]:
+    """The modules of a decoder's last layer, if it has several."""
+    layers = getattr(decoder, "layers", None)
+    return set(layers[-1].modules()) if isinstance(layers, nn.ModuleList) and len(layers) > 1 else set()
+
+
 def fits(weight: torch.Tensor) -> bool:
     """Whether a weight `[out, in]` can be that of an `Fp8Linear`."""
     return weight.dim() == 2 and all(side % FP8_MULTIPLE == 0 for side in weight.shape)
 
 
-def refuse_experts(text_config: object) -> None:
-    """Raise ModelLoadError for a mixture of experts, whose experts are no linears."""
-    if any((getattr(text_config, name, None) or 0) > 1 for name in _EXPERTS):
-        raise ModelLoadError(
-            f"{getattr(text_config, 'model_type', 'it')} has experts, and FP8 serves dense models only",
-            hint="quantization: none serves it if the weights are there unquantised.",
-        )
-
-
 @torch.inference_mode()
 def check_products(decoder: nn.Module) -> None:
-    """Raise ModelLoadError if this device and torch get the product of the first `Fp8Linear` wrong."""
-    linear = next((module for module in decoder.modules() if isinstance(module, Fp8Linear)), None)
+    """Raise ModelLoadError if this device and torch get the products of the first FP8 linear or experts wrong."""
+    for product in (_linear_error(decoder), _experts_error(decoder)):
+        if product is not None and not product <= CHECK_TOLERANCE:
+            raise ModelLoadError(
+                f"FP8 products on this GPU are off by {product:.3g} of their spread",
+                hint="quantization: none computes without them.",
+            )
+
+
+def _linear_error(decoder: nn.Module) -> float | None:
+    linear = next((module for module in decoder.modules() if isinstance(module, Fp8Linear | BlockFp8Linear)), None)
     if linear is None or not linear.weight.is_cuda:
-        return
-    generator = torch.Generator(linear.weight.device).manual_seed(0)
-    rows = torch.randn(CHECK_ROWS, linear.in_features, generator=generator, device=linear.weight.device)
-    rows = rows.bfloat16()
-    wanted = linear.plain_product(rows).float()
-    error = float((linear(rows).float() - wanted).abs().mean() / wanted.std().clamp(min=1e-12))
-    if not error <= CHECK_TOLERANCE:
-        raise ModelLoadError(
-            f"FP8 products on this GPU are off by {error:.3g} of their spread",
-            hint="quantization: none computes without them.",
-        )
+        return None
+    rows = _check_rows(linear.in_features, linear.weight.device)
+    return spread_error(linear(rows), linear.plain_product(rows))
+
+
+def _experts_error(decoder: nn.Module) -> float | None:
+    experts = next((module for module in decoder.modules() if isinstance(module, Fp8Experts)), None)
+    if experts is None or not experts.down_proj.is_cuda:
+        return None
+    num_experts, hidden, _ = experts.down_proj.shape
+    rows = _check_rows(hidden, experts.down_proj.device)
+    choices = (torch.arange(2 * CHECK_ROWS, device=rows.device) % num_experts).view(CHECK_ROWS, 2)
+    weights = torch.ones(CHECK_ROWS, 2, device=rows.device)
+    return spread_error(experts(rows, choices, weights), experts.plain_product(rows, choices, weights))
+
+
+def _check_rows(width: int, device: torch.device) -> torch.Tensor:
+    generator = torch.Generator(device).manual_seed(0)
+    return torch.randn(CHECK_ROWS, width, generator=generator, device=device).bfloat16()
+
+
+def spread_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """On average, of the spread of what is wanted."""
+    wanted = wanted.float()
+    return float((found.float() - wanted).abs().mean() / wanted.std().clamp(min=1e-12))

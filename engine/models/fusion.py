@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from engine.device.ranks import Ranks
 from engine.models.fp8 import Fp8Linear
+from engine.models.fp8_blocks import BlockFp8Linear
 from engine.models.load_check import moved
 from engine.models.quantized import QuantizedLinear
 
@@ -20,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 MERGES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Linears of one parent that read the same input."""
-
+MERGEABLE = (nn.Linear, Fp8Linear, BlockFp8Linear, QuantizedLinear)
+"""Of what kind they are: all of the same."""
 
 Undo = list[Callable[[], None]]
 """How to take back what was changed, in the order it was done."""
@@ -33,7 +36,7 @@ class MergedLinear(nn.Module):
     """
 
     def __init__(self, linears: list[Any]) -> None:
-        """Of `nn.Linear`s, `QuantizedLinear`s, or `Fp8Linear`s, whose scales by output stay as they are."""
+        """Of `nn.Linear`s, `QuantizedLinear`s, or linears in FP8, whose scales stay as they are."""
         super().__init__()
         self.sizes = [linear.out_features for linear in linears]
         self.linear = _merged(linears)
@@ -62,8 +65,8 @@ def _merged(linears: list[Any]) -> nn.Module:
         return QuantizedLinear.joined(linears)
     names = [name for name in ("weight", "scale", "bias") if getattr(first, name, None) is not None]
     whole = {name: _joined([getattr(linear, name) for linear in linears]) for name in names}
-    if isinstance(first, Fp8Linear):
-        return Fp8Linear(whole["weight"], whole["scale"], whole.get("bias"))
+    if isinstance(first, Fp8Linear | BlockFp8Linear):
+        return type(first)(whole["weight"], whole["scale"], whole.get("bias"))
     outputs = sum(linear.out_features for linear in linears)
     merged = nn.Linear(first.in_features, outputs, bias="bias" in whole, device="meta")
     for name, tensor in whole.items():
@@ -159,21 +162,33 @@ def apply_checked(
     check: Callable[[], torch.Tensor],
     *,
     tolerance: float,
+    ranks: Ranks | None = None,
 ) -> tuple[int | None, torch.Tensor]:
     """Make a change to a model if it leaves the logits that `check` computes where they were `before`.
 
     Returns how many places were changed, and the logits now. The number is None if they moved by more than `tolerance`
-    of their spread on average (`moved`); then the model is as it was.
+    of their spread on average (`moved`); then the model is as it was. All `ranks` do the same; what one of them alone
+    cannot compute is raised.
     """
+    agree = bool if ranks is None else ranks.every
     undo: Undo = []
     try:
-        count = change(undo)
-        after = check() if count else before
-        error = moved(after, before)
+        count: int | None = change(undo)
     except Exception:  # a module of another shape than its names promise; without the change it works
-        logger.warning("%s switched off: the model does not run with them", name, exc_info=True)
-        error = float("inf")
-    if error <= tolerance:
+        logger.warning("%s switched off: the model does not have the shape for them", name, exc_info=True)
+        count = None
+    if agree(count == 0):
+        return 0, before
+    after, error = before, float("inf")
+    if agree(count is not None):
+        try:
+            after = check()
+            error = moved(after, before)
+        except Exception as failure:
+            if ranks is not None and isinstance(failure, RuntimeError):
+                raise  # of memory, or of a kernel: the others wait in the middle of their forward passes
+            logger.warning("%s switched off: the model does not run with them", name, exc_info=True)
+    if agree(error <= tolerance):
         return count, after
     for revert in reversed(undo):
         revert()
@@ -213,7 +228,7 @@ def merge_linears(model: nn.Module, undo: Undo) -> int:
     for parent in list(model.modules()):
         for names in MERGES:
             children = [getattr(parent, name, None) for name in names]
-            linears = [child for child in children if type(child) in (nn.Linear, Fp8Linear, QuantizedLinear)]
+            linears = [child for child in children if type(child) in MERGEABLE]
             if len(linears) == len(names) and _mergeable(linears):
                 merged = MergedLinear(linears)
                 replace_child(parent, names[0], merged, undo)
@@ -231,7 +246,7 @@ def _mergeable(linears: list[Any]) -> bool:
         and (isinstance(linear, QuantizedLinear) or linear.weight.dtype == first.weight.dtype)
         and (linear.bias is None) == (first.bias is None)
         for linear in linears
-    )
+    ) and all(linear.ends_with_a_block for linear in linears[:-1] if isinstance(linear, BlockFp8Linear))
 
 
 def fuse_norms(model: nn.Module, undo: Undo) -> int:

@@ -24,17 +24,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.device.ranks import Ranks
 from engine.models.fp8 import EXPANSION, Fp8Linear, whole_rows
+from engine.models.fp8_blocks import BlockFp8Linear
 from engine.models.fusion import Undo, apply_checked, replace_child
 from engine.models.load_check import CHECK_TOKENS, FOREIGN
 from engine.models.loader import LoadedModel
 from engine.models.quantized import QuantizedLinear
 from engine.models.sample import attending_by
+from engine.models.split import RowParallel
 from engine.models.surgery import tolerance_of
 
 logger = logging.getLogger(__name__)
 
-LINEARS = (nn.Linear, Fp8Linear, QuantizedLinear)
+LINEARS = (nn.Linear, Fp8Linear, BlockFp8Linear, QuantizedLinear, RowParallel)
 
 
 class LatentExpansion(nn.Module):
@@ -89,10 +92,10 @@ class LatentOutput(nn.Module):
         return torch.as_tensor(self.linear(values.reshape(*x.shape[:-1], -1)))
 
 
-def attend_on_latents(loaded: LoadedModel) -> list[str]:
+def attend_on_latents(loaded: LoadedModel, ranks: Ranks | None = None) -> list[str]:
     """Have a model's attention done on latents, where it has them and its outputs stay where they were.
 
-    To be called before its layers are probed. Returns what the operator should know of it.
+    To be called before its layers are probed, by all `ranks`. Returns what the operator should know of it.
     """
     model: Any = loaded.model
     if getattr(loaded.text_config, "kv_lora_rank", None) is None:
@@ -111,7 +114,7 @@ def attend_on_latents(loaded: LoadedModel) -> list[str]:
                 before = outcome()
             except FOREIGN:
                 return []  # what its layers are probed with, which comes next, says so
-            count, _ = apply_checked(name, change, before, outcome, tolerance=tolerance)
+            count, _ = apply_checked(name, change, before, outcome, tolerance=tolerance, ranks=ranks)
     if count:
         logger.info("%d layers attend on latents", count)
         return []

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from engine.kernels.reference import ACTIVATIONS
 from engine.models.fusion import FusedRMSNorm, MergedLinear, Undo
 
 PRE_NORM = frozenset(
@@ -28,7 +29,6 @@ PRE_NORM = frozenset(
 )
 SANDWICH = frozenset({"Gemma2DecoderLayer", "Gemma3DecoderLayer"})
 """With norms on both sides of attention and MLP."""
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,17 +12,28 @@ import torch
 
 from engine.cache import Progress
 from engine.config import EngineConfig
-from engine.device.device import available_memory, check_fp8, select_dtype
+from engine.device.device import check_fp8, select_dtype
+from engine.device.ranks import Ranks
 from engine.errors import HeadraceError, ModelLoadError
 from engine.kernels import cpu_quantized
-from engine.models.fp8 import Fp8Linear, check_products, quantize_linears, refuse_experts
-from engine.models.fp8_checkpoint import Fp8Files, Fp8Layout, fill, read_layout
+from engine.models.building import (
+    Order,
+    attention_of,
+    auto_class,
+    check_heads,
+    check_memory,
+    count_parameters,
+    empty_model,
+)
+from engine.models.fp8 import Fp8Linear, check_products, quantize_experts, quantize_linears
+from engine.models.fp8_blocks import BlockFp8Linear
+from engine.models.fp8_checkpoint import Fp8Layout, read_layout
 from engine.models.fp8_offsets import input_means
+from engine.models.parts import load_parts
 from engine.models.quantized import QuantizedEmbedding, QuantizedLinear, fill_quantized, quantized_bytes
-from engine.weights.checkpoint import weight_files, weights_size
+from engine.weights.checkpoint import weights_size
 from engine.weights.gguf_file import GGUFFile
-from engine.weights.random_model import SEED_FILE
-from engine.weights.sources import ResolvedModel, resolve
+from engine.weights.sources import resolve
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -31,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_SAID = 64
 """Entries of a generation_config.json that are passed on; real ones have a dozen."""
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,39 +66,36 @@ class LoadedModel:
     """How many linears compute in FP8."""
 
 
-def load(config: EngineConfig, device: torch.device, attention_name: str, progress: Progress) -> LoadedModel:
+def load(
+    config: EngineConfig, device: torch.device, attention_name: str, progress: Progress, ranks: Ranks | None = None
+) -> LoadedModel:
     """Resolve the source of `config`, and build the model on `device` with the attention of that name.
 
-    `attention_name` must be registered with transformers before. Raises `ModelLoadError` with a hint.
+    `attention_name` must be registered with transformers before. Of `ranks` each gets its part of the model. Raises
+    `ModelLoadError` with a hint, and ConfigError for ranks that do not divide the model.
     """
     converted_dtype = select_dtype(config.dtype, torch.bfloat16, device)
     resolved = resolve(
         config.source,
         config.revision,
         progress=progress,
-        check_size=lambda num_weights: _check_memory(num_weights * converted_dtype.itemsize, device),
+        check_size=lambda num_weights: check_memory(
+            num_weights * converted_dtype.itemsize // config.tensor_parallel, device
+        ),
         converts=not _keeps_quantized(config, device, converted_dtype),
     )
     progress("reading the configuration", None)
     hush_transformers()
     try:
         hf_config = _read_config(resolved.directory)
+        check_heads(hf_config)
         dtype = select_dtype(config.dtype, _checkpoint_dtype(hf_config), device)
         layout = _fp8_layout(config, hf_config, device)
+        order = Order(resolved, hf_config, device, dtype, attention_name, progress, ranks)
         if resolved.gguf is not None:
-            model = _load_quantized(resolved.gguf, resolved.directory, hf_config, attention_name, progress)
-        elif layout is not None:
-            progress("loading the weights", None)
-            keep = config.quantization != "none"
-            model = _load_fp8(resolved, hf_config, layout, device, dtype, attention_name, progress, keep=keep)
+            model = _load_quantized(order, resolved.gguf)
         else:
-            build = _build_random if resolved.kind == "random" else _load_weights
-            progress("loading the weights" if build is _load_weights else "drawing random weights", None)
-            with _weights_progress(progress):
-                model = build(resolved, hf_config, device, dtype, attention_name)
-            if config.quantization == "fp8":
-                progress("quantising the weights", None)
-                quantize_linears(model.get_decoder(), input_means(model, resolved.directory))
+            model = _load_layout(order, layout, config)
         check_products(model.get_decoder())
     except HeadraceError:
         raise
@@ -96,7 +103,24 @@ def load(config: EngineConfig, device: torch.device, attention_name: str, progre
         logger.debug("loading %s failed", config.source, exc_info=True)
         raise _explained(config, error) from error
     model.eval().requires_grad_(False)
-    return _describe(model, resolved.directory, hf_config)
+    return _describe(model, order)
+
+
+def _load_layout(order: Order, layout: Fp8Layout | None, config: EngineConfig) -> "PreTrainedModel":
+    """Load safetensors, or draw what is random."""
+    is_random = order.resolved.kind == "random"
+    order.progress("drawing random weights" if is_random else "loading the weights", None)
+    if is_random or layout is not None or order.ranks is not None:
+        keep = config.quantization != "none"
+        model = load_parts(order, layout, _checkpoint_dtype(order.config), keep=keep)
+    else:
+        with _weights_progress(order.progress):
+            model = _load_weights(order)
+    if layout is None and config.quantization == "fp8":
+        order.progress("quantising the weights", None)
+        quantize_linears(model.get_decoder(), input_means(model, order.resolved.directory))
+        quantize_experts(model.get_decoder())
+    return model
 
 
 def hush_transformers() -> None:
@@ -150,33 +174,15 @@ def _checkpoint_dtype(config: "PretrainedConfig") -> torch.dtype:
     return torch.float32
 
 
-def _attention_of(config: "PretrainedConfig", name: str) -> dict[str, str] | str:
-    """The attention of each part: ours for the language model, torch's own for towers, which attend in other ways.
-
-    transformers leaves the language model on its default where only `""` is named.
-    """
-    if not hasattr(config, "vision_config"):
-        return name
-    return {**dict.fromkeys(config.sub_configs, "sdpa"), "": name, "text_config": name}
-
-
-def _auto_class(config: "PretrainedConfig") -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
-    return AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
-
-
-def _load_weights(
-    resolved: ResolvedModel, config: "PretrainedConfig", device: torch.device, dtype: torch.dtype, attention_name: str
-) -> "PreTrainedModel":
-    stored = _checkpoint_dtype(config)
-    _check_memory(weights_size(resolved.directory) * dtype.itemsize // stored.itemsize, device)
-    model, report = _auto_class(config).from_pretrained(
-        resolved.directory,
-        config=config,
-        dtype=dtype,
-        attn_implementation=_attention_of(config, attention_name),
-        device_map=None if device.type == "cpu" else {"": device},
+def _load_weights(order: Order) -> "PreTrainedModel":
+    stored = _checkpoint_dtype(order.config)
+    check_memory(weights_size(order.resolved.directory) * order.dtype.itemsize // stored.itemsize, order.device)
+    model, report = auto_class(order.config).from_pretrained(
+        order.resolved.directory,
+        config=order.config,
+        dtype=order.dtype,
+        attn_implementation=attention_of(order.config, order.attention_name),
+        device_map=None if order.device.type == "cpu" else {"": order.device},
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
@@ -196,30 +202,24 @@ def _load_weights(
 def _keeps_quantized(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a GGUF file's weights stay as they are: on a CPU that computes in fp32, with a compiler for the kernels.
 
-    `fusion: false` asks for transformers' own products.
+    `fusion: false` asks for transformers' own products, and ranks have parts of what is unpacked.
     """
     return (
         device.type == "cpu"
         and dtype == torch.float32
         and config.quantization == "auto"
         and config.fusion
+        and config.tensor_parallel == 1
         and cpu_quantized.is_available()
     )
 
 
-def _load_quantized(
-    path: Path, directory: Path, config: "PretrainedConfig", attention_name: str, progress: Progress
-) -> "PreTrainedModel":
+def _load_quantized(order: Order, path: Path) -> "PreTrainedModel":
     """Build the model without parameters, then give it those of a GGUF file, in the fewest bits."""
-    from accelerate import init_empty_weights
-
     file = GGUFFile(path)
-    _check_memory(quantized_bytes(file), torch.device("cpu"))
-    with init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = _auto_class(config).from_config(
-            config, dtype=torch.float32, attn_implementation=attention_name, trust_remote_code=False
-        )
-    fill_quantized(model, file, directory, progress)
+    check_memory(quantized_bytes(file), order.device)
+    model = empty_model(order)
+    fill_quantized(model, file, order.resolved.directory, order.progress)
     return model
 
 
@@ -227,71 +227,15 @@ def _fp8_layout(config: EngineConfig, hf_config: "PretrainedConfig", device: tor
     """How the checkpoint is quantised, None if it is not. Raises ConfigError or ModelLoadError where it must not be."""
     quantization = getattr(hf_config, "quantization_config", None)
     layout = None if quantization is None else read_layout(quantization)
-    if layout is not None:
-        refuse_experts(hf_config.get_text_config())
-        if hasattr(hf_config, "vision_config"):
-            raise ModelLoadError("FP8 checkpoints of vision models are not read here")
+    if layout is not None and hasattr(hf_config, "vision_config"):
+        raise ModelLoadError("FP8 checkpoints of vision models are not read here")
     if config.quantization == "fp8" or (layout is not None and config.quantization == "auto"):
-        refuse_experts(hf_config.get_text_config())
         check_fp8("quantization", device)
     return layout
 
 
-def _load_fp8(
-    resolved: ResolvedModel,
-    config: "PretrainedConfig",
-    layout: Fp8Layout,
-    device: torch.device,
-    dtype: torch.dtype,
-    attention_name: str,
-    progress: Progress,
-    *,
-    keep: bool,
-) -> "PreTrainedModel":
-    """Build the model without parameters, then give it those of the checkpoint, one by one."""
-    from accelerate import init_empty_weights
-
-    _check_memory(weights_size(resolved.directory) * (1 if keep else dtype.itemsize), device)
-    del config.quantization_config
-    with init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = _auto_class(config).from_config(
-            config, dtype=dtype, attn_implementation=_attention_of(config, attention_name), trust_remote_code=False
-        )
-    files = Fp8Files(weight_files(resolved.directory), layout, device)
-    fill(model, files, dtype, keep=keep, told=lambda fraction: progress("loading the weights", fraction))
-    model.tie_weights()
-    return model.to(device)
-
-
 def _and_more(names: list[str]) -> str:
     return f" ({len(names) - 1} more such tensors)" if names[1:] else ""
-
-
-def _build_random(
-    resolved: ResolvedModel, config: "PretrainedConfig", device: torch.device, dtype: torch.dtype, attention_name: str
-) -> "PreTrainedModel":
-    """Draw the weights on the device itself, as the architecture initialises them, from a seed of their own."""
-    auto_class = _auto_class(config)
-    with torch.device("meta"):
-        skeleton = auto_class.from_config(config, dtype=dtype, trust_remote_code=False)
-    _check_memory(sum(parameter.nbytes for parameter in skeleton.parameters()), device)
-    seed = int((resolved.directory / SEED_FILE).read_text(encoding="utf-8"))
-    generators = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=generators), torch.device(device):
-        torch.manual_seed(seed)
-        return auto_class.from_config(
-            config, dtype=dtype, attn_implementation=_attention_of(config, attention_name), trust_remote_code=False
-        )
-
-
-def _check_memory(needed: int, device: torch.device) -> None:
-    available = available_memory(device)
-    if needed > available:
-        place = "GPU memory" if device.type == "cuda" else "memory"
-        raise ModelLoadError(
-            f"the weights need {needed / _GIB:.1f} GiB of {place}, and {available / _GIB:.1f} GiB are free",
-            hint="Choose a smaller model, or free some memory.",
-        )
 
 
 def _explained(config: EngineConfig, error: Exception) -> ModelLoadError:
@@ -312,13 +256,16 @@ def _explained(config: EngineConfig, error: Exception) -> ModelLoadError:
     return ModelLoadError(f"{config.name} cannot be loaded: {text}")
 
 
-def _describe(model: "PreTrainedModel", directory: Path, config: "PretrainedConfig") -> LoadedModel:
-    text_config = config.get_text_config()
+def _describe(model: "PreTrainedModel", order: Order) -> LoadedModel:
+    config, directory = order.config, order.resolved.directory
+    text_config = config.get_text_config() if order.ranks is None else model.get_decoder().config
     generation = _generation_config(directory)
     eos = generation.get("eos_token_id", getattr(text_config, "eos_token_id", None))
     if eos is None:
         eos = []
     weights_bytes, num_parameters = _size_of(model)
+    if order.ranks is not None:
+        weights_bytes, num_parameters = order.ranks.sum(weights_bytes), count_parameters(order)
     return LoadedModel(
         model=model,
         directory=directory,
@@ -331,7 +278,7 @@ def _describe(model: "PreTrainedModel", directory: Path, config: "PretrainedConf
         generation_defaults=_said_of_generation(generation),
         weights_bytes=weights_bytes,
         num_parameters=num_parameters,
-        fp8_linears=sum(isinstance(module, Fp8Linear) for module in model.modules()),
+        fp8_linears=sum(isinstance(module, Fp8Linear | BlockFp8Linear) for module in model.modules()),
     )
 
 

@@ -27,7 +27,7 @@ def read_sample(model: Any, directory: Path, attention: str, context: int = 0) -
         return
     decoder = model.get_decoder()
     with attending_by(decoder, attention):
-        vocab_size = model.get_input_embeddings().weight.shape[0]
+        vocab_size = int(model.config.get_text_config().vocab_size)
         longest = int(model.config.get_text_config().max_position_embeddings)
         for number, whole in enumerate(windows(directory / "tokenizer.json", vocab_size)):
             window = whole[:longest]

@@ -14,9 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from engine.device.ranks import Ranks
+from engine.device.timing import best_device_seconds, recorded
+from engine.kernels.triton_fp8 import FEW_ROWS_SHAPES, few_rows_product
 from engine.kernels.triton_linear import MOST_ROWS, shapes_for, small_product
 from engine.models.cuda_layer import CudaDecoderLayer
+from engine.models.fp8 import CHECK_TOLERANCE, Fp8Linear, spread_error
 from engine.models.fusion import Undo
+from engine.models.split import RowParallel, VocabHead
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +30,11 @@ GAIN = 0.98
 READ_BYTES = 2**28
 """Weights that are read in one timed round: well above what a GPU's caches hold."""
 LAUNCHES, ROUNDS = 12, 3
-Shape = tuple[int, int, int]
+Size = tuple[int, int, bool]
+"""Outputs, inputs, and whether in FP8."""
+Shape = tuple[int, ...]
 Measured = dict[int, Shape | None]
-"""By rows measured (1, 8): the launch shape that serves; None for cuBLAS."""
+"""By rows measured (1, 8): the launch shape that serves (of `_shapes`); None for cuBLAS."""
 Timer = Callable[[list[Callable[[], object]]], float]
 
 
@@ -54,55 +61,112 @@ class SmallProduct(nn.Module):
 
 
 @torch.inference_mode()
-def use_small_products(model: Any, undo: Undo, timer: Timer | None = None) -> int:
+def use_small_products(model: Any, undo: Undo, ranks: Ranks | None = None, timer: Timer | None = None) -> int:
     """Put a `SmallProduct` in the place of the linears in CUDA layers, and of the head; the number replaced.
 
+    Of `ranks`, whose linears are of the same sizes, the first measures for all.
     Without a `timer` the GPU's clock decides; under Triton's interpreter, where speed means nothing, all are replaced.
     """
     places = _places(model)
-    by_size: dict[tuple[int, int], list[nn.Linear]] = {}
+    by_size: dict[Size, list[nn.Linear | Fp8Linear]] = {}
     for parent, name in places:
         linear = getattr(parent, name)
-        by_size.setdefault((linear.out_features, linear.in_features), []).append(linear)
-    chosen: dict[tuple[int, int], Measured]
+        by_size.setdefault(_size(linear), []).append(linear)
+    chosen: dict[Size, Measured]
     if timer is None and os.environ.get("TRITON_INTERPRET") == "1":
-        chosen = {size: {rows: shapes_for(rows)[0] for rows in (1, 8)} for size in by_size}
+        chosen = {size: {rows: _shapes(linears[0], rows)[0] for rows in (1, 8)} for size, linears in by_size.items()}
     else:
-        chosen = {size: measure(linears, timer or graph_seconds) for size, linears in by_size.items()}
+        chosen = {size: _agreed(linears, timer or graph_seconds, ranks) for size, linears in by_size.items()}
     count = 0
     for parent, name in places:
         linear = getattr(parent, name)
-        measured = chosen[linear.out_features, linear.in_features]
-        if any(shape is not None for shape in measured.values()):
+        measured = chosen[_size(linear)]
+        if all(shape is None for shape in measured.values()):
+            continue
+        if isinstance(linear, Fp8Linear):
+            linear.few_rows = measured
+            undo.append(partial(setattr, linear, "few_rows", {}))
+        else:
             setattr(parent, name, SmallProduct(linear, measured))
             undo.append(partial(setattr, parent, name, linear))
-            count += 1
+        count += 1
     return count
 
 
+def _size(linear: nn.Linear | Fp8Linear) -> Size:
+    return linear.out_features, linear.in_features, isinstance(linear, Fp8Linear)
+
+
+def _shapes(linear: nn.Linear | Fp8Linear, rows: int) -> tuple[Shape, ...]:
+    """The launch shapes worth trying for so many rows."""
+    return FEW_ROWS_SHAPES if isinstance(linear, Fp8Linear) else shapes_for(rows)
+
+
+def _works(linears: list[nn.Linear | Fp8Linear], x: torch.Tensor, shape: Shape | None) -> list[Callable[[], object]]:
+    """The products of x with all of them, in a launch shape; None for those that are there already."""
+    if shape is None:
+        return [partial(linear, x) for linear in linears]
+    return [partial(_product, linear, x, shape) for linear in linears]
+
+
+def _product(linear: nn.Linear | Fp8Linear, x: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """Ours."""
+    if isinstance(linear, Fp8Linear):
+        return few_rows_product(x, linear.weight, linear.scale, linear.bias, shape)
+    return small_product(x, linear.weight, linear.bias, shape)
+
+
+def _agreed(linears: list[nn.Linear | Fp8Linear], timer: Timer, ranks: Ranks | None) -> Measured:
+    if ranks is None:
+        return measure(linears, timer)
+    measured: Measured = {1: None, 8: None}
+    if ranks.leads:
+        try:
+            measured = measure(linears, timer)
+        except Exception:  # the others wait to hear of it
+            logger.warning("products of few rows cannot be measured; cuBLAS serves", exc_info=True)
+    measured = ranks.agreed(measured if ranks.leads else None, Measured)
+    for rows, shape in measured.items():  # where nothing was measured, nothing was built
+        if shape is not None:
+            _product(linears[0], _rows_for(linears[0], rows), shape)
+    return measured
+
+
 def _places(model: Any) -> list[tuple[nn.Module, str]]:
-    """Where plain linears stand that decoding steps go through: parents and names."""
+    """Where linears stand that decoding steps go through: parents and names."""
     found: list[tuple[nn.Module, str]] = []
     for module in model.modules():
         if isinstance(module, CudaDecoderLayer):
             found += [(module, name) for name in ("qkv", "output", "gate_up", "down")]
     found += [(model, name) for name, child in model.named_children() if child is model.get_output_embeddings()]
-    return [(parent, name) for parent, name in found if type(getattr(parent, name)) is nn.Linear]
+    found = [_inside(parent, name) for parent, name in found]
+    return [(parent, name) for parent, name in found if type(getattr(parent, name)) in (nn.Linear, Fp8Linear)]
 
 
-def measure(linears: list[nn.Linear], timer: Timer) -> Measured:
+def _inside(parent: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Where a linear stands itself, if a module of ranks is around it."""
+    child = getattr(parent, name)
+    if isinstance(child, RowParallel):
+        return child, "linear"
+    return (child, "lm_head") if isinstance(child, VocabHead) else (parent, name)
+
+
+def measure(linears: list[nn.Linear | Fp8Linear], timer: Timer) -> Measured:
     """What serves linears of one size."""
     first = linears[0]
     turns = max(1, min(len(linears), READ_BYTES // first.weight.nbytes + 1))
     used = [linears[number % turns] for number in range(max(turns, LAUNCHES))]
     measured: Measured = {}
     for rows in (1, 8):
-        x = torch.randn(rows, first.in_features, device=first.weight.device).to(first.weight.dtype)
-        best = GAIN * timer([partial(F.linear, x, linear.weight, linear.bias) for linear in used])
+        x = _rows_for(first, rows)
+        best = GAIN * timer(_works(used, x, None))
         measured[rows] = None
-        for shape in shapes_for(rows):
+        for shape in _shapes(first, rows):
             try:
-                seconds = timer([partial(small_product, x, one.weight, one.bias, shape) for one in used])
+                if not spread_error(_product(first, x, shape), first(x)) <= CHECK_TOLERANCE:
+                    logger.warning("products of %d with %d are wrong in shape %s", *first.weight.shape[::-1], shape)
+                    continue
+                seconds = timer(_works(used, x, shape))
             except Exception:  # a shape may need more than the GPU has, or the compiler may refuse it
                 logger.debug("a product of shape %s cannot be timed", shape, exc_info=True)
                 continue
@@ -112,20 +176,14 @@ def measure(linears: list[nn.Linear], timer: Timer) -> Measured:
     return measured
 
 
+def _rows_for(linear: nn.Linear | Fp8Linear, rows: int) -> torch.Tensor:
+    """Something to multiply with."""
+    dtype = torch.bfloat16 if isinstance(linear, Fp8Linear) else linear.weight.dtype
+    return torch.randn(rows, linear.in_features, device=linear.weight.device).to(dtype)
+
+
 def graph_seconds(works: list[Callable[[], object]]) -> float:
     """Seconds of some launches on the GPU, recorded, so that the host's work does not count."""
     works[0]()  # builds the kernel, and raises where it does not fit
     torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for work in works:
-            work()
-    times = []
-    for _ in range(ROUNDS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / 1000)
-    return float(min(times))
+    return best_device_seconds(recorded(lambda: [work() for work in works]).replay, ROUNDS)

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from engine.attention.context import AttentionBackend, attention_step
 from engine.device.forward_batch import ForwardBatch
 from engine.device.kv_cache import LayerCache
+from engine.device.ranks import Ranks
 from engine.kernels.cpu import CpuKernels
 from engine.kernels.launches import counting_launches
 from engine.models.cpu_layer import replace_layers
@@ -19,6 +21,7 @@ from engine.models.fusion import PackedHead, Undo, apply_checked, fuse_norms, me
 from engine.models.layer_shape import is_cross
 from engine.models.load_check import CHECK_TOKENS, CheckBatches, check_batching
 from engine.models.loader import LoadedModel
+from engine.models.mixtures import fuse_routers, group_experts
 from engine.models.quantized import QuantizedLinear
 
 logger = logging.getLogger(__name__)
@@ -48,8 +51,10 @@ class Surgery:
         backend: AttentionBackend,
         caches: dict[int, LayerCache],
         block_size: int,
+        ranks: Ranks | None = None,
     ) -> None:
-        """The `caches` hold `CHECK_BLOCKS` blocks."""
+        """The `caches` hold `CHECK_BLOCKS` blocks. All `ranks` operate on their parts together."""
+        self._ranks = ranks
         self._loaded, self._model = loaded, loaded.model
         self._logits, self._backend, self._caches = logits, backend, caches
         self._dtype: torch.dtype = loaded.model.dtype
@@ -67,7 +72,7 @@ class Surgery:
     @property
     def changes(self) -> list[str]:
         """What was changed, by name, and how where that was measured."""
-        measured = {str(module.numerics) for module in self._model.modules() if hasattr(module, "numerics")}
+        measured = {str(getattr(module, "numerics", "")) for module in self._model.modules()} - {""}
         return [*(name for name, count in self._done.items() if count), *sorted(measured)]
 
     @torch.inference_mode()
@@ -85,6 +90,11 @@ class Surgery:
         before = self._launches() if layers == "cuda" else 0
         self._change("merged projections", lambda undo: merge_linears(self._model, undo))
         self._change("fused norms", lambda undo: fuse_norms(self._model, undo))
+        if layers == "cuda" or self._device.type == "cpu":  # elsewhere transformers' own do not ask the host
+            grouped = partial(group_experts, self._model, uses_kernels=layers == "cuda")
+            self._change("grouped experts", grouped)
+        if layers == "cuda":
+            self._change("fused routers", lambda undo: fuse_routers(self._model, undo))
         if self._device.type == "cpu" and layers != "cuda":
             self._pack()
         if layers == "cpu" and kernels is not None:
@@ -96,7 +106,7 @@ class Surgery:
             if self._device.type != "cuda" or self._dtype in (torch.bfloat16, torch.float16):
                 from engine.models.small_products import use_small_products
 
-                self._change("small products", lambda undo: use_small_products(self._model, undo))
+                self._change("small products", lambda undo: use_small_products(self._model, undo, self._ranks))
         logger.info("%s", ", ".join(f"{count} {name}" for name, count in self._done.items() if count))
         if before:
             self.launches = self._launches()
@@ -119,7 +129,9 @@ class Surgery:
     def _change(self, name: str, operate: Callable[[Undo], int]) -> None:
         tolerance = tolerance_of(self._model, self._dtype)
         before = self._outcome() if self._known is None else self._known
-        self._done[name], self._known = apply_checked(name, operate, before, self._outcome, tolerance=tolerance)
+        self._done[name], self._known = apply_checked(
+            name, operate, before, self._outcome, tolerance=tolerance, ranks=self._ranks
+        )
         if self._done[name] is None:
             self.notes.append(f"{name} switched off: the changed model's logits differ")
 

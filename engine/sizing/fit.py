@@ -1,20 +1,23 @@
-"""Whether a model fits on a GPU, and what context it leaves, before either is there.
+"""Whether a model, or a rank's part of it, fits on a GPU, and what context it leaves, before either is there.
 
 The engine rehearses its largest step on the GPU itself; here that is counted, for layers of ten launches
 (`engine.models.cuda_layer`). Otherwise the numbers are those by which the engine sizes itself. What a process takes
 that is in no book was measured on an H100 (bench/results/2026-11-26-gpu-after.json), and is taken to be the same
-elsewhere.
+elsewhere. What ranks take to speak with each other was not measured.
 """
 
 from dataclasses import dataclass
 
 from engine.config import EngineConfig
 from engine.sizing.cache import CUDA_SHARE, bytes_per_token, overhead_bytes
-from engine.sizing.shape import ModelShape
-from engine.sizing.steps import Limits, graphs_bytes, scored_bytes, step_limits
+from engine.sizing.shape import ModelShape, Storage
+from engine.sizing.steps import Limits, graphs_bytes, scored_bytes, step_limits, unordered_bytes
 
 UNSEEN_BYTES = 1550 * 2**20
 """Of a GPU, what the driver keeps, and its context, libraries and kernels take in the engine's process."""
+RANK_BYTES = 2**30
+"""Set aside for NCCL's buffers where there are several ranks: 4 MiB for each neighbour and channel (NCCL_BUFFSIZE), of
+which there are a few dozen, and its kernels. An allowance, which was not measured."""
 FP8_HOLES = 0.27
 """Bytes for each number that is turned into FP8: what 16-bit weights that are freed one by one leave in holes."""
 SAMPLED_BYTES = 14
@@ -48,17 +51,20 @@ def fit(shape: ModelShape, config: EngineConfig, num_bytes: int, *, itemsize: in
     """A model with these settings on an empty GPU of so many bytes, its dtype being of `itemsize` bytes.
 
     `quantization` and `kv_dtype`, the sizes of steps and blocks, and `context` are taken from `config`. With
-    `fp8_files` the files have the linears in FP8 already; else `quantization: fp8` reads all weights in full before.
+    `fp8_files` the files have the weights in FP8 already; else `quantization: fp8` reads all of them in full before. Of
+    several ranks the shape is that of one's part, on a GPU of its own.
     """
-    limits = step_limits(config, is_cpu=False)
-    is_fp8 = config.quantization == "fp8"
-    weights = shape.fp8_weight_bytes(itemsize) if is_fp8 else shape.weight_bytes(itemsize)
-    load = weights if fp8_files else shape.weight_bytes(itemsize)
+    limits, storage = step_limits(config, is_cpu=False), storage_of(config, fp8_files=fp8_files)
+    weights = shape.weight_bytes(itemsize, storage)
+    load = shape.weight_bytes(itemsize) if storage == "quantized" else weights
     held = UNSEEN_BYTES + limits.max_num_seqs * shape.vocab_size * COUNT_BYTES
-    if is_fp8 and not fp8_files:
-        held += round(FP8_HOLES * sum(linear.inputs * linear.outputs for linear in shape.in_fp8))
-    step = step_bytes(shape, limits, itemsize) + graphs_bytes(limits, shape.vocab_size, itemsize)
-    kv_itemsize = 1 if config.kv_dtype == "fp8" else itemsize
+    held += RANK_BYTES if shape.ranks > 1 else 0
+    if storage == "quantized":
+        held += round(FP8_HOLES * sum(linear.inputs * linear.outputs for linear in shape.in_fp8(storage)))
+    step = step_bytes(shape, limits, itemsize)
+    step += unordered_bytes(limits, step) if config.graphs == "lazy" else 0
+    step += graphs_bytes(limits, shape.vocab_size, itemsize)
+    kv_itemsize = kv_itemsize_of(config, itemsize)
     overhead = overhead_bytes(shape.cache, kv_itemsize, config.block_size, is_cuda=True)
     left = (num_bytes - held - weights - step - overhead) * CUDA_SHARE
     blocks = int(left // (bytes_per_token(shape.cache, kv_itemsize) * config.block_size))
@@ -68,12 +74,32 @@ def fit(shape: ModelShape, config: EngineConfig, num_bytes: int, *, itemsize: in
     return Fit(weights, load, step, tokens, min(config.context or shape.context, tokens))
 
 
+def storage_of(config: EngineConfig, *, fp8_files: bool) -> Storage:
+    """How a model with these settings keeps its weights, of files that have them in FP8 or not."""
+    if config.quantization != "fp8":
+        return "plain"
+    return "stored" if fp8_files else "quantized"
+
+
+def kv_itemsize_of(config: EngineConfig, itemsize: int) -> int:
+    """Bytes of a number of the KV cache."""
+    return 1 if config.kv_dtype == "fp8" else itemsize
+
+
 def step_bytes(shape: ModelShape, limits: Limits, itemsize: int) -> int:
     """What the largest step holds at once, as `ModelRunner.rehearse` measures it.
 
-    That is in a layer's MLP the residual, what was normed and attended, gate and up and what becomes of them; or, in
-    models with a large vocabulary, what sampling holds of the logits. Logits of scored prompts come on top.
+    That is in a layer's MLP the residual, what was normed and attended, gate and up and what becomes of them; in one
+    with experts, the same of each token and expert (`engine.kernels.triton_experts`); or, in models with a large
+    vocabulary, what sampling holds of the logits. Logits of scored prompts come on top.
     """
     layer = limits.max_batched_tokens * 3 * (shape.hidden_size + shape.widest) * itemsize
     sampling = limits.max_num_seqs * shape.vocab_size * SAMPLED_BYTES
-    return max(layer, sampling) + scored_bytes(shape.vocab_size)
+    return max(layer, _experts_bytes(shape, limits, itemsize), sampling) + scored_bytes(shape.vocab_size)
+
+
+def _experts_bytes(shape: ModelShape, limits: Limits, itemsize: int) -> int:
+    if shape.experts is None:
+        return 0
+    pair = 3 * shape.experts.inner + shape.hidden_size
+    return limits.max_batched_tokens * (3 * shape.hidden_size + shape.experts.chosen * pair) * itemsize

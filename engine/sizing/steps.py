@@ -62,6 +62,16 @@ def graphs_bytes(limits: Limits, vocab_size: int, itemsize: int) -> int:
     return number * BYTES_PER_GRAPH + limits.max_num_seqs * vocab_size * itemsize
 
 
+def unordered_bytes(limits: Limits, activation_bytes: int) -> int:
+    """What recorded steps may take more where the largest is not the first.
+
+    `activation_bytes` are those of the largest step there may be. A step finds no room in what a smaller one took
+    before it: at worst each number of tokens takes its own.
+    """
+    tokens = sum(bucket_sizes(limits.max_num_seqs)) + sum(t for t in TOKEN_SIZES if t <= limits.max_batched_tokens)
+    return activation_bytes * tokens // limits.max_batched_tokens
+
+
 def scored_bytes(vocab_size: int) -> int:
     """Of the logits of prompts that are scored, as they are and in fp32."""
     return MAX_SCORED_TOKENS * vocab_size * 8

@@ -2,10 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from engine.errors import ModelLoadError
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def read_config(directory: Path) -> dict[str, Any] | None:
+    """The config.json of a directory; None where there is none that can be read."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
 
 
 def check_directory(directory: Path, name: str) -> None:

@@ -33,16 +33,35 @@ def architecture_names() -> list[str]:
 
 def random_model_dir(spec: str) -> Path:
     """Directory for `NAME?key=value&...`, made on the first call. Raises `ModelLoadError`."""
-    name, _, query = spec.partition("?")
-    options = {key: _value(text) for key, text in parse_qsl(query, keep_blank_values=True)}
+    name, options = _parsed(spec)
     seed = options.pop("seed", 0)
     if not isinstance(seed, int) or seed < 0:
         raise ModelLoadError(f"seed must be a whole number that is not negative, got {seed!r}")
-    base = Path(name).expanduser() if name.startswith(("/", "~", ".")) else None
-    config = _read_config(base) if base else shipped_config(name)
+    base, config = _based_on(name)
     config = _config_of_type(name, options) if config is None else _overridden(config, options)
     tokenizer_dir = (base if base.is_dir() else base.parent) if base else None
     return _write(config, seed, tokenizer_dir)
+
+
+def told_fields(spec: str) -> dict[str, Any]:
+    """What `NAME?key=value&...` itself tells of its configuration, which transformers is not asked about.
+
+    So there may be fields that do not exist, and the defaults of a model type are not there. Raises `ModelLoadError`.
+    """
+    name, options = _parsed(spec)
+    _, config = _based_on(name)
+    return ({"model_type": name} if config is None else config) | options
+
+
+def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
+    name, _, query = spec.partition("?")
+    return name, {key: _value(text) for key, text in parse_qsl(query, keep_blank_values=True)}
+
+
+def _based_on(name: str) -> tuple[Path | None, dict[str, Any] | None]:
+    """The file or directory that is named, and the configuration there, or else one that is shipped."""
+    base = Path(name).expanduser() if name.startswith(("/", "~", ".")) else None
+    return base, _read_config(base) if base else shipped_config(name)
 
 
 def _value(text: str) -> Any:

@@ -1,7 +1,8 @@
 """Which checkpoints are of models that take images here, by their configurations alone: no torch is needed to tell."""
 
-import json
 from pathlib import Path
+
+from engine.weights.checkpoint import read_config
 
 IMAGE_TYPES = frozenset(
     {
@@ -14,9 +15,8 @@ IMAGE_TYPES = frozenset(
 
 def takes_images(directory: Path) -> bool:
     """Whether the model in a directory does; False where its configuration cannot be read."""
-    try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        kind, vision = config.get("model_type"), config.get("vision_config") or {}
-        return not IMAGE_TYPES.isdisjoint({str(kind), f"{kind}/{vision.get('model_type')}"})
-    except (OSError, ValueError, AttributeError):
+    config = read_config(directory) or {}
+    kind, vision = config.get("model_type"), config.get("vision_config") or {}
+    if not isinstance(vision, dict):
         return False
+    return not IMAGE_TYPES.isdisjoint({str(kind), f"{kind}/{vision.get('model_type')}"})

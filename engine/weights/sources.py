@@ -15,13 +15,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from engine.cache import Progress, no_progress
 from engine.errors import ModelLoadError
 from engine.weights import gguf, hub
-from engine.weights.checkpoint import check_directory, missing_weights, weights_size
-from engine.weights.random_model import random_model_dir
+from engine.weights.checkpoint import check_directory, missing_weights, read_config, weights_size
+from engine.weights.gguf_config import build_config
+from engine.weights.gguf_file import GGUFFile
+from engine.weights.random_model import random_model_dir, told_fields
 
 Kind = Literal["hub", "directory", "gguf", "random"]
 State = Literal["ready", "to download", "missing"]
@@ -70,7 +72,7 @@ def resolve(
     if source.startswith("package://"):
         return _resolve_path(_package_file(source), source, progress, check_size if converts else None)
     if is_path(source):
-        return _resolve_path(Path(source).expanduser(), source, progress, check_size if converts else None)
+        return _resolve_path(_file(source), source, progress, check_size if converts else None)
     _check_hub_id(source)
     directory = hub.cached_snapshot(source, revision) or hub.download(source, revision, progress)
     check_directory(directory, source)
@@ -85,7 +87,7 @@ def describe(source: str, revision: str | None = None) -> SourceState:
         if source.startswith("package://"):
             return _describe_path(_package_file(source), source)
         if is_path(source):
-            return _describe_path(Path(source).expanduser(), source)
+            return _describe_path(_file(source), source)
         _check_hub_id(source)
     except ModelLoadError as error:
         return SourceState("gguf" if source.endswith(".gguf") else "directory", error.message, None, "missing")
@@ -95,6 +97,22 @@ def describe(source: str, revision: str | None = None) -> SourceState:
     if snapshot is None:
         return SourceState("hub", f"{source} on the hub", None, "to download")
     return SourceState("hub", f"{source} in the hub's local cache", weights_size(snapshot), "ready", snapshot)
+
+
+def told_config(source: str, revision: str | None = None) -> dict[str, Any] | None:
+    """What is told of a source's configuration on this machine, without network and without torch. Never raises.
+
+    None where nothing is. It is not completed by the defaults of its type, which transformers knows.
+    """
+    try:
+        if source.startswith("random://"):
+            return told_fields(source.removeprefix("random://"))
+        state = describe(source, revision)
+        if state.kind != "gguf" or state.state != "ready":
+            return None if state.directory is None else read_config(state.directory)
+        return build_config(GGUFFile(_package_file(source) if source.startswith("package://") else _file(source)))
+    except (ModelLoadError, OSError, RuntimeError, ValueError):  # what is wrong is told when it is loaded
+        return None
 
 
 def is_path(source: str) -> bool:
@@ -110,6 +128,10 @@ def _check_hub_id(source: str) -> None:
             f"{source!r} is neither a directory nor a file here, nor a hub id",
             hint="Give org/name, a directory, a .gguf file, package://NAME/FILE or random://NAME.",
         )
+
+
+def _file(source: str) -> Path:
+    return Path(source).expanduser()
 
 
 def _package_file(source: str) -> Path:

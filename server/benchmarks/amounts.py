@@ -13,15 +13,36 @@ def count(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, got {text!r}")
+    return int(text)
+
+
 def positive(text: str) -> float:
     """A number above 0: of seconds, of milliseconds, of requests a second."""
+    number = _finite(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return number
+
+
+def not_negative(text: str) -> float:
+    """A number that may be 0, such as of seconds."""
+    number = _finite(text)
+    if not number >= 0:
+        raise argparse.ArgumentTypeError(f"must be a number, 0 or more, got {text!r}")
+    return number
+
+
+def _finite(text: str) -> float:
+    """The number that a text is; not a number (nan) where it is none or has no end."""
     try:
         number = float(text)
     except ValueError:
-        number = 0.0
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return number
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -6,9 +6,20 @@ from pathlib import Path
 from typing import get_args
 
 from engine.config import Activations, Dtype, EngineConfig, KvDtype, Quantization
+from server.benchmarks.amounts import count
 from server.offline.local import find_spec
 
-SETTINGS = ("dtype", "quantization", "kv_dtype", "activations", "device", "context", "memory", "threads")
+SETTINGS = (
+    "dtype",
+    "quantization",
+    "kv_dtype",
+    "activations",
+    "device",
+    "tensor_parallel",
+    "context",
+    "memory",
+    "threads",
+)
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +40,10 @@ def add_settings(which: "argparse._ArgumentGroup") -> None:
     which.add_argument("--kv-dtype", choices=get_args(KvDtype), help="of the KV cache: the model's, or FP8")
     which.add_argument("--activations", choices=get_args(Activations), help="beside a GGUF file's own weights on a CPU")
     which.add_argument("--device", help="auto, cpu, cuda or cuda:N")
-    which.add_argument("--context", type=int, metavar="TOKENS", help="longest prompt plus answer")
+    which.add_argument("--tensor-parallel", type=count, metavar="N", help="GPUs that share the model")
+    which.add_argument("--context", type=count, metavar="TOKENS", help="longest prompt plus answer")
     which.add_argument("--memory", help="KV cache: auto, a fraction such as 0.5, or a size such as 4GiB")
-    which.add_argument("--threads", type=int, help="CPU threads of the engine")
+    which.add_argument("--threads", type=count, help="CPU threads of the engine")
 
 
 def config_of(options: argparse.Namespace, *, max_num_seqs: int = 0) -> EngineConfig:

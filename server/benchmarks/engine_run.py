@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from engine.errors import ConfigError, HeadraceError
 from engine.messages import EngineInfo
 from engine.sampling_params import SamplingParams
 from server.fleet.engine_process import ENGINE_COMMAND, EngineProcess
-from server.fleet.fleet import private_directory
+from server.fleet.private import PrivateDirectory
 
 GRACE_SECONDS = 5.0
 SPREAD, STEP, LEAST_ID = 7919, 31, 100
@@ -99,15 +98,15 @@ class EngineRun:
 @contextlib.asynccontextmanager
 async def loaded(config: EngineConfig) -> AsyncIterator[EngineRun]:
     """An engine, ended in the end. Raises the `HeadraceError` of a load that fails."""
-    directory = private_directory()
+    directory = PrivateDirectory()
     try:
-        process = await EngineProcess.spawn(config, directory, ENGINE_COMMAND)
+        process = await EngineProcess.spawn(config, directory.path, ENGINE_COMMAND)
         try:
             yield EngineRun(process, await process.client.wait_ready())
         finally:
             await process.stop(GRACE_SECONDS)
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        directory.remove()
 
 
 def ceilings(info: EngineInfo, threads: int) -> Ceilings:

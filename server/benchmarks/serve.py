@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import ConfigError
-from server.benchmarks.amounts import count, json_object, positive, size_of
+from server.benchmarks.amounts import count, json_object, not_negative, positive, size_of, whole
 from server.benchmarks.attack import attacks
 from server.benchmarks.charts import Chart, Line, Lines
 from server.benchmarks.chat_stream import Endpoint, Reply
@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     attack.add_argument("--attack", action="store_true", help="measure that; --concurrency is the number of streams")
     attack.add_argument("--attack-tokens", type=count, default=6000, metavar="N", help="length of the prompt [6000]")
     attack.add_argument("--attack-repeats", type=count, default=3, metavar="N", help="prompts, one after another [3]")
-    attack.add_argument("--attack-pause", type=float, default=5.0, metavar="SECONDS", help="of quiet before each [5]")
+    attack.add_argument(
+        "--attack-pause", type=not_negative, default=5.0, metavar="SECONDS", help="of quiet before each [5]"
+    )
 
 
 def add_clients(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
@@ -65,7 +67,7 @@ def add_clients(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
     load.add_argument(
         "--requests", type=count, default=0, metavar="N", help="of each level [4 a client; 30 s of a rate]"
     )
-    load.add_argument("--warmup", type=int, default=2, metavar="N", help="requests before a level, not counted [2]")
+    load.add_argument("--warmup", type=whole, default=2, metavar="N", help="requests before a level, not counted [2]")
     load.add_argument("--timeout", type=positive, default=600.0, metavar="SECONDS", help="a request may take [600]")
     return load
 
@@ -77,7 +79,7 @@ def _add_body(parser: argparse.ArgumentParser) -> None:
     body.add_argument(
         "--extra-body", type=json_object, default={}, metavar="JSON", help="merged in; a null removes a field"
     )
-    body.add_argument("--images", type=int, default=0, metavar="N", help="in each request, all different")
+    body.add_argument("--images", type=whole, default=0, metavar="N", help="in each request, all different")
     body.add_argument("--pixels", type=size_of, default=(1024, 1024), metavar="WxH", help="of each image [1024x1024]")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
+from server.benchmarks.amounts import whole
 from server.benchmarks.prompts import make_prompt
 
 SHIPPED = "shipped"
@@ -95,7 +96,7 @@ def add_workload(parser: argparse.ArgumentParser, *, prompt: str = "64", answer:
         help=f"ask what a file of conversations holds instead; `{SHIPPED}` is one that comes along",
     )  # fmt: skip
     asked.add_argument(
-        "--shared-prefix", type=int, default=0, metavar="N", help="tokens that all prompts begin with [0]"
+        "--shared-prefix", type=whole, default=0, metavar="N", help="tokens that all prompts begin with [0]"
     )
     asked.add_argument(
         "--seed", type=int, default=0, metavar="N",

@@ -40,9 +40,10 @@ class Console:
         self._write((_CLEAR_LINE if self._has_bar else "") + text + "\n")
         self._has_bar = False
 
-    def error(self, error: HeadraceError) -> None:
-        """Print an error and what to do about it."""
-        self.line(f"headrace: {error}" + (f"\n  {error.hint}" if error.hint else ""), "ERROR")
+    def error(self, error: HeadraceError, model: str | None = None) -> None:
+        """Print an error, of which model it is, and what to do about it."""
+        about = "" if model is None or model in str(error) else f"{model}: "
+        self.line(f"headrace: {about}{error}" + (f"\n  {error.hint}" if error.hint else ""), "ERROR")
 
     def progress(self, handle: EngineHandle) -> None:
         """Show where a model's loading stands; a stage is a line unless this is a terminal."""
@@ -99,7 +100,7 @@ def ready_banner(
     for info, defaults in served:
         lines += [
             f"  model     {info.name} ({info.architecture}, {_count(info.num_parameters)} parameters)",
-            f"  running   {info.dtype} on {info.device}, loaded in {info.load_seconds:.1f} s",
+            f"  running   {info.dtype} on {_place(info)}, loaded in {info.load_seconds:.1f} s",
             f"  memory    {memory_line(info)}",
         ]
         if defaults != SamplingDefaults():
@@ -132,6 +133,16 @@ def memory_line(info: EngineInfo) -> str:
         f"{taken}KV cache {_size(info.kv_bytes)}: {info.kv_tokens:,} tokens,"
         f" {contexts:.1f} contexts of {info.context:,}"
     )
+
+
+def _place(info: EngineInfo) -> str:
+    """Its device; of ranks, all of theirs."""
+    if info.ranks == 1:
+        return info.device
+    if ":" not in info.device:
+        return f"{info.device}, in {info.ranks} ranks"
+    first = int(info.device.rpartition(":")[2])
+    return f"{info.device} to {first + info.ranks - 1}"
 
 
 def _count(number: int) -> str:

@@ -4,12 +4,13 @@ import argparse
 import dataclasses
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from engine.config import Activations, Dtype, EngineConfig, KvDtype, Quantization, parse_memory
+from engine.config import Activations, Dtype, EngineConfig, Graphs, KvDtype, Quantization, parse_memory
 from engine.errors import ConfigError, HeadraceError
 from server.commands.banner import Console, ConsoleHandler
 from server.commands.batch import add_batch_parser
@@ -35,7 +36,7 @@ ADMIN_KEY_VARIABLE = "HEADRACE_ADMIN_API_KEY"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; the exit code. 1 for what the operator can mend, 2 for wrong usage."""
     console = Console()
-    options = build_parser().parse_args(arguments)
+    options = build_parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         code: int = options.handler(options)
     except HeadraceError as error:
@@ -48,6 +49,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code
+
+
+_LIKE_NUMBERS = re.compile(r"-\d(?!\d*\.?\d*$)")
+"""What begins as a negative number and goes on as something else. No option is called so."""
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """The words of a command line, `--gpu -1xh200` as `--gpu=-1xh200`.
+
+    argparse would take the second for an option, and say of the first only that it has no value.
+    """
+    joined: list[str] = []
+    for word in words:
+        if _LIKE_NUMBERS.match(word) and joined and re.fullmatch("--[a-z-]*[a-z]", joined[-1]):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -156,10 +175,17 @@ def _add_how(serve: argparse.ArgumentParser) -> None:
         help="what they are rounded to where a CPU multiplies a GGUF file's own weights",
     )  # fmt: skip
     how.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    how.add_argument(
+        "--tensor-parallel", type=_positive, metavar="N", help="share each model among so many GPUs, from --device on"
+    )
     how.add_argument("--context", type=_positive, metavar="TOKENS", help="longest prompt plus answer")
     how.add_argument("--memory", help="KV cache: auto, a fraction such as 0.5, or a size such as 4GiB")
     how.add_argument("--threads", type=_positive, help="CPU threads of each engine")
     how.add_argument("--max-num-seqs", type=_positive, metavar="N", help="most sequences in one step")
+    how.add_argument(
+        "--graphs", choices=get_args(Graphs),
+        help="record steps on a GPU: at load (auto, true), when first needed (lazy), or not",
+    )  # fmt: skip
 
 
 def _add_together(serve: argparse.ArgumentParser) -> None:
@@ -301,14 +327,15 @@ def queue_limits(spec: ModelSpec, options: argparse.Namespace) -> QueueLimits:
 
 
 _CONFIGURES = (
-    "dtype", "quantization", "kv_dtype", "activations", "device", "context", "memory", "threads", "max_num_seqs",
+    "dtype", "quantization", "kv_dtype", "activations", "device", "tensor_parallel", "context", "memory", "threads",
+    "max_num_seqs", "graphs",
 )  # fmt: skip
 
 
 def configured(spec: ModelSpec, options: argparse.Namespace) -> EngineConfig:
     """The model's settings, with what the command line says in their place."""
     given = {name: getattr(options, name) for name in _CONFIGURES if getattr(options, name) is not None}
-    config = dataclasses.replace(spec.engine_config(), **given)
+    config = dataclasses.replace(spec, **given).engine_config()
     # Who is too many is told before; the engine's own bound must not be the narrower one.
     most = max(config.max_queued_requests, getattr(options, "max_requests", 0))
     return dataclasses.replace(config, max_queued_requests=most)

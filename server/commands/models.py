@@ -10,13 +10,15 @@ from typing import TextIO
 
 import psutil
 
+from engine.errors import ConfigError
+from engine.sizing.split import check_ranks
 from engine.weights.seeing import takes_images
 from engine.weights.sources import SourceState, describe
 from server.commands.fits import print_fits
 from server.commands.table import readable_size, write_table
 from server.config.settings import ModelsFile, ModelSpec, default_models_file, load_models_file
 from server.fleet.devices import gpu_memories
-from server.fleet.gpus import GPUS
+from server.fleet.gpus import GPUS, parse_gpus
 
 _SUITABLE_SHARE = 0.9
 """Of a machine's memory, what weights may take at most and still leave room for a KV cache."""
@@ -33,8 +35,9 @@ def add_models_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentP
     )
     parser.add_argument("--models", metavar="FILE", type=Path, help="the file that names the models [models.yaml]")
     parser.add_argument(
-        "--gpu", type=str.lower, choices=tuple(GPUS),
-        help="what of them fits on this kind of GPU, with how much context, instead",
+        "--gpu", metavar="[Nx]GPU",
+        help=f"what of them fits on this kind of GPU, or on several, with how much context and how fast at most, "
+        f"instead: h200, 8xh200; of {', '.join(GPUS)}",
     )  # fmt: skip
     parser.set_defaults(handler=run)
 
@@ -42,8 +45,8 @@ def add_models_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentP
 def run(arguments: argparse.Namespace) -> int:
     """Print the table; the exit code. Raises `ConfigError` if the file is wrong."""
     file = load_models_file(arguments.models or default_models_file())
-    if arguments.gpu:
-        print_fits(file, GPUS[arguments.gpu], sys.stdout)
+    if arguments.gpu is not None:
+        print_fits(file, parse_gpus(arguments.gpu), sys.stdout)
     else:
         print_models(file, sys.stdout)
     return 0
@@ -61,17 +64,26 @@ def print_models(file: ModelsFile, out: TextIO) -> None:
 
 
 def _row(spec: ModelSpec, *, is_default: bool, gpu: int | None) -> tuple[str, ...]:
-    state = describe(spec.source, spec.revision)
+    state, refusal = describe(spec.source, spec.revision), _refusal(spec)
     name = " = ".join((spec.name, *spec.aliases))
     size = state.size_bytes or spec.size
     return (
         ("* " if is_default else "  ") + name,
-        state.state,
+        "refused" if refusal else state.state,
         ", ".join(_inputs(state, spec)),
         readable_size(size) if size else "-",
         _fits(state, size, spec, gpu),
-        state.location,
+        refusal or state.location,
     )
+
+
+def _refusal(spec: ModelSpec) -> str | None:
+    """Why a model will not be loaded as the file has it, though its weights may be here."""
+    try:
+        check_ranks(spec.engine_config())
+    except ConfigError as error:
+        return f"{error.message}; {error.hint}"
+    return None
 
 
 def _inputs(state: SourceState, spec: ModelSpec) -> tuple[str, ...]:

@@ -253,7 +253,7 @@ class HeadraceServer:
     def _on_change(self, handle: EngineHandle) -> None:
         self._console.progress(handle)
         if handle.state is ModelState.FAILED and handle.error is not None:
-            self._console.error(handle.error)
+            self._console.error(handle.error, handle.name)
 
     def stop(self) -> None:
         """End the run in good order; the second call ends it at once. To be called in the event loop."""

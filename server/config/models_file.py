@@ -28,6 +28,8 @@ class Field:
     choices: tuple[str, ...] = ()
     secret: bool = False
     """No complaint repeats the value."""
+    most: int | None = None
+    """The largest count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +127,15 @@ def _value(node: yaml.Node, file: str, key: str, field: Field) -> Any:
 def _scalar(node: yaml.Node, file: str, key: str, field: Field) -> str | float | bool:
     kind = node.tag.rpartition(":")[2] if isinstance(node, yaml.ScalarNode) else ""
     text = str(node.value)
+    if field.kind == "text" and kind == "bool" and "true" in field.choices:
+        return str(yaml.SafeLoader.bool_values[text.lower()]).lower()  # a switch that has more positions than two
     if field.kind == "text" and kind == "str" and text:
         if field.choices and text not in field.choices:
             close = difflib.get_close_matches(text, field.choices, n=1, cutoff=0.6)
             hint = f"did you mean {close[0]}?" if close else None
             raise _error(file, _line(node), f"{key} must be one of {', '.join(field.choices)}, got {text!r}", hint)
         return text
-    if field.kind == "count" and kind == "int" and text.isdigit() and int(text) > 0:
+    if field.kind == "count" and kind == "int" and text.isdigit() and 0 < int(text) <= (field.most or int(text)):
         return int(text)
     if field.kind == "limit" and kind == "int" and text.isdigit() and len(text) <= 15:
         return int(text)
@@ -146,7 +150,8 @@ def _scalar(node: yaml.Node, file: str, key: str, field: Field) -> str | float |
             parse_memory(text) if field.kind == "memory" else size_in_bytes(text)
             return text
     given = "" if field.secret else f", {_given(node)}"
-    raise _error(file, _line(node), f"{key} must be {_EXPECTED[field.kind]}{given}", _type_hint(field, kind))
+    expected = _EXPECTED[field.kind] if field.most is None else f"a whole number from 1 to {field.most}"
+    raise _error(file, _line(node), f"{key} must be {expected}{given}", _type_hint(field, kind))
 
 
 _EXPECTED = {

@@ -14,14 +14,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from engine.config import (
+    GRAPHS,
+    MOST_RANKS,
     Activations,
     AttentionName,
     ConstraintBackend,
     Dtype,
     EngineConfig,
+    Graphs,
     KvDtype,
     Quantization,
     size_in_bytes,
@@ -84,10 +87,13 @@ class ModelSpec:
     kv_dtype: KvDtype = "auto"
     activations: Activations = "int16"
     device: str = "auto"
+    tensor_parallel: int = 1
+    step_timeout: float = 0.0
     context: int | None = None
     memory: str = "auto"
     max_num_seqs: int = 0
     attention: AttentionName = "auto"
+    graphs: Graphs = "auto"
     fusion: bool = True
     prefix_cache: bool = True
     constraints: ConstraintBackend = "llguidance"
@@ -113,10 +119,13 @@ class ModelSpec:
             kv_dtype=self.kv_dtype,
             activations=self.activations,
             device=self.device,
+            tensor_parallel=self.tensor_parallel,
+            step_timeout=self.step_timeout,
             context=self.context,
             memory=self.memory,
             max_num_seqs=self.max_num_seqs,
             attention=self.attention,
+            graphs=GRAPHS[self.graphs],
             fusion=self.fusion,
             prefix_cache=self.prefix_cache,
             constraints=self.constraints,
@@ -178,10 +187,13 @@ _MODEL_FIELDS = {
     "kv_dtype": Field("text", choices=("auto", "fp8")),
     "activations": Field("text", choices=("int8", "int16")),
     "device": Field("text"),
+    "tensor_parallel": Field("count", most=MOST_RANKS),
+    "step_timeout": Field("number"),
     "context": Field("count"),
     "memory": Field("memory"),
     "max_num_seqs": Field("count"),
     "attention": Field("text", choices=("auto", "triton", "reference", "sdpa", "cpu")),
+    "graphs": Field("text", choices=get_args(Graphs)),
     "fusion": Field("switch"),
     "prefix_cache": Field("switch"),
     "constraints": Field("text", choices=("llguidance", "outlines_core")),

@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
+import math
 import time
 
+from engine.config import EngineConfig
 from engine.errors import EngineDeadError, HeadraceError, ModelLoadError
+from engine.pulse import silence_of
 from server.fleet.engine_process import EngineProcess
 from server.fleet.policy import FleetPolicy
 
@@ -12,6 +15,22 @@ logger = logging.getLogger(__name__)
 
 ABORT_SECONDS = 1.0
 """What a silent process has to print where its threads stand, before it is killed."""
+
+
+def stopped_after(config: EngineConfig, hang_after: float) -> float:
+    """Without a pulse of so many seconds a process counts as stopped. Of several ranks all others wait for it then."""
+    return hang_after if config.tensor_parallel == 1 else min(hang_after, silence_of(config.step_timeout or math.inf))
+
+
+def _silence(process: EngineProcess, hang_after: float, stopped_after: float) -> str:
+    """For how many seconds a process has said nothing, if that is too long."""
+    now, client, felt = time.monotonic(), process.client, process.pulse.felt
+    if client.info is not None and now - client.last_heard > hang_after:
+        return f"{hang_after:g}"
+    silent, limit = 0.0 if felt is None else now - felt, stopped_after
+    if silent > limit and client.info is None and not process.is_stopped:
+        limit = hang_after
+    return f"{limit:g}" if silent > limit else ""
 
 
 class Deaths:
@@ -47,14 +66,20 @@ class Deaths:
         return error
 
 
-async def end_when_silent(process: EngineProcess, hang_after: float) -> None:
-    """Watch a process until it has said nothing for `hang_after` seconds, and end it then."""
-    silent = 0
+async def end_when_silent(process: EngineProcess, hang_after: float, stopped_after: float) -> None:
+    """Watch a process until it seems to be stuck, and end it then.
+
+    That is when it has come no further for `hang_after` seconds after it has loaded, or has no pulse any more: for
+    `stopped_after` seconds, or while it loads for `hang_after`, unless the kernel says that it was stopped.
+    """
+    silent, since = 0, ""
     while silent < 2:
-        await asyncio.sleep(min(1.0, hang_after / 4))
-        # Twice, since after a pause of this very process the frames that came meanwhile are read only now.
-        silent = silent + 1 if time.monotonic() - process.client.last_heard > hang_after else 0
-    logger.error("the engine of model %s said nothing for %.0f s: replacing it", process.name, hang_after)
+        await asyncio.sleep(min(1.0, stopped_after / 4))
+        # Twice, since after a pause of this very process what came meanwhile is read only now.
+        since = _silence(process, hang_after, stopped_after)
+        silent = silent + 1 if since else 0
+    process.reason = f"said nothing for {since} s and was ended"
+    logger.error("the engine of model %s said nothing for %s s: replacing it", process.name, since)
     process.abort()
     await asyncio.sleep(ABORT_SECONDS)
     process.kill()

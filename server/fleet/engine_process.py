@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections import deque
@@ -13,8 +14,9 @@ from pathlib import Path
 from engine.client import EngineClient
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError, EngineStoppedError
-from engine.lifetime import child_environment
+from engine.lifetime import child_environment, describe_exit, is_stopped
 from engine.messages import encode
+from server.fleet.pulse import PulseReader
 from server.telemetry.logs import with_fields
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ LAST_WORDS = 20
 TERMINATE_SECONDS = 2.0
 FINAL_FRAMES_SECONDS = 0.1
 
-_endpoint_numbers = itertools.count(1)
+_numbers = itertools.count(1)
 
 
 class EngineProcess:
@@ -37,10 +39,21 @@ class EngineProcess:
     engine ends. Whatever the engine prints goes to this process's log, line by line under the model's name.
     """
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, client: EngineClient) -> None:
-        """Use `spawn`."""
+    def __init__(
+        self,
+        name: str,
+        process: asyncio.subprocess.Process,
+        client: EngineClient,
+        pulse: PulseReader,
+        directory: Path | None = None,
+    ) -> None:
+        """Use `spawn`. `directory` is removed when the process has ended."""
         self.name = name
         self.client = client
+        self.pulse = pulse
+        self.reason: str | None = None
+        """Why the server ended it, if it did."""
+        self._directory = directory
         self.last_words: deque[str] = deque(maxlen=LAST_WORDS)
         self._process = process
         self._pump = asyncio.create_task(self._pump_output(), name=f"engine-log {name}")
@@ -48,40 +61,59 @@ class EngineProcess:
 
     @classmethod
     async def spawn(cls, config: EngineConfig, directory: Path, command: tuple[str, ...]) -> "EngineProcess":
-        """Start `command ENDPOINT` with the configuration on its standard input.
+        """Start `command ENDPOINT PULSE` with the configuration on its standard input.
 
-        `directory` holds the socket and must be one that only this user can enter. Raises `OSError` if the program
-        cannot be started.
+        `directory` must be one that only this user can enter. The engine gets one in it, with the socket and whatever
+        else it has to put somewhere. Raises `OSError` if there is no room, or the program cannot be started.
         """
-        client = EngineClient(f"ipc://{directory}/{next(_endpoint_numbers)}.sock")
+        own = directory / str(next(_numbers))
+        own.mkdir(mode=0o700)
+        client, pulse = EngineClient(f"ipc://{own}/socket"), PulseReader()
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 client.endpoint,
+                str(pulse.theirs),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 env=_environment(),
+                pass_fds=[pulse.theirs],
                 process_group=0,
             )
         except BaseException:
             await client.close()
+            pulse.close()
+            shutil.rmtree(own, ignore_errors=True)
             raise
+        finally:
+            pulse.started()
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             process.stdin.write(encode(config))
             await process.stdin.drain()
             process.stdin.close()
-        return cls(config.name, process, client)
+        return cls(config.name, process, client, pulse, own)
 
     @property
     def pid(self) -> int:
         """Process id."""
         return self._process.pid
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was stopped (SIGSTOP), and has not ended."""
+        return is_stopped(self.pid)
+
     async def wait(self) -> int:
         """Wait for the end of the process; its exit code, negative for a signal."""
         return await asyncio.shield(self._exit)
+
+    def describe(self, code: int) -> EngineDeadError:
+        """Why it has ended: what it said itself, or what its exit code means."""
+        self.pulse.read()
+        ended = self.reason or (self.pulse.last_word and f"ended: {self.pulse.last_word}") or describe_exit(code)
+        return EngineDeadError(f"the engine of model {self.name} {ended}")
 
     async def stop(self, grace: float) -> None:
         """End the process: ask it, then SIGTERM, then SIGKILL. Every stream still open fails at once."""
@@ -108,6 +140,9 @@ class EngineProcess:
         self._pump.cancel()
         await asyncio.gather(self._pump, return_exceptions=True)
         await self.client.close()
+        self.pulse.close()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     async def _wait_at_most(self, seconds: float) -> None:
         await asyncio.wait({self._exit}, timeout=seconds)
@@ -122,7 +157,7 @@ class EngineProcess:
         code = await self._process.wait()
         # What the engine said last may still be on its way through the socket.
         await asyncio.sleep(FINAL_FRAMES_SECONDS)
-        self.client.mark_dead(EngineDeadError(f"the engine of model {self.name} {describe_exit(code)}"))
+        self.client.mark_dead(self.describe(code))
         return code
 
     async def _pump_output(self) -> None:
@@ -143,17 +178,6 @@ class EngineProcess:
         if text:
             self.last_words.append(text)
             logger.info("[%s] %s", self.name, text, extra=with_fields(model=self.name))
-
-
-def describe_exit(code: int) -> str:
-    """How a process ended, as the end of a sentence about it."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"was killed by {name}" + (", perhaps for want of memory" if -code == signal.SIGKILL else "")
 
 
 def _environment() -> dict[str, str]:

@@ -5,10 +5,7 @@ hold on one.
 """
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
 from engine.config import EngineConfig
 from server.config.image_policy import RemotePolicy
@@ -17,11 +14,9 @@ from server.config.settings import SamplingDefaults
 from server.fleet.handle import EngineHandle
 from server.fleet.lease import Lease
 from server.fleet.policy import FleetPolicy, ModelState, Residence
+from server.fleet.private import PrivateDirectory
 from server.fleet.residency import Residency
 from server.markup.formats import ToolsSetting
-
-MAX_SOCKET_PATH = 90
-"""Unix socket paths may have 107 bytes; the rest is for the file name."""
 
 
 class Fleet:
@@ -62,7 +57,7 @@ class Fleet:
         }
         self.residency = Residency(self.handles, policy, budget=budget, sizes=sizes)
         self._names = ModelNames(aliases or {})
-        self._directory: Path | None = None
+        self._directory: PrivateDirectory | None = None
 
     @property
     def at_start(self) -> list[EngineHandle]:
@@ -76,10 +71,10 @@ class Fleet:
 
     async def start(self) -> None:
         """Begin to load the models that are to be loaded at start; returns once there are processes for them."""
-        self._directory = private_directory()
+        self._directory = PrivateDirectory()
         for handle in self.at_start:
             self.residency.want(handle, may_end=False)
-        await self.residency.start(self._directory)
+        await self.residency.start(self._directory.path)
 
     async def wait_settled(self) -> None:
         """Wait until the loads of the start have ended, one way or the other."""
@@ -115,20 +110,11 @@ class Fleet:
         await self.residency.close()
         await asyncio.gather(*(handle.stop() for handle in self.handles.values()))
         if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory.remove()
 
     def kill(self) -> None:
         """SIGKILL all engine processes and leave nothing on disk; for an end that waits for nobody."""
         for handle in self.handles.values():
             handle.kill()
         if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-
-
-def private_directory() -> Path:
-    """A new directory that only this user can enter, with a path short enough for a socket."""
-    path = tempfile.mkdtemp(prefix="headrace-")
-    if len(path) > MAX_SOCKET_PATH:
-        shutil.rmtree(path)
-        path = tempfile.mkdtemp(prefix="headrace-", dir="/tmp")
-    return Path(path)
+            self._directory.remove()

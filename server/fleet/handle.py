@@ -18,8 +18,8 @@ from engine.errors import EngineDeadError, HeadraceError, ModelLoadError
 from engine.messages import Asleep, EngineInfo, EngineStats, Loading
 from server.config.image_policy import RemotePolicy
 from server.config.settings import SamplingDefaults, describe_defaults
-from server.fleet.deaths import Deaths, end_when_silent
-from server.fleet.engine_process import EngineProcess, describe_exit
+from server.fleet.deaths import Deaths, end_when_silent, stopped_after
+from server.fleet.engine_process import EngineProcess
 from server.fleet.policy import FleetPolicy, ModelState, Residence
 from server.markup.formats import ToolsSetting
 
@@ -292,21 +292,26 @@ class EngineHandle:
         process = self._process
         if process is None:
             return EngineDeadError(f"the engine process of model {self.name} could not be started")
+        watchdog = asyncio.create_task(
+            end_when_silent(process, self._policy.hang_after, stopped_after(self.config, self._policy.hang_after)),
+            name=f"watchdog {self.name}",
+        )
         try:
-            info = await process.client.wait_ready()
-            if self.tokenizer is None or self.info is None or info.model_dir != self.info.model_dir:
-                self.tokenizer, self.capabilities = await asyncio.to_thread(_prepare, self.config, info, self.tools)
+            return await self._serve(process)
         except HeadraceError as error:
             return error
+        finally:
+            watchdog.cancel()
+
+    async def _serve(self, process: EngineProcess) -> HeadraceError:
+        """What `_live` does while the process is watched. Raises HeadraceError if it does not load."""
+        info = await process.client.wait_ready()
+        if self.tokenizer is None or self.info is None or info.model_dir != self.info.model_dir:
+            self.tokenizer, self.capabilities = await asyncio.to_thread(_prepare, self.config, info, self.tools)
         if self.info is None:
             logger.info("model %s: %s", self.name, describe_defaults(self.defaults, info.generation_defaults))
         self._note_ready(info)
-        watchdog = asyncio.create_task(end_when_silent(process, self._policy.hang_after), name=f"watchdog {self.name}")
-        try:
-            code = await process.wait()
-        finally:
-            watchdog.cancel()
-        return EngineDeadError(f"the engine of model {self.name} {describe_exit(code)}")
+        return process.describe(await process.wait())
 
     def _note_ready(self, info: EngineInfo) -> None:
         self.info = info

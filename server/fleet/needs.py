@@ -19,6 +19,8 @@ import psutil
 from engine.cache import cache_dir
 from engine.config import EngineConfig, parse_memory
 from engine.messages import EngineInfo
+from engine.sizing.fit import RANK_BYTES
+from engine.weights.checkpoint import read_config
 from engine.weights.sources import describe
 from server.fleet.devices import CPU, DeviceMemory
 
@@ -63,10 +65,15 @@ class Needs:
     """What models need on these devices; `find` and `measure` read and write files and belong in a thread."""
 
     def __init__(
-        self, devices: Mapping[str, DeviceMemory], budgets: Mapping[str, int], path: Path | None = None
+        self,
+        devices: Mapping[str, DeviceMemory],
+        budgets: Mapping[str, int],
+        path: Path | None = None,
+        pools: Mapping[str, str] | None = None,
     ) -> None:
-        """`path` is where measurements are kept: a file in the cache directory."""
+        """`path` is where measurements are kept: a file in the cache directory; of `pools` these are the devices."""
         self._devices = devices
+        self._pools = pools or {name: name for name in devices}
         self._budgets = budgets
         self._path = path or cache_dir() / RECORD_FILE
 
@@ -79,8 +86,8 @@ class Needs:
             return Need(device, int(rest), self._kv(config, device, int(rest)), is_measured=True)
         weights = self._budgets[device] // UNKNOWN_SHARE
         if (found := here or size) is not None:
-            weights = round(found * _growth(config))
-        rest = weights + PROCESS_BYTES
+            weights = round(found * _growth(config)) // _devices(config, device)
+        rest = weights + _process_bytes(config, device)
         return Need(device, rest, self._kv(config, device, rest))
 
     def kv_limit(self, config: EngineConfig, need: Need, free: int) -> int:
@@ -92,13 +99,14 @@ class Needs:
 
     def measure(self, config: EngineConfig, info: EngineInfo, pid: int | None) -> Need:
         """What a model takes that has been loaded in that process; remembered for the next time."""
-        rest = info.weights_bytes + info.activation_bytes + info.graph_bytes + PROCESS_BYTES
-        if info.device == CPU and pid is not None:
-            with suppress(psutil.Error):  # it may have ended by now
-                rest = max(rest, psutil.Process(pid).memory_info().rss)
-        need = Need(info.device, rest, info.kv_bytes, is_measured=True)
+        device = self._pools.get(info.device, info.device)
+        parts = _devices(config, device)
+        rest = info.weights_bytes // parts + info.activation_bytes + info.graph_bytes + _process_bytes(config, device)
+        if device == CPU and pid is not None:
+            rest = max(rest, _resident(pid, with_ranks=info.ranks > 1))
+        need = Need(device, rest, info.kv_bytes // parts, is_measured=True)
         here = describe(config.source, config.revision).size_bytes
-        self._remember(_key(config, here), {"device": info.device, "rest": rest})
+        self._remember(_key(config, here), {"device": device, "rest": rest})
         return need
 
     def _kv(self, config: EngineConfig, device: str, rest: int) -> int:
@@ -114,8 +122,8 @@ class Needs:
     def _device(self, config: EngineConfig, record: Mapping[str, object]) -> str:
         """Where the model will be; what the last load found goes before what its settings suggest."""
         for name in (str(record.get("device", "")), config.device, f"{config.device}:0"):
-            if name in self._devices:
-                return name
+            if name in self._pools:
+                return self._pools[name]
         gpus = [name for name in self._devices if name != CPU]
         return gpus[0] if gpus else CPU
 
@@ -141,6 +149,24 @@ class Needs:
             logger.warning("what a model needs cannot be kept in %s: %s", self._path.parent, error.strerror)
 
 
+def _devices(config: EngineConfig, device: str) -> int:
+    """On how many devices like this one the model lies in parts."""
+    return 1 if device == CPU else config.tensor_parallel
+
+
+def _process_bytes(config: EngineConfig, device: str) -> int:
+    """Of an engine process on a device; on GPUs ranks take room for what they tell each other as well."""
+    return PROCESS_BYTES + (RANK_BYTES if _devices(config, device) > 1 else 0)
+
+
+def _resident(pid: int, *, with_ranks: bool) -> int:
+    """Memory of a process, and of the ranks that it has started; 0 where it has ended by now."""
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return sum(one.memory_info().rss for one in (process, *(process.children() if with_ranks else ())))
+    return 0
+
+
 def _growth(config: EngineConfig) -> float:
     """How much larger weights are in memory than in their files, as far as that can be told without reading them."""
     if config.quantization == "fp8":
@@ -148,11 +174,8 @@ def _growth(config: EngineConfig) -> float:
     state = describe(config.source, config.revision)
     if state.directory is None:
         return 1.0
-    try:
-        told = json.loads((state.directory / "config.json").read_text(encoding="utf-8"))
-        kept = told.get("dtype") or told.get("torch_dtype")
-    except (OSError, ValueError, AttributeError):
-        return 1.0  # the engine says what is wrong with it
+    told = read_config(state.directory) or {}  # the engine says what is wrong with it
+    kept = told.get("dtype") or told.get("torch_dtype")
     if kept == "float32":
         return 1.0 if config.dtype == "float32" else 0.5
     return 2.0 if config.dtype == "float32" and kept in ("bfloat16", "float16") else 1.0
@@ -162,6 +185,6 @@ def _key(config: EngineConfig, here: int | None) -> str:
     """Names what decides on a model's memory but for its KV cache; `here` are the bytes of its files."""
     parts = (
         config.source, here, config.revision, config.dtype, config.quantization, config.kv_dtype, config.device,
-        config.context, config.max_num_seqs, config.attention, config.fusion, config.graphs,
+        config.tensor_parallel, config.context, config.max_num_seqs, config.attention, config.fusion, config.graphs,
     )  # fmt: skip
     return sha256(repr(parts).encode()).hexdigest()[:24]

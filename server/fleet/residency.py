@@ -18,11 +18,13 @@ from math import inf
 from pathlib import Path
 
 from engine.errors import ConfigError, HeadraceError, ModelLoadError
+from engine.sizing.split import check_ranks
 from server.fleet.books import Holding, Moves, Phase, Wish, next_moves
 from server.fleet.devices import CPU, DeviceMemory, budgets, find_devices
 from server.fleet.handle import EngineHandle
 from server.fleet.needs import Need, Needs
 from server.fleet.policy import FleetPolicy, ModelState
+from server.fleet.pools import find_pools, pooled
 from server.fleet.turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ class Residency:
         self._sizes = sizes or {}
         self._find = find
         self._needs: Needs
+        self._pools: dict[str, str] = {}
         self._directory: Path
         self._wanted: dict[str, _Wanted] = {}
         self._granted: dict[str, Need] = {}
@@ -92,9 +95,11 @@ class Residency:
         Engines have their sockets in `directory`.
         """
         self._directory = directory
-        devices = await asyncio.to_thread(self._find)
+        found = await asyncio.to_thread(self._find)
+        self._pools = find_pools(found, [handle.config for handle in self._handles.values()])
+        devices = pooled(found, self._pools)
         self.budgets = budgets(devices, self._asked)
-        self._needs = Needs(devices, self.budgets)
+        self._needs = Needs(devices, self.budgets, pools=self._pools)
         await asyncio.gather(*(self._find_need(name, wanted) for name, wanted in self._wanted.items()))
         again_at = self._move_all()
         await asyncio.gather(*self._tasks)
@@ -196,6 +201,13 @@ class Residency:
 
     async def _find_need(self, name: str, wanted: _Wanted) -> None:
         handle = self._handles[name]
+        try:
+            await asyncio.to_thread(check_ranks, handle.config)
+        except ConfigError as error:
+            if self._wanted.get(name) is wanted and not handle.is_away:
+                del self._wanted[name]
+                handle.refuse(ModelLoadError(error.message, hint=error.hint))
+                return
         need = await asyncio.to_thread(self._needs.find, handle.config, self._sizes.get(name))
         if handle.residence.is_at_start and not need.is_measured:
             need = need.at_most(
@@ -356,7 +368,8 @@ class Residency:
         expected = BACK_SHARE * (self.budgets[device] - self.taken(device))
         deadline = time.monotonic() + BACK_SECONDS
         while time.monotonic() < deadline:
-            found = (await asyncio.to_thread(self._find)).get(device)
+            now = await asyncio.to_thread(self._find)
+            found = pooled({name: now[name] for name in self._pools if name in now}, self._pools).get(device)
             if found is None or found.available >= expected:
                 return
             await asyncio.sleep(0.2)

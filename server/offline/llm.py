@@ -40,6 +40,9 @@ _CHOICES = {
     "kv_dtype": typing.get_args(KvDtype), "activations": typing.get_args(Activations),
 }  # fmt: skip
 
+_COUNTS = ("tensor_parallel", "context", "threads", "max_num_seqs")
+_TEXTS = ("device", "memory")
+
 
 class LLM:
     """A model in a process of its own, which `close`, or the end of a `with` block, ends."""
@@ -54,6 +57,7 @@ class LLM:
         kv_dtype: KvDtype | None = None,
         activations: Activations | None = None,
         device: str | None = None,
+        tensor_parallel: int | None = None,
         context: int | None = None,
         memory: str | None = None,
         threads: int | None = None,
@@ -66,7 +70,8 @@ class LLM:
         """
         given = {
             "dtype": dtype, "quantization": quantization, "kv_dtype": kv_dtype, "activations": activations,
-            "device": device, "context": context, "memory": memory, "threads": threads, "max_num_seqs": max_num_seqs,
+            "device": device, "tensor_parallel": tensor_parallel, "context": context, "memory": memory,
+            "threads": threads, "max_num_seqs": max_num_seqs,
         }  # fmt: skip
         spec = find_spec(None if model is None else os.fspath(model), None if models is None else Path(models))
         config = _configured(spec.engine_config(), {name: value for name, value in given.items() if value is not None})
@@ -237,6 +242,10 @@ def _configured(config: EngineConfig, given: Mapping[str, Any]) -> EngineConfig:
     for name, value in given.items():
         if name in _CHOICES and value not in _CHOICES[name]:
             raise ConfigError(f"{name} is one of {', '.join(_CHOICES[name])}, got {value!r}")
+        if name in _COUNTS and (type(value) is not int or value < 1):
+            raise ConfigError(f"{name} is a whole number of at least 1, got {value!r}")
+        if name in _TEXTS and not isinstance(value, str):
+            raise ConfigError(f"{name} is text, got {value!r}")
     return dataclasses.replace(config, **given)
 
 

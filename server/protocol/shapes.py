@@ -261,6 +261,7 @@ class ModelShape(Shape):
     load_seconds: float | None = None
     dtype: str | None = None
     device: str | None = None
+    tensor_parallel: int | None = None
 
 
 class ModelListShape(Shape):

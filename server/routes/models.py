@@ -57,7 +57,7 @@ def describe(fleet: Fleet, handle: EngineHandle) -> dict[str, Any]:
 
 _LEARNED = (
     "context_length", "max_model_len", "architecture", "capabilities", "generation_config", "kv_cache_tokens",
-    "weights_bytes", "kv_bytes", "load_seconds", "dtype", "device",
+    "weights_bytes", "kv_bytes", "load_seconds", "dtype", "device", "tensor_parallel",
 )  # fmt: skip
 """What is null until a model has been loaded."""
 
@@ -67,5 +67,6 @@ def _learned(handle: EngineHandle, info: EngineInfo) -> dict[str, Any]:
     values = (
         info.context, info.context, info.architecture, handle.capabilities, info.generation_defaults, info.kv_tokens,
         info.weights_bytes, info.kv_bytes, round(handle.load_seconds, 2), info.dtype, info.device,
+        info.ranks,
     )  # fmt: skip
     return dict(zip(_LEARNED, values, strict=True))

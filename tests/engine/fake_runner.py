@@ -139,6 +139,9 @@ class FakeRunner:
     def rest(self) -> None:
         """See `Runner.rest`."""
 
+    def close(self) -> None:
+        """See `Runner.close`."""
+
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """See `Runner.wipe_blocks`."""
         for block in blocks:

@@ -86,7 +86,7 @@ def test_a_step_that_raises_fails_its_rows_and_the_engine_lives() -> None:
     for i in (0, 1):
         assert outputs[i, 0][-1].error == "internal error while computing this request"
     assert tokens(outputs[2, 0]) == expected([2, 0], 6)
-    assert not engine.is_broken
+    assert engine.failure is None
 
 
 def test_what_onednn_never_gets_over_is_noticed() -> None:
@@ -94,7 +94,7 @@ def test_what_onednn_never_gets_over_is_noticed() -> None:
     engine.add(request(1, [1, 0]))
     runner.errors.append(RuntimeError("could not create a primitive"))
     assert run(engine, runner)[1, 0][-1].finish_reason == "error"
-    assert engine.is_broken
+    assert engine.failure is not None
 
 
 def test_what_the_cache_holds_is_told_as_a_request_would_find_it() -> None:

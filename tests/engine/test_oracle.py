@@ -135,15 +135,18 @@ def test_in_any_mix(family: str, options: dict[str, object], tiny_model_dir: Tin
     ],
 )
 def test_mixtures_of_experts(family: str, tiny_model_dir: TinyModelDir) -> None:
-    """A token's experts are its own, whoever is computed beside it."""
+    """A token's experts are its own, whoever is computed beside it, by our products and by transformers' own."""
     directory = tiny_model_dir(family)
     requests, arrivals = random_mix(len(family), longest=60)
-    engine = make_engine(directory, num_blocks=24, context=90, max_batched_tokens=16)
-    outputs = run(engine, requests, arrivals)
-    for request_id, request in requests.items():
-        expected = generate(directory, request.prompt_token_ids, request.params.max_tokens)
-        assert outputs[request_id] == expected, f"request {request_id}"
-    assert engine.stats().preemptions > 0
+    for fusion in (True, False):
+        engine = make_engine(directory, num_blocks=24, context=90, max_batched_tokens=16, fusion=fusion)
+        runner = engine._runner
+        assert isinstance(runner, model_runner.ModelRunner) and ("grouped experts" in runner.surgery) == fusion
+        outputs = run(engine, requests, arrivals)
+        for request_id, request in requests.items():
+            expected = generate(directory, request.prompt_token_ids, request.params.max_tokens)
+            assert outputs[request_id] == expected, f"request {request_id}"
+        assert engine.stats().preemptions > 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -20,7 +20,7 @@ def test_memory_goes_back_once_when_the_engine_falls_idle(monkeypatch: pytest.Mo
     given_back: list[int] = []
 
     class Engine:
-        is_broken = False
+        failure = None
 
         @property
         def has_work(self) -> bool:
@@ -57,7 +57,7 @@ def test_memory_goes_back_once_when_the_engine_falls_idle(monkeypatch: pytest.Mo
 def test_an_engine_that_will_not_get_over_it_ends_when_everybody_is_told() -> None:
     told = [SequenceOutput(1, finish_reason="error", error="no")]
     engine = SimpleNamespace(
-        has_work=True, is_broken=True, step=lambda: told, take_outputs=lambda: [], stats=EngineStats
+        has_work=True, failure="made up", step=lambda: told, take_outputs=lambda: [], stats=EngineStats
     )
     pipe = Mock(receive=lambda timeout: [])
     assert process.serve(engine, pipe, Mock()) == 1  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.engine import Engine
 from engine.messages import AddRequest
 from engine.models.fp8 import Fp8Linear
 from engine.sampling_params import SamplingParams
@@ -53,7 +54,11 @@ def products_are_right(device: str, dtype: torch.dtype, rows: int, width: int, o
 
 def scores(directory: Path, device: str, **options: Any) -> torch.Tensor:
     """Log-probabilities of the tokens of a prompt, computed in pieces; the later ones read the cache of the earlier."""
-    engine = make_engine(directory, device=device, max_batched_tokens=16, num_blocks=40, **options)
+    return scores_by(make_engine(directory, device=device, max_batched_tokens=16, num_blocks=40, **options))
+
+
+def scores_by(engine: Engine) -> torch.Tensor:
+    """`scores` of an engine that is there."""
     engine.add(AddRequest(1, PROMPT, SamplingParams(max_tokens=4, temperature=0, prompt_logprobs=0)))
     found: list[float] = []
     while engine.has_work:

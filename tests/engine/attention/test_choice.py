@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.attention import choice
+from engine.attention import choice, trial
 from engine.attention.choice import Choice, Problem, Workload, measure
 from engine.errors import ModelLoadError
 from engine.kernels.launch_shapes import LaunchKey, LaunchShape, candidates, default_shape, launch_shape, use_shape
@@ -20,10 +20,14 @@ PROBLEM = Problem(4, 2, 64, 64, torch.float32, torch.float32, 16)
 DECODE, PROMPT = (PROBLEM.key(is_prompt=is_prompt) for is_prompt in (False, True))
 
 
+Rule = Callable[[str], float]
+"""Seconds by a candidate's name."""
+
+
 class Clock:
     """A timer by rule: seconds by the candidate's name, or an exception."""
 
-    def __init__(self, rule: Callable[[str], float]) -> None:
+    def __init__(self, rule: Rule) -> None:
         self.rule, self.seen, self.shapes = rule, [], []
 
     def __call__(self, name: str, work: Callable[[], object], *, capturable: bool) -> float:
@@ -31,6 +35,43 @@ class Clock:
         self.seen.append(name)
         self.shapes.append(launch_shape(PROMPT if "prompt" in name else DECODE))
         return self.rule(name)
+
+
+class Passing:
+    """Time that passes only where something is built or timed: seconds by rules of the candidate's name."""
+
+    def __init__(self, building: Rule, measuring: Rule) -> None:
+        self.building, self.now, self.built = building, 1000.0, []
+        self.clock = Clock(self._measured)
+        self._measuring = measuring
+
+    def build_kernels(self, name: str, work: Callable[[], object], device: torch.device) -> None:
+        self.built.append(name)
+        self.now += self.building(name)
+
+    def _measured(self, name: str) -> float:
+        assert name in self.built
+        self.now += self._measuring(name)
+        return 1.0
+
+
+@pytest.fixture
+def passing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Passing]:
+    """From its call on, time passes by rules."""
+
+    def begin(building: Rule = lambda name: 0.0, measuring: Rule = lambda name: 0.0) -> Passing:
+        time = Passing(building, measuring)
+        monkeypatch.setattr(trial, "build_kernels", time.build_kernels)
+        monkeypatch.setattr(trial, "monotonic", lambda: time.now)
+        return time
+
+    return begin
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_built(passing: Callable[..., Passing]) -> None:
+    """Kernels of a GPU are not run here."""
+    passing()
 
 
 def names(what: str) -> list[str]:
@@ -44,8 +85,10 @@ def test_the_fastest_shapes_and_backend_are_taken() -> None:
     clock = Clock(lambda name: fast.get(name, 1.0))
     found = measure(PROBLEM, CPU, clock, SMALL)
     assert (found.attention, found.decode, found.prompt) == ("triton", *wanted)
-    assert clock.seen == ["sdpa decode", "sdpa prompt", *names("decode"), *names("prompt")]
-    assert [str(shape) for shape in clock.shapes[2:]] == [name.split()[-1] for name in clock.seen[2:]]
+    assert clock.seen == ["sdpa decode", *names("decode"), "sdpa prompt", *names("prompt")]
+    in_use = dict(zip(clock.seen, map(str, clock.shapes), strict=True))
+    assert all(in_use[name] == name.split()[-1] for name in (*names("decode"), *names("prompt")))
+    assert found.is_complete
     assert launch_shape(DECODE) == default_shape(DECODE), "a trial leaves nothing behind"
 
 
@@ -69,11 +112,41 @@ def test_what_does_not_run_is_passed_over() -> None:
         measure(PROBLEM, CPU, Clock(lambda name: 1 / 0), SMALL)
 
 
-def test_time_that_is_over_leaves_the_first_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "SECONDS", -1.0)
-    clock = Clock(lambda name: 1.0)
-    assert measure(PROBLEM, CPU, clock, SMALL).decode == default_shape(DECODE)
-    assert clock.seen == ["sdpa decode", "sdpa prompt", names("decode")[0], names("prompt")[0]]
+def test_builds_do_not_count_as_measuring(passing: Callable[..., Passing]) -> None:
+    each = trial.BUILDING_SECONDS / (max(len(names("decode")), len(names("prompt"))) + 1)
+    time = passing(building=lambda name: each, measuring=lambda name: 0.1)
+    assert measure(PROBLEM, CPU, time.clock, SMALL).is_complete
+    assert time.clock.seen == ["sdpa decode", *names("decode"), "sdpa prompt", *names("prompt")] == time.built
+
+
+def test_decoding_and_prompts_have_a_budget_each(passing: Callable[..., Passing]) -> None:
+    """What there is no time for is passed over, but for torch's own attention and the default shape."""
+    time = passing(measuring=lambda name: 4.0 if "decode" in name else 0.0)
+    found = measure(PROBLEM, CPU, time.clock, SMALL)
+    assert time.clock.seen == ["sdpa decode", *names("decode")[:2], "sdpa prompt", *names("prompt")]
+    assert not found.is_complete and found.decode == default_shape(DECODE)
+    time = passing(measuring=lambda name: 100.0)
+    assert not measure(PROBLEM, CPU, time.clock, SMALL).is_complete
+    assert time.clock.seen == ["sdpa decode", names("decode")[0], "sdpa prompt", names("prompt")[0]]
+
+
+def test_building_has_a_budget_too(passing: Callable[..., Passing]) -> None:
+    time = passing(building=lambda name: 25.0)
+    assert not measure(PROBLEM, CPU, time.clock, SMALL).is_complete
+    assert time.clock.seen == time.built == ["sdpa decode", *names("decode")[:2], "sdpa prompt", *names("prompt")[:2]]
+    time = passing(building=lambda name: 100.0)
+    measure(PROBLEM, CPU, time.clock, SMALL)
+    assert time.built == ["sdpa decode", names("decode")[0], "sdpa prompt", names("prompt")[0]]
+
+
+def test_what_lacked_memory_was_not_tried() -> None:
+    def rule(name: str) -> float:
+        if name == names("decode")[1]:
+            raise torch.OutOfMemoryError
+        return 1.0
+
+    found = measure(PROBLEM, CPU, Clock(rule), SMALL)
+    assert found.attention == "triton" and not found.is_complete
 
 
 def test_a_choice_is_remembered_for_its_problem_and_device(tmp_path: Path) -> None:
@@ -107,6 +180,25 @@ def test_a_start_measures_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         use_shape(DECODE, None)
         assert choice.choose_attention(PROBLEM, CPU) == first and not clock.seen
         assert launch_shape(DECODE) == best
+    finally:
+        choice.apply(PROBLEM, Choice("triton"))
+
+
+def test_what_was_cut_short_serves_and_is_not_remembered(
+    passing: Callable[..., Passing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "made up")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(choice, "Workload", lambda: SMALL)
+    time = passing(measuring=lambda name: 7.0)
+    monkeypatch.setattr(choice, "device_timer", lambda device: time.clock)
+    try:
+        assert choice.choose_attention(PROBLEM, CPU).decode == launch_shape(DECODE) == default_shape(DECODE)
+        assert "the next start tries again" in caplog.text and not list(tmp_path.rglob("*.json"))
+        time = passing(measuring=lambda name: 0.1)
+        assert choice.choose_attention(PROBLEM, CPU).is_complete and len(time.clock.seen) > 4
+        assert len(list(tmp_path.rglob("*.json"))) == 1
     finally:
         choice.apply(PROBLEM, Choice("triton"))
 

@@ -66,7 +66,7 @@ def test_what_a_cache_takes_beside_its_blocks_is_set_aside(
     assert overhead_bytes(shapes, 2, 16, is_cuda=True) == null_block + 4 * 2 * 2**20
     seen: list[int] = []
 
-    def size(*arguments: Any, reserved: int) -> kv_cache.CacheSize:
+    def size(*arguments: Any, reserved: int, ranks: object) -> kv_cache.CacheSize:
         seen.append(reserved)
         return size_cache(*arguments, reserved=reserved)
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.device.forward_batch import HostBatch
+from engine.device.host_batch import HostBatch
 from engine.execution.graphs import DecodeGraphs
 from engine.execution.mixed_graphs import MixedGraphs
 from engine.execution.model_runner import ModelRunner
-from engine.scheduling.block_manager import BlockManager
-from engine.scheduling.scheduler import Scheduler
+from engine.sampling_params import SamplingParams
+from engine.scheduling.block_manager import NULL_BLOCK, BlockManager
+from engine.scheduling.scheduler import Scheduled, Scheduler
+from engine.scheduling.sequence import Sequence
 from engine.sizing import steps
 from engine.sizing.steps import bucket_sizes, step_sizes
 from tests.engine.test_oracle import generate, make_engine, random_mix, run
@@ -95,8 +97,9 @@ def test_warming_up_leaves_nothing_behind(tiny_model_dir: Callable[[str], Path])
     assert found and found == wanted[: len(found)]
 
 
+@pytest.mark.parametrize("graphs", [True, "lazy"])
 def test_where_recording_breaks_off_steps_go_on_eagerly_on_their_own_stream(
-    tiny_model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    graphs: bool | str, tiny_model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`torch.cuda.graph` leaves its stream the current one if the recording cannot be ended."""
     streams, tries = ["of the steps"], []
@@ -117,12 +120,13 @@ def test_where_recording_breaks_off_steps_go_on_eagerly_on_their_own_stream(
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: streams[0])
     monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: streams.__setitem__(0, stream))
-    engine = make_engine(tiny_model_dir("llama"), graphs=True, max_num_seqs=2)
+    engine = make_engine(tiny_model_dir("llama"), graphs=graphs, max_num_seqs=2)
     runner = engine._runner
     assert isinstance(runner, ModelRunner) and runner.graphs is not None and runner.mixed_graphs is not None
     recorder = runner.graphs._recorder
     recorder.records, recorder._logits = True, torch.zeros(2, VOCAB_SIZE)
     runner.warm_up()
+    assert len(tries) == (graphs is True)
     requests, arrivals = random_mix(2, longest=12)
     outputs = run(engine, requests, arrivals)
     assert tries == ["of the steps"] and streams == ["of the steps"]
@@ -133,40 +137,124 @@ def test_where_recording_breaks_off_steps_go_on_eagerly_on_their_own_stream(
 
 
 def test_a_runner_pads_only_where_it_is_asked_to(tiny_model_dir: Callable[[str], Path]) -> None:
-    for graphs in (None, False, True):
+    for graphs in (None, False, True, "lazy"):
         runner = make_engine(tiny_model_dir("llama"), graphs=graphs)._runner
-        assert isinstance(runner, ModelRunner) and (runner.graphs is not None) is (graphs is True)
+        assert isinstance(runner, ModelRunner) and (runner.graphs is not None) is bool(graphs)
 
 
-def test_one_size_that_finds_no_memory_is_dropped_alone(
-    tiny_model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorded: list[object] = []
+class FakeGraph:
+    """Counts how often a device would have repeated it."""
+
+    def __init__(self) -> None:
+        self.num_replays = 0
+
+    def replay(self) -> None:
+        self.num_replays += 1
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[FakeGraph]:
+    """Recordings as they are begun; the second finds no memory."""
+    begun: list[FakeGraph] = []
 
     class Recording:
-        def __init__(self, graph: object, **_: object) -> None:
-            recorded.append(graph)
+        def __init__(self, graph: FakeGraph, **_: object) -> None:
+            begun.append(graph)
 
         def __enter__(self) -> None:
-            if len(recorded) == 2:
+            if len(begun) == 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
     monkeypatch.setattr(torch.cuda, "graph", Recording)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: None)
-    runner = make_engine(tiny_model_dir("llama"), graphs=True, max_num_seqs=6)._runner
-    assert isinstance(runner, ModelRunner) and runner.graphs is not None and runner.mixed_graphs is not None
-    runner.graphs._recorder.records = True
-    runner.warm_up()
+    return begun
+
+
+def recording_runner(directory: Path, **options: object) -> ModelRunner:
+    """One that believes that its device records steps."""
+    runner = make_engine(directory, max_num_seqs=6, **options)._runner
+    assert isinstance(runner, ModelRunner)
+    runner._recorder.records = True
+    return runner
+
+
+def test_one_size_that_finds_no_memory_is_dropped_alone(
+    tiny_model_dir: Callable[[str], Path], recorded: list[FakeGraph], caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = recording_runner(tiny_model_dir("llama"), graphs=True)
+    assert runner.graphs is not None and runner.mixed_graphs is not None
+    told: list[tuple[str, float | None]] = []
+    with caplog.at_level("INFO"):
+        runner.warm_up(lambda stage, share: told.append((stage, share)))
     mixed, decoding = step_sizes(6, runner.context), bucket_sizes(6)
-    assert len(recorded) == len(mixed) + len(decoding)
+    total = len(mixed) + len(decoding)
+    assert len(recorded) == total
     assert runner.mixed_graphs.num_recorded == len(mixed) - 1 and runner.graphs.num_recorded == len(decoding)
-    assert set(mixed) - runner.mixed_graphs._graphs.keys() == {mixed[-2]}
+    assert [size for size, graph in runner.mixed_graphs._graphs.items() if graph is None] == [mixed[-2]]
+    assert [share for stage, share in told if stage == "recording steps"] == [n / total for n in range(total + 1)]
+    assert f"recorded {total - 1} of {total} sizes of steps in " in caplog.text
+
+
+def step_of(runner: ModelRunner, *lengths: int) -> HostBatch:
+    """Of sequences that have one token in the cache, as it were, and so many to compute."""
+    rows = []
+    for slot, length in enumerate(lengths):
+        sequence = Sequence(
+            request_id=slot,
+            prompt_token_ids=[5] * (length + 1),
+            params=SamplingParams(max_tokens=1),
+            seed=slot,
+            max_len=100,
+        )
+        sequence.slot, sequence.block_table, sequence.num_computed_tokens = slot, [NULL_BLOCK] * 20, 1
+        rows.append(Scheduled(sequence, length))
+    return runner.pack(rows)
+
+
+def test_a_lazy_size_is_recorded_once_when_a_step_needs_it(
+    tiny_model_dir: Callable[[str], Path], recorded: list[FakeGraph]
+) -> None:
+    runner = recording_runner(tiny_model_dir("llama"), graphs="lazy")
+    assert runner.graphs is not None and runner.mixed_graphs is not None
+    told: list[str] = []
+    runner.warm_up(lambda stage, share: told.append(stage))
+    assert not recorded and "recording steps" not in told
+
+    for lengths in ((1, 1, 1), (1, 1, 1, 1)):
+        runner.run(step_of(runner, *lengths))
+    assert runner.graphs._graphs == {4: recorded[0]} and recorded[0].num_replays == 1
+    for _ in range(3):
+        runner.run(step_of(runner, 1, 1))
+    assert len(recorded) == 2, "a size without memory is tried at each step"
+    for length in (20, 60, 70):
+        runner.run(step_of(runner, 1, length))
+    assert runner.mixed_graphs._graphs == {(64, 7): recorded[2], (128, 7): recorded[3]}
+    assert [graph.num_replays for graph in recorded[2:]] == [1, 0]
+    assert runner.graphs.num_recorded == 1 and runner.mixed_graphs.num_recorded == 2
+
+    runner.graphs.forget()
+    runner.run(step_of(runner, 1, 1))
+    assert len(recorded) == 5 and runner.graphs.num_recorded == 1, "what slept is recorded anew"
+
+
+def test_what_another_rank_has_not_recorded_is_not_tried_again(
+    tiny_model_dir: Callable[[str], Path], recorded: list[FakeGraph]
+) -> None:
+    runner = recording_runner(tiny_model_dir("llama"), graphs="lazy")
+    assert runner.graphs is not None
+    answers = iter([True, False])
+    asked: list[bool] = []
+    runner._recorder._agree = lambda holds: (asked.append(holds), next(answers))[1]
+    for _ in range(3):
+        runner.run(step_of(runner, 1, 1, 1, 1))
+    assert asked == [True, True] and len(recorded) == 1, "ranks ask each other for each step"
+    assert runner.graphs._graphs == {4: None} and runner.graphs.num_recorded == 0
 
 
 def test_steps_are_cut_to_the_sizes_that_cost_no_padding() -> None:

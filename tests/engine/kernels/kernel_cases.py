@@ -4,7 +4,6 @@ On the GPU there is, or under Triton's interpreter if TRITON_INTERPRET is 1.
 """
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,11 +24,16 @@ from engine.device.forward_batch import ForwardBatch, Mixture
 from engine.device.kv_cache import LayerCache
 from engine.kernels import reference, triton_fp8, triton_layer, triton_linear
 from engine.kernels.launch_shapes import candidates, launch_key, use_shape
-from engine.kernels.triton_attention import paged_attention
+from engine.kernels.triton_attention import layout_for, paged_attention
+from engine.kernels.triton_pieces import cut
 from engine.messages import AddRequest
+from engine.models.fp8 import Fp8Linear
 from engine.sampling_params import SamplingParams
 from engine.sizing import steps
 from engine.weights.random_tokenizer import write_tokenizer
+from tests.engine.kernels.devices import DEVICE, DTYPES, HAS_FP8, TOLERANCE, there
+from tests.engine.kernels.expert_cases import expert_cases
+from tests.engine.kernels.piece_cases import piece_cases
 from tests.engine.sampling.sampler_cases import sampler_cases
 from tests.engine.test_oracle import generate, make_engine, run
 from tests.engine.test_oracle_images import finish
@@ -39,17 +43,10 @@ from tests.vision_models import Eyes, build_seeing_model
 
 FUSED = frozenset(FAMILIES | VISION_FAMILIES) - {"deepseek_v2", "deepseek_v3"}
 """Families whose layers are replaced whole."""
-DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
-TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-DTYPES = (torch.float32, torch.float16) if DEVICE.type == "cpu" else tuple(TOLERANCE)
-"""The interpreter computes products of bf16 wrongly."""
-HAS_FP8 = DEVICE.type == "cpu" or torch.cuda.get_device_capability() >= (8, 9)
-"""Triton turns numbers into e4m3 on these GPUs."""
-
-
-def there(*tensors: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors on the device, with the strides they have."""
-    return [tensor.to(DEVICE) for tensor in tensors]
+FIRST_OF_A_KIND = frozenset({"gemma2", "gemma3", "gemma3_vision", "mllama"})
+"""Those of whose two layers the one whose launches are counted is the first of its kind: it cuts the keys, for all."""
+ROUTED = frozenset({"deepseek_v3"})
+"""Those whose experts are chosen by our kernel."""
 
 
 def cache_there(cache: LayerCache) -> LayerCache:
@@ -155,10 +152,17 @@ def attention(
         close(backend._attend(q, cache, dim**-0.5, softcap, window), wanted)
         return
     q, tables, lens, starts = there(q, tables, lens, starts)
+    cache = cache_there(cache)
+    layout = layout_for(
+        q, cache, num_seqs=len(lens), max_query_len=int(query_lens.max()), num_processors=splits * kv_heads
+    )
+    layout = replace(layout, num_pieces=splits * len(rows) if splits > 1 else 0, smallest=layout.shape.tile)
+    pieces = cut(lens, starts, layout, window=window)
     ours = paged_attention(
-        q, cache_there(cache), tables, lens, starts, block_size=block_size, scaling=dim**-0.5, softcap=softcap,
-        window=window, max_query_len=int(query_lens.max()), splits=splits,
-    )  # fmt: skip
+        q, cache, tables, pieces, block_size=block_size, scaling=dim**-0.5, softcap=softcap, window=window
+    )
+    longest = min(max(context for _, context in rows), window or 2**31)
+    assert splits == 1 or longest < 2 * layout.shape.tile or int((pieces.joins[:, 3] > 1).sum()), "nothing was cut"
     close(ours, wanted)
 
 
@@ -193,7 +197,8 @@ def launch_shapes(dim: int, latent: int | None = None) -> None:
     """All launch shapes that may be chosen on some GPU give the same results; one that does not fit is never chosen."""
     heads, kv_heads, group = (4, 2, 2) if latent is None else (40, 1, 40)
     for is_prompt, rows in ((False, [(1, 70), (1, 3)]), (True, [(40, 70), (20, 20)])):
-        key = launch_key(dim, group, is_prompt=is_prompt, is_latent=latent is not None)
+        kv_bytes = DTYPES[-1].itemsize
+        key = launch_key(dim, group, is_prompt=is_prompt, is_latent=latent is not None, kv_bytes=kv_bytes)
         try:
             for number, shape in enumerate(candidates(key)):
                 use_shape(key, shape)
@@ -271,6 +276,18 @@ def quantized(rows: int, dim: int, dtype: torch.dtype) -> None:
     assert torch.equal(ours.cpu().view(torch.uint8)[~with_nan], wanted.view(torch.uint8)[~with_nan])
 
 
+def fp8_products(rows: int, outputs: int, width: int, dtype: torch.dtype, *, bias: bool) -> None:
+    """Few rows with weights in FP8, in sizes that are no multiple of a tile; in every launch shape."""
+    torch.manual_seed(outputs + rows)
+    linear = Fp8Linear.quantized(torch.randn(outputs, width), torch.randn(outputs).to(dtype) if bias else None)
+    x = (torch.randn(rows, width) / width**0.5).to(dtype)
+    added = None if linear.bias is None else linear.bias.to(DEVICE)
+    for shape in triton_fp8.FEW_ROWS_SHAPES:
+        with contextlib.suppress(OutOfResources):  # such a shape is not chosen there
+            ours = triton_fp8.few_rows_product(*there(x, linear.weight, linear.scale), added, shape)
+            close(ours, linear.plain_product(x))
+
+
 def rotary(
     tokens: int,
     heads: int,
@@ -323,7 +340,9 @@ def engine(family: str, *, fusion: bool, graphs: bool | None = False) -> None:
                            max_batched_tokens=64 if graphs else 24, max_num_seqs=4)  # fmt: skip
         layers = {type(module).__name__ for module in ours._runner.model.modules()}  # type: ignore[attr-defined]
         assert ("CudaDecoderLayer" in layers) == (fusion and family in FUSED), family
-        assert not fusion or family not in FUSED or ours._runner.launches_per_layer == 10  # type: ignore[attr-defined]
+        assert (layers >= {"GroupedExperts", "FusedRouter"}) == (fusion and family in ROUTED), layers
+        launches = ours._runner.launches_per_layer  # type: ignore[attr-defined]
+        assert not fusion or family not in FUSED or launches == 10 + (family in FIRST_OF_A_KIND), launches
         requests = {}
         for number, length in enumerate((1, 5, 27)):
             prompt = [3 + (7 * at + number) % 200 for at in range(length)]
@@ -335,6 +354,24 @@ def engine(family: str, *, fusion: bool, graphs: bool | None = False) -> None:
         for number, request in requests.items():
             wanted = generate(directory, request.prompt_token_ids, 3)
             assert outputs[number] == wanted[: len(outputs[number])] and outputs[number], (number, outputs, wanted)
+
+
+def engine_in_fp8() -> None:
+    """Products of few rows are ours, in decoding steps and short prompts, and say what plain torch says."""
+    with tempfile.TemporaryDirectory() as work:
+        directory = build_tiny_model("llama", Path(work) / "model", two_layers=True)
+        requests = {
+            number: AddRequest(number, [3 + (7 * at + number) % 200 for at in range(length)],
+                               SamplingParams(max_tokens=4, temperature=0))
+            for number, length in enumerate((1, 5, 27))
+        }  # fmt: skip
+        said = []
+        for attention_name in ("triton", "reference"):
+            ours = make_engine(directory, attention=attention_name, quantization="fp8")
+            few = [m.few_rows for m in ours._runner.model.modules() if isinstance(m, Fp8Linear)]  # type: ignore[attr-defined]
+            assert len(few) == 4 and all(few) == (attention_name == "triton"), few
+            said.append(run(ours, requests, {0: 0, 1: 0, 2: 1}))
+        assert said[0] == said[1], said
 
 
 def seeing(family: str) -> None:
@@ -396,6 +433,8 @@ def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[st
         yield f"engine: {family}", engine, (family,), {"fusion": True}
     for family in ("mllama", "qwen3_vl", "gemma3_vision"):
         yield f"engine: {family}, with images", seeing, (family,), {}
+    if DEVICE.type == "cpu":
+        yield "engine: llama in FP8", engine_in_fp8, (), {}
     yield "engine: llama, padded", engine, ("llama",), {"fusion": True, "graphs": True}
     yield "engine: llama, not fused", engine, ("llama",), {"fusion": False}
     for fusion in (True, False) if HAS_FP8 else ():
@@ -429,18 +468,26 @@ def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[st
     yield "attention: values of another width", attention, ([(1, 40), (4, 30)],), {"dim": 96, "v_dim": 64}
     for window in (1, 2, 16, 31, 64, 1000):
         for splits in (1, 4):
-            rows = [(1, 90), (1, 64), (1, 16)] + ([(40, 80)] if splits == 1 else [])
+            rows = [(1, 90), (1, 64), (1, 16), (40, 80)]
             options = {"window": window, "splits": splits}
             yield f"attention: window of {window}, {splits} parts", attention, (rows,), options
     yield "attention: softcap", attention, (mixed,), {"softcap": 5.0}
     options = {"softcap": 5.0, "window": 33, "splits": 4}
     yield "attention: softcap, window, parts", attention, ([(1, 70), (1, 3)],), options
+    if HAS_FP8:  # numbers in bf16 beside a cache in FP8 are computed with in fp16, which the interpreter can do
+        options = {"dtype": torch.bfloat16, "kv_dtype": torch.float8_e4m3fn}
+        yield "attention: bf16, FP8 cache", attention, (mixed,), options
+        yield "latents: bf16, FP8 cache", attention, (mixed,), options | {
+            "heads": 8, "kv_heads": 1, "dim": 48, "v_dim": 32, "latent": True
+        }  # fmt: skip
     for dim in (64, 128, 256):
         yield f"attention: every launch shape, heads of {dim}", launch_shapes, (dim,), {}
     yield "attention: auto", choice, (Problem(4, 2, 64, 64, torch.float32, torch.float32, 16),), {}
     yield from latent_cases()
     for splits in (2, 16):
         yield f"attention: {splits} parts", attention, ([(1, 1), (1, 100), (1, 17)],), {"splits": splits, "empty": True}
+        rows = [(1, 300), (3, 170), (40, 200), (1, 17)]
+        yield f"attention: a few queries in {splits} parts", attention, (rows,), {"splits": splits}
     for dtype in DTYPES:
         for rows, dim in ((1, 64), (3, 576), (2, 5120)):
             for add, plus_one in ((False, False), (True, False), (True, True)):
@@ -457,6 +504,11 @@ def cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...], dict[st
             if HAS_FP8:
                 options = {"kv_dtype": torch.float8_e4m3fn}
                 yield f"rotary: {shape}, {dtype}, FP8 cache", rotary, (*shape, dtype, "none"), options
+        for rows, outputs, width in ((1, 208, 592), (7, 48, 512), (16, 160, 1040)) if HAS_FP8 else ():
+            name = f"product in FP8: {rows} rows of {width} to {outputs}, {dtype}"
+            yield name, fp8_products, (rows, outputs, width, dtype), {"bias": rows == 7}
         for rows, dim in ((1, 16), (5, 576), (4, 1000), (4, 11008)) if HAS_FP8 else ():
             yield f"FP8: {rows} of {dim}, {dtype}", quantized, (rows, dim, dtype), {}
+    yield from expert_cases()
+    yield from piece_cases()
     yield from sampler_cases()

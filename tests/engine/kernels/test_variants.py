@@ -13,7 +13,7 @@ from triton.compiler.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
 from engine.device.kv_cache import LayerCache
-from engine.kernels import triton_attention, triton_filter, triton_layer, triton_sampler
+from engine.kernels import triton_attention, triton_filter, triton_layer, triton_pieces, triton_sampler
 from engine.sampling.device_sampler import DeviceSampler
 from tests.engine.fake_grammar import FakeGrammar
 from tests.engine.sampling.reference import MIXES
@@ -33,7 +33,7 @@ def variants(monkeypatch: pytest.MonkeyPatch) -> Variants:
         _, kinds, _ = bind(*arguments, **options)
         found.setdefault(kernel.fn.__name__, set()).add(str(kinds))
 
-    for module in (triton_attention, triton_filter, triton_layer, triton_sampler):
+    for module in (triton_attention, triton_filter, triton_layer, triton_pieces, triton_sampler):
         monkeypatch.setattr(module, "launch", launch)
     return found
 
@@ -44,29 +44,26 @@ def columns(count: int, rows: int, dtype: torch.dtype) -> tuple[torch.Tensor, ..
 
 
 @pytest.mark.parametrize("queries", [1, 40])
-def test_attention_is_built_once_for_rows_and_blocks_of_any_number(queries: int, variants: Variants) -> None:
-    cache = LayerCache(*torch.zeros(2, 2, 64, 64, dtype=torch.bfloat16))
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (7, 1), (25, 5)])
+def test_attention_is_built_once_for_rows_and_blocks_and_pieces_of_any_number(
+    queries: int, heads: int, kv_heads: int, variants: Variants
+) -> None:
+    cache = LayerCache(*torch.zeros(2, kv_heads, 64, 64, dtype=torch.bfloat16))
     for before in (0, 1, 2, 4, 16):
         for rows in (1, 2, 16, 17):
             for blocks in (1, 2, 16, 33):
                 tables, lens, starts = (torch.zeros(before + rows + 1, *shape, dtype=torch.int32)[before:]
                                         for shape in ((blocks,), (), ()))  # fmt: skip
-                q = torch.zeros(4, rows * queries, 64, dtype=torch.bfloat16)
-                triton_attention.paged_attention(
-                    q, cache, tables[:rows], lens[:rows], starts, block_size=16, scaling=0.1,
-                    max_query_len=queries,
-                )  # fmt: skip
-    assert len(variants["attend_kernel"]) == 1, variants
-
-
-def test_attention_in_parts_is_built_once_for_any_number_of_them(variants: Variants) -> None:
-    keys, q = torch.zeros(2, 64, 64, dtype=torch.bfloat16), torch.zeros(4, 1, 64, dtype=torch.bfloat16)
-    ints, cache = torch.zeros(2, dtype=torch.int32), LayerCache(keys, keys)
-    for splits in (2, 4, 16, 64):
-        triton_attention.paged_attention(
-            q, cache, ints[:1, None], ints[:1], ints, block_size=16, scaling=0.1, max_query_len=1, splits=splits
-        )
-    assert len(variants["attend_kernel"]) == 1, variants
+                q = torch.zeros(heads, rows * queries, 64, dtype=torch.bfloat16)
+                for processors in (1, 132):
+                    layout = triton_attention.layout_for(
+                        q, cache, num_seqs=rows, max_query_len=queries, num_processors=processors
+                    )
+                    pieces = triton_pieces.cut(lens[:rows], starts, layout)
+                    triton_attention.paged_attention(q, cache, tables[:rows], pieces, block_size=16, scaling=0.1)
+    assert {name: len(kinds) for name, kinds in variants.items()} == {
+        "cut_kernel": 1, "attend_kernel": 1, "join_kernel": 1
+    }  # fmt: skip
 
 
 def test_rotary_is_built_once_wherever_slots_lie(variants: Variants) -> None:

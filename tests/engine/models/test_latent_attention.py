@@ -17,7 +17,7 @@ from engine.models.fusion import Undo
 from engine.models.latent_attention import LatentExpansion, replace_attention
 from engine.sampling_params import SamplingParams
 from engine.sizing.cache import bytes_per_token
-from engine.sizing.shape import shape_of
+from engine.sizing.formulas import shape_of
 from engine.weights.random_model import shipped_config
 from tests.engine.models.test_fp8 import write_checkpoint
 from tests.engine.test_oracle import generate, make_engine, run

@@ -57,6 +57,14 @@ def test_what_would_answer_wrongly_is_refused(options: dict[str, object], tmp_pa
         build_engine(EngineConfig(name="t", source=str(tmp_path), dtype="float32", threads=1), lambda *_: None)
 
 
+def test_heads_that_do_not_belong_together_are_named() -> None:
+    """The default of qwen2 is 32 KV heads; that such a model depends on its batches is true, and no help."""
+    source = "random://qwen2?hidden_size=64&num_hidden_layers=1&vocab_size=300&num_attention_heads=4"
+    with pytest.raises(ModelLoadError, match="num_key_value_heads: 32 does not divide the model's 4 att") as refused:
+        build_engine(EngineConfig(name="t", source=source, dtype="float32", threads=1), lambda *_: None)
+    assert "default of its type, here qwen2" in (refused.value.hint or "")
+
+
 def test_a_state_that_crosses_sequences_is_found_without_its_name() -> None:
     """A made-up model whose logits depend on the token before in the batch, whoever's it is."""
     table = torch.randn(50, 50, generator=torch.Generator().manual_seed(0))

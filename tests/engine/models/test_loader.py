@@ -15,7 +15,9 @@ from engine.cache import no_progress
 from engine.config import EngineConfig
 from engine.device.device import computes_in_bf16
 from engine.errors import ModelLoadError
-from engine.models import loader
+from engine.models import building
+from engine.models.experts import Fp8Experts
+from engine.models.fp8_blocks import BlockFp8Linear
 from engine.models.fusion import pack_linears
 from engine.models.loader import LoadedModel, load
 from tests.engine.weights.gguf_samples import write_model
@@ -137,7 +139,7 @@ def test_spoilt_files_are_refused(copy_of: Path) -> None:
 def test_weights_beyond_the_memory_are_refused_before_they_are_read(
     copy_of: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "available_memory", lambda device: 1000)
+    monkeypatch.setattr(building, "available_memory", lambda device: 1000)
     with pytest.raises(ModelLoadError, match=r"0\.0 GiB are free"):
         load_from(copy_of)
     with pytest.raises(ModelLoadError, match=r"0\.0 GiB are free"):
@@ -178,6 +180,34 @@ def test_random_models_have_right_norms_and_rotations(family: str, tiny_model_di
     assert loaded.eos_token_ids == [2]
 
 
+def test_a_random_model_whose_configuration_is_in_fp8_is_drawn_in_it(
+    tmp_path: Path, tiny_model_dir: Callable[[str], Path]
+) -> None:
+    """The very numbers of the same draw in fp32, rounded: what makes keys and values of latents stays as it is."""
+    config = json.loads((tiny_model_dir("deepseek_v3") / "config.json").read_text(encoding="utf-8"))
+    config |= {"q_lora_rank": 32, "kv_lora_rank": 24}  # with what is rotated, multiples of 16
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    source = f"random://{tmp_path / 'config.json'}"
+    plain = load_from(source, dtype="float32", quantization="none").model
+    loaded = load_from(source, dtype="float32")
+    found, linears, experts = dict(plain.named_modules()), 0, 0
+    for path, module in loaded.model.named_modules():
+        if isinstance(module, BlockFp8Linear):
+            linears += 1
+            torch.testing.assert_close(module.unpacked(), found[path].weight, rtol=0.07, atol=1e-3)
+        elif isinstance(module, Fp8Experts):
+            experts += 1
+            gate_up, down = module.unpacked(3)
+            torch.testing.assert_close(gate_up, found[path].gate_up_proj[3], rtol=0.07, atol=1e-3)
+            torch.testing.assert_close(down, found[path].down_proj[3], rtol=0.07, atol=1e-3)
+        elif type(module) is torch.nn.Linear:
+            assert path.endswith(("kv_b_proj", "lm_head")), path
+            torch.testing.assert_close(module.weight, found[path].weight)
+    assert (linears, experts) == (3 * 4 + 3 + 2 * 3, 2) and loaded.fp8_linears == linears
+    assert loaded.weights_bytes < 0.5 * 4 * loaded.num_parameters
+
+
 def test_bf16_is_not_packed_where_the_processor_has_no_layout_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     model = torch.nn.Sequential(torch.nn.Linear(8, 8, dtype=torch.bfloat16))
@@ -204,7 +234,7 @@ def test_what_a_gguf_file_will_take_is_counted_before_it_is_converted(
     tiny_model_dir: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_model(tmp_path / "tiny.gguf", tiny_model_dir("llama"))
-    monkeypatch.setattr(loader, "available_memory", lambda device: 1000)
+    monkeypatch.setattr(building, "available_memory", lambda device: 1000)
     with pytest.raises(ModelLoadError, match=r"0\.0 GiB are free"):
         load_from(tmp_path / "tiny.gguf")
     assert not list((tmp_path / "cache").rglob("*.safetensors"))

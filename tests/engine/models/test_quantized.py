@@ -15,7 +15,7 @@ from torch import nn
 from engine.errors import ModelLoadError
 from engine.kernels import cpu_quantized
 from engine.messages import AddRequest
-from engine.models import loader
+from engine.models import building, loader
 from engine.models.quantized import QuantizedEmbedding, QuantizedLinear, quantized_bytes, round_activations
 from engine.sampling_params import SamplingParams
 from engine.weights.gguf import describe_model
@@ -157,7 +157,7 @@ def test_nothing_is_converted_and_the_file_says_what_is_needed(
     write_model(path, tiny_model_dir("llama"), kind=GGMLQuantizationType.Q8_0)
     load_from(path, dtype="float32")
     assert not list(cache.rglob("*.safetensors"))
-    monkeypatch.setattr(loader, "available_memory", lambda device: quantized_bytes(GGUFFile(path)) - 1)
+    monkeypatch.setattr(building, "available_memory", lambda device: quantized_bytes(GGUFFile(path)) - 1)
     with pytest.raises(ModelLoadError, match="the weights need"):
         load_from(path, dtype="float32")
 

@@ -1,5 +1,6 @@
 """The sampler's kernels against their references, and the sampler on them against sampling the long way."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -96,6 +97,55 @@ def bisected(vocab: int, spread: float) -> None:
     assert torch.equal(x >= ours[1].cpu()[:, None], x >= bounds[:, None])
 
 
+WIDE_ROWS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], float, int, float, float]] = {
+    "flat": (lambda x: x * 0.01, 1.0, 0, 0.9, 0.0),
+    "16 bits, so that hundreds are equal": (lambda x: (x * 3).bfloat16().float(), 2.0, 0, 0.95, 0.0),
+    "all equal": (lambda x: x * 0 + 1.5, 1.0, 0, 0.5, 0.0),
+    "all filters": (lambda x: x * 2, 1.5, 2, 0.99, 0.002),
+    "masked, with fewer than top_k left": (lambda x: torch.where(x > 1, x, -torch.inf), 1.0, 3, 0.999, 0.0),
+    "narrow": (lambda x: x * 6, 1.0, 6000, 0.95, 0.0),
+    "greedy": (lambda x: x, 0.0, 26, 0.5, 0.5),
+    "flat, nearly all kept": (lambda x: x * 0.01, 1.0, 0, 0.999, 0.0),
+    "a top_k with fewer peaks": (lambda x: x * 3, 1.0, 26, 1.0, 0.0),
+    "equal ones, and all filters": (lambda x: x.round(), 1.0, 3, 0.7, 0.5),
+    "two values": (lambda x: (x > 0).float(), 1.0, 0, 0.8, 0.0),
+    "masked, no other filter": (lambda x: torch.where(x > 1, x, -torch.inf), 1.0, 3, 1.0, 0.0),
+    "narrow by top_p": (lambda x: x * 6, 0.7, 0, 0.95, 0.1),
+    "only min_p": (lambda x: x, 1.0, 0, 1.0, 0.3),
+    "one far above": (lambda x: torch.where(x == x.max(), 10.0, x * 1e-4), 1.0, 0, 0.9, 0.0),
+    "one far below": (lambda x: torch.where(x == x.max(), -3e38, x), 1.0, 26, 1.0, 0.0),
+}
+"""What rows of normal numbers are turned into, their temperature, which part of the vocabulary `top_k` is (0: off),
+`top_p` and `min_p`. The last two have more in a bin than is listed."""
+
+
+def wide(vocab: int, count: int) -> None:
+    """Thresholds where nearly all logits are candidates, beside rows with few: the first of `WIDE_ROWS`."""
+    rows = dict(itertools.islice(WIDE_ROWS.items(), count))
+    x = torch.randn(count, vocab, generator=torch.Generator().manual_seed(6))
+    x = torch.stack([rule[0](row) for row, rule in zip(x, rows.values(), strict=True)])
+    temperatures, top_ps, min_ps = (torch.tensor([rule[at] for rule in rows.values()]) for at in (1, 3, 4))
+    top_ks = torch.tensor([vocab // part if part else 0 for _, _, part, _, _ in rows.values()])
+    ours = triton_filter.thresholds(*there(x, temperatures, top_ks, top_ps, min_ps))
+    bests, bounds = reference.thresholds(x, temperatures, top_ks, top_ps, min_ps)
+    assert torch.equal(ours[0].cpu(), bests)
+    differing = ((x >= ours[1].cpu()[:, None]) != (x >= bounds[:, None])).sum(dim=1).tolist()
+    # In flat rows a logit more or less is a hundred thousandth, which a GPU's own exp may decide otherwise.
+    most = 0 if DEVICE.type == "cpu" else 1
+    assert max(differing) <= most, dict(zip(rows, differing, strict=True))
+
+
+def nearly_whole() -> None:
+    """A `top_p` that leaves out less than a token, which rounding may make more than there is: nothing is lost then."""
+    x = torch.randn(12, 3000, generator=torch.Generator().manual_seed(3))
+    is_likely = x > 0
+    x = torch.where(is_likely, x * 0.01, -100.0)
+    ones = torch.ones(len(x))
+    top_ps = torch.full((len(x),), 1 - 2**-24)
+    _, bounds = triton_filter.thresholds(*there(x, ones, torch.zeros(len(x), dtype=torch.int64), top_ps, ones * 0))
+    assert torch.equal(x >= bounds.cpu()[:, None], is_likely)
+
+
 def adjusted(vocab: int, dtype: torch.dtype) -> None:
     """Penalties by slot, rows of a bitmask."""
     torch.manual_seed(vocab)
@@ -165,5 +215,8 @@ def sampler_cases() -> Iterator[tuple[str, Callable[..., None], tuple[Any, ...],
         yield f"sampler: penalties and bitmask, {dtype}", adjusted, (1100, dtype), {}
     for vocab, spread in ((50, 1.0), (1024, 4.0), (2500, 0.01)):
         yield f"sampler: thresholds, {vocab} tokens", bisected, (vocab, spread), {}
+    yield "sampler: thresholds, wide rows of 131,149 tokens", wide, (131_149, 7), {}
+    yield "sampler: thresholds, wide rows of 12,007 tokens", wide, (12_007, len(WIDE_ROWS)), {}
+    yield "sampler: thresholds of nearly the whole", nearly_whole, (), {}
     yield "sampler: constrained rows", constrained_rows, (), {}
     yield "sampler: warm-up", warm, (), {}

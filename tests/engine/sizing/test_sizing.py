@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from engine.config import EngineConfig
+from engine.models.experts import Fp8Experts
+from engine.models.fp8 import Fp8Linear
 from engine.sizing.fit import fit
-from engine.sizing.shape import ModelShape, shape_of
+from engine.sizing.formulas import shape_of
+from engine.sizing.shape import ModelShape
 from engine.weights.random_model import architecture_names, shipped_config
 from tests.engine.models.test_fp8 import load_from
 from tests.engine.test_oracle import make_engine
@@ -63,8 +66,27 @@ def test_weights_in_fp8_are_those_of_the_model_that_is_quantised(architecture: s
     loaded = load_from(source, quantization="fp8")
     shape = shape_of(json.loads((loaded.directory / "config.json").read_text()))
     assert shape is not None
-    scales = sum(4 * linear.outputs for linear in shape.in_fp8)
-    assert shape.fp8_weight_bytes(4) == loaded.weights_bytes + scales
+    scales = sum(4 * linear.outputs for linear in shape.in_fp8("quantized"))
+    assert shape.weight_bytes(4, "quantized") == loaded.weights_bytes + scales
+
+
+def test_experts_in_fp8_are_those_of_the_model_that_is_quantised(tiny_model_dir: Callable[[str], Path]) -> None:
+    loaded = load_from(tiny_model_dir("deepseek_v3"), quantization="fp8")
+    shape = shape_of(json.loads((loaded.directory / "config.json").read_text()))
+    assert shape is not None and shape.experts is not None
+    fp8 = [module for module in loaded.model.modules() if isinstance(module, Fp8Linear | Fp8Experts)]
+    assert len([module for module in fp8 if isinstance(module, Fp8Experts)]) == shape.expert_layers - 1
+    assert len([module for module in fp8 if isinstance(module, Fp8Linear)]) == len(shape.in_fp8("quantized"))
+    scales = sum(scale.nbytes for module in fp8 for scale in module.buffers())
+    offsets = sum(4 * linear.outputs for linear in shape.in_fp8("quantized"))  # without a text to read there are none
+    assert shape.weight_bytes(4, "quantized") == loaded.weights_bytes + scales + offsets
+
+
+def test_deepseek_r1_in_fp8_takes_about_a_byte_for_a_number() -> None:
+    shape = shipped("DeepSeek-R1")
+    assert 1 < shape.weight_bytes(2, "stored") / shape.parameters < 1.01
+    more = shape.expert_bytes(2, "quantized") - shape.expert_bytes(2, "stored")
+    assert more == pytest.approx(3 * 256 * 7168 * 2048, 1e-3)
 
 
 def measured() -> list[tuple[str, str, int]]:
@@ -96,6 +118,7 @@ def test_what_does_not_fit_has_no_tokens_and_less_memory_less_context() -> None:
     assert 0 < fit(large, eight, H100_BYTES, fp8_files=True).context < large.context
     small = shipped("Llama-3.1-8B")
     found = fit(small, config, H100_BYTES)
+    assert fit(small, EngineConfig(name="m", source="m", graphs="lazy"), H100_BYTES).kv_tokens < found.kv_tokens
     assert found.context == small.context and found.contexts == pytest.approx(found.kv_tokens / small.context)
     halved = EngineConfig(name="m", source="m", kv_dtype="fp8", context=4096)
     assert fit(small, halved, H100_BYTES).kv_tokens == pytest.approx(2 * found.kv_tokens, rel=0.01)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from engine.errors import ConfigError
 from server.benchmarks import serve
-from server.benchmarks.amounts import count, json_object, positive, size_of
+from server.benchmarks.amounts import count, json_object, not_negative, positive, size_of, whole
 from server.benchmarks.attack import gaps_between
 from server.benchmarks.chat_stream import Endpoint, EndpointError, Reply
 from server.benchmarks.figures import Goal, combined, scatter, summarise
@@ -260,11 +260,23 @@ def test_a_files_answers_may_be_cut_but_its_prompts_are_its_own(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("kind", "wrong"),
     [(count, "0"), (count, "-1"), (count, "x"), (positive, "0"), (positive, "-5"), (positive, "nan"),
+     (not_negative, "-5"), (not_negative, "inf"), (not_negative, "x"), (whole, "-1"), (whole, "1.5"),
      (json_object, "[1]"), (json_object, "{bad"), (size_of, "10"), (size_of, "0x5"), (size_of, "ax5")],
 )  # fmt: skip
 def test_what_an_option_cannot_be_is_said_with_what_was_given(kind: Callable[[str], object], wrong: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=f"must be .*{re.escape(wrong)}"):
         kind(wrong)
+
+
+@pytest.mark.parametrize("option", ["--warmup", "--images", "--attack-pause", "--shared-prefix"])
+def test_no_option_of_a_load_is_negative(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    assert not getattr(parser.parse_args([option, "0"]), option.removeprefix("--").replace("-", "_"))
+    with pytest.raises(SystemExit):
+        parser.parse_args([option, "-1"])
+    said = capsys.readouterr().err
+    assert f"{option}: must be a" in said and "0 or more, got '-1'" in said
 
 
 def test_where_nothing_was_answered_there_is_no_latency() -> None:

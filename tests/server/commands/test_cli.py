@@ -197,7 +197,7 @@ def test_a_failed_load_of_the_only_model_ends_the_server(tmp_path: Path) -> None
     with serving(tmp_path, Script(load_fails="the weights are missing")) as (process, _):
         _, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1
-    assert "headrace: the weights are missing\n  try something else" in stderr and "Traceback" not in stderr
+    assert "headrace: fake: the weights are missing\n  try something else" in stderr and "Traceback" not in stderr
 
 
 def test_a_served_name_is_of_one_model() -> None:
@@ -207,8 +207,9 @@ def test_a_served_name_is_of_one_model() -> None:
 
 def test_what_the_command_line_says_of_a_model_comes_before_models_yaml() -> None:
     given = ["--dtype", "float32", "--kv-dtype", "fp8", "--activations", "int8", "--context", "99", "--threads", "1"]
+    given += ["--graphs", "auto"]
     options = build_parser().parse_args(["serve", *given])
-    spec = ModelSpec(name="a", source="b", dtype="bfloat16", activations="int16", memory="1GiB")
+    spec = ModelSpec(name="a", source="b", dtype="bfloat16", activations="int16", memory="1GiB", graphs="lazy")
     expected = EngineConfig(
         name="a", source="b", dtype="float32", kv_dtype="fp8", activations="int8", context=99, threads=1, memory="1GiB"
     )

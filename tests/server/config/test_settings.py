@@ -72,11 +72,13 @@ models:
     max_num_seqs: 8
     attention: reference
     fusion: false
+    graphs: lazy
     prefix_cache: no
     threads: 2
     size: 1.5GB
   - name: org/e
     memory: 512MiB
+    graphs: no
 """,
     )
     file = load_models_file(path)
@@ -97,10 +99,11 @@ models:
         max_num_seqs=8,
         attention="reference",
         fusion=False,
+        graphs="lazy",
         prefix_cache=False,
         threads=2,
     )
-    assert file.models[1].engine_config() == EngineConfig(name="org/e", source="org/e", memory="512MiB")
+    assert file.models[1].engine_config() == EngineConfig(name="org/e", source="org/e", memory="512MiB", graphs=False)
     assert file.at_startup == (spec,)
 
 
@@ -129,6 +132,11 @@ GOOD = "default: a\nmodels:\n- name: a\n"
         (GOOD + "  context: 4k\n", "models.yaml:4: context must be", ""),
         (GOOD + "  context: -4\n", "models.yaml:4: context must be", ""),
         (GOOD + "  context: true\n", "models.yaml:4: context must be", ""),
+        (
+            GOOD + "  tensor_parallel: 65\n",
+            "models.yaml:4: tensor_parallel must be a whole number from 1 to 64, got '65'",
+            "",
+        ),
         (GOOD + "  context: [4]\n", "models.yaml:4: context must be a whole number of at least 1, got a list", ""),
         (GOOD + "  revision: 1234567\n", "models.yaml:4: revision must be text", "quotes"),
         (GOOD + "  revision:\n", "models.yaml:4: revision must be text, got nothing", ""),
@@ -139,6 +147,7 @@ GOOD = "default: a\nmodels:\n- name: a\n"
             "startup",
         ),
         (GOOD + "  fusion: maybe\n", "models.yaml:4: fusion must be true or false", ""),
+        (GOOD + "  graphs: lasy\n", "models.yaml:4: graphs must be one of auto, true, false, lazy, got 'lasy'", "lazy"),
         (GOOD + "  memory: 1.5\n", "models.yaml:4: memory must be auto", ""),
         (GOOD + "  memory: 4G\n", "models.yaml:4: memory must be auto", ""),
         (GOOD + "  size: 5\n", "models.yaml:4: size must be a size", ""),
@@ -188,6 +197,7 @@ def test_the_table_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             ModelSpec(name="gone", source="./not-there.gguf"),
             ModelSpec(name="a/seeing", source="a/seeing", inputs=("text", "image")),
             ModelSpec(name="here", source=str(seeing)),
+            ModelSpec(name="odd", source="random://Llama-3.1-8B", tensor_parallel=3),
         ),
     )
     out = io.StringIO()
@@ -198,6 +208,9 @@ def test_the_table_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "a/large = large" in lines[2] and " no " in lines[2]
     assert all("  text, image  " in line for line in lines[4:6])
     assert "missing" in lines[3] and "does not exist" in lines[3]
+    assert lines[6].split()[:2] == ["odd", "refused"]
+    assert lines[6].endswith("3 does not divide the model's 32 attention heads; these numbers of ranks divide the "
+                             "model: 1, 2, 4, 8, 16, 32")  # fmt: skip
     assert "25.8 GB of GPU memory" in lines[-1]
 
 

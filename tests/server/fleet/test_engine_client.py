@@ -18,6 +18,7 @@ from engine.sampling_params import SamplingParams
 from server.fleet import engine_process
 from server.fleet.engine_process import EngineProcess
 from server.fleet.policy import FleetPolicy
+from server.fleet.pulse import PulseReader
 from tests.clocks import PATIENCE
 from tests.server.fakes import FAKE_COMMAND, Script, engine_config, logged_events, set_script
 from tests.server.made_up_time import run_in_made_up_time
@@ -208,7 +209,7 @@ def test_a_process_that_does_not_end_is_ended_step_by_step(monkeypatch: pytest.M
         child: Any = SimpleNamespace(pid=1, wait=lambda: end, stdout=SimpleNamespace(read=no_output))
         ignore = lambda *given: None  # noqa: E731
         client: Any = SimpleNamespace(info="loaded", shutdown=ignore, mark_dead=ignore, close=close)
-        await EngineProcess("fake", child, client).stop(FleetPolicy().stop_grace)
+        await EngineProcess("fake", child, client, PulseReader()).stop(FleetPolicy().stop_grace)
 
     run_in_made_up_time(scenario())
     asked = FleetPolicy().stop_grace

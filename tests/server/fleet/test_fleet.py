@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from engine.errors import EngineDeadError, ModelLoadError
+from engine.lifetime import describe_exit
 from engine.sampling_params import SamplingParams
 from server.fleet.deaths import end_when_silent
-from server.fleet.engine_process import describe_exit
 from server.fleet.fleet import Fleet
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import FleetPolicy, ModelState, Residence
@@ -78,6 +78,8 @@ def test_a_dead_engine_is_started_again(monkeypatch: pytest.MonkeyPatch, script:
                 assert handle.client is None and not handle.is_live
                 await until(lambda: handle.state is ModelState.READY)
                 assert handle.restarts == number and handle.pid != pid
+                assert fleet._directory is not None
+                assert sum(path.is_dir() for path in fleet._directory.path.iterdir()) == 1
             assert await answers(handle)
 
     asyncio.run(scenario())
@@ -155,18 +157,30 @@ def test_an_engine_that_falls_silent_is_replaced(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("heard", "looks"),
+    ("is_loaded", "heard", "felt", "is_stopped", "looks"),
     [
-        ([0.0] * 500, 122),
-        ([60.0] * 500, 182),
-        ([0.0] * 121 + [119.0] * 500, 241),
+        (True, [0.0] * 500, None, False, 122),
+        (True, [60.0] * 500, None, False, 182),
+        (True, [0.0] * 121 + [119.0] * 500, None, False, 241),
+        (True, [500.0] * 500, 60.0, False, 72),
+        (True, [0.0] * 500, 120.0, False, 122),
+        (False, [0.0] * 500, 60.0, False, 182),
+        (False, [0.0] * 500, 60.0, True, 72),
     ],
-    ids=["silent from the start", "silent after a minute", "frames that were read late"],
-)
+    ids=[
+        "silent from the start", "silent after a minute", "frames that were read late", "without a pulse", "stuck",
+        "without a pulse while it loads", "stopped while it loads",
+    ],
+)  # fmt: skip
 def test_silence_is_two_looks_in_a_row_beyond_the_limit(
-    monkeypatch: pytest.MonkeyPatch, heard: list[float], looks: int
+    monkeypatch: pytest.MonkeyPatch,
+    is_loaded: bool,
+    heard: list[float],
+    felt: float | None,
+    is_stopped: bool,
+    looks: int,
 ) -> None:
-    """`heard`: at each look, a second apart, when the engine was last heard."""
+    """`heard`: at each look, a second apart, when the engine was last heard; `felt`: when it last had a pulse."""
     ends: list[tuple[str, float]] = []
 
     async def scenario() -> None:
@@ -175,10 +189,15 @@ def test_silence_is_two_looks_in_a_row_beyond_the_limit(
 
         class Process:
             name = "m"
+            pulse = SimpleNamespace(felt=felt)
 
             @property
             def client(self) -> SimpleNamespace:
-                return SimpleNamespace(last_heard=heard[round(loop.time()) - 1])
+                return SimpleNamespace(last_heard=heard[round(loop.time()) - 1], info="loaded" if is_loaded else None)
+
+            @property
+            def is_stopped(self) -> bool:
+                return is_stopped
 
             def abort(self) -> None:
                 ends.append(("abort", loop.time()))
@@ -187,7 +206,7 @@ def test_silence_is_two_looks_in_a_row_beyond_the_limit(
                 ends.append(("kill", loop.time()))
 
         process: Any = Process()
-        await end_when_silent(process, FleetPolicy().hang_after)
+        await end_when_silent(process, FleetPolicy().hang_after, 10.0)
 
     run_in_made_up_time(scenario())
     assert [(what, round(when)) for what, when in ends] == [("abort", looks), ("kill", looks + 1)]
@@ -244,8 +263,9 @@ def test_stopping_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, script:
         policy = dataclasses.replace(FAST_POLICY, first_restart_delay=NEVER, max_restart_delay=NEVER, stop_grace=grace)
         async with fleet_of(policy) as fleet:
             handle = fleet.handles["fake"]
-            directory = fleet._directory
-            assert directory is not None and directory.stat().st_mode & 0o777 == 0o700
+            assert fleet._directory is not None
+            directory = fleet._directory.path
+            assert directory.stat().st_mode & 0o777 == 0o700
             if moment != "loading":
                 await handle.wait_settled()
             await until(lambda: handle.pid)

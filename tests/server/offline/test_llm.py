@@ -147,6 +147,13 @@ def test_output_types_of_outlines(llm: LLM) -> None:
 def test_what_cannot_be_loaded_is_said(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match="dtype is one of"):
         LLM(TINY, dtype="float8")  # type: ignore[arg-type]
+    given: dict[str, Any]
+    for given in ({"tensor_parallel": "two"}, {"tensor_parallel": 1.5}, {"context": True}, {"threads": 0}):
+        (name,) = given
+        with pytest.raises(ConfigError, match=f"{name} is a whole number of at least 1, got "):
+            LLM(TINY, **given)
+    with pytest.raises(ConfigError, match=r"memory is text, got 0\.5"):
+        LLM(TINY, memory=0.5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no model 'smollm'"):
         LLM("smollm")
     (tmp_path / "config.json").write_text("{}")

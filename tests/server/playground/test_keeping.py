@@ -93,7 +93,7 @@ def test_two_tabs_see_each_other_and_lose_nothing(browser: Browser, scripted: Sc
         say(one, "one")
         expect(last_text(one)).to_have_text("You said: one")
         kept(one, lambda found: len(found) == 2)
-        two = watch.page(one.evaluate("location.hash"))
+        two = watch.page(address_of(one))
         expect(messages(two)).to_have_count(2)
         say(two, "from two")
         expect(messages(one)).to_have_count(4)

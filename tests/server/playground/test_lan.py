@@ -18,7 +18,7 @@ from tests.server.playground.browser import (
     watched,
 )
 from tests.server.playground.scripted import Scripted, running_scripted
-from tests.server.playground.test_keeping import kept
+from tests.server.playground.test_keeping import address_of, kept
 
 pytestmark = [pytest.mark.slow, needs_browser]
 
@@ -29,10 +29,12 @@ def address(scripted: Scripted) -> str:
 
 def pasted(page: Page) -> str:
     """What the clipboard holds, by the keyboard, since no script may read it."""
+    expect(page.get_by_role("dialog")).to_have_count(0)  # one that closes late takes the focus back
     box = page.get_by_label("Message", exact=True)
     box.fill("")
     box.focus()
     page.keyboard.press("Control+v")
+    expect(box).not_to_have_value("")
     text = str(box.input_value())
     box.fill("")
     return text
@@ -93,7 +95,7 @@ def test_branches_columns_and_two_tabs_work_there_too(browser: Browser, scripted
         expect(one.get_by_text("2 of 2")).to_be_visible()
         done(one)
         kept(one, lambda found: [message["state"] for message in found] == ["done"] * 3)
-        two = watch.page(one.evaluate("location.hash"))
+        two = watch.page(address_of(one))
         expect(messages(two)).to_have_count(2)
         say(two, "more")
         expect(messages(one)).to_have_count(4)

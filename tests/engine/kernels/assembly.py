@@ -1,0 +1,60 @@
+"""What the assembly of a built kernel says of it, by the programs that Triton brings."""
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import triton
+
+REGISTERS, SHARED, THREADS = 65536, {80: 164, 89: 100, 90: 228, 100: 228}, {80: 2048, 89: 1536, 90: 2048, 100: 2048}
+"""Of a processor: registers, KiB of shared memory, threads (CUDA C++ Programming Guide, technical specifications)."""
+RESERVED = 1024
+"""Bytes of shared memory that each program takes beside its own."""
+_INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?(\S+)(.*?);")
+_RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """One kernel."""
+
+    registers: int
+    """Of a thread."""
+    stack: int
+    """Bytes of a thread."""
+    loops: list[Counter[str]]
+    """Of each loop, inner ones first: how often each instruction stands there, without what follows a dot."""
+
+
+def read(cubin: bytes) -> Assembly:
+    """Disassemble."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work) / "kernel.cubin"
+        path.write_bytes(cubin)
+        command = [str(tool), "-sass", "-res-usage", str(path)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = _RESOURCES.search(said)
+    assert found is not None, said
+    code = [(int(place, 16), name, rest) for place, name, rest in _INSTRUCTION.findall(said)]
+    assert code, said
+    numbers = {place: number for number, (place, _, _) in enumerate(code)}
+    loops = []
+    for number, (place, name, rest) in enumerate(code):
+        target = re.search(r"0x([0-9a-f]+)", rest) if name.startswith("BRA") else None
+        if target is not None and int(target[1], 16) < place:
+            loops.append(Counter(name.split(".")[0] for _, name, _ in code[numbers[int(target[1], 16)] : number + 1]))
+    return Assembly(int(found[1]), int(found[2]), loops)
+
+
+def programs_per_processor(capability: int, assembly: Assembly, shared: int, num_warps: int) -> int:
+    """Programs that a processor has room for at a time."""
+    registers = -(-assembly.registers // 8) * 8 * 32 * num_warps
+    return min(
+        REGISTERS // registers,
+        SHARED[capability] * 1024 // (shared + RESERVED),
+        THREADS[capability] // (32 * num_warps),
+    )
