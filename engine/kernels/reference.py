@@ -29,6 +29,18 @@ class HeadNorms:
 
 
 @dataclass(frozen=True, slots=True)
+class Rounded:
+    """Rows in FP8: the product of numbers and scales is what they nearly are. The largest number of a row is 448."""
+
+    numbers: torch.Tensor
+    """e4m3 `[T, K]`"""
+    scales: torch.Tensor
+    """fp32 `[T, 1]`"""
+    dtype: torch.dtype
+    """What they had before, and what products with them come in."""
+
+
+@dataclass(frozen=True, slots=True)
 class RouterRule:
     """How a mixture's router makes choices of its logits."""
 

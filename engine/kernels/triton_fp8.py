@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from engine.kernels.launches import launch
-from engine.kernels.reference import FP8_BLOCK, SMALLEST_ROW
+from engine.kernels.reference import FP8_BLOCK, SMALLEST_ROW, Rounded
 from engine.kernels.triton_layer import activated, warps
 
 GROUPS = 8
@@ -45,32 +45,41 @@ that all processors have some."""
 
 
 @triton.jit
-def quantize_rows_kernel(x, out, scales, dim, SMALLEST: tl.constexpr, DIM_PAD: tl.constexpr):
-    """Grid (rows). See `quantize_rows`."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, DIM_PAD)
-    real = column < dim
-    value = tl.load(x + row * dim + column, mask=real, other=0.0).to(tl.float32)
+def put_rounded(value, out, scales, row, column, dim, SMALLEST: tl.constexpr):
+    """Store a row in fp32, zero where it is padded, as e4m3 and its scale."""
     largest = tl.maximum(tl.max(tl.abs(value), 0), SMALLEST)
     # One exact quotient, then products: the same bits on every device.
     value = value * tl.div_rn(448.0, largest)
     # Not by minimum and maximum, which would make a number of a NaN.
     value = tl.where(value > 448.0, 448.0, tl.where(value < -448.0, -448.0, value))
-    tl.store(out + row * dim + column, value.to(tl.float8e4nv), mask=real)
+    tl.store(out + row * dim + column, value.to(tl.float8e4nv), mask=column < dim)
     tl.store(scales + row, tl.div_rn(largest, 448.0))
 
 
-def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x `[T, K]` contiguous, fp32, fp16 or bf16 → e4m3 `[T, K]` and fp32 scales `[T, 1]`, whose product x nearly is.
+@triton.jit
+def quantize_rows_kernel(x, out, scales, dim, SMALLEST: tl.constexpr, DIM_PAD: tl.constexpr):
+    """Grid (rows). See `quantize_rows`."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, DIM_PAD)
+    value = tl.load(x + row * dim + column, mask=column < dim, other=0.0).to(tl.float32)
+    put_rounded(value, out, scales, row, column, dim, SMALLEST)
 
-    The largest number of a row becomes 448. A NaN stays one.
-    """
+
+def quantize_rows(x: torch.Tensor) -> Rounded:
+    """x `[T, K]` contiguous, fp32, fp16 or bf16, with a scale for each row. A NaN stays one."""
     rows, dim = x.shape
-    out = torch.empty(rows, dim, dtype=torch.float8_e4m3fn, device=x.device)
-    scales = torch.empty(rows, 1, dtype=torch.float32, device=x.device)
-    pad = triton.next_power_of_2(dim)
-    launch(quantize_rows_kernel, (rows,), x, out, scales, dim, SMALLEST=1e-12, DIM_PAD=pad, num_warps=warps(pad))
-    return out, scales
+    rounded, pad = no_rows(rows, dim, x), triton.next_power_of_2(dim)
+    launch(
+        quantize_rows_kernel, (rows,), x, rounded.numbers, rounded.scales, dim,
+        SMALLEST=SMALLEST_ROW, DIM_PAD=pad, num_warps=warps(pad),
+    )  # fmt: skip
+    return rounded
+
+
+def no_rows(rows: int, dim: int, like: torch.Tensor) -> Rounded:
+    """Room for rows of the dtype of `like`."""
+    numbers = torch.empty(rows, dim, dtype=torch.float8_e4m3fn, device=like.device)
+    return Rounded(numbers, torch.empty(rows, 1, dtype=torch.float32, device=like.device), like.dtype)
 
 
 @triton.jit
@@ -146,22 +155,21 @@ def few_rows_kernel(
 
 
 def few_rows_product(
-    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, shape: tuple[int, ...]
+    x: Rounded, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """x `[T, K]`, turned into FP8 by `quantize_rows`, with weight e4m3 `[N, K]`: `[T, N]` in the dtype of x.
+    """x of rows `[T, K]` with weight e4m3 `[N, K]`: `[T, N]` in the dtype that x had.
 
     T up to `FEW_ROWS`; `shape` is one of `FEW_ROWS_SHAPES`; scale fp32 `[N]`, bias `[N]` of any dtype. Contiguous. Sums
     are in fp32, but that Hopper's units for 64 outputs keep fewer bits of it, as they do for `use_fast_accum`. The
     weight's N·K bytes are what it costs.
     """
-    numbers, x_scale = quantize_rows(x)
-    (rows, width), num_outputs = x.shape, len(weight)
+    (rows, width), num_outputs = x.numbers.shape, len(weight)
     assert 1 <= rows <= FEW_ROWS
     outputs, tile, num_warps, num_stages = shape
-    out = torch.empty(rows, num_outputs, dtype=x.dtype, device=x.device)
+    out = torch.empty(rows, num_outputs, dtype=x.dtype, device=weight.device)
     launch(
         few_rows_kernel, (triton.cdiv(num_outputs, outputs),),
-        numbers, x_scale, weight, scale, scale if bias is None else bias, out, rows, num_outputs, width,
+        x.numbers, x.scales, weight, scale, scale if bias is None else bias, out, rows, num_outputs, width,
         BIAS=bias is not None, EVEN=width % tile == 0, ROWS=FEW_ROWS, OUTPUTS=outputs, TILE=tile, num_warps=num_warps,
         num_stages=num_stages,
     )  # fmt: skip

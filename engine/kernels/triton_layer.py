@@ -25,15 +25,13 @@ def _normed(row, dim, eps, weight, PLUS_ONE: tl.constexpr):
 
 
 @triton.jit
-def add_rms_norm_kernel(
-    x, residual, weight, x_weight, out, eps, dim,
-    ADD: tl.constexpr, NORM_X: tl.constexpr, PLUS_ONE: tl.constexpr, DIM_PAD: tl.constexpr,
+def added_norm(
+    x, residual, weight, x_weight, eps, dim, row, column,
+    ADD: tl.constexpr, NORM_X: tl.constexpr, PLUS_ONE: tl.constexpr,
 ):  # fmt: skip
-    """Grid (rows). See `add_rms_norm`."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, DIM_PAD)
+    """The norm of a row of x after its addition, which goes to the residual stream; in the dtype of x."""
     real = column < dim
-    kind = out.dtype.element_ty
+    kind = x.dtype.element_ty
     hidden = tl.load(x + row * dim + column, mask=real, other=0.0).to(tl.float32)
     if NORM_X:
         factor = tl.load(x_weight + column, mask=real, other=0.0).to(tl.float32)
@@ -44,7 +42,19 @@ def add_rms_norm_kernel(
         hidden = (hidden + before.to(tl.float32)).to(kind).to(tl.float32)
         tl.store(residual + row * dim + column, hidden.to(kind), mask=real)
     factor = tl.load(weight + column, mask=real, other=0.0).to(tl.float32)
-    tl.store(out + row * dim + column, _normed(hidden, dim, eps, factor, PLUS_ONE).to(kind), mask=real)
+    return _normed(hidden, dim, eps, factor, PLUS_ONE).to(kind)
+
+
+@triton.jit
+def add_rms_norm_kernel(
+    x, residual, weight, x_weight, out, eps, dim,
+    ADD: tl.constexpr, NORM_X: tl.constexpr, PLUS_ONE: tl.constexpr, DIM_PAD: tl.constexpr,
+):  # fmt: skip
+    """Grid (rows). See `add_rms_norm`."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, DIM_PAD)
+    normed = added_norm(x, residual, weight, x_weight, eps, dim, row, column, ADD, NORM_X, PLUS_ONE)
+    tl.store(out + row * dim + column, normed, mask=column < dim)
 
 
 def add_rms_norm(

@@ -2,7 +2,8 @@
 
 Norm of what was added last, projection, heads turned and written into the cache, attention and the joining of its
 parts, projection, norm with addition, projection, activation, projection. What the last of them gives is added by the
-next layer's first norm, or by the norm after all layers: one addition less for each layer.
+next layer's first norm, or by the norm after all layers: one addition less for each layer. With linears in FP8 it is
+eleven: norms and the activation give FP8 themselves, and only what attention gives is rounded apart.
 """
 
 from functools import partial
@@ -13,10 +14,13 @@ from torch import nn
 
 from engine.attention.context import attention_step_of
 from engine.attention.triton import TritonAttention
-from engine.kernels.reference import HeadNorms
+from engine.kernels.reference import HeadNorms, Rounded
 from engine.kernels.triton_layer import activate_mul, add_rms_norm
+from engine.kernels.triton_rounded import activate_mul_rounded, add_rms_norm_rounded
+from engine.models.fp8 import Fp8Linear
 from engine.models.fusion import FusedRMSNorm, Undo
 from engine.models.layer_shape import LayerPlan, is_cross, plans_of, replace_each
+from engine.models.split import RowParallel
 
 MAX_HEAD_DIM = 256
 
@@ -30,18 +34,30 @@ class Pending:
         self.norm: FusedRMSNorm | None = None
         """Of the delta, before it is added."""
 
-    def add(self, residual: torch.Tensor, norm: FusedRMSNorm) -> torch.Tensor:
-        """Add the delta to `residual` `[T, dim]`, in place; the norm of the sum."""
+    def add(
+        self, residual: torch.Tensor, norm: FusedRMSNorm, reader: nn.Module | None = None
+    ) -> torch.Tensor | Rounded:
+        """Add the delta to `residual` `[T, dim]`, in place; the norm of the sum, as its reader takes it."""
         delta, self.delta = self.delta, None
-        return normed_sum(delta, self.norm, residual, norm)
+        return normed_sum(delta, self.norm, residual, norm, reader)
+
+
+def rounds(reader: nn.Module | None) -> bool:
+    """Whether a linear would do nothing with its input but round it to FP8."""
+    linear = reader.linear if isinstance(reader, RowParallel) else reader
+    return isinstance(linear, Fp8Linear) and linear.rounds_rows
 
 
 def normed_sum(
-    delta: torch.Tensor | None, delta_norm: FusedRMSNorm | None, residual: torch.Tensor, norm: FusedRMSNorm
-) -> torch.Tensor:
+    delta: torch.Tensor | None,
+    delta_norm: FusedRMSNorm | None,
+    residual: torch.Tensor,
+    norm: FusedRMSNorm,
+    reader: nn.Module | None,
+) -> torch.Tensor | Rounded:
     """Add a delta `[T, dim]`, normed first if it has a norm, to `residual`, in place; the norm of the sum."""
     x, target = (residual, None) if delta is None else (delta, residual)
-    return add_rms_norm(
+    return (add_rms_norm_rounded if rounds(reader) else add_rms_norm)(
         x,
         target,
         norm.weight,
@@ -73,7 +89,7 @@ class CudaDecoderLayer(nn.Module):
         if self._is_first:
             pending.delta = pending.norm = None  # those of the forward before
         residual = hidden_states[0]
-        normed = pending.add(residual, plan.input_norm)
+        normed = pending.add(residual, plan.input_norm, self.qkv)
         backend, cache = attention_step_of(plan.layer_idx)
         assert isinstance(backend, TritonAttention)
         cos, sin = position_embeddings
@@ -81,8 +97,9 @@ class CudaDecoderLayer(nn.Module):
             self.qkv(normed), cos[0], sin[0], cache, heads=plan.heads, scaling=plan.scaling, softcap=plan.softcap,
             window=plan.window, norms=self._head_norms,
         )  # fmt: skip
-        normed = normed_sum(self.output(attended), plan.attention_out_norm, residual, plan.mlp_norm)
-        pending.delta = self.down(activate_mul(self.gate_up(normed), plan.activation))
+        normed = normed_sum(self.output(attended), plan.attention_out_norm, residual, plan.mlp_norm, self.gate_up)
+        activate = activate_mul_rounded if rounds(self.down) else activate_mul
+        pending.delta = self.down(activate(self.gate_up(normed), plan.activation))
         pending.norm = plan.mlp_out_norm
         return hidden_states
 
@@ -118,7 +135,9 @@ class LastNorm(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """hidden_states `[1, T, dim]`, changed; its norm."""
-        return self._pending.add(hidden_states[0], self._norm).unsqueeze(0)
+        normed = self._pending.add(hidden_states[0], self._norm)
+        assert isinstance(normed, torch.Tensor), "nothing reads it that rounds"
+        return normed.unsqueeze(0)
 
 
 def replace_cuda_layers(model: Any, undo: Undo) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from engine.errors import ModelLoadError
-from engine.kernels.reference import quantize_rows
+from engine.kernels.reference import Rounded, quantize_rows
 from engine.models.experts import Fp8Experts, activation_of, expert_places
 from engine.models.fp8_blocks import BlockFp8Linear
 from engine.models.fp8_offsets import InputMeans, offset
@@ -57,49 +57,58 @@ class Fp8Linear(nn.Module):
         numbers, scale = quantize_rows(weight.detach())
         return cls(numbers, scale[:, 0], bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x `[..., in]` → `[..., out]` in x's dtype."""
+    def forward(self, x: torch.Tensor | Rounded) -> torch.Tensor:
+        """x `[..., in]` → `[..., out]` in x's dtype; of rows that are `Rounded`, `[T, out]`."""
+        if isinstance(x, Rounded):
+            return self._product(x)
         rows = x.reshape(-1, self.in_features)
         if not self.rounds_rows:
             weight = self.weight.to(rows.dtype) * self.scale[:, None].to(rows.dtype)
             return nn.functional.linear(x, weight, None if self.bias is None else self.bias.to(rows.dtype))
-        shape = self.few_rows.get(1 if len(rows) == 1 else 8) if 1 <= len(rows) <= MOST_ROWS else None
-        if shape is not None:
-            from engine.kernels import triton_fp8  # an installation for CPUs has no triton
+        if rows.is_cuda or self.few_rows:
+            from engine.kernels.triton_fp8 import quantize_rows as round_rows  # an installation for CPUs has no triton
 
-            product = triton_fp8.few_rows_product(rows.contiguous(), self.weight, self.scale, self.bias, shape)
+            product = self._product(round_rows(rows.contiguous()))
         else:
-            product = self._product_on_cuda(rows) if rows.is_cuda else self.plain_product(rows)
+            product = self.plain_product(rows)
         return product.view(*x.shape[:-1], self.out_features)
+
+    def _product(self, x: Rounded) -> torch.Tensor:
+        rows = len(x.numbers)
+        shape = self.few_rows.get(1 if rows == 1 else 8) if 1 <= rows <= MOST_ROWS else None
+        if shape is not None:
+            from engine.kernels.triton_fp8 import few_rows_product
+
+            return few_rows_product(x, self.weight, self.scale, self.bias, shape)
+        return self._product_on_cuda(x) if x.numbers.is_cuda else self._plain_product(x)
 
     def plain_product(self, rows: torch.Tensor) -> torch.Tensor:
         """rows `[T, in]` → `[T, out]`: what the product on CUDA must be, but for its own rounding."""
-        numbers, scales = quantize_rows(rows)
-        product = numbers.float() @ self.weight.float().t() * scales * self.scale
-        return (product if self.bias is None else product + self.bias.float()).to(rows.dtype)
+        return self._plain_product(Rounded(*quantize_rows(rows), rows.dtype))
 
-    def _product_on_cuda(self, rows: torch.Tensor) -> torch.Tensor:
-        from engine.kernels import triton_fp8  # an installation for CPUs has no triton
+    def _plain_product(self, x: Rounded) -> torch.Tensor:
+        product = x.numbers.float() @ self.weight.float().t() * x.scales * self.scale
+        return (product if self.bias is None else product + self.bias.float()).to(x.dtype)
 
-        numbers, scales = triton_fp8.quantize_rows(rows.contiguous())
+    def _product_on_cuda(self, x: Rounded) -> torch.Tensor:
         # Scales by row and column come out in bf16 only, to which a bias in bf16, and no other, is added before it is
         # written. The second factor must lie column by column, as a weight does.
-        is_bf16 = self.bias is not None and rows.dtype == self.bias.dtype == torch.bfloat16
+        is_bf16 = self.bias is not None and x.dtype == self.bias.dtype == torch.bfloat16
         if is_bf16 and self._adds_bias:
             try:
-                return self._scaled(numbers, scales, self.bias)
+                return self._scaled(x, self.bias)
             except RuntimeError as error:  # cuBLAS knows no product of some shapes that adds a bias
                 if "NOT_SUPPORTED" not in str(error):
                     raise
                 self._adds_bias = False
-        product = self._scaled(numbers, scales, None)
-        return (product if self.bias is None else product + self.bias).to(rows.dtype)
+        product = self._scaled(x, None)
+        return (product if self.bias is None else product + self.bias).to(x.dtype)
 
-    def _scaled(self, numbers: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def _scaled(self, x: Rounded, bias: torch.Tensor | None) -> torch.Tensor:
         return torch._scaled_mm(
-            numbers,
+            x.numbers,
             self.weight.t(),
-            scale_a=scales,
+            scale_a=x.scales,
             scale_b=self.scale[None],
             bias=bias,
             out_dtype=torch.bfloat16,

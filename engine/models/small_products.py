@@ -16,7 +16,7 @@ from torch import nn
 
 from engine.device.ranks import Ranks
 from engine.device.timing import best_device_seconds, recorded
-from engine.kernels.triton_fp8 import FEW_ROWS_SHAPES, few_rows_product
+from engine.kernels.triton_fp8 import FEW_ROWS_SHAPES, few_rows_product, quantize_rows
 from engine.kernels.triton_linear import MOST_ROWS, shapes_for, small_product
 from engine.models.cuda_layer import CudaDecoderLayer
 from engine.models.fp8 import CHECK_TOLERANCE, Fp8Linear, spread_error
@@ -112,7 +112,7 @@ def _works(linears: list[nn.Linear | Fp8Linear], x: torch.Tensor, shape: Shape |
 def _product(linear: nn.Linear | Fp8Linear, x: torch.Tensor, shape: Shape) -> torch.Tensor:
     """Ours."""
     if isinstance(linear, Fp8Linear):
-        return few_rows_product(x, linear.weight, linear.scale, linear.bias, shape)
+        return few_rows_product(quantize_rows(x), linear.weight, linear.scale, linear.bias, shape)
     return small_product(x, linear.weight, linear.bias, shape)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from engine.device.ranks import Ranks
+from engine.kernels.reference import Rounded
 from engine.models.cuts import CROSS
 from engine.sizing.split import Split, vocabulary_rows
 
@@ -27,8 +28,8 @@ class RowParallel(nn.Module):
         self.linear = linear
         self._ranks = ranks
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """This rank's inputs `[..., in / ranks]` → the whole's outputs `[..., out]`."""
+    def forward(self, x: torch.Tensor | Rounded) -> torch.Tensor:
+        """This rank's inputs `[..., in / ranks]`, as its linear takes them → the whole's outputs `[..., out]`."""
         return self._ranks.total(self.linear(x))
 
 

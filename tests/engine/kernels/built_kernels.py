@@ -21,6 +21,7 @@ from engine.kernels import (
     triton_layer,
     triton_linear,
     triton_pieces,
+    triton_rounded,
     triton_router,
     triton_sampler,
 )
@@ -130,6 +131,15 @@ def fp8_builds() -> Iterator[tuple[str, Any]]:
         constants = {"SMALLEST": 1e-12, "DIM_PAD": pad}
         options = {"num_warps": triton_layer.warps(pad)}
         yield f"rows of {dim} to FP8", (triton_fp8.quantize_rows_kernel, types, constants, options)
+    types = dict.fromkeys(("x", "residual", "weight", "x_weight", "gate_up"), "*bf16")
+    types |= {"numbers": "*fp8e4nv", "scales": "*fp32", "eps": "fp32"}
+    for dim in (576, 1536, 4096, 5120, 8192, 14336, 16384):
+        pad = triton.next_power_of_2(dim)
+        constants = {"ADD": True, "NORM_X": True, "PLUS_ONE": True, "SMALLEST": 1e-12, "DIM_PAD": pad}
+        options = {"num_warps": triton_layer.warps(pad)}
+        yield f"norm of {dim} to FP8", (triton_rounded.add_rms_norm_rounded_kernel, types, constants, options)
+        constants = {"GELU": True, "SMALLEST": 1e-12, "DIM_PAD": pad}
+        yield f"activation of {dim} to FP8", (triton_rounded.activate_mul_rounded_kernel, types, constants, options)
     for activate in (False, True):
         types = {"x": "*bf16", "out": "*fp8e4nv", "scales": "*fp32"}
         constants = {"ACTIVATE": activate, "GELU": False, "SMALLEST": 1e-12, "BLOCK": 128,

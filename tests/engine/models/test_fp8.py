@@ -16,7 +16,7 @@ from engine.cache import no_progress
 from engine.config import EngineConfig
 from engine.device.device import check_fp8
 from engine.errors import ConfigError, ModelLoadError
-from engine.kernels.reference import E4M3_MAX, quantize_rows, saturate
+from engine.kernels.reference import E4M3_MAX, Rounded, quantize_rows, saturate
 from engine.messages import AddRequest
 from engine.models.fp8 import Fp8Linear, check_products, quantize_linears, whole_rows
 from engine.models.fp8_blocks import BlockFp8Linear
@@ -404,8 +404,6 @@ def test_a_bias_is_added_whether_or_not_the_product_adds_it(
     refuses_bias: bool, kind: str, rows_kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """cuBLAS adds none in fp32, nor to products of some shapes (bench/LOG.md, 2026-11-26)."""
-    triton_fp8 = pytest.importorskip("engine.kernels.triton_fp8", reason="needs triton")
-    monkeypatch.setattr(triton_fp8, "quantize_rows", quantize_rows)
     biases: list[bool] = []
     monkeypatch.setattr(torch, "_scaled_mm", fake_scaled_mm(refuses_bias, biases))
     torch.manual_seed(1)
@@ -413,23 +411,21 @@ def test_a_bias_is_added_whether_or_not_the_product_adds_it(
     linear = Fp8Linear.quantized(torch.randn(48, 32).to(dtype), torch.randn(48).to(dtype))
     rows = torch.randn(3, 32).to(rows_dtype)
     for _ in range(2):
-        torch.testing.assert_close(linear._product_on_cuda(rows), linear.plain_product(rows), rtol=0.02, atol=0.05)
+        rounded = Rounded(*quantize_rows(rows), rows.dtype)
+        torch.testing.assert_close(linear._product_on_cuda(rounded), linear.plain_product(rows), rtol=0.02, atol=0.05)
     adds = dtype == torch.bfloat16
     expected = [False, False] if not adds else [True, False, False] if refuses_bias else [True, True]
     assert biases == expected, "a bias that was refused once is not tried again"
 
 
 def test_another_failure_of_a_product_is_no_lack_of_a_bias(monkeypatch: pytest.MonkeyPatch) -> None:
-    triton_fp8 = pytest.importorskip("engine.kernels.triton_fp8", reason="needs triton")
-    monkeypatch.setattr(triton_fp8, "quantize_rows", quantize_rows)
-
     def lost(*_: object, **__: object) -> torch.Tensor:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     monkeypatch.setattr(torch, "_scaled_mm", lost)
     linear = Fp8Linear.quantized(torch.randn(48, 32).bfloat16(), torch.randn(48).bfloat16())
     with pytest.raises(RuntimeError, match="assert triggered"):
-        linear._product_on_cuda(torch.randn(3, 32).bfloat16())
+        linear._product_on_cuda(Rounded(*quantize_rows(torch.randn(3, 32)), torch.bfloat16))
 
 
 def test_a_model_is_held_against_itself_without_the_rounding_of_activations() -> None:

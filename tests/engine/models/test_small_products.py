@@ -83,7 +83,7 @@ with torch.inference_mode():
 
     assert measure(quantized, timed) == {1: second, 8: second}
     assert measure(quantized, lambda works: 1.0) == {1: None, 8: None}
-    with mock.patch.object(small_products, "few_rows_product", lambda x, *rest: torch.zeros(len(x), 48)):
+    with mock.patch.object(small_products, "few_rows_product", lambda x, *rest: torch.zeros(len(x.numbers), 48)):
         assert measure(quantized, timed) == {1: None, 8: None}, "what is wrong is not chosen"
     for few_rows in ({1: second, 8: None}, {1: None, 8: second}):
         before, linear = quantized[0], Fp8Linear(quantized[0].weight, quantized[0].scale, None)
