@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.errors import EngineDeadError
-from engine.execution.flight import Landed, Runner, Step
-from engine.grammar.grammar import GrammarError
-from engine.messages import AddImage, AddRequest, AskCached, EngineStats, SequenceOutput, TokenLogprobs
+from engine.execution.flight import Runner, Step
+from engine.landing import Landing
+from engine.messages import AddImage, AddRequest, AskCached, EngineStats, SequenceOutput
 from engine.onlookers import Onlookers
 from engine.reception import Reception
-from engine.sampling.sampler import Sampled
 from engine.scheduling.block_manager import BlockManager
-from engine.scheduling.grammar_queue import follow_grammar
 from engine.scheduling.outbox import Outbox
 from engine.scheduling.pacing import SMALLEST_CHUNK, PrefillPacer
 from engine.scheduling.scheduler import Scheduled, Scheduler
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.stop import finish_reason
 
 if TYPE_CHECKING:
     from engine.grammar.compiler import GrammarCompiler
@@ -70,6 +67,7 @@ class Engine:
         self._blocks: BlockManager = scheduler.blocks
         self._sequences: dict[int, list[Sequence]] = {}
         self._outbox = Outbox()
+        self._landing = Landing(runner, scheduler, self._outbox, self._sequences)
         self._reception = Reception(
             scheduler,
             self._outbox,
@@ -88,7 +86,7 @@ class Engine:
         """Whether the model is put away; there are no steps then."""
         self._landed_at = 0.0
         self._pacer = PrefillPacer(scheduler.max_prefill_tokens, min_prefill_tokens)
-        self._onlookers = Onlookers(runner, self._pacer, self._fail)
+        self._onlookers = Onlookers(runner, self._pacer, self._landing.fail)
 
     @property
     def has_work(self) -> bool:
@@ -127,7 +125,7 @@ class Engine:
                 if not sequence.is_finished and index in (None, sequence.index):
                     self._scheduler.finish(sequence, "abort")
                     self._outbox.num_aborted += 1
-                    self._forget(sequence)
+                    self._landing.forget(sequence)
 
     def warm_up(self) -> None:
         """Prepare in the background what the first constrained request needs."""
@@ -198,9 +196,9 @@ class Engine:
         self.settle()
         for sequence in self._scheduler.shrink(num_blocks):
             if sequence.finish_reason == "length":
-                self._publish(sequence, [], None, "length")
+                self._landing.publish(sequence, [], None, "length")
             else:
-                self._fail(
+                self._landing.fail(
                     sequence,
                     f"the prompt has {sequence.num_prompt_tokens} tokens; memory ran short, and the context is "
                     f"{self.context} tokens now",
@@ -259,13 +257,13 @@ class Engine:
                 continue
             row.sequence.num_unread_tokens = 0
             try:
-                self._land_row(row, landed)
+                self._landing.land(row, landed)
             except EngineDeadError as error:
                 self.failure = str(error)
                 return
             except Exception:
                 logger.exception("request %d failed after a step", row.sequence.request_id)
-                self._fail(row.sequence, "internal error while computing this request")
+                self._landing.fail(row.sequence, "internal error while computing this request")
 
     def _observe(self, step: Step) -> None:
         """Tell the pacer how long a step took: since its launch, or since the one before landed."""
@@ -277,57 +275,6 @@ class Engine:
         )
         self._landed_at = now
         self._scheduler.max_prefill_tokens = self._pacer.budget
-
-    def _land_row(self, row: Scheduled, landed: Landed) -> None:
-        sequence = row.sequence
-        prefilled = sequence.num_prefilled_tokens
-        self._scheduler.commit(row)
-        self._outbox.num_prompt_tokens += sequence.num_prefilled_tokens - prefilled
-        if (failure := landed.failure(row)) is not None:
-            self._fail(sequence, failure)
-        elif not landed.is_finite(row):
-            self._discard(sequence)
-            self._fail(sequence, "the model computed no finite logits for this request")
-        else:
-            self._note_scores(sequence, landed.scores.get(row) or [], row.scored)
-            if row.end == sequence.num_tokens:
-                self._advance(sequence, landed.sampled, landed.positions.get(row))
-
-    def _note_scores(self, sequence: Sequence, scores: list[TokenLogprobs], scored: range) -> None:
-        if scored:
-            sequence.num_scored_tokens = scored.stop
-            self._outbox.scored(sequence, scores)
-
-    def _advance(self, sequence: Sequence, sampled: Sampled, position: int | None) -> None:
-        """Append the token sampled at `position`, None for none; end the sequence if its time has come."""
-        if sequence.num_generated == 0:
-            self._outbox.num_cached_tokens += sequence.num_cached_tokens
-        if position is None:
-            assert sequence.params.max_tokens == 0
-            self._scheduler.finish(sequence, "length")
-            self._publish(sequence, [], None, "length")
-            return
-        token_ids = [sampled.token_ids[position]]
-        sequence.token_ids += token_ids
-        reason = finish_reason(sequence)
-        if reason != "stop" and sequence.grammar is not None:
-            try:
-                forced = follow_grammar(sequence, sequence.grammar, self._blocks)
-            except GrammarError as error:
-                self._fail(sequence, str(error))
-                return
-            token_ids += forced
-            reason = "stop" if sequence.grammar.is_finished else reason
-        if reason:
-            self._scheduler.finish(sequence, reason)
-        self._publish(sequence, token_ids, sampled.logprobs[position], reason)
-
-    def _publish(
-        self, sequence: Sequence, token_ids: list[int], logprobs: TokenLogprobs | None, reason: str | None
-    ) -> None:
-        self._outbox.generated(sequence, token_ids, logprobs, reason)
-        if reason:
-            self._forget(sequence)
 
     def _fail_step(self, rows: list[Scheduled], error: Exception) -> None:
         """Fail all rows of a step that was not launched, unless it lacked memory and can be smaller."""
@@ -355,7 +302,7 @@ class Engine:
         logger.error("a step of %d rows failed", len(rows), exc_info=error)
         for row in rows:
             if row.is_current:
-                self._fail(row.sequence, "internal error while computing this request")
+                self._landing.fail(row.sequence, "internal error while computing this request")
 
     def _rest(self) -> None:
         """Nothing was scheduled and nothing is under way: check the books.
@@ -369,19 +316,4 @@ class Engine:
             return
         sequence = (self._scheduler.waiting or self._scheduler.running)[0]
         logger.error("nothing can be scheduled: %s blocks %s", sequence, self.stats())
-        self._fail(sequence, "internal error while scheduling this request")
-
-    def _discard(self, sequence: Sequence) -> None:
-        """Wipe the blocks of a sequence that holds NaNs, so that no later tenant can meet them."""
-        self._runner.wipe_blocks(self._blocks.discard(sequence), self._blocks.block_size)
-
-    def _fail(self, sequence: Sequence, message: str) -> None:
-        self._scheduler.finish(sequence, "error")
-        self._outbox.failed(sequence, message)
-        self._forget(sequence)
-
-    def _forget(self, sequence: Sequence) -> None:
-        """Drop a request whose last sequence has ended."""
-        sequences = self._sequences.get(sequence.request_id)
-        if sequences is not None and all(s.is_finished for s in sequences):
-            del self._sequences[sequence.request_id]
+        self._landing.fail(sequence, "internal error while scheduling this request")
