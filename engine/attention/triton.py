@@ -12,7 +12,7 @@ from engine.device.kv_cache import LayerCache
 from engine.kernels.reference import HeadNorms, less_offset, saturate
 from engine.kernels.triton_attention import layout_for, paged_attention
 from engine.kernels.triton_layer import rotate_write
-from engine.kernels.triton_pieces import Layout, Pieces, cut
+from engine.kernels.triton_pieces import Pieces, cut
 
 INTERPRETED_PROCESSORS = 4
 
@@ -29,14 +29,19 @@ class _Run:
     """int32 [rows + 1], from the first of the tokens on."""
     longest: int
     """Most queries of a row."""
-    pieces: dict[tuple[Layout, int | None], Pieces] = field(default_factory=dict)
-    """By layout and window, as they are dealt out. Shared by the layers of a step."""
+    pieces: dict[tuple[object, ...], Pieces] = field(default_factory=dict)
+    """By what layers differ in, as they are dealt out. Shared by the layers of a kind."""
 
-    def cut(self, layout: Layout, window: int | None) -> Pieces:
-        """The pieces of a launch."""
-        if (layout, window) not in self.pieces:
-            self.pieces[layout, window] = cut(self.lens, self.query_starts, layout, window=window)
-        return self.pieces[layout, window]
+    def cut(self, q: torch.Tensor, cache: LayerCache, window: int | None, num_processors: int) -> Pieces:
+        """The pieces of a launch with q `[H, T, D]`."""
+        kind = q.shape[0], cache.k.shape[0], cache.k.shape[2], cache.k.dtype, cache.is_latent, window
+        found = self.pieces.get(kind)
+        if found is None:
+            layout = layout_for(
+                q, cache, num_seqs=len(self.lens), max_query_len=self.longest, num_processors=num_processors
+            )
+            found = self.pieces[kind] = cut(self.lens, self.query_starts, layout, window=window)
+        return found
 
 
 class TritonAttention:
@@ -146,12 +151,10 @@ class TritonAttention:
 
         def attend(run: _Run) -> None:
             queries = q[:, run.tokens]
-            layout = layout_for(
-                queries, cache, num_seqs=len(run.lens), max_query_len=run.longest, num_processors=self._num_processors
-            )
+            pieces = run.cut(queries, cache, window, self._num_processors)
             paged_attention(
-                queries, cache, self._batch.block_tables[run.rows], run.cut(layout, window),
-                block_size=self._block_size, scaling=scaling, softcap=softcap, window=window, out=out[run.tokens],
+                queries, cache, self._batch.block_tables[run.rows], pieces, block_size=self._block_size,
+                scaling=scaling, softcap=softcap, window=window, out=out[run.tokens],
             )  # fmt: skip
 
         for run in self._runs:

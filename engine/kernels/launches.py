@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _VIEWS = frozenset(
@@ -33,16 +34,55 @@ class LaunchCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 _counter: list[LaunchCounter] = []
 
 
+_built: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
+"""By everything that a kernel may be built for: what was built, and the arguments behind those of a launch."""
+MOST_BUILT = 4096
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """Launch what was built for such arguments before. To find that, Triton itself takes longer than all the rest.
+
+    Numbers count by their values, which tells more apart than Triton does. Layers of a step, and recurring steps, are
+    alike nevertheless.
+    """
+    form = (
+        kernel.fn,
+        arguments[0].get_device(),
+        *[(one.dtype, one.data_ptr() % 16 == 0) if isinstance(one, torch.Tensor) else one for one in arguments],
+        *options.items(),
+    )
+    found = _built.get(form)
+    if found is not None:
+        built, rest = found
+        built[(*grid, 1, 1)](*arguments, *rest)
+        return
+    built = kernel[grid](*arguments, **options)
+    if built is not None:  # else it was interpreted
+        if len(_built) >= MOST_BUILT:
+            _built.clear()
+        _built[form] = built, tuple(options[name] for name in kernel.arg_names[len(arguments) :])
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """Launch a Triton kernel."""
+    """Launch a Triton kernel, whose first argument is a tensor; those that it is built for are `options`."""
     if not _counter:
-        kernel[grid](*arguments, **options)
+        _launch(kernel, grid, arguments, options)
         return
     counter = _counter[-1]
     counter.count += 1
     counter.in_kernel = True
-    kernel[grid](*arguments, **options)
+    _launch(kernel, grid, arguments, options)
     counter.in_kernel = False
+
+
+def power_of_2(number: int) -> int:
+    """The next power of two from a number on. Triton's own takes ten times as long, as a part of its language."""
+    return 1 << (number - 1).bit_length()
+
+
+def tiles_of(number: int, size: int) -> int:
+    """Tiles of a size that hold so many; see `power_of_2`."""
+    return -(-number // size)
 
 
 @contextmanager

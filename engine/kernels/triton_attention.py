@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 
 from engine.device.kv_cache import LayerCache
-from engine.kernels.launches import launch
+from engine.kernels.launches import launch, power_of_2
 from engine.kernels.triton_pieces import JOIN, PIECE, Layout, Pieces, lay_out
 
 SMALLEST_WIDTH = 16
@@ -215,7 +215,7 @@ def join_kernel(
 
 def padded(width: int) -> int:
     """The width that the kernel computes with."""
-    return max(SMALLEST_WIDTH, int(triton.next_power_of_2(width)))
+    return max(SMALLEST_WIDTH, power_of_2(width))
 
 
 def layout_for(q: torch.Tensor, cache: LayerCache, *, num_seqs: int, max_query_len: int, num_processors: int) -> Layout:
@@ -231,7 +231,7 @@ def layout_for(q: torch.Tensor, cache: LayerCache, *, num_seqs: int, max_query_l
 
 def join_constants(layout: Layout, v_dim: int) -> dict[str, int]:
     """What the kernel that joins pieces is built for."""
-    tokens = int(triton.next_power_of_2(layout.tokens))
+    tokens = power_of_2(layout.tokens)
     width = min(padded(v_dim), JOINED_WIDTH, JOINED_NUMBERS // tokens)
     return {
         "V_DIM": v_dim, "WIDTH": width, "TOKENS": layout.tokens, "TOKENS_PAD": tokens,

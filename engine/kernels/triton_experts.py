@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from engine.kernels.launches import launch
+from engine.kernels.launches import launch, power_of_2, tiles_of
 from engine.kernels.reference import FP8_BLOCK
 from engine.kernels.triton_fp8 import FP8_SHAPES, ProductShape, quantize_groups
 from engine.kernels.triton_layer import activate_mul
@@ -37,7 +37,7 @@ SHAPES = {
 def rows_for(tokens: int, choices: int, num_experts: int) -> int:
     """Rows of a tile: all that one expert can have, up to 64; beyond, about what it has on average."""
     if tokens <= 64:
-        return max(16, triton.next_power_of_2(tokens))
+        return max(16, power_of_2(tokens))
     return 64 if tokens * choices <= 64 * num_experts else 128
 
 
@@ -69,7 +69,7 @@ def place_rows(index: torch.Tensor, num_experts: int) -> tuple[torch.Tensor, tor
     """
     counts = torch.empty(num_experts, dtype=torch.int32, device=index.device)
     order = torch.empty(index.numel(), dtype=torch.int32, device=index.device)
-    tile = min(PLACE_TILE, max(32, triton.next_power_of_2(index.numel())))
+    tile = min(PLACE_TILE, max(32, power_of_2(index.numel())))
     warps = max(1, min(8, tile // 256))
     launch(place_rows_kernel, (num_experts,), index, counts, order, index.numel(), TILE=tile, num_warps=warps)
     return counts, order
@@ -160,13 +160,13 @@ def grouped_product(
     shape = (SHAPES if scales is None else FP8_SHAPES)[rows]
     out = torch.empty(pairs, outputs, dtype=dtype, device=x.device)
     hit = min(pairs, num_experts)  # the most tiles: a row each in as many experts as there are, the rest full
-    grid = (parts * triton.cdiv(outputs // parts, shape.outputs), hit + (pairs - hit) // rows)
+    grid = (parts * tiles_of(outputs // parts, shape.outputs), hit + (pairs - hit) // rows)
     x_scale, weight_scale = (x, weight) if scales is None else scales
     launch(
         grouped_product_kernel, grid,
         x, x_scale, weight, weight_scale, counts, order, out, width, outputs // parts, num_experts,
         CHOICES=choices, PARTS=parts, FROM_TOKENS=from_tokens, FP8=scales is not None, EVEN=width % shape.tile == 0,
-        EXPERTS_PAD=triton.next_power_of_2(num_experts), ROWS=rows, OUTPUTS=shape.outputs, TILE=shape.tile,
+        EXPERTS_PAD=power_of_2(num_experts), ROWS=rows, OUTPUTS=shape.outputs, TILE=shape.tile,
         BLOCK=FP8_BLOCK, PRECISION="ieee" if x.dtype == torch.float32 else "tf32",
         num_warps=shape.num_warps, num_stages=shape.num_stages,
     )  # fmt: skip
@@ -192,7 +192,7 @@ def sum_rows(pairs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     (tokens, choices), dim = weights.shape, pairs.shape[1]
     out = torch.empty(tokens, dim, dtype=pairs.dtype, device=pairs.device)
     launch(
-        sum_rows_kernel, (tokens, triton.cdiv(dim, SUM_TILE)), pairs, weights, out, dim,
+        sum_rows_kernel, (tokens, tiles_of(dim, SUM_TILE)), pairs, weights, out, dim,
         CHOICES=choices, TILE=SUM_TILE, num_warps=4,
     )  # fmt: skip
     return out

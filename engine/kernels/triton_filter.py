@@ -20,7 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
-from engine.kernels.launches import launch
+from engine.kernels.launches import launch, power_of_2, tiles_of
 
 TILE = 1024
 """Logits of a program."""
@@ -275,7 +275,7 @@ def thresholds(
     fp32 (0: off). Equal logits are kept or dropped together. Rows with a temperature of 0 keep all.
     """
     rows, vocab = x.shape
-    tiles = triton.cdiv(vocab, TILE)
+    tiles = tiles_of(vocab, TILE)
     peaks = torch.empty(rows, tiles * (TILE // PEAK), dtype=torch.float32, device=x.device)
     masses, lows = (torch.empty(rows, tiles, dtype=torch.float32, device=x.device) for _ in range(2))
     bests, floors, scales, bounds = (torch.empty(rows, dtype=torch.float32, device=x.device) for _ in range(4))
@@ -288,7 +288,7 @@ def thresholds(
     launch(peaks_kernel, (rows, tiles), x, temperatures, peaks, masses, lows, vocab, tiles, **tile, num_warps=4)
     launch(
         floors_kernel, (rows,), peaks, masses, lows, temperatures, top_ks, top_ps, bests, totals, floors, scales,
-        counts, bins, vocab, tiles, TILES_PAD=triton.next_power_of_2(tiles), **tile, BINS=BINS, num_warps=8,
+        counts, bins, vocab, tiles, TILES_PAD=power_of_2(tiles), **tile, BINS=BINS, num_warps=8,
     )  # fmt: skip
     launch(
         gather_kernel, (rows, tiles), x, peaks, temperatures, top_ks, top_ps, bests, floors, scales, candidates, counts,

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from engine.kernels.launches import launch
+from engine.kernels.launches import launch, power_of_2, tiles_of
 from engine.kernels.reference import FP8_BLOCK, SMALLEST_ROW, Rounded
 from engine.kernels.triton_layer import activated, warps
 
@@ -68,7 +68,7 @@ def quantize_rows_kernel(x, out, scales, dim, SMALLEST: tl.constexpr, DIM_PAD: t
 def quantize_rows(x: torch.Tensor) -> Rounded:
     """x `[T, K]` contiguous, fp32, fp16 or bf16, with a scale for each row. A NaN stays one."""
     rows, dim = x.shape
-    rounded, pad = no_rows(rows, dim, x), triton.next_power_of_2(dim)
+    rounded, pad = no_rows(rows, dim, x), power_of_2(dim)
     launch(
         quantize_rows_kernel, (rows,), x, rounded.numbers, rounded.scales, dim,
         SMALLEST=SMALLEST_ROW, DIM_PAD=pad, num_warps=warps(pad),
@@ -114,11 +114,11 @@ def quantize_groups(x: torch.Tensor, activation: str | None = None) -> tuple[tor
     With an `activation` of `activate_mul`, x `[T, 2·K]` are gate and up.
     """
     rows, dim = x.shape[0], x.shape[1] // (1 if activation is None else 2)
-    groups = triton.cdiv(dim, FP8_BLOCK)
+    groups = tiles_of(dim, FP8_BLOCK)
     out = torch.empty(rows, dim, dtype=torch.float8_e4m3fn, device=x.device)
     scales = torch.empty(rows, groups, dtype=torch.float32, device=x.device)
     launch(
-        quantize_groups_kernel, (rows, triton.cdiv(groups, GROUPS)), x, out, scales, dim,
+        quantize_groups_kernel, (rows, tiles_of(groups, GROUPS)), x, out, scales, dim,
         ACTIVATE=activation is not None, GELU=activation == "gelu_tanh", SMALLEST=SMALLEST_ROW, BLOCK=FP8_BLOCK,
         GROUPS=GROUPS, num_warps=4,
     )  # fmt: skip
@@ -168,7 +168,7 @@ def few_rows_product(
     outputs, tile, num_warps, num_stages = shape
     out = torch.empty(rows, num_outputs, dtype=x.dtype, device=weight.device)
     launch(
-        few_rows_kernel, (triton.cdiv(num_outputs, outputs),),
+        few_rows_kernel, (tiles_of(num_outputs, outputs),),
         x.numbers, x.scales, weight, scale, scale if bias is None else bias, out, rows, num_outputs, width,
         BIAS=bias is not None, EVEN=width % tile == 0, ROWS=FEW_ROWS, OUTPUTS=outputs, TILE=tile, num_warps=num_warps,
         num_stages=num_stages,
@@ -216,10 +216,10 @@ def block_product(
     """
     numbers, x_scale = quantize_groups(x)
     (rows, width), num_outputs = x.shape, len(weight)
-    shape = FP8_SHAPES[min(128, max(16, triton.next_power_of_2(rows)))]
+    shape = FP8_SHAPES[min(128, max(16, power_of_2(rows)))]
     out = torch.empty(rows, num_outputs, dtype=x.dtype, device=x.device)
     launch(
-        block_product_kernel, (triton.cdiv(num_outputs, shape.outputs), triton.cdiv(rows, shape.rows)),
+        block_product_kernel, (tiles_of(num_outputs, shape.outputs), tiles_of(rows, shape.rows)),
         numbers, x_scale, weight, scale, scale if bias is None else bias, out, rows, num_outputs, width,
         BIAS=bias is not None, EVEN=width % FP8_BLOCK == 0, ROWS=shape.rows, OUTPUTS=shape.outputs, BLOCK=FP8_BLOCK,
         num_warps=shape.num_warps, num_stages=shape.num_stages,

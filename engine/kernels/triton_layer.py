@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from engine.kernels.launches import launch
+from engine.kernels.launches import launch, power_of_2, tiles_of
 from engine.kernels.reference import HeadNorms
 
 ACTIVATIONS = ("silu", "gelu_tanh")
@@ -72,7 +72,7 @@ def add_rms_norm(
     Gemma's do. Contiguous, of one dtype; fp32, fp16 or bf16.
     """
     out = torch.empty_like(x)
-    pad = triton.next_power_of_2(x.shape[1])
+    pad = power_of_2(x.shape[1])
     launch(
         add_rms_norm_kernel, (x.shape[0],),
         x, x if residual is None else residual, weight, weight if x_weight is None else x_weight, out, eps, x.shape[1],
@@ -117,7 +117,7 @@ def activate_mul(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
     out = torch.empty(rows, width // 2, dtype=gate_up.dtype, device=gate_up.device)
     tile = 1024
     launch(
-        activate_mul_kernel, (rows, triton.cdiv(width // 2, tile)),
+        activate_mul_kernel, (rows, tiles_of(width // 2, tile)),
         gate_up, out, width // 2, GELU=activation == "gelu_tanh", TILE=tile, num_warps=4,
     )  # fmt: skip
     return out
@@ -240,11 +240,11 @@ def rotate_write(
     rotary = cos.shape[1]
     q_weight, k_weight = (cos, cos) if norms is None else (norms.q_weight, norms.k_weight)
     launch(
-        rotate_write_kernel, (qkv.shape[0], triton.cdiv(heads + 2 * kv_heads, HEADS_TILE)),
+        rotate_write_kernel, (qkv.shape[0], tiles_of(heads + 2 * kv_heads, HEADS_TILE)),
         qkv, cos, sin, slots, q_weight, k_weight, 0.0 if norms is None else norms.eps, q, k_cache, v_cache,
         k_cache.stride(0), v_cache.stride(0), cos if key_offset is None else key_offset,
-        HEADS=heads, KV_HEADS=kv_heads, DIM=dim, ROTARY=rotary, HALF_PAD=triton.next_power_of_2(rotary // 2),
-        REST_PAD=triton.next_power_of_2(max(1, dim - rotary)), NORM=norms is not None,
+        HEADS=heads, KV_HEADS=kv_heads, DIM=dim, ROTARY=rotary, HALF_PAD=power_of_2(rotary // 2),
+        REST_PAD=power_of_2(max(1, dim - rotary)), NORM=norms is not None,
         PLUS_ONE=norms is not None and norms.plus_one, OFFSET=key_offset is not None, TILE=HEADS_TILE, num_warps=4,
     )  # fmt: skip
     return q

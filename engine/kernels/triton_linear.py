@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from engine.kernels.launches import launch
+from engine.kernels.launches import launch, tiles_of
 
 MOST_ROWS = 16
 ONE_ROW_SHAPES = ((8, 512, 4), (4, 1024, 4), (8, 1024, 8), (4, 512, 2))
@@ -96,7 +96,7 @@ def small_product(
     assert 1 <= rows <= MOST_ROWS
     outputs, tile, num_warps = shape
     out = torch.empty(rows, num_outputs, dtype=x.dtype, device=x.device)
-    grid = (triton.cdiv(num_outputs, outputs),)
+    grid = (tiles_of(num_outputs, outputs),)
     added = x if bias is None else bias
     options = {"BIAS": bias is not None, "OUTPUTS": outputs, "TILE": tile, "num_warps": num_warps}
     if rows == 1:

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from engine.kernels.launches import launch
+from engine.kernels.launches import launch, power_of_2
 from engine.kernels.reference import SMALLEST_ROW, Rounded
 from engine.kernels.triton_fp8 import no_rows, put_rounded, quantize_rows
 from engine.kernels.triton_layer import ACTIVATIONS, activate_mul, activated, added_norm, warps
@@ -39,7 +39,7 @@ def add_rms_norm_rounded(
     x_weight: torch.Tensor | None = None,
 ) -> Rounded:
     """What `quantize_rows` makes of `add_rms_norm`'s."""
-    rounded, pad = no_rows(x.shape[0], x.shape[1], x), triton.next_power_of_2(x.shape[1])
+    rounded, pad = no_rows(x.shape[0], x.shape[1], x), power_of_2(x.shape[1])
     launch(
         add_rms_norm_rounded_kernel, (x.shape[0],),
         x, x if residual is None else residual, weight, weight if x_weight is None else x_weight,
@@ -68,7 +68,7 @@ def activate_mul_rounded(gate_up: torch.Tensor, activation: str) -> Rounded:
     rows, dim = gate_up.shape[0], gate_up.shape[1] // 2
     if dim > WIDEST:
         return quantize_rows(activate_mul(gate_up, activation))
-    rounded, pad = no_rows(rows, dim, gate_up), triton.next_power_of_2(dim)
+    rounded, pad = no_rows(rows, dim, gate_up), power_of_2(dim)
     launch(
         activate_mul_rounded_kernel, (rows,), gate_up, rounded.numbers, rounded.scales, dim,
         GELU=activation == "gelu_tanh", SMALLEST=SMALLEST_ROW, DIM_PAD=pad, num_warps=warps(pad),

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from engine.kernels.launches import launch
+from engine.kernels.launches import launch, power_of_2
 from engine.kernels.reference import RouterRule
 
 
@@ -83,12 +83,12 @@ def choose_experts(
     size = num_experts // rule.groups
     index = torch.empty(tokens, rule.choices, dtype=torch.int64, device=logits.device)
     weights = torch.empty(tokens, rule.choices, dtype=torch.float32, device=logits.device)
-    groups_pad, size_pad = triton.next_power_of_2(rule.groups), triton.next_power_of_2(size)
+    groups_pad, size_pad = power_of_2(rule.groups), power_of_2(size)
     launch(
         choose_kernel, (tokens,),
         logits, logits if bias is None else bias, index, weights, num_experts, rule.epsilon, rule.scaling,
         SIGMOID=rule.sigmoid, BIAS=bias is not None, NORMALISE=rule.normalises, CHOICES=rule.choices,
-        CHOICES_PAD=triton.next_power_of_2(rule.choices), GROUPS=rule.groups, TOP_GROUPS=rule.top_groups,
+        CHOICES_PAD=power_of_2(rule.choices), GROUPS=rule.groups, TOP_GROUPS=rule.top_groups,
         GROUPS_PAD=groups_pad, SIZE=size, SIZE_PAD=size_pad, num_warps=max(1, min(4, groups_pad * size_pad // 256)),
     )  # fmt: skip
     return index, weights

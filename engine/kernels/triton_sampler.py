@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from engine.kernels.launches import launch
+from engine.kernels.launches import launch, power_of_2, tiles_of
 
 TILE = 1024
 """Logits of a program."""
@@ -124,7 +124,7 @@ def adjust(
     out = torch.empty(rows, vocab, dtype=torch.float32, device=logits.device)
     repetition, frequency, presence = penalties or (out, out, out)
     launch(
-        adjust_kernel, (rows, triton.cdiv(vocab, TILE)),
+        adjust_kernel, (rows, tiles_of(vocab, TILE)),
         logits, out, slots if counts is None else counts, slots if in_prompt is None else in_prompt, slots,
         repetition, frequency, presence, slots if mask_rows is None else mask_rows, slots if words is None else words,
         vocab, 0 if words is None else words.shape[1],
@@ -146,7 +146,7 @@ def race(
     all without `hot`, take the largest. The tokens go to `last_tokens` int64 as well, at `slots` int64 `[R]`.
     """
     rows, vocab = x.shape
-    tiles = triton.cdiv(vocab, TILE)
+    tiles = tiles_of(vocab, TILE)
     scores = torch.empty(rows, tiles, dtype=torch.float32, device=x.device)
     tokens, broken = (torch.empty(rows, tiles, dtype=torch.int32, device=x.device) for _ in range(2))
     token_ids = torch.empty(rows, dtype=torch.int64, device=x.device)
@@ -158,6 +158,6 @@ def race(
     )  # fmt: skip
     launch(
         choose_kernel, (rows,), scores, tokens, broken, slots, token_ids, last_tokens, packed, tiles,
-        TILES_PAD=triton.next_power_of_2(tiles), num_warps=1,
+        TILES_PAD=power_of_2(tiles), num_warps=1,
     )  # fmt: skip
     return token_ids, packed
