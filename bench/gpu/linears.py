@@ -8,7 +8,8 @@ from torch import nn
 
 from bench.gpu.experts import TOKENS, recorded_seconds
 from engine.costs import Ceilings
-from engine.models.fp8 import MOST_ROWS, Fp8Linear
+from engine.kernels.reference import FEW_ROWS
+from engine.models.fp8 import Fp8Linear
 from engine.models.fp8_blocks import BlockFp8Linear
 
 SHAPES = {"7,168 to 2,112": (7168, 2112), "2,048 to 7,168": (2048, 7168), "4,096 to 28,672": (4096, 28672),
@@ -33,7 +34,7 @@ def linear_shares(device: torch.device, ceilings: Ceilings | None) -> Iterator[t
         ours = [f"{OURS} {number}" for number in range(len(FEW_ROWS_SHAPES))]
     for name, (inputs, outputs) in (SHAPES if is_cuda else SMALL).items():
         for tokens in TOKENS if is_cuda else (1, 4):
-            for form in (*FORMS, *(ours if tokens <= MOST_ROWS else [])):
+            for form in (*FORMS, *(ours if tokens <= FEW_ROWS else [])):
                 label = f"{name}, {form}, {tokens} tokens"
                 try:
                     yield label, measure(form, inputs, outputs, tokens, device, ceilings)

@@ -12,6 +12,8 @@ E4M3_MAX = 448.0
 """The largest number of FP8 e4m3."""
 SMALLEST_ROW = 1e-12
 """What the largest number of a row of zeros is taken for."""
+FEW_ROWS = 16
+"""Rows of a product that is mostly reading its weight. A matrix unit takes so many at once anyway."""
 FP8_BLOCK = 128
 """Inputs of a token that share a scale in the FP8 of experts, and sides of the blocks of weights that do."""
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}

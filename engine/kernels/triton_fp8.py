@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from engine.kernels.launches import launch, power_of_2, tiles_of
-from engine.kernels.reference import FP8_BLOCK, SMALLEST_ROW, Rounded
+from engine.kernels.reference import FEW_ROWS, FP8_BLOCK, SMALLEST_ROW, Rounded
 from engine.kernels.triton_layer import activated, warps
 
 GROUPS = 8
@@ -37,8 +37,6 @@ FP8_SHAPES = {
     128: ProductShape(128, 128, FP8_BLOCK, 8, 3),
 }
 """By rows of a tile. A tile of inputs is a block's, and one of outputs lies within a block."""
-FEW_ROWS = 16
-"""A matrix unit takes so many anyway."""
 FEW_ROWS_SHAPES = ((32, 256, 4, 6), (64, 128, 4, 6), (64, 256, 4, 4), (16, 512, 4, 6))
 """Outputs that a program takes, numbers of each that it reads at once, warps, stages. Few outputs want small tiles, so
 that all processors have some."""

@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 
 from engine.kernels.launches import launch, tiles_of
+from engine.kernels.reference import FEW_ROWS
 
-MOST_ROWS = 16
 ONE_ROW_SHAPES = ((8, 512, 4), (4, 1024, 4), (8, 1024, 8), (4, 512, 2))
 """Outputs that a program takes, numbers of each that it reads at once, warps. None was best for all sizes."""
 FEW_ROWS_SHAPES = ((64, 128, 4),)
@@ -87,13 +87,13 @@ def _stages(device: torch.device) -> int:
 def small_product(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """x `[R, K]` with weight `[N, K]` and bias `[N]`: `[R, N]`. R up to `MOST_ROWS`; contiguous, of one dtype.
+    """x `[R, K]` with weight `[N, K]` and bias `[N]`: `[R, N]`. R up to `FEW_ROWS`; contiguous, of one dtype.
 
     Sums are in fp32. `shape` is one of `shapes_for(R)`.
     """
     rows, width = x.shape
     num_outputs = weight.shape[0]
-    assert 1 <= rows <= MOST_ROWS
+    assert 1 <= rows <= FEW_ROWS
     outputs, tile, num_warps = shape
     out = torch.empty(rows, num_outputs, dtype=x.dtype, device=x.device)
     grid = (tiles_of(num_outputs, outputs),)
@@ -105,6 +105,6 @@ def small_product(
         precision = "ieee" if x.dtype == torch.float32 else "tf32"
         launch(
             few_rows_kernel, grid, x, weight, added, out, rows, num_outputs, width,
-            ROWS=MOST_ROWS, PRECISION=precision, num_stages=_stages(x.device), **options,
+            ROWS=FEW_ROWS, PRECISION=precision, num_stages=_stages(x.device), **options,
         )  # fmt: skip
     return out

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from engine.errors import ModelLoadError
-from engine.kernels.reference import Rounded, quantize_rows
+from engine.kernels.reference import FEW_ROWS, Rounded, quantize_rows
 from engine.models.experts import Fp8Experts, activation_of, expert_places
 from engine.models.fp8_blocks import BlockFp8Linear
 from engine.models.fp8_offsets import InputMeans, offset
@@ -22,8 +22,6 @@ from engine.sizing.shape import FP8_MULTIPLE
 
 EXPANSION = "kv_b_proj"
 """What makes keys and values of latents: no linear any more where attention is on the latents themselves."""
-MOST_ROWS = 16
-"""Of a product that may be ours (`engine.models.small_products`)."""
 CHECK_ROWS = 32
 CHECK_TOLERANCE = 0.02
 """Of the spread of the outputs, on average: bf16 rounds by 0.2 %, and sums may be kept short."""
@@ -75,7 +73,7 @@ class Fp8Linear(nn.Module):
 
     def _product(self, x: Rounded) -> torch.Tensor:
         rows = len(x.numbers)
-        shape = self.few_rows.get(1 if rows == 1 else 8) if 1 <= rows <= MOST_ROWS else None
+        shape = self.few_rows.get(1 if rows == 1 else 8) if 1 <= rows <= FEW_ROWS else None
         if shape is not None:
             from engine.kernels.triton_fp8 import few_rows_product
 

@@ -16,8 +16,9 @@ from torch import nn
 
 from engine.device.ranks import Ranks
 from engine.device.timing import best_device_seconds, recorded
+from engine.kernels.reference import FEW_ROWS
 from engine.kernels.triton_fp8 import FEW_ROWS_SHAPES, few_rows_product, quantize_rows
-from engine.kernels.triton_linear import MOST_ROWS, shapes_for, small_product
+from engine.kernels.triton_linear import shapes_for, small_product
 from engine.models.cuda_layer import CudaDecoderLayer
 from engine.models.fp8 import CHECK_TOLERANCE, Fp8Linear, spread_error
 from engine.models.fusion import Undo
@@ -53,7 +54,7 @@ class SmallProduct(nn.Module):
         """x `[..., in]`, contiguous → `[..., out]`."""
         rows = x.numel() // self.in_features
         shape = self._one if rows == 1 else self._few
-        if shape is None or not 1 <= rows <= MOST_ROWS:
+        if shape is None or not 1 <= rows <= FEW_ROWS:
             return F.linear(x, self.weight, self.bias)
         return small_product(x.view(rows, self.in_features), self.weight, self.bias, shape).view(
             *x.shape[:-1], self.out_features

@@ -26,6 +26,7 @@ from engine.kernels import (
     triton_sampler,
 )
 from engine.kernels.launch_shapes import LaunchShape, default_shape, launch_key
+from engine.kernels.reference import FEW_ROWS
 from engine.kernels.triton_pieces import lay_out
 from tests.engine.kernels import assembly
 from tests.engine.kernels.assembly import Assembly, programs_per_processor
@@ -149,7 +150,7 @@ def fp8_builds() -> Iterator[tuple[str, Any]]:
     for outputs, tile, num_warps, num_stages in triton_fp8.FEW_ROWS_SHAPES:
         types = {"x": "*fp8e4nv", "weight": "*fp8e4nv", "x_scale": "*fp32", "scale": "*fp32"}
         types |= {"bias": "*bf16", "out": "*bf16"}
-        constants = {"BIAS": True, "EVEN": True, "ROWS": triton_fp8.FEW_ROWS, "OUTPUTS": outputs, "TILE": tile}
+        constants = {"BIAS": True, "EVEN": True, "ROWS": FEW_ROWS, "OUTPUTS": outputs, "TILE": tile}
         options = {"num_warps": num_warps, "num_stages": num_stages}
         yield f"few rows in FP8, {outputs}x{tile}", (triton_fp8.few_rows_kernel, types, constants, options)
     for rows, shape in triton_fp8.FP8_SHAPES.items():
@@ -228,7 +229,7 @@ def plain_builds() -> Iterator[tuple[str, Any]]:
 def product_builds(capability: int) -> Iterator[tuple[str, Any]]:
     """Products of few rows, in every launch shape."""
     types = {name: "*bf16" for name in ("x", "weight", "bias", "out")}
-    for rows in (1, triton_linear.MOST_ROWS):
+    for rows in (1, FEW_ROWS):
         for outputs, tile, num_warps in triton_linear.shapes_for(rows):
             constants: dict[str, Any] = {"BIAS": True, "OUTPUTS": outputs, "TILE": tile}
             options = {"num_warps": num_warps}

@@ -1,8 +1,8 @@
 """What Triton would build while an engine serves, by the interpreter: `python -m tests.engine.kernels.steady FAMILY`.
 
-Prints a line of JSON: for each kernel how many variants were there once the engine was loaded, and how many came with
-requests of every kind, which should be none. The interpreter builds nothing; what launches would be built for is
-counted.
+`FAMILY@fp8` has its weights in FP8. Prints a line of JSON: for each kernel how many variants were there once the engine
+was loaded, and how many came with requests of every kind, which should be none. The interpreter builds nothing; what
+launches would be built for is counted.
 """
 
 import json
@@ -60,12 +60,13 @@ def main() -> int:
     """See the module's docstring."""
     found: Variants = {}
     with tempfile.TemporaryDirectory() as work, mock.patch.object(steps, "TOKEN_SIZES", (8, 64)):
-        directory = build_tiny_model(sys.argv[1], Path(work) / "model", two_layers=True)
+        family, _, quantization = sys.argv[1].partition("@")
+        directory = build_tiny_model(family, Path(work) / "model", two_layers=True)
         for name, module in list(sys.modules.items()):
             if name.startswith("engine.") and module is not launches and hasattr(module, "launch"):
                 module.launch = counting(found)  # type: ignore[attr-defined]
         ours: Any = make_engine(directory, attention="triton", device="cpu", graphs=True, max_batched_tokens=64,
-                                max_num_seqs=8)  # fmt: skip
+                                max_num_seqs=8, quantization=quantization or "auto")  # fmt: skip
         ours._runner.warm_up()  # as at the end of a load on a GPU
         built = {name: len(kinds) for name, kinds in found.items()}
         asked = requests()

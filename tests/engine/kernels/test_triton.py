@@ -78,7 +78,7 @@ def test_kernels_fit_into_the_processors(capability: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("family", ["gemma2", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["gemma2", "deepseek_v3", "llama@fp8"])
 def test_nothing_is_built_while_an_engine_serves(family: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.engine.kernels.steady", family], capture_output=True, text=True, timeout=580,
