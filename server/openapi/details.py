@@ -12,16 +12,12 @@ from server.protocol.completion_request import CompletionRequest
 from server.protocol.fields import FieldRow, completion_field_table, field_table
 from server.protocol.generate_request import GenerateRequest
 from server.protocol.generate_shapes import GeneratedArrayShape, GeneratedEventShape, GeneratedShape
+from server.protocol.model_shapes import HealthShape, LivezShape, ModelListShape, ModelShape, ReadyzShape
 from server.protocol.request import ChatCompletionRequest
 from server.protocol.shapes import (
     ChatCompletionChunkShape,
     ChatCompletionShape,
-    HealthShape,
-    LivezShape,
-    ModelListShape,
-    ModelShape,
     PromptTextShape,
-    ReadyzShape,
     TextCompletionShape,
     TokensShape,
 )

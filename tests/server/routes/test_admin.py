@@ -12,7 +12,7 @@ import pytest
 
 from server.commands.cli import main
 from server.edge.auth import Keys
-from server.protocol.shapes import ModelListShape
+from server.protocol.model_shapes import ModelListShape
 from tests.server import patient
 from tests.server.fakes import RunningServer, Script, wait_until
 from tests.server.routes.test_on_demand import CHAT, body, post, script, serving, starts, state_of

@@ -9,7 +9,7 @@ from engine.config import EngineConfig
 from server.config.settings import SamplingDefaults
 from server.fleet.capabilities import capabilities
 from server.prompt.tokenizer import ChatTokenizer
-from server.protocol.shapes import ModelListShape
+from server.protocol.model_shapes import ModelListShape
 from tests.server import patient
 from tests.server.conftest import Load
 from tests.server.fakes import Script, running_server
