@@ -51,6 +51,11 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
+def end_unheard() -> None:
+    """End this process without a word once its parent reads no more of what it writes. For those without children."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent ends, however that ends."""
     parent = os.getppid()

@@ -5,6 +5,7 @@ stopped from within, so the kernel does it: address space is limited to MEMORY b
 processor's time, after which this process ends. NICENESS is its rank among processes.
 """
 
+import contextlib
 import gc
 import logging
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from engine.frames import read_frame, write_message
-from engine.lifetime import die_with_parent
+from engine.lifetime import die_with_parent, end_unheard
 from server.markup.formats import ToolsSetting
 from server.prompt.text_messages import (
     Answered,
@@ -38,9 +39,10 @@ MAX_TOKENIZERS = 4
 class TextWorker:
     """Answers the questions of `text_messages`, one after the other."""
 
-    def __init__(self, source: IO[bytes], sink: IO[bytes], seconds: int) -> None:
+    def __init__(self, source: IO[bytes], sink: IO[bytes], memory_bytes: int, seconds: int) -> None:
         self._source = source
         self._sink = sink
+        self._memory_bytes = memory_bytes
         self._seconds = seconds
         self._job: TextJob | None = None
         self._tokenizers: dict[tuple[str, ToolsSetting | None], ChatTokenizer] = {}
@@ -63,6 +65,11 @@ class TextWorker:
             except Exception:
                 logger.exception("text work failed unexpectedly")
                 write_message(self._sink, Failed.of(internal_error()))
+            except BaseException:
+                # Native code that finds no memory panics, which is no `Exception`; it may panic of other things.
+                if peak_bytes() > self._memory_bytes // 2:
+                    os._exit(OUT_OF_MEMORY)
+                raise
 
     def _read(self, question: ReadBody) -> None:
         self._job = None
@@ -91,6 +98,15 @@ class TextWorker:
         return self._tokenizers[key]
 
 
+def peak_bytes() -> int:
+    """The most address space that this process has had; 0 where the kernel does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmPeak:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
 def limit_seconds(seconds: int) -> None:
     """Let the kernel end this process after so many more seconds of computing."""
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -101,12 +117,13 @@ def limit_seconds(seconds: int) -> None:
 def main(memory_bytes: int, seconds: int, niceness: int) -> int:
     """Entry point of the process."""
     die_with_parent()
+    end_unheard()
     os.nice(niceness)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     gc.freeze()
     gc.disable()  # a body may be millions of objects, of which none is garbage before the next question
-    TextWorker(sys.stdin.buffer, sys.stdout.buffer, seconds).run()
+    TextWorker(sys.stdin.buffer, sys.stdout.buffer, memory_bytes, seconds).run()
     return 0
 
 
