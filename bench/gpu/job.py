@@ -167,10 +167,13 @@ def run_ranks(job: Job, device: Any, emit: Emit, leave: Callable[[], None]) -> N
 
 def describe(bench: Any) -> dict[str, Any]:
     """What was loaded."""
+    from engine.kernels.launches import dependence
+
     info = bench.info
     return {"seconds": bench.load_seconds, "dtype": info.dtype, "attention": info.attention,
             "parameters": info.num_parameters, "step_bytes": bench.costs and bench.costs.step_bytes,
-            "kv_tokens": info.kv_tokens, "notes": info.notes}  # fmt: skip
+            "kv_tokens": info.kv_tokens, "notes": info.notes,
+            "dependent_launches": dependence.on}  # fmt: skip
 
 
 def run_engine(job: Job, device: Any, emit: Emit) -> None:

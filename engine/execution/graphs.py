@@ -50,9 +50,15 @@ class DecodeGraphs:
     def warm_up(self) -> Iterator[None]:
         """Run every bucket with padding alone, the largest first, and record it, so that no request waits for that."""
         for size in reversed(self._sizes):
-            upload_into(self._fields(size), self._padding(size))
-            self._record(size, self._step(size, None))
+            self._record(size, self.padded(size)())
             yield
+
+    def padded(self, size: int, token: int = 0) -> Callable[[], torch.Tensor]:
+        """A bucket's step over padding alone, whose rows have this token; it reads what the last call has put there."""
+        fields = self._padding(size)
+        fields[0] = token
+        upload_into(self._fields(size), fields)
+        return partial(self._step, size, None)
 
     def forget(self) -> None:
         """Drop what is recorded, until it is recorded anew."""

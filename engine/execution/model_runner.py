@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from engine.device.governor import ThreadGovernor
 from engine.device.host_batch import HostBatch
 from engine.device.kv_cache import LayerCache, allocate, size_cache
 from engine.device.ranks import Ranks
+from engine.execution.dependent import choose_dependent
 from engine.execution.footprint import largest_step, peak_bytes
 from engine.execution.graphs import FIELDS, DecodeGraphs
 from engine.execution.launched import StepInFlight
@@ -98,6 +100,8 @@ class ModelRunner:
         self.graphs, self.mixed_graphs = self._make_graphs(is_lazy=config.graphs == "lazy")
         self._away: PutAway | None = None
         if self.device.type == "cuda":
+            if choose_dependent(self.device, None if self.graphs is None else partial(self.graphs.padded, 1), ranks):
+                self.rehearse(self.caches)  # steps that are not recorded have other kernels now
             self.warm_up(progress)
 
     def forward(self, rows: list[Scheduled]) -> StepInFlight:

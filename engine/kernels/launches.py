@@ -63,8 +63,24 @@ def _launch(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], opti
         _built[form] = built, tuple(options[name] for name in kernel.arg_names[len(arguments) :])
 
 
+class Dependence:
+    """How the kernels of `engine.kernels.triton_dependent` are launched in this process."""
+
+    on = False
+    """Whether dependently; `engine.execution.dependent` finds out."""
+
+
+dependence = Dependence()
+DEPENDENT = "DEPENDENT"
+"""The last parameter of the kernels that take part."""
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
     """Launch a Triton kernel, whose first argument is a tensor; those that it is built for are `options`."""
+    if kernel.arg_names[-1] == DEPENDENT:
+        options[DEPENDENT] = dependence.on
+        if dependence.on:
+            options["launch_pdl"] = True
     if not _counter:
         _launch(kernel, grid, arguments, options)
         return

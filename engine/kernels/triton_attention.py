@@ -24,6 +24,7 @@ import triton.language as tl
 
 from engine.device.kv_cache import LayerCache
 from engine.kernels.launches import launch, power_of_2
+from engine.kernels.triton_dependent import await_previous
 from engine.kernels.triton_pieces import JOIN, PIECE, Layout, Pieces, lay_out
 
 SMALLEST_WIDTH = 16
@@ -119,13 +120,14 @@ def attend_kernel(
     GROUP: tl.constexpr, HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr, DIM: tl.constexpr, V_DIM: tl.constexpr,
     DIM_PAD: tl.constexpr, V_DIM_PAD: tl.constexpr, REST_PAD: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
     TILE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, PRECISION: tl.constexpr, PIECE: tl.constexpr,
-    WHOLE: tl.constexpr,
+    WHOLE: tl.constexpr, DEPENDENT: tl.constexpr = False,
 ):  # fmt: skip
     """Grid (pieces, KV heads times parts of HEADS heads of their groups). See `paged_attention`.
 
     DIM_PAD is the padded width of keys; with REST_PAD that of what keys have beside the values. With WHOLE tiles that
     all rows see are taken in a loop of their own.
     """
+    await_previous(DEPENDENT)
     PARTS: tl.constexpr = (GROUP + HEADS - 1) // HEADS
     piece, kv_head = pieces + tl.program_id(0) * PIECE, tl.program_id(1) // PARTS
     sequence, start, num_queries, place = tl.load(piece), tl.load(piece + 1), tl.load(piece + 2), tl.load(piece + 3)
@@ -185,8 +187,10 @@ def attend_kernel(
 def join_kernel(
     joins, out, part_acc, part_max, part_sum, num_heads, V_DIM: tl.constexpr, WIDTH: tl.constexpr,
     TOKENS: tl.constexpr, TOKENS_PAD: tl.constexpr, PARTS: tl.constexpr, JOIN: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):  # fmt: skip
     """Grid (tiles that are cut, heads, parts of WIDTH numbers). A head's rows of a tile from their pieces."""
+    await_previous(DEPENDENT)
     join, head = joins + tl.program_id(0) * JOIN, tl.program_id(1)
     start, num_queries, slot, number = tl.load(join), tl.load(join + 1), tl.load(join + 2), tl.load(join + 3)
     if number == 0:

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from engine.kernels.launches import launch, power_of_2, tiles_of
 from engine.kernels.reference import FEW_ROWS, FP8_BLOCK, SMALLEST_ROW, Rounded
+from engine.kernels.triton_dependent import await_previous
 from engine.kernels.triton_layer import activated, warps
 
 GROUPS = 8
@@ -55,8 +56,11 @@ def put_rounded(value, out, scales, row, column, dim, SMALLEST: tl.constexpr):
 
 
 @triton.jit
-def quantize_rows_kernel(x, out, scales, dim, SMALLEST: tl.constexpr, DIM_PAD: tl.constexpr):
+def quantize_rows_kernel(
+    x, out, scales, dim, SMALLEST: tl.constexpr, DIM_PAD: tl.constexpr, DEPENDENT: tl.constexpr = False
+):
     """Grid (rows). See `quantize_rows`."""
+    await_previous(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, DIM_PAD)
     value = tl.load(x + row * dim + column, mask=column < dim, other=0.0).to(tl.float32)
@@ -127,8 +131,10 @@ def quantize_groups(x: torch.Tensor, activation: str | None = None) -> tuple[tor
 def few_rows_kernel(
     x, x_scale, weight, scale, bias, out, num_rows, num_outputs, width,
     BIAS: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, TILE: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):  # fmt: skip
     """Grid (tiles of outputs). See `few_rows_product`."""
+    await_previous(DEPENDENT)
     first = tl.program_id(0) * OUTPUTS
     output, row = tl.arange(0, OUTPUTS), tl.arange(0, ROWS)
     is_output, is_row = first + output < num_outputs, row < num_rows

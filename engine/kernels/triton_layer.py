@@ -11,6 +11,7 @@ import triton.language as tl
 
 from engine.kernels.launches import launch, power_of_2, tiles_of
 from engine.kernels.reference import HeadNorms
+from engine.kernels.triton_dependent import await_previous
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 
@@ -49,8 +50,10 @@ def added_norm(
 def add_rms_norm_kernel(
     x, residual, weight, x_weight, out, eps, dim,
     ADD: tl.constexpr, NORM_X: tl.constexpr, PLUS_ONE: tl.constexpr, DIM_PAD: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):  # fmt: skip
     """Grid (rows). See `add_rms_norm`."""
+    await_previous(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, DIM_PAD)
     normed = added_norm(x, residual, weight, x_weight, eps, dim, row, column, ADD, NORM_X, PLUS_ONE)
@@ -100,8 +103,9 @@ def activated(gate, up, GELU: tl.constexpr):
 
 
 @triton.jit
-def activate_mul_kernel(gate_up, out, dim, GELU: tl.constexpr, TILE: tl.constexpr):
+def activate_mul_kernel(gate_up, out, dim, GELU: tl.constexpr, TILE: tl.constexpr, DEPENDENT: tl.constexpr = False):
     """Grid (rows, tiles). See `activate_mul`."""
+    await_previous(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * TILE + tl.arange(0, TILE)
     real = column < dim
@@ -166,8 +170,10 @@ def rotate_write_kernel(
     qkv, cos, sin, slots, q_weight, k_weight, eps, q_out, k_cache, v_cache, k_head_stride, v_head_stride, key_offset,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, ROTARY: tl.constexpr, HALF_PAD: tl.constexpr,
     REST_PAD: tl.constexpr, NORM: tl.constexpr, PLUS_ONE: tl.constexpr, OFFSET: tl.constexpr, TILE: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):  # fmt: skip
     """Grid (tokens, tiles of all heads). See `rotate_write`."""
+    await_previous(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * TILE + tl.arange(0, TILE)
     slot = tl.load(slots + token)

@@ -13,6 +13,7 @@ import triton.language as tl
 
 from engine.kernels.launches import launch, tiles_of
 from engine.kernels.reference import FEW_ROWS
+from engine.kernels.triton_dependent import await_previous
 
 ONE_ROW_SHAPES = ((8, 512, 4), (4, 1024, 4), (8, 1024, 8), (4, 512, 2))
 """Outputs that a program takes, numbers of each that it reads at once, warps. None was best for all sizes."""
@@ -24,9 +25,11 @@ SMALLER = ((8, 6), (8, 9), (12, 0))
 
 @triton.jit
 def one_row_kernel(
-    x, weight, bias, out, num_outputs, width, BIAS: tl.constexpr, OUTPUTS: tl.constexpr, TILE: tl.constexpr
-):
+    x, weight, bias, out, num_outputs, width,
+    BIAS: tl.constexpr, OUTPUTS: tl.constexpr, TILE: tl.constexpr, DEPENDENT: tl.constexpr = False,
+):  # fmt: skip
     """Grid (tiles of outputs). See `small_product`."""
+    await_previous(DEPENDENT)
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     is_output = output < num_outputs
     total = tl.zeros([OUTPUTS, TILE], tl.float32)
@@ -48,8 +51,10 @@ def one_row_kernel(
 def few_rows_kernel(
     x, weight, bias, out, num_rows, num_outputs, width,
     BIAS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):  # fmt: skip
     """Grid (tiles of outputs). See `small_product`."""
+    await_previous(DEPENDENT)
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     row = tl.arange(0, ROWS)
     is_output, is_row = output < num_outputs, row < num_rows

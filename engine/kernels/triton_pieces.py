@@ -15,6 +15,7 @@ import triton.language as tl
 
 from engine.kernels.launch_shapes import LaunchShape, launch_key, launch_shape
 from engine.kernels.launches import launch
+from engine.kernels.triton_dependent import await_previous
 
 PROGRAMS, FEW_PROGRAMS = 4, 2
 """Pieces for each processor: of rows that decode, whose programs are small, and of prompts and latents."""
@@ -143,9 +144,10 @@ def _tiles(
 def cut_kernel(
     lens, starts, pieces, joins, num_seqs, rounds, num_tiles, wanted, smallest, num_pieces, num_joins, window,
     TOKENS: tl.constexpr, TILE: tl.constexpr, ONE_QUERY: tl.constexpr, WINDOW: tl.constexpr, BLOCK: tl.constexpr,
-    PIECE: tl.constexpr, JOIN: tl.constexpr,
+    PIECE: tl.constexpr, JOIN: tl.constexpr, DEPENDENT: tl.constexpr = False,
 ):  # fmt: skip
     """Grid (1). See `cut`. Keys are counted in tiles of TILE of them; `smallest` is, too."""
+    await_previous(DEPENDENT)
     lane = tl.arange(0, BLOCK)
     total = 0
     for base in range(0, num_tiles, BLOCK):

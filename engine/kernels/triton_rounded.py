@@ -10,6 +10,7 @@ import triton.language as tl
 
 from engine.kernels.launches import launch, power_of_2
 from engine.kernels.reference import SMALLEST_ROW, Rounded
+from engine.kernels.triton_dependent import await_previous
 from engine.kernels.triton_fp8 import no_rows, put_rounded, quantize_rows
 from engine.kernels.triton_layer import ACTIVATIONS, activate_mul, activated, added_norm, warps
 
@@ -21,8 +22,10 @@ WIDEST = 16384
 def add_rms_norm_rounded_kernel(
     x, residual, weight, x_weight, numbers, scales, eps, dim,
     ADD: tl.constexpr, NORM_X: tl.constexpr, PLUS_ONE: tl.constexpr, SMALLEST: tl.constexpr, DIM_PAD: tl.constexpr,
+    DEPENDENT: tl.constexpr = False,
 ):  # fmt: skip
     """Grid (rows). See `add_rms_norm_rounded`."""
+    await_previous(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, DIM_PAD)
     normed = added_norm(x, residual, weight, x_weight, eps, dim, row, column, ADD, NORM_X, PLUS_ONE)
@@ -52,9 +55,11 @@ def add_rms_norm_rounded(
 
 @triton.jit
 def activate_mul_rounded_kernel(
-    gate_up, numbers, scales, dim, GELU: tl.constexpr, SMALLEST: tl.constexpr, DIM_PAD: tl.constexpr
-):
+    gate_up, numbers, scales, dim,
+    GELU: tl.constexpr, SMALLEST: tl.constexpr, DIM_PAD: tl.constexpr, DEPENDENT: tl.constexpr = False,
+):  # fmt: skip
     """Grid (rows). See `activate_mul_rounded`."""
+    await_previous(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, DIM_PAD)
     gate = tl.load(gate_up + row * 2 * dim + column, mask=column < dim, other=0.0)

@@ -97,6 +97,19 @@ def test_warming_up_leaves_nothing_behind(tiny_model_dir: Callable[[str], Path])
     assert found and found == wanted[: len(found)]
 
 
+@torch.inference_mode()
+def test_a_padded_step_says_what_its_token_says_each_time(tiny_model_dir: Callable[[str], Path]) -> None:
+    engine = make_engine(tiny_model_dir("llama"), graphs=True)
+    runner = engine._runner
+    assert isinstance(runner, ModelRunner) and runner.graphs is not None
+    step = runner.graphs.padded(1)
+    first = step()
+    assert not torch.equal(runner.graphs.padded(1, token=5)(), first), "another token"
+    assert not torch.equal(step(), first), "a step reads what was put last"
+    runner.graphs.padded(1)
+    assert torch.equal(step(), first)
+
+
 @pytest.mark.parametrize("graphs", [True, "lazy"])
 def test_where_recording_breaks_off_steps_go_on_eagerly_on_their_own_stream(
     graphs: bool | str, tiny_model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,11 @@ REGISTERS, SHARED, THREADS = 65536, {80: 164, 89: 100, 90: 228, 100: 228}, {80: 
 RESERVED = 1024
 """Bytes of shared memory that each program takes beside its own."""
 _INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?(\S+)(.*?);")
+WAIT = "ACQBULK"
+"""What `griddepcontrol.wait` becomes."""
+_LEAVES_OR_TOUCHES_MEMORY = re.compile(
+    r"(LDG|LD|ST|STG|LDGSTS|ATOM|ATOMG|RED|REDG|CCTL|U?TM\w+|UBLK\w+|BRA|EXIT|RET)(\.|$)"
+)
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+)")
 
 
@@ -27,6 +32,11 @@ class Assembly:
     """Bytes of a thread."""
     loops: list[Counter[str]]
     """Of each loop, inner ones first: how often each instruction stands there, without what follows a dot."""
+    waits: int
+    """For the kernel before, in a dependent launch."""
+    early: list[str]
+    """Instructions that may read or write what other kernels have before the first wait, or leave; and, wherever they
+    stand, those that read past what a wait makes sure of."""
 
 
 def read(cubin: bytes) -> Assembly:
@@ -47,7 +57,11 @@ def read(cubin: bytes) -> Assembly:
         target = re.search(r"0x([0-9a-f]+)", rest) if name.startswith("BRA") else None
         if target is not None and int(target[1], 16) < place:
             loops.append(Counter(name.split(".")[0] for _, name, _ in code[numbers[int(target[1], 16)] : number + 1]))
-    return Assembly(int(found[1]), int(found[2]), loops)
+    names = [name for _, name, _ in code]
+    wait = names.index(WAIT) if WAIT in names else 0
+    early = [name for at, name in enumerate(names)
+             if (at < wait and _LEAVES_OR_TOUCHES_MEMORY.match(name)) or (wait and ".CONSTANT" in name)]  # fmt: skip
+    return Assembly(int(found[1]), int(found[2]), loops, names.count(WAIT), early)
 
 
 def programs_per_processor(capability: int, assembly: Assembly, shared: int, num_warps: int) -> int:

@@ -14,6 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from engine.kernels import (
+    launches,
     triton_attention,
     triton_experts,
     triton_filter,
@@ -46,6 +47,10 @@ class Line(NamedTuple):
     """That a processor has room for."""
     loops: list[int]
     """Of attention: of each loop the instructions that a warp takes for 1,000 scores."""
+    waits: int
+    """For the kernel before, in a dependent launch."""
+    early: list[str]
+    """What the kernel does before it has waited and may not; see `Assembly`."""
 
 
 def attention(
@@ -306,10 +311,16 @@ def sampler_builds() -> Iterator[tuple[str, Any]]:
     yield "choice", (triton_sampler.choose_kernel, types, tiles, {"num_warps": 1})
 
 
+DEPENDENT = 90
+"""The first capability whose launches may be dependent."""
+
+
 def build(
     kernel: Any, types: dict[str, str], constants: dict[str, Any], options: dict[str, Any], capability: int
 ) -> tuple[int, Assembly]:
-    """Compile one kernel: its bytes of shared memory, and its assembly."""
+    """Compile one kernel, for dependent launches if it can: its bytes of shared memory, and its assembly."""
+    if kernel.arg_names[-1] == launches.DEPENDENT:
+        constants = constants | {launches.DEPENDENT: capability >= DEPENDENT}
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
     pointers = [at for at, name in enumerate(kernel.arg_names) if signature[name][0] == "*"]
     # As at a launch: memory is aligned, and strides are multiples of a head's width, but where it differs by step; so
@@ -333,7 +344,7 @@ def main() -> int:
         programs = programs_per_processor(capability, found, shared, options["num_warps"])
         scores = constants["ROWS"] * constants["TILE"] if kernel is triton_attention.attend_kernel else 0
         loops = [round(1000 * loop.total() * options["num_warps"] / scores) for loop in found.loops if scores]
-        line = Line(name, shared, found.registers, found.stack, programs, loops)
+        line = Line(name, shared, found.registers, found.stack, programs, loops, found.waits, found.early)
         print(json.dumps(line), flush=True)
     return 0
 

@@ -16,6 +16,7 @@ import triton.language as tl  # noqa: E402
 
 from bench.gpu.launches import IdleDriver  # noqa: E402
 from engine.kernels import launches  # noqa: E402
+from engine.kernels.triton_dependent import await_previous  # noqa: E402
 
 launched: list[tuple[Any, tuple[Any, ...]]] = []
 
@@ -36,6 +37,14 @@ def scale_kernel(x, out, size, count, factor, ADD: tl.constexpr, TILE: tl.conste
     if ADD:
         found += 1.0
     tl.store(out + at, found, mask=at < size)
+
+
+@triton.jit
+def double_kernel(x, out, TILE: tl.constexpr, DEPENDENT: tl.constexpr = False):  # type: ignore[no-untyped-def]
+    """One that takes part in dependent launches."""
+    await_previous(DEPENDENT)
+    at = tl.arange(0, TILE)
+    tl.store(out + at, 2.0 * tl.load(x + at))
 
 
 @pytest.fixture
@@ -79,3 +88,16 @@ def test_triton_is_asked_once_for_what_is_alike(driver: None) -> None:
             for size in range(100, 110):
                 launches.launch(scale_kernel, (1,), *arguments[:2], size, *arguments[3:], **options)
         assert asked.call_count == 11 and len(launches._built) <= 2, "what is kept is bounded"
+
+
+def test_launches_are_dependent_while_they_are_to_be(driver: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, options = some_arguments(random.Random(2))
+    seen = []
+    for is_on in (False, True, False, True):
+        monkeypatch.setattr(launches.dependence, "on", is_on)
+        launches.launch(double_kernel, (1,), *arguments[:2], TILE=16, num_warps=1)
+        launches.launch(scale_kernel, (1,), *arguments, **options)
+        (taking, values), (other, _) = launched[-2:]
+        assert (taking.launch_pdl, values[-1]) == (is_on, is_on) and not other.launch_pdl
+        seen.append(taking)
+    assert seen[0] is seen[2] and seen[1] is seen[3], "both forms are kept"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,8 @@ HOPPER = {
 """Programs that share a processor of 9.0, and instructions of a warp for 1,000 scores where all are seen: as they were
 when bench/LOG.md was written (2026-11-28), and 2 to 5 % more."""
 TILE_BYTES = 64 * 128 * 2
+DEPENDENT = re.compile(r"attention|norm|activation|rotary|product|rows of \d|few rows|pieces|join")
+"""Beginnings of the names of kernels whose launches may be dependent from 9.0 on: those of a decoding step."""
 
 
 def lines_of(*command: str) -> list[list[Any]]:
@@ -68,6 +71,9 @@ def test_kernels_fit_into_the_processors(capability: int) -> None:
     assert any("FP8" in line.name for line in results) == (capability >= 89)
     assert not [line for line in results if line.stack > (PUT_AWAY if line.registers <= 128 else 0)], "spilled"
     assert not [line for line in results if line.shared > SHARED_BYTES[capability]], "too much shared memory"
+    waiting = {line.name for line in results if line.waits}
+    assert waiting == ({line.name for line in results if DEPENDENT.match(line.name)} if capability >= 90 else set())
+    assert not [line for line in results if line.waits > 1 or line.early], "something is done before the wait"
     if capability == 90:
         built = {line.name: line for line in results}
         for name, (programs, instructions) in HOPPER.items():

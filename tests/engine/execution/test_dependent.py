@@ -1,0 +1,97 @@
+"""Dependent launches serve where a step of one row says the same with them, sooner. The device is a fake."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from engine.device.ranks import ProcessGroup, Ranks
+from engine.execution.dependent import GAIN, TOKENS, Replay, choose_dependent
+from engine.kernels.launches import dependence
+
+HOPPER = torch.device("cuda", 0)
+PLAIN = 100e-6
+
+
+@pytest.fixture(autouse=True)
+def capability(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
+    found = [(9, 0)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: found[0])
+    yield found
+    dependence.on = False
+
+
+class FakeStep:
+    """A step of one row, whose logits are its token, or what the step before has left where it begins too early."""
+
+    def __init__(self, *, early: bool = False, refused: bool = False, seconds: float = 0.9 * PLAIN) -> None:
+        self._early, self._refused, self._seconds = early, refused, seconds
+        self._token = self._left = 0
+        self.recorded: list[bool] = []
+        self.tokens: list[int] = []
+
+    def put(self, token: int) -> Callable[[], torch.Tensor]:
+        self._token = token
+        return lambda: torch.tensor([[float(token)]])
+
+    def record(self, step: Callable[[], torch.Tensor]) -> Replay:
+        is_dependent = dependence.on
+        self.recorded.append(is_dependent)
+        if is_dependent and self._refused:
+            raise RuntimeError("invalid argument")
+        logits = step()
+
+        def run() -> float:
+            logits[:] = self._left if self._early and is_dependent else self._token
+            self._left = self._token
+            self.tokens.append(self._token)
+            return self._seconds if is_dependent else PLAIN
+
+        return Replay(run, logits)
+
+    def choose(self, device: torch.device = HOPPER, ranks: Ranks | None = None) -> bool:
+        return choose_dependent(device, self.put, ranks, record=self.record, timer=seconds_of)
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    found = run()
+    assert isinstance(found, float)
+    return found
+
+
+def test_what_says_the_same_sooner_serves(caplog: pytest.LogCaptureFixture) -> None:
+    step = FakeStep()
+    with caplog.at_level("INFO"):
+        assert step.choose() and dependence.on
+    assert step.recorded == [False, True] and len(TOKENS) >= 20
+    assert set(step.tokens) == set(TOKENS), "a step of one token alone would find what it left itself"
+    assert [record.getMessage() for record in caplog.records] == [
+        "launches are dependent: a decoding step of one row takes 100 us, and 90 with dependent ones"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (FakeStep(early=True), "the logits of a step would be others"),
+        (FakeStep(seconds=(GAIN + 0.005) * PLAIN), "launches are not dependent: a decoding step"),
+        (FakeStep(refused=True), "cannot be tried"),
+    ],
+)
+def test_what_does_not_is_left(step: FakeStep, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    dependence.on = True  # of the model before
+    with caplog.at_level("INFO"):
+        assert not step.choose() and not dependence.on
+    assert said in caplog.text
+
+
+def test_it_is_tried_where_it_can_be(capability: list[tuple[int, int]]) -> None:
+    step = FakeStep()
+    assert not step.choose(torch.device("cpu"))
+    assert not step.choose(ranks=Ranks(0, 2, HOPPER, ProcessGroup()))
+    assert not choose_dependent(HOPPER, None)
+    capability[0] = (8, 9)
+    assert not step.choose()
+    assert not step.recorded and not dependence.on
+    capability[0] = (12, 0)
+    assert step.choose()
