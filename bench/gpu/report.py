@@ -20,7 +20,7 @@ def measured(part: str, one: dict[str, Any]) -> str:
         rates = f"{one['bytes_per_second'] / 1e12:.2f} TB/s, bf16 {one['flops'] / 1e12:.0f} TFLOP/s"
         return rates + (f", FP8 {fp8 / 1e12:.0f}" if fp8 else "")
     if part == "load" or part.endswith("_seconds"):
-        return f"{one['seconds']:.1f} s"
+        return f"{one['seconds']:.1f} s" + (", launches are dependent" if one.get("dependent_launches") else "")
     if part == "start":
         return f"{one['first_answer_seconds']:.1f} s to the first answer"
     if part.startswith("idle"):
