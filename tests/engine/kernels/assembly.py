@@ -17,7 +17,7 @@ _INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?(\S+)(.*?);
 WAIT = "ACQBULK"
 """What `griddepcontrol.wait` becomes."""
 _LEAVES_OR_TOUCHES_MEMORY = re.compile(
-    r"(LDG|LD|ST|STG|LDGSTS|ATOM|ATOMG|RED|REDG|CCTL|U?TM\w+|UBLK\w+|BRA|EXIT|RET)(\.|$)"
+    r"(LDG|LD|ST|STG|LDGSTS|ATOM|ATOMG|RED|REDG|CCTL|U?TM\w+|UBLK\w+|EXIT|RET)(\.|$)"
 )
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+)")
 
@@ -57,11 +57,19 @@ def read(cubin: bytes) -> Assembly:
         target = re.search(r"0x([0-9a-f]+)", rest) if name.startswith("BRA") else None
         if target is not None and int(target[1], 16) < place:
             loops.append(Counter(name.split(".")[0] for _, name, _ in code[numbers[int(target[1], 16)] : number + 1]))
-    names = [name for _, name, _ in code]
-    wait = names.index(WAIT) if WAIT in names else 0
-    early = [name for at, name in enumerate(names)
-             if (at < wait and _LEAVES_OR_TOUCHES_MEMORY.match(name)) or (wait and ".CONSTANT" in name)]  # fmt: skip
-    return Assembly(int(found[1]), int(found[2]), loops, names.count(WAIT), early)
+    waits = [place for place, name, _ in code if name == WAIT]
+    return Assembly(int(found[1]), int(found[2]), loops, len(waits), early_ones(code, waits[0]) if waits else [])
+
+
+def early_ones(code: list[tuple[int, str, str]], wait: int) -> list[str]:
+    """See `Assembly.early`; `wait` is the place of the first. Tensor memory, claimed before on 10.0, is its own."""
+    found = []
+    for place, name, rest in code:
+        target = re.search(r"0x([0-9a-f]+)", rest) if name.startswith("BRA") else None
+        passes = target is not None and int(target[1], 16) > wait
+        if ".CONSTANT" in name or (place < wait and (passes or _LEAVES_OR_TOUCHES_MEMORY.match(name))):
+            found.append(name)
+    return found
 
 
 def programs_per_processor(capability: int, assembly: Assembly, shared: int, num_warps: int) -> int:
