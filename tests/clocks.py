@@ -12,6 +12,14 @@ PATIENCE = 90.0
 REPEATS = 3
 
 
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+    """Wait for a condition, and fail if it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
 def cpu_seconds(work: Callable[[], object]) -> float:
     """Time that this thread was computing, the least of a few tries."""
     times = []
