@@ -6,7 +6,6 @@ import json
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from server.commands.serve import HeadraceServer, ServeSettings, make_keys
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import FleetPolicy
 from tests.clocks import PATIENCE
+from tests.clocks import wait_until as wait_until  # for tests of the server, which take all else from here
 from tests.server import patient
 from tests.server.fake_engine import SCRIPT_VARIABLE, Script
 
@@ -88,6 +88,21 @@ class RunningServer:
 
         self.call(shift)
 
+    @contextmanager
+    def standing_time(self) -> Iterator[None]:
+        """Let the clock of the server's event loop stand: what waits for a time there does not go on."""
+        before = self.loop.time
+
+        def stop() -> None:
+            now = before()
+            self.loop.time = lambda: now  # type: ignore[method-assign]
+
+        self.call(stop)
+        try:
+            yield
+        finally:
+            self.call(lambda: setattr(self.loop, "time", before))
+
     def events(self, kind: str) -> list[dict[str, Any]]:
         """What the engines wrote down."""
         return logged_events(self.log, kind)
@@ -101,14 +116,6 @@ def logged_events(log: Path, kind: str) -> list[dict[str, Any]]:
     """The events of a scripted engine's log, but for a line that is just being written."""
     lines = log.read_text().split("\n")[:-1] if log.exists() else []
     return [entry for entry in map(json.loads, lines) if entry["event"] == kind]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait for a condition, and fail if it does not come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def wait_ready(url: str) -> None:
