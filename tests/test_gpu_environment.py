@@ -6,14 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import psutil
 import pytest
 
 from scripts import gpu_suite
 from scripts.gpu_python import NEEDED, PARTS, main, missing
+from tests.clocks import PATIENCE, wait_until
 from tests.places import ROOT
-from tests.server.fakes import wait_until
 
 SPARED = ("zmq", "llguidance", "outlines_core", "gguf", "fastapi", "uvicorn", "pydantic", "starlette", "openai",
           "hypothesis", "jsonschema", "schemathesis")  # fmt: skip
@@ -92,18 +94,30 @@ def test_a_part_that_hangs_is_ended_and_the_others_have_their_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     child = "import os, sys, time; os.fork(); open(sys.argv[1], 'a').write(f'{os.getpid()}\\n'); time.sleep(100)"
+    pids = tmp_path / "pids"
     commands = {
-        "bench": [["-c", child, str(tmp_path / "pids")]],
+        "bench": [["-c", child, str(pids)]],
         "kernels": [["-c", "raise SystemExit(3)"], ["-c", ""]],
         "engine": [["-c", ""], ["-c", ""]],
     }
-    monkeypatch.setattr(gpu_suite, "commands", commands.__getitem__)
-    monkeypatch.setattr(gpu_suite, "SECONDS", 3.0)
+
+    class Program(subprocess.Popen[bytes]):
+        """The time of the one that hangs begins when it does."""
+
+        def wait(self, timeout: float | None = None) -> int:
+            if child in cast(list[str], self.args):
+                wait_until(lambda: pids.exists() and len(pids.read_text().splitlines()) == 2)
+            return super().wait(timeout)
+
+    def commands_of(part: str) -> list[list[str]]:
+        monkeypatch.setattr(gpu_suite, "SECONDS", 1.0 if part == "bench" else PATIENCE)
+        return commands[part]
+
+    monkeypatch.setattr(gpu_suite, "commands", commands_of)
+    monkeypatch.setattr(gpu_suite, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": Program}))
     assert gpu_suite.main([*commands, "--"]) == 1
     said = capfd.readouterr().out.splitlines()
     assert [line.split(" ", 1)[0] for line in said[-3:]] == [*commands]
-    assert "ended after 3 s" in said[-3] and "failed (3)" in said[-2] and "well" in said[-1]
-    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-    assert len(pids) == 2
-    wait_until(lambda: not any(alive(pid) for pid in pids), 30)
+    assert "ended after 1 s" in said[-3] and "failed (3)" in said[-2] and "well" in said[-1]
+    wait_until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
     assert gpu_suite.main(["soap"]) == 2 and "soap" in capfd.readouterr().err

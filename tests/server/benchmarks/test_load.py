@@ -187,17 +187,21 @@ def test_repeats_come_to_medians_and_counts_add_up() -> None:
 def test_clients_wait_for_their_answers_and_arrivals_do_not() -> None:
     async def run(open_: bool) -> tuple[int, int]:
         at_once = most = sent = 0
+        all_sent = asyncio.Event()
 
         async def send() -> Reply:
             nonlocal at_once, most, sent
             sent += 1
             at_once += 1
             most = max(most, at_once)
-            await asyncio.sleep(0.01)
+            if sent == 20:
+                all_sent.set()
+            await (all_sent.wait() if open_ else asyncio.sleep(0))
             at_once -= 1
             return reply(0, 1)
 
-        arrived = await (open_loop(send, 1e6, requests=20, seed=1) if open_ else closed_loop(send, 3, requests=20))
+        async with asyncio.timeout(PATIENCE):
+            arrived = await (open_loop(send, 1e6, requests=20, seed=1) if open_ else closed_loop(send, 3, requests=20))
         assert len(arrived.replies) == sent
         return sent, most
 

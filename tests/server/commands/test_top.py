@@ -9,7 +9,7 @@ from rich.console import Console
 
 from server.commands.cli import main
 from server.commands.top import Sample, parse_metrics, picture
-from tests.server.fakes import Script
+from tests.server.fakes import Script, wait_until
 from tests.server.routes.test_on_demand import body, post, serving
 
 MODEL: dict[str, Any] = {"id": 'org/"odd"', "state": "ready", "memory_bytes": 2 * 10**9}
@@ -66,6 +66,8 @@ def test_one_picture_of_a_server_that_runs(
 ) -> None:
     with serving(monkeypatch, tmp_path, Script(model_dir=str(smollm2_dir), token_ids=[504])) as server:
         assert post(server, **body("one")).status_code == 200
+        residency = server.server.fleet.residency
+        wait_until(lambda: (need := residency.need_of("one")) and need.is_measured)  # and shown as what it takes
         assert main(["top", "--once", "--url", server.url]) == 0
         text = capsys.readouterr().out
         assert main(["top", "--url", server.url]) == 0, "what is no terminal gets one picture too"

@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +19,7 @@ from server.commands.cli import main
 from server.offline import batch
 from server.offline.batch import BatchRequest, Output, answer_all, look_through, read_requests
 from server.offline.local import LocalServer, RefusedError, Reply
+from tests.clocks import PATIENCE, wait_until
 from tests.places import ROOT
 
 TINY = "random://llama?hidden_size=64&intermediate_size=64&num_hidden_layers=2&vocab_size=300&num_attention_heads=4"
@@ -164,6 +164,27 @@ def command(source: Path, target: Path) -> list[str]:
     return [sys.executable, "-m", "server.commands.cli", "batch", str(source), str(target), "--model", TINY]
 
 
+HOLDING = """
+import asyncio, sys
+from server.commands.cli import main
+from server.offline.local import LocalServer
+ask, left = LocalServer.ask, int(sys.argv[1])
+async def held(server, path, body):
+    global left
+    left -= 1
+    if left < 0:
+        await asyncio.Event().wait()
+    return await ask(server, path, body)
+LocalServer.ask = held
+sys.exit(main(sys.argv[2:]))
+"""
+"""The command, which answers so many requests and no more: it does not end before whoever looks at it has acted."""
+
+
+def holding(after: int, source: Path, target: Path) -> list[str]:
+    return [sys.executable, "-c", HOLDING, str(after), *command(source, target)[3:]]
+
+
 def test_a_file_is_answered_and_not_asked_again(tmp_path: Path) -> None:
     body = {"prompt": "ab", "max_tokens": 3, "temperature": 0}
     source = written(
@@ -197,14 +218,12 @@ def test_a_batch_that_is_killed_again_and_again_is_complete_in_the_end(tmp_path:
     source = written(tmp_path / "in.jsonl", *(line(i, body=body) for i, body in zip(ids, bodies, strict=True)))
     target, chance, counts = tmp_path / "out.jsonl", random.Random(19), [0]
     for _ in range(5):
-        running = subprocess.Popen(command(source, target), cwd=ROOT, stderr=subprocess.DEVNULL)
-        wanted = counts[-1] + chance.randrange(1, 90)
-        deadline = time.monotonic() + 120
-        while _lines(target) < wanted and running.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
+        more = chance.randrange(1, 90)
+        running = subprocess.Popen(holding(more + 25, source, target), cwd=ROOT, stderr=subprocess.DEVNULL)
+        wait_until(lambda wanted=counts[-1] + more: _lines(target) >= wanted)  # type: ignore[misc]
         assert running.poll() is None, "it was to be killed before its end"
         running.send_signal(chance.choice([signal.SIGKILL, signal.SIGTERM]))
-        running.wait(60)
+        running.wait(PATIENCE)
         counts.append(_lines(target))
     assert counts == sorted(set(counts)), "each run added something"
     done = subprocess.run(command(source, target), cwd=ROOT, capture_output=True, text=True)
@@ -225,13 +244,11 @@ def test_who_ends_a_batch_leaves_nothing_behind(tmp_path: Path) -> None:
     # What a shell starts in the background ignores SIGINT, and so does all that this starts.
     heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     running = subprocess.Popen(
-        command(source, target), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heeding
+        holding(200, source, target), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heeding
     )
-    deadline = time.monotonic() + 120
-    while not _lines(target) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: _lines(target))
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate(timeout=PATIENCE)
     assert running.returncode == 130 and "of 400 are answered; the same command goes on" in said, said
     assert not [*(tmp_path / "t").glob("headrace-*")]
     statuses = {json.loads(one)["response"]["status_code"] for one in target.read_bytes().splitlines()}

@@ -105,7 +105,7 @@ def test_pieces_make_the_whole(llm: LLM) -> None:
 
 def test_who_stops_reading_ends_the_answer(llm: LLM) -> None:
     stream = llm.stream("x", max_tokens=1500, ignore_eos=True)
-    next(stream), next(stream)
+    next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert llm.chat("Hello", max_tokens=2).completion_tokens <= 2
 
@@ -116,7 +116,9 @@ def test_what_is_cut_short_is_no_answer(llm: LLM) -> None:
     async def cut() -> bool:
         body = json.dumps({"prompt": "x", "max_tokens": 1500, "ignore_eos": True}).encode()
         task = asyncio.create_task(llm._server.ask("/v1/completions", body))
-        await asyncio.sleep(0.3)
+        client = llm._server.handle.client
+        while client is not None and not client.num_requests and not task.done():
+            await asyncio.sleep(0)  # cut at its first moment in the engine: it is not told all at once
         task.cancel()
         await asyncio.wait([task])
         return task.cancelled()
@@ -160,16 +162,16 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Any) -> None:
     before = _engines()
     with pytest.raises(HeadraceError):
         LLM(tmp_path)
-    assert _engines() == before
+    assert _engines() <= before
 
 
 def test_closed_it_is_gone() -> None:
     before = _engines()
     llm = LLM(TINY, memory="64MiB")
-    assert len(_engines()) == len(before) + 1
+    assert len(_engines() - before) == 1
     llm.close()
     llm.close()
-    assert _engines() == before
+    assert _engines() <= before
     for ask in (llm.chat, llm.complete, llm.stream):
         with pytest.raises(ConfigError, match="this model is closed"):
             ask("x")
@@ -177,5 +179,11 @@ def test_closed_it_is_gone() -> None:
 
 def _engines() -> set[int]:
     """Engine processes of this one."""
-    children = psutil.Process().children(recursive=True)
-    return {child.pid for child in children if "engine.process" in " ".join(child.cmdline())}
+    return {child.pid for child in psutil.Process().children(recursive=True) if _is_engine(child)}
+
+
+def _is_engine(child: psutil.Process) -> bool:
+    try:
+        return "engine.process" in child.cmdline()
+    except psutil.Error:  # it has just ended
+        return False

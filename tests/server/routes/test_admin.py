@@ -53,8 +53,18 @@ def test_a_model_is_loaded_and_put_away_with_its_process(
 
 
 def test_stages_come_as_events(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script) -> None:
-    with serving(monkeypatch, tmp_path, script) as server:
-        told = events(admin(server, "two/load", json={"stream": True}).text)
+    gate = tmp_path / "gate"
+    slow = Script(
+        model_dir=script.model_dir, token_ids=script.token_ids, gate=str(gate), by_model={"two": {"holds_load": True}}
+    )
+    with serving(monkeypatch, tmp_path, slow) as server:
+        with patient.stream("POST", f"{server.url}/admin/models/two/load", json={"stream": True}) as answer:
+            pieces = answer.iter_text()
+            seen = next(pieces)
+            while '"reading weights"' not in seen:
+                seen += next(pieces)
+            gate.touch()
+            told = events(seen + "".join(pieces))
         assert [event["state"] for event in told][-1] == "ready" and told[0]["state"] == "loading"
         assert any(event.get("progress", {}).get("stage") == "reading weights" for event in told)
         told = events(admin(server, "two/unload", json={"stream": True}).text)

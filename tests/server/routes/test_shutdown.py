@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from server.prompt.text_process import TextPolicy
 from tests.server.fakes import RunningServer, Script, running_server, wait_until
+from tests.server.routes.test_long_texts import NEVER_DONE
 
 CHAT = "/v1/chat/completions"
 ENDLESS: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 10**6}
@@ -39,17 +41,17 @@ def code_of(body: bytes) -> str:
 
 def test_what_is_left_at_the_end_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smollm2_dir: Path) -> None:
     script = Script(model_dir=str(smollm2_dir), token_ids=[504], step_seconds=0.01, context=10**7)
-    part = {"type": "text", "text": "a"}
-    long = json.dumps({"messages": [{"role": "user", "content": [part] * 150}] * 3000}).encode()
+    long = json.dumps({"messages": [{"role": "user", "content": "a" * 2 * TextPolicy().large_bytes}]}).encode()
     with running_server(monkeypatch, tmp_path, script) as server:
+        texts = server.server.texts
+        assert texts is not None
+        monkeypatch.setattr(texts, "policy", TextPolicy(command=NEVER_DONE))
         streamed = send(server, CHAT, json.dumps({**ENDLESS, "stream": True}).encode())
         assert streamed.recv(100)
         whole = send(server, CHAT, json.dumps(ENDLESS).encode())
         wait_until(lambda: len(server.events("add")) == 2)
         half_sent = send(server, CHAT, b"{", missing=100)
         reading = [send(server, path, long) for path in ("/tokenize", CHAT, CHAT)]  # there are processes for one
-        texts = server.server.texts
-        assert texts is not None
         wait_until(lambda: texts.num_processes and server.call(lambda: len(texts._waiting)) == 2)
         server.loop.call_soon_threadsafe(server.server.stop)
         _, events = rest(streamed)
