@@ -2,17 +2,18 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
+from tests.clocks import PATIENCE
 from tests.places import ROOT
 from tests.server.fakes import wait_until
 
@@ -25,6 +26,21 @@ class Served:
 
     url: str
     pid: int
+
+
+def address_of(process: "subprocess.Popen[bytes]", seconds: float = PATIENCE) -> str:
+    """Where a server that chose a free port by itself (`--port 0`) listens, once it does."""
+    found: list[int] = []
+
+    def listens() -> bool:
+        assert process.poll() is None, "the server has ended"
+        with suppress(psutil.Error):
+            open_ = psutil.Process(process.pid).net_connections("tcp")
+            found.extend(connection.laddr.port for connection in open_ if connection.status == psutil.CONN_LISTEN)
+        return bool(found)
+
+    wait_until(listens, seconds)
+    return f"http://127.0.0.1:{found[0]}"
 
 
 @contextmanager
@@ -49,14 +65,10 @@ def server_process(
     What it writes goes to the file `log`, or else where this process's errors go. `program` is a module to run in the
     command line's place, with what is to stand before `serve`, `python` what runs it, and `directory` where.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(python), "-m", *program, "serve", *arguments, "--port", str(port)]
+    command = [str(python), "-m", *program, "serve", *arguments, "--port", "0"]
     with open(log or os.devnull, "wb") as file:
         output = None if log is None else file
         process = subprocess.Popen(command, cwd=directory, env={**os.environ, **(environment or {})}, stderr=output)
-    url = f"http://127.0.0.1:{port}"
 
     def is_ready() -> bool:
         assert process.poll() is None, "the server has ended"
@@ -66,11 +78,12 @@ def server_process(
             return False
 
     try:
+        url = address_of(process, seconds)
         wait_until(is_ready, seconds)
         yield Served(url, process.pid)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 def write_models(directory: Path, *models: dict[str, Any]) -> Path:

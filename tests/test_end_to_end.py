@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from tests.clocks import PATIENCE
 from tests.places import ROOT
 from tests.server import patient
 from tests.server.fakes import wait_until
+from tests.serving import address_of
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -65,9 +65,6 @@ class Running:
 
 @pytest.fixture(scope="module")
 def server(smollm2_dir: Path) -> Iterator[Running]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     command = [
         sys.executable,
         "-m",
@@ -75,13 +72,13 @@ def server(smollm2_dir: Path) -> Iterator[Running]:
         "serve",
         "smollm2",
         "--port",
-        str(port),
+        "0",
         "--context",
         "2048",
     ]
     process = subprocess.Popen([*command, "--memory", "0.25GiB"], cwd=ROOT)
-    running = Running(process, f"http://127.0.0.1:{port}")
     try:
+        running = Running(process, address_of(process))
         wait_until(running.is_ready, 3 * PATIENCE)
         yield running
     finally:

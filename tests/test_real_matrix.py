@@ -8,9 +8,6 @@ import asyncio
 import json
 import re
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
@@ -23,10 +20,8 @@ import pytest
 
 from engine.cache import cache_dir
 from tests.clocks import PATIENCE
-from tests.places import ROOT
-from tests.server import patient
-from tests.server.fakes import wait_until
 from tests.server.routes.test_answer_matrix import put_together
+from tests.serving import running_server, write_models
 
 pytestmark = pytest.mark.slow
 
@@ -62,36 +57,8 @@ CODER = cache_dir() / "models" / "Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf"
 @contextmanager
 def serving(work: Path, models: list[dict[str, Any]], seconds: float = 3 * PATIENCE) -> Iterator[str]:
     """The address of a server with these models, once they are loaded."""
-    (work / "models.yaml").write_text(json.dumps({"default": models[0]["name"], "models": models}), encoding="utf-8")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "server.commands.cli",
-        "serve",
-        "--models",
-        str(work / "models.yaml"),
-        "--port",
-        str(port),
-    ]
-    process = subprocess.Popen(command, cwd=ROOT)
-    address = f"http://127.0.0.1:{port}"
-
-    def is_ready() -> bool:
-        assert process.poll() is None
-        try:
-            return patient.get(f"{address}/health").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    try:
-        wait_until(is_ready, seconds)
+    with running_server("--models", str(write_models(work, *models)), seconds=seconds) as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")
