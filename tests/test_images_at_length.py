@@ -6,6 +6,7 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -58,8 +59,9 @@ def memory(served: Served) -> dict[str, int]:
     server = psutil.Process(served.pid)
     found = {"api": server.memory_full_info().uss, "workers": 0, "engine": 0}
     for child in server.children(recursive=True):
-        kind = "workers" if "server.images.worker" in child.cmdline() else "engine"
-        found[kind] += child.memory_full_info().uss
+        with suppress(psutil.NoSuchProcess):  # workers end and are replaced
+            kind = "workers" if "server.images.worker" in child.cmdline() else "engine"
+            found[kind] += child.memory_full_info().uss
     return found
 
 

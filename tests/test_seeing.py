@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.places import ROOT
+from tests.server import patient
 from tests.serving import server_process, write_models
 
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana-dashboard.json").read_text(encoding="utf-8"))
@@ -49,9 +49,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         for more in ({}, {"stream": True}, {"n": 2}, {"response_format": {"type": "json_schema", "json_schema": {
             "name": "a", "schema": SCHEMA, "strict": True}}}):  # fmt: skip
             body = {"messages": [{"role": "user", "content": "xyzzy"}], "max_tokens": 20, **more}
-            answer = httpx.post(f"{served.url}/v1/chat/completions", json=body, headers=headers, timeout=120)
+            answer = patient.post(f"{served.url}/v1/chat/completions", json=body, headers=headers)
             assert answer.status_code == 200, answer.text
-        text = httpx.get(f"{served.url}/metrics", headers=headers).text
+        text = patient.get(f"{served.url}/metrics", headers=headers).text
     metrics: dict[str, float] = {}
     names = set()
     for family in text_string_to_metric_families(text):

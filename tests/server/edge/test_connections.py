@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import resource
 import select
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -66,11 +67,11 @@ def test_more_connections_than_descriptors_deafen_nobody(tmp_path: Path, smollm2
         for _ in range(100):
             stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
         until = time.monotonic() + 3
-        asked = 0
-        while time.monotonic() < until:
-            assert ask(port).startswith(b"HTTP/1.1 ")
-            asked += 1
-        assert asked > 3
+        quick = 0
+        while quick < 4 or time.monotonic() < until:
+            began = time.monotonic()
+            assert ask(port).startswith(b"HTTP/1.1 ") and began < until + PATIENCE
+            quick += time.monotonic() - began < 1.0  # asyncio's own server hears nobody for a second, each time
         said = log.read_text()
         assert "Traceback" not in said and len(said) < 5000, said[:2000]
 
@@ -131,14 +132,21 @@ def test_connections_with_requests_stay_and_health_is_answered_beside_them(serve
 
 def test_requests_beside_a_flood_of_idle_connections_are_answered(server: RunningServer) -> None:
     """Their bytes come a moment after the connection, and wait a moment until they are read."""
-    body = b'{"prompt": "a"}'
+    address, body = ("127.0.0.1", server.port), b'{"prompt": "a"}'
     request = SLOW.replace(b"Content-Length: 100", b"Connection: close\r\nContent-Length: %d" % len(body))[:-1] + body
     answers: list[bytes] = []
 
     def post() -> None:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
-            connection.sendall(request)
-            answers.append(connection.recv(65536)[:12])
+        """Ask, and again where this very thread was held up until its connection was an idle one."""
+        while True:
+            began, sent, answer = time.monotonic(), math.inf, b""
+            with suppress(ConnectionError), socket.create_connection(address, timeout=PATIENCE) as connection:
+                connection.sendall(request)
+                sent = time.monotonic()
+                answer = connection.recv(65536)[:12]
+            if answer or sent - began < connections.NEW_SECONDS:
+                answers.append(answer)
+                return
 
     for _ in range(5):
         with ExitStack() as stack:
@@ -146,7 +154,7 @@ def test_requests_beside_a_flood_of_idle_connections_are_answered(server: Runnin
             for client in clients:
                 client.start()
             for _ in range(4 * LIMIT):
-                stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE))
+                stack.enter_context(socket.create_connection(address, timeout=PATIENCE))
             for client in clients:
                 client.join()
     assert len(answers) == 20 and set(answers) <= {b"HTTP/1.1 200", b"HTTP/1.1 503"}, answers

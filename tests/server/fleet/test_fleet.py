@@ -280,7 +280,7 @@ def test_stopping_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, script:
         return directory
 
     assert not asyncio.run(scenario()).exists()
-    assert {child.pid for child in psutil.Process().children()} == before
+    assert {child.pid for child in psutil.Process().children()} <= before
 
 
 @pytest.mark.parametrize("turns", [0, 1, 3])
@@ -306,7 +306,7 @@ def test_a_load_that_is_called_off_while_its_process_is_made(
             residency.end(handle)
             await fleet.wait_unloaded(handle)
             await until(lambda: residency.need_of("fake") is None)
-            assert handle.pid is None and {child.pid for child in psutil.Process().children()} == before
+            assert handle.pid is None and {child.pid for child in psutil.Process().children()} <= before
             fleet.lease(handle)
             assert await handle.wait_settled() is ModelState.READY and await answers(handle)
             await until(lambda: residency.need_of("fake"))

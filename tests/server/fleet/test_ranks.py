@@ -23,6 +23,8 @@ from server.fleet.handle import EngineHandle
 from server.fleet.policy import FleetPolicy, ModelState, Residence
 from tests.clocks import PATIENCE
 
+pytestmark = pytest.mark.timeout(1800)  # each start imports torch in every rank, whatever else the machine does
+
 RANKS = 2
 STEP_TIMEOUT, HANG_AFTER = 4.0, 30.0
 STALL = 5.0
@@ -73,28 +75,36 @@ def ranks_of(handle: EngineHandle) -> list[psutil.Process]:
     """Rank 0 and the others, in their order."""
     assert handle.pid is not None
     leader = psutil.Process(handle.pid)
-    others = [child for child in leader.children() if "engine.ranks.follower" in child.cmdline()]
+    others = [child for child in leader.children() if is_follower(child)]
     return [leader, *sorted(others, key=lambda process: process.pid)]
 
 
+def is_follower(process: psutil.Process) -> bool:
+    try:
+        return "engine.ranks.follower" in process.cmdline()
+    except psutil.Error:  # it has just ended
+        return False
+
+
 async def ready(handle: EngineHandle) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(3 * PATIENCE):
         while handle.state is not ModelState.READY or handle.client is None:
             assert handle.state is not ModelState.FAILED, handle.error
             await asyncio.sleep(0.01)
 
 
 async def answer(handle: EngineHandle, started: asyncio.Event) -> str:
-    """What becomes of a long request."""
-    assert handle.client is not None
+    """What becomes of long requests, one behind the other so that there always is one, when the engine ends."""
+    client = handle.client
+    assert client is not None
     try:
-        async for outputs in handle.client.submit([7, 8, 9], LONG):
-            started.set()
-            if (error := outputs[-1].error) is not None:
-                return f"error: {error}"
+        while True:
+            async for outputs in client.submit([7, 8, 9], LONG):
+                started.set()
+                if (error := outputs[-1].error) is not None:
+                    return f"error: {error}"
     except EngineDeadError as error:
         return str(error)
-    return "whole"
 
 
 async def strike(handle: EngineHandle, phase: str, victim: int, number: signal.Signals) -> float:

@@ -16,6 +16,7 @@ from server.config.image_policy import RemotePolicy
 from server.images.addresses import Address
 from server.images.fetch import Fetcher, FetchError
 from server.images.locations import parse_remote
+from tests.clocks import PATIENCE
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 BODY = b"\x89PNG and so on"
@@ -86,7 +87,7 @@ def fetcher(*hosts: str, private: tuple = LOOPBACK, **options: object) -> Fetche
     """Of the given hosts, which are on loopback."""
     options.setdefault("resolve", names(images_test=["127.0.0.1"], other_test=["127.0.0.1"]))
     policy = RemotePolicy(hosts=frozenset(hosts), private=private)
-    return Fetcher(policy, **{"max_bytes": 1000, "seconds": 5.0, **options})  # type: ignore[arg-type]
+    return Fetcher(policy, **{"max_bytes": 1000, "seconds": PATIENCE, **options})  # type: ignore[arg-type]
 
 
 async def fetch(url: str, *hosts: str, **options: object) -> bytes:
@@ -341,7 +342,8 @@ async def silent(writer: asyncio.StreamWriter) -> None:
     ],
 )
 def test_bodies_that_are_no_image_end_in_time(answer: bytes | Answer, said: str) -> None:
-    found, _ = with_site(answer, ask=lambda at: fetch(at.url(), f"images.test:{at.port}", seconds=0.5))
+    seconds = 0.5 if answer in (slow, silent) else PATIENCE
+    found, _ = with_site(answer, ask=lambda at: fetch(at.url(), f"images.test:{at.port}", seconds=seconds))
     assert said in str(found) and "127.0.0.1" not in str(found)
 
 

@@ -446,7 +446,8 @@ def test_what_was_left_out_of_a_schema_is_said_before_anything_else(
         with patient.stream("POST", url, json=body | {"stream": True, "seed": 5}) as answer:
             assert answer.headers["x-headrace-relaxed"] == expected
             pieces = answer.iter_text()
-            assert next(pieces) == ": keep-alive\n\n"
+            first = next(pieces)  # with more of them, if nobody read for a while
+            assert not first.replace(": keep-alive\n\n", "") and first
             gate.touch()
             assert "".join(pieces).endswith("data: [DONE]\n\n")
         metrics = patient.get(f"{server.url}/metrics").text.splitlines()
@@ -463,7 +464,7 @@ def test_silence_is_filled_with_comments(monkeypatch: pytest.MonkeyPatch, tmp_pa
         with patient.stream("POST", f"{server.url}/v1/chat/completions", json=body) as answer:
             for piece in answer.iter_text():
                 text += piece
-                if text.count(": keep-alive\n\n") == 4:
+                if text.count(": keep-alive\n\n") >= 4:
                     gate.touch()
         assert text.count(": keep-alive\n\n") >= 4
         assert "".join(event["choices"][0]["delta"]["content"] for event in events_of(text)) == "The capital of France"
