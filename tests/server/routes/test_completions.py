@@ -382,7 +382,7 @@ def test_a_long_silence_before_the_first_token_sends_headers_once_the_request_is
             with patient.stream("POST", f"{server.url}{path}", json=body) as answer:
                 for piece in answer.iter_text():
                     text += piece
-                    if text.count(": keep-alive") == 2:
+                    if text.count(": keep-alive") >= 2:
                         gate.touch()
         else:  # nothing does, though comments would have been due
             waiting = pool.submit(patient.post, f"{server.url}{path}", json=body)
