@@ -11,7 +11,7 @@ from typing import TextIO
 
 from engine.errors import HeadraceError
 from engine.messages import EngineInfo
-from server.config.settings import SamplingDefaults
+from server.config.sampling_defaults import SamplingDefaults
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import ModelState
 from server.telemetry.logs import json_line

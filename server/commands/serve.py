@@ -18,7 +18,7 @@ from server.commands.banner import Console, ready_banner
 from server.commands.keys_watch import KeysWatch
 from server.config.image_policy import RemotePolicy
 from server.config.keys_file import load_keys_file
-from server.config.settings import SamplingDefaults
+from server.config.sampling_defaults import SamplingDefaults
 from server.context import LOAD_WAIT_SECONDS, ServerContext
 from server.edge.auth import Keys
 from server.edge.connections import raise_descriptor_limit

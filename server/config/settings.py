@@ -7,11 +7,8 @@ The file is read once. Whatever is wrong in it (an unknown key, a wrong type, a 
 that says where: `models.yaml:12: ...`.
 """
 
-import dataclasses
 import difflib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -34,34 +31,10 @@ from engine.sampling_params import SamplingParams
 from engine.weights.sources import HUB_ID
 from server.config.image_policy import NOWHERE, OFF, RemotePolicy, parse_policy
 from server.config.models_file import Field, Section, parse_list, parse_mapping, read_yaml
+from server.config.sampling_defaults import SamplingDefaults
 from server.markup.formats import ToolsSetting
 
 Load = Literal["startup", "on_demand", "pinned"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamplingDefaults:
-    """What holds for a request that does not say. OpenAI's defaults, unless models.yaml has others for the model."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-
-    def __str__(self) -> str:
-        """Those that differ from OpenAI's."""
-        fields = dataclasses.fields(self)
-        return ", ".join(f"{f.name} {getattr(self, f.name):g}" for f in fields if getattr(self, f.name) != f.default)
-
-
-def describe_defaults(defaults: SamplingDefaults, named: Mapping[str, bool | int | float]) -> str:
-    """One line for the log: what holds for requests that do not say, and what generation_config.json (`named`) says."""
-    line = f"sampling defaults: {str(defaults) or 'those of OpenAI'}"
-    if not named:
-        return f"{line}; its generation_config.json names none"
-    values = ", ".join(f"{name} {json.dumps(value)}" for name, value in sorted(named.items()))
-    return f"{line}; not applied: {values} of its generation_config.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +73,7 @@ class ModelSpec:
     threads: int = 0
     tools: ToolsSetting | None = None
     """How it calls tools, where its chat template does not tell."""
-    sampling: SamplingDefaults = SamplingDefaults()
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     images: RemotePolicy = NOWHERE
     """Where images of its requests may be fetched from."""
     inputs: tuple[str, ...] = ("text",)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from engine.config import EngineConfig
 from server.config.image_policy import RemotePolicy
 from server.config.names import ModelNames
-from server.config.settings import SamplingDefaults
+from server.config.sampling_defaults import SamplingDefaults
 from server.fleet.handle import EngineHandle
 from server.fleet.lease import Lease
 from server.fleet.policy import FleetPolicy, ModelState, Residence

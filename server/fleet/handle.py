@@ -17,7 +17,7 @@ from engine.config import EngineConfig
 from engine.errors import EngineDeadError, HeadraceError, ModelLoadError
 from engine.messages import Asleep, EngineInfo, EngineStats, Loading
 from server.config.image_policy import RemotePolicy
-from server.config.settings import SamplingDefaults, describe_defaults
+from server.config.sampling_defaults import SamplingDefaults, describe_defaults
 from server.fleet.deaths import Deaths, end_when_silent, stopped_after
 from server.fleet.engine_process import EngineProcess
 from server.fleet.policy import FleetPolicy, ModelState, Residence

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from engine.errors import RequestError
 from engine.messages import EngineInfo
 from engine.sampling_params import SamplingParams
-from server.config.settings import SamplingDefaults
+from server.config.sampling_defaults import SamplingDefaults
 from server.markup.reading import CONTENT_ONLY, Reading
 from server.prompt.image_spans import ImageTokens, expand
 from server.prompt.plan_tools import plan_answer, template_variables

@@ -3,7 +3,7 @@
 import dataclasses
 
 from engine.messages import EngineInfo
-from server.config.settings import SamplingDefaults
+from server.config.sampling_defaults import SamplingDefaults
 from server.prompt.plan import Echo, PromptPlan, make_plan, sampling_params, token_limit, usable_context
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.completion_request import CompletionRequest

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from engine.messages import EngineInfo
-from server.config.settings import SamplingDefaults
+from server.config.sampling_defaults import SamplingDefaults
 from server.markup.formats import ToolsSetting
 from server.prompt.plan import PromptPlan
 from server.protocol.errors import ApiError

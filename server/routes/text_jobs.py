@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.messages import EngineInfo
 from server.answer.echo import with_shown_prompt
-from server.config.settings import SamplingDefaults
+from server.config.sampling_defaults import SamplingDefaults
 from server.prompt.plan import PromptPlan, conversation_ids, plan_chat
 from server.prompt.plan_completion import check_token_ids, plan_completion
 from server.prompt.text_messages import Answered, AskedPrompt, TextRoute

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from engine.messages import TokenLogprobs
 from server.answer.answer_text import AnswerText
 from server.answer.detokenizer import LOWEST_LOGPROB, Detokenizer, logprob_entries
-from server.config.settings import SamplingDefaults
+from server.config.sampling_defaults import SamplingDefaults
 from server.markup.events import ContentText, Event
 from server.prompt.plan import plan_chat
 from server.prompt.tokenizer import ChatTokenizer

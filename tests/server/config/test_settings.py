@@ -11,12 +11,11 @@ from engine.config import EngineConfig
 from engine.errors import ConfigError
 from server.commands import models
 from server.commands.models import print_models
+from server.config.sampling_defaults import SamplingDefaults, describe_defaults
 from server.config.settings import (
     ModelsFile,
     ModelSpec,
-    SamplingDefaults,
     default_models_file,
-    describe_defaults,
     load_models_file,
 )
 from tests.places import ROOT

@@ -7,7 +7,7 @@ import pytest
 
 from engine.messages import EngineInfo
 from engine.sampling_params import SamplingParams
-from server.config.settings import SamplingDefaults
+from server.config.sampling_defaults import SamplingDefaults
 from server.prompt.plan import PromptPlan, plan_chat, system_fingerprint
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.errors import ApiError

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.config.settings import SamplingDefaults
+from server.config.sampling_defaults import SamplingDefaults
 from server.prompt.conversation import check_shown
 from server.prompt.plan import plan_chat
 from server.prompt.plan_completion import plan_completion

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.constraint import ReasoningBudget
-from server.config.settings import SamplingDefaults
+from server.config.sampling_defaults import SamplingDefaults
 from server.markup.formats import FORMATS, HERMES, CallFormat
 from server.markup.parser import CallParser
 from server.markup.tool_prompt import DEFAULT_TOOL_PROMPT

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import EngineConfig
-from server.config.settings import SamplingDefaults
+from server.config.sampling_defaults import SamplingDefaults
 from server.fleet.capabilities import capabilities
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.model_shapes import ModelListShape
