@@ -10,7 +10,8 @@ import yaml
 from scripts import container_root
 from scripts.dockerfile import expanded, parse_dockerfile
 from scripts.lock import LOCK, read_lock
-from server.commands.cli import ADMIN_KEY_VARIABLE, KEY_VARIABLE, build_parser
+from server.commands.cli import build_parser
+from server.commands.serve_options import ADMIN_KEY_VARIABLE, KEY_VARIABLE
 from server.config.settings import load_models_file
 from server.routes import health
 from tests.places import ROOT

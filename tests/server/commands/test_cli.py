@@ -18,7 +18,8 @@ import pytest
 
 from engine import version
 from engine.config import EngineConfig
-from server.commands.cli import build_parser, configured
+from server.commands.cli import build_parser
+from server.commands.serve_command import configured
 from server.config.settings import ModelSpec
 from tests.clocks import PATIENCE
 from tests.places import ROOT
