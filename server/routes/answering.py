@@ -5,10 +5,7 @@ queued the request, for the first pause that is long enough to need a keep-alive
 model that is not loaded yet: their headers go out at once, and whatever fails later is told in the stream.
 """
 
-import logging
-import time
 from contextlib import aclosing
-from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -17,8 +14,7 @@ from starlette.types import Receive, Scope, Send
 from engine.errors import EngineDeadError, RequestError
 from engine.messages import AddImage, ImageSpan
 from server.answer.generation import Delta, Generation
-from server.answer.relaxed import RELAXED_HEADER, UNUSED_HEADER, pointers_header, relaxed_header
-from server.answer.streams import Batch, PromptStreams
+from server.answer.streams import PromptStreams
 from server.context import ServerContext, not_ready
 from server.edge.auth import Caller
 from server.edge.limits import ClientGone, Ticket
@@ -32,16 +28,14 @@ from server.prompt.plan import PromptPlan
 from server.protocol.errors import ApiError
 from server.protocol.hints import cache_salt
 from server.protocol.parts import ImageRef
-from server.protocol.response import encode_json, usage
+from server.protocol.response import encode_json
 from server.routes.deadlines import Deadline
 from server.routes.failures import as_api_error
 from server.routes.forms import AnswerForm, Kind
+from server.routes.generated import Generated
 from server.routes.loading import tell_until_loaded, wait_until_loaded
 from server.routes.text_work import Asked, do_text_work
-from server.telemetry.meter import AnswerMeter
 from server.telemetry.record import RequestRecord
-
-logger = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
 """What the log says of a client that left; it is never sent."""
@@ -62,10 +56,6 @@ class Answer(Response):
         self._place: Place
         self._held: list[Ticket | Hold | Lease | Place] = []
         """What is to be given back in the end."""
-        self._has_begun = False
-        """Whether a token has come."""
-        self._generations: list[Generation] = []
-        self._meter: AnswerMeter
         self._images: list[PreparedImage] = []
         self._reserved = Reservation(None, 0)
 
@@ -146,23 +136,29 @@ class Answer(Response):
         self._reserved = self._caller.account.reserve(
             sum(plan.least_tokens for plan in plans), sum(plan.expected_tokens for plan in plans)
         )
+        generated: Generated | None = None
         try:
             self._place.bring(sum(len(plan.prompt_token_ids) for plan in plans))
             self._deadline.wait()
-            form, streams = self._submit(plans)
-            watcher.on_gone = streams.abort
+            form, generated = self._submit(plans)
+            watcher.on_gone = generated.streams.abort
             try:
                 if watcher.gone:
-                    streams.abort()
+                    generated.streams.abort()
                 if plans[0].stream:
-                    await self._stream(writer, streams, form, watcher)
+                    await self._stream(writer, generated, form, watcher)
                 else:
-                    await self._whole(send, streams, form, watcher)
+                    await self._whole(send, generated, form, watcher)
             finally:
-                streams.abort()
-                self._count(streams, gone=watcher.gone)
+                generated.end(gone=watcher.gone)
         finally:
-            self._settle(is_due=self._record.first_token is not None or watcher.gone)
+            # Nothing is due for what was not computed.
+            is_due = self._record.first_token is not None or watcher.gone
+            self._settle(generated if is_due else None)
+
+    def _settle(self, generated: Generated | None) -> None:
+        """Count what the answer has taken among its key's tokens."""
+        self._reserved.settle(0 if generated is None else generated.usage()["total_tokens"])
 
     def _check_priority(self, priority: int) -> None:
         """Raise `ApiError` 403 if the request would go before others further than its key may."""
@@ -176,14 +172,14 @@ class Answer(Response):
                 code="not_permitted",
             )
 
-    def _submit(self, plans: list[PromptPlan]) -> tuple[AnswerForm, PromptStreams]:
+    def _submit(self, plans: list[PromptPlan]) -> tuple[AnswerForm, Generated]:
         """Give the prompts to the engine."""
         client, tokenizer = self._handle.client, self._handle.tokenizer
         if client is None:
             raise not_ready(self._handle)
         assert tokenizer is not None, "a model that was ready has it"
         form = self._kind.form(self._handle.name, plans, tokenizer)
-        self._generations = [Generation(plan, tokenizer) for plan in plans]
+        generations = [Generation(plan, tokenizer) for plan in plans]
         tenant = self._caller.salt
         salt = cache_salt(tenant, plans[0].cache_key)
         streams = PromptStreams(
@@ -197,124 +193,59 @@ class Answer(Response):
         )  # fmt: skip
         self._images = []
         self._record.stream = plans[0].stream
-        self._meter = AnswerMeter(
-            self._context.counters.of(self._handle.name),
-            self._record,
-            [len(plan.prompt_token_ids) for plan in plans],
-            plans[0].n,
-        )
-        return form, streams
+        generated = Generated(
+            self._handle.name, generations, streams,
+            counters=self._context.counters, record=self._record, on_begin=self._begin,
+        )  # fmt: skip
+        return form, generated
 
-    def _settle(self, *, is_due: bool) -> None:
-        """Count what the answer has taken among its key's tokens; nothing is due for what was not computed."""
-        self._reserved.settle(self._usage()["total_tokens"] if is_due else 0)
+    def _begin(self) -> None:
+        """The first token has come."""
+        self._place.release()
+        self._deadline.begin()
 
-    def _count(self, streams: PromptStreams, *, gone: bool) -> None:
-        """The answer has ended, one way or the other."""
-        counters, generations = self._context.counters, self._generations
-        counters.disconnected += gone
-        counters.prompt_tokens += sum(len(generation.plan.prompt_token_ids) for generation in generations)
-        counters.completion_tokens += sum(generation.completion_tokens for generation in generations)
-        self._meter.end(
-            gone=gone,
-            queue=next((found for generation in generations if (found := generation.queue_seconds) is not None), None),
-            compiled=streams.compile_seconds,
-            cached_tokens=sum(generation.cached_tokens for generation in generations),
-        )
-
-    async def _whole(self, send: Send, streams: PromptStreams, form: AnswerForm, watcher: DisconnectWatcher) -> None:
+    async def _whole(self, send: Send, generated: Generated, form: AnswerForm, watcher: DisconnectWatcher) -> None:
         """Collect all choices and send them in one piece."""
-        async with aclosing(streams.batches()) as batches:
+        async with aclosing(generated.streams.batches()) as batches:
             async for batch in batches:
-                for delta in self._take(streams, batch):
+                for delta in generated.take(batch):
                     form.add(delta)
         if watcher.gone:
             return
         self._deadline.end()
-        content = form.whole(self._usage())
-        self._settle(is_due=True)
+        content = form.whole(generated.usage())
+        self._settle(generated)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),
-            *self._notes(streams),
+            *generated.notes(),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
     async def _stream(
-        self, writer: EventWriter, streams: PromptStreams, form: AnswerForm, watcher: DisconnectWatcher
+        self, writer: EventWriter, generated: Generated, form: AnswerForm, watcher: DisconnectWatcher
     ) -> None:
         """Send deltas as they come; all that came since the last write goes into one."""
-        plan = self._generations[0].plan
         has_begun = False
         try:
-            with Ticker(KEEP_ALIVE_SECONDS, streams.poke):
-                async with aclosing(streams.batches()) as batches:
+            with Ticker(KEEP_ALIVE_SECONDS, generated.streams.poke):
+                async with aclosing(generated.streams.batches()) as batches:
                     async for batch in batches:
-                        events = self._events(form, self._take(streams, batch))
-                        if not has_begun and (events or streams.accepted):
+                        events = _events(form, generated, generated.take(batch))
+                        if not has_begun and (events or generated.streams.accepted):
                             has_begun = True
-                            await self._begin(writer, self._notes(streams))
+                            await _send_headers(writer, generated.notes())
                         if events:
                             await writer.write(events)
                         elif writer.started and not batch:
                             await writer.keep_alive()
             if not watcher.gone:
                 self._deadline.end()
-                await writer.end(_frame(form.usage_chunk(self._usage())) if plan.include_usage else b"")
+                includes_usage = generated.plan.include_usage
+                await writer.end(_frame(form.usage_chunk(generated.usage())) if includes_usage else b"")
         except Exception as error:
             raise as_api_error(error) from error
-
-    async def _begin(self, writer: EventWriter, notes: list[tuple[bytes, bytes]]) -> None:
-        """Send the headers; if they have gone out already, what would be among them in comments."""
-        if not writer.started:
-            await writer.start(notes)
-            return
-        for name, value in notes:
-            await writer.comment(f"{name.decode()}: {value.decode()}")
-
-    def _events(self, form: AnswerForm, deltas: list[Delta]) -> bytes:
-        counts = self._usage() if self._generations[0].plan.continuous_usage else None
-        return b"".join(_frame(chunk) for delta in deltas for chunk in form.chunks(delta, counts))
-
-    def _take(self, streams: PromptStreams, batch: Batch) -> list[Delta]:
-        """Turn outputs into text, and end the choices on the engine's side that a stop string has ended here."""
-        taken: list[Delta] = []
-        now = time.monotonic()
-        for position, outputs in batch:
-            generation = self._generations[position]
-            for delta in generation.take(outputs):
-                if delta.finish_reason is not None:
-                    streams.abort_choice(position, delta.index)
-                delta.index += position * generation.plan.n
-                self._meter.take(delta.index, len(delta.token_ids), delta.finish_reason, now)
-                taken.append(delta)
-        if not self._has_begun and self._record.first_token is not None:
-            self._has_begun = True
-            self._place.release()
-            self._deadline.begin()
-        return taken
-
-    def _notes(self, streams: PromptStreams) -> list[tuple[bytes, bytes]]:
-        """What was not used, and what was left out of schemas; asked for once in an answer, since that is counted."""
-        unused = self._generations[0].plan.unused
-        headers = [(UNUSED_HEADER, pointers_header(unused, len(unused)))] if unused else []
-        relaxed = streams.relaxed
-        if relaxed is not None:
-            self._context.counters.relaxed_requests += 1
-            self._context.counters.relaxed_keywords += relaxed.count
-            headers.append((RELAXED_HEADER, relaxed_header(relaxed)))
-        return headers
-
-    def _usage(self) -> dict[str, Any]:
-        """Counts so far: every prompt once, all answers together."""
-        return usage(
-            sum(len(generation.plan.prompt_token_ids) for generation in self._generations),
-            sum(generation.completion_tokens for generation in self._generations),
-            sum(generation.cached_tokens for generation in self._generations),
-            sum(generation.reasoning_tokens for generation in self._generations),
-            sum(generation.plan.num_image_tokens for generation in self._generations),
-        )
 
 
 def _placed(plan: PromptPlan, images: list[PreparedImage]) -> list[tuple[ImageSpan, AddImage]]:
@@ -323,6 +254,20 @@ def _placed(plan: PromptPlan, images: list[PreparedImage]) -> list[tuple[ImageSp
         (ImageSpan(start, count, image.digest), AddImage(image.digest, image.grid, image.arrays))
         for (start, count), image in zip(plan.images, images, strict=True)
     ]
+
+
+async def _send_headers(writer: EventWriter, notes: list[tuple[bytes, bytes]]) -> None:
+    """Begin a stream; if its headers have gone out already, say in comments what would be among them."""
+    if not writer.started:
+        await writer.start(notes)
+        return
+    for name, value in notes:
+        await writer.comment(f"{name.decode()}: {value.decode()}")
+
+
+def _events(form: AnswerForm, generated: Generated, deltas: list[Delta]) -> bytes:
+    counts = generated.usage() if generated.plan.continuous_usage else None
+    return b"".join(_frame(chunk) for delta in deltas for chunk in form.chunks(delta, counts))
 
 
 def _frame(chunk: bytes) -> bytes:
