@@ -136,8 +136,8 @@ def _engine_part(handles: list[EngineHandle]) -> Iterator[Metric]:
 
 
 def _memory_part(residency: Residency | None) -> Iterator[Metric]:
-    budgets = residency.budgets if residency is not None else {}
-    taken = {device: residency.taken(device) for device in budgets} if residency is not None else {}
+    budgets = residency.grants.budgets if residency is not None else {}
+    taken = {device: residency.grants.taken(device) for device in budgets} if residency is not None else {}
     yield _gauge("memory_budget_bytes", "What all models of a device may take together.", budgets, "device")
     yield _gauge("memory_granted_bytes", "What models that are loaded or loading have of it.", taken, "device")
 

@@ -24,11 +24,13 @@ def find_pools(devices: Iterable[str], configs: Iterable[EngineConfig]) -> dict[
 
 
 def pooled(devices: Mapping[str, DeviceMemory], pools: Mapping[str, str]) -> dict[str, DeviceMemory]:
-    """The memory of each pool: of its GPUs, the smallest numbers."""
+    """The memory of each pool: of its GPUs, the smallest numbers. Devices of no pool are left out."""
     found: dict[str, DeviceMemory] = {}
     for name, memory in devices.items():
-        other = found.get(pools[name], memory)
-        found[pools[name]] = DeviceMemory(min(memory.total, other.total), min(memory.available, other.available))
+        if (pool := pools.get(name)) is None:
+            continue
+        other = found.get(pool, memory)
+        found[pool] = DeviceMemory(min(memory.total, other.total), min(memory.available, other.available))
     return found
 
 

@@ -4,36 +4,37 @@ A model is wanted by a request (`Fleet.lease`), by an operator, or because the s
 order of its coming until `next_moves` finds room; then the model gets a grant of bytes and its engine is started. Once
 it is ready the grant becomes what it really takes, which `Needs` remembers. To make room a model is retired, its
 process ended and waited for, and only then its grant is free. A model of a GPU can sleep instead: its weights then have
-a place in the host's budget, and what little its process keeps of the GPU goes on being its grant there. All of this
-happens in one task that looks again at each change, and when time alone may have changed something.
+a place in the host's budget, and what little its process keeps of the GPU goes on being its grant there. All of this is
+decided in one task that looks again at each change, and when time alone may have changed something. `Movers` carry it
+out, and what models have stands in `Grants`.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from engine.errors import ConfigError, HeadraceError, ModelLoadError
+from engine.errors import ConfigError, ModelLoadError
 from engine.sizing.split import check_ranks
 from server.fleet.books import Holding, Moves, Phase, Wish, next_moves
 from server.fleet.devices import CPU, DeviceMemory, budgets, find_devices
+from server.fleet.grants import Grants
 from server.fleet.handle import EngineHandle
+from server.fleet.movers import Movers
 from server.fleet.needs import Need, Needs
 from server.fleet.policy import FleetPolicy, ModelState
 from server.fleet.pools import find_pools, pooled
+from server.fleet.tasks import Tasks
 from server.fleet.turns import Turns
 
 logger = logging.getLogger(__name__)
 
 WAITING = "waiting for memory"
 """The stage of a load that has no room yet."""
-BACK_SECONDS = 5.0
-"""How long a GPU's memory is waited for after a process has ended."""
-BACK_SHARE = 0.95
 GIB = 2**30
 
 
@@ -60,8 +61,8 @@ class Residency:
         find: Callable[[], dict[str, DeviceMemory]] = find_devices,
     ) -> None:
         """`budget` is for all models of a device together (`devices.budgets`), `sizes` are those of models' weights."""
-        self.budgets: dict[str, int] = {}
-        """Bytes by device; empty until the server has started."""
+        self.grants = Grants()
+        """What the models have."""
         self.too_large: set[str] = set()
         """Models that come on demand and are known to fit in no way; asked for, they are refused with the numbers."""
         self._handles = handles
@@ -70,21 +71,11 @@ class Residency:
         self._sizes = sizes or {}
         self._find = find
         self._needs: Needs
-        self._pools: dict[str, str] = {}
-        self._directory: Path
+        self._movers: Movers
         self._wanted: dict[str, _Wanted] = {}
-        self._granted: dict[str, Need] = {}
-        self._measured: set[str] = set()
-        self._measuring: set[str] = set()
-        """Models that are ready, but not known to be as small as they may be."""
-        self._ending: set[str] = set()
-        self._away: dict[str, Need] = {}
-        """Of models that sleep, what they need awake."""
-        self._hosted: dict[str, int] = {}
-        """Of models that sleep, what their weights take in the host's memory."""
         self._turns = Turns()
         self._wake = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._is_over = False
         """Whether models that turned out larger than was thought exceed a budget."""
         self._closed = False
@@ -94,47 +85,38 @@ class Residency:
 
         Engines have their sockets in `directory`.
         """
-        self._directory = directory
         found = await asyncio.to_thread(self._find)
-        self._pools = find_pools(found, [handle.config for handle in self._handles.values()])
-        devices = pooled(found, self._pools)
-        self.budgets = budgets(devices, self._asked)
-        self._needs = Needs(devices, self.budgets, pools=self._pools)
+        pools = find_pools(found, [handle.config for handle in self._handles.values()])
+        devices = pooled(found, pools)
+        self.grants.budgets = budgets(devices, self._asked)
+        self._needs = Needs(devices, self.grants.budgets, pools=pools)
+        self._movers = Movers(
+            directory, self.grants, self._needs, self._tasks,
+            find=lambda: pooled(self._find(), pools), look=self.look, wish=self._wish,
+        )  # fmt: skip
         await asyncio.gather(*(self._find_need(name, wanted) for name, wanted in self._wanted.items()))
         again_at = self._move_all()
-        await asyncio.gather(*self._tasks)
-        self._begin(self._run(again_at), "residency")
+        await self._tasks.wait()
+        self._tasks.begin(self._run(again_at), "residency")
 
     async def close(self) -> None:
         """Load nothing more; returns once the processes that are being ended have ended. Idempotent."""
         self._closed = True
-        for task in self._tasks:
-            if not task.get_name().startswith(("start", "unload")):  # whose processes would be lost
-                task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def need_of(self, name: str) -> Need | None:
-        """The memory that a model has been granted, None while it has none."""
-        return self._granted.get(name)
-
-    def taken(self, device: str) -> int:
-        """Bytes granted on a device."""
-        granted = sum(need.num_bytes for need in self._granted.values() if need.device == device)
-        return granted + (sum(self._hosted.values()) if device == CPU else 0)
+        await self._tasks.close()
 
     def want(self, handle: EngineHandle, *, may_end: bool = True) -> None:
         """See that a model is loaded, if it is not loaded or loading already; `may_end`: for it others may be ended."""
         if self._closed or handle.state not in (ModelState.UNLOADED, ModelState.ASLEEP, ModelState.FAILED):
             return
         handle.expect()
-        self._wish(handle, may_end)
+        self._wish(handle, may_end=may_end)
 
     def end(self, handle: EngineHandle) -> None:
         """End a model that has no requests, whether it is ready, loading or waiting for its turn."""
         if self._wanted.pop(handle.name, None) is not None:
             handle.give_up()
-        elif handle.name in self._granted and handle.name not in self._ending:
-            self._end(handle)
+        elif handle.name in self.grants and handle.name not in self._movers.ending:
+            self._movers.end(handle)
         elif handle.state is ModelState.FAILED:
             handle.give_up()
 
@@ -144,21 +126,19 @@ class Residency:
         Raises `ConfigError` where the host has no room for its weights.
         """
         assert handle.state is ModelState.READY and handle.info is not None, "only a ready model can fall asleep"
-        need = self._granted[handle.name]
+        need = self.grants.of(handle.name)
+        assert need is not None, "a ready model has been granted memory"
         if need.device == CPU:
-            self._end(handle)
+            self._movers.end(handle)
             return
-        weights, free = handle.info.weights_bytes, max(0, self.budgets[CPU] - self.taken(CPU))
+        weights, free = handle.info.weights_bytes, max(0, self.grants.free(CPU))
         if weights > free:
             raise ConfigError(
                 f"{handle.name} has {weights / GIB:.2f} GiB of weights, and this server has {free / GIB:.2f} GiB left"
                 " in the host's memory, so it cannot sleep",
                 hint="unload it instead",
             )
-        self._ending.add(handle.name)
-        self._away[handle.name], self._hosted[handle.name] = need, weights
-        handle.retire()
-        self._begin(self._put_away(handle), f"put {handle.name} to sleep")
+        self._movers.put_away(handle, weights)
 
     def look(self) -> None:
         """Something has changed."""
@@ -172,18 +152,16 @@ class Residency:
     def notice(self, handle: EngineHandle) -> None:
         """A model's state or progress has changed."""
         name = handle.name
-        if handle.state is ModelState.READY and name in self._granted and name not in self._measured:
-            self._measured.add(name)
-            self._measuring.add(name)
-            self._begin(self._measure(handle), f"measure {name}")
-        is_gone = handle.state is ModelState.UNLOADED and name in self._away  # it died in its sleep
+        if handle.state is ModelState.READY and name in self.grants:
+            self._movers.measure(handle)
+        is_gone = handle.state is ModelState.UNLOADED and self.grants.is_asleep(name)  # it died in its sleep
         if handle.state is ModelState.FAILED or is_gone:
-            self._forget(name)  # its process has ended
+            self.grants.forget(name)  # its process has ended
         if handle.state is not ModelState.LOADING:
             self.look()
 
     async def _run(self, again_at: float) -> None:
-        self._begin(self._sort_out(), "sort out")
+        self._tasks.begin(self._sort_out(), "sort out")
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if again_at == inf else max(0.0, again_at - time.monotonic())):
@@ -196,7 +174,7 @@ class Residency:
         for name, handle in list(self._handles.items()):
             if not handle.residence.is_at_start:
                 need = await asyncio.to_thread(self._needs.find, handle.config, self._sizes.get(name))
-                if need.num_bytes > self.budgets[need.device]:
+                if need.num_bytes > self.grants.budgets[need.device]:
                     self.too_large.add(name)
 
     async def _find_need(self, name: str, wanted: _Wanted) -> None:
@@ -210,41 +188,35 @@ class Residency:
                 return
         need = await asyncio.to_thread(self._needs.find, handle.config, self._sizes.get(name))
         if handle.residence.is_at_start and not need.is_measured:
-            need = need.at_most(
-                self.budgets[need.device]
-            )  # what the operator names is tried, whatever its files suggest
-        wanted.need = self._away.get(name, need)
+            # What the operator names is tried, whatever its files suggest.
+            need = need.at_most(self.grants.budgets[need.device])
+        wanted.need = self.grants.awake(name) or need
         self.look()
 
     def _move_all(self) -> float:
-        again_at = min(self._move(device) for device in self.budgets)
-        self._is_over = any(self.taken(device) > budget for device, budget in self.budgets.items())
+        again_at = min(self._move(device) for device in self.grants.budgets)
+        self._is_over = any(self.grants.free(device) < 0 for device in self.grants.budgets)
         return again_at
 
     def _move(self, device: str) -> float:
         """Make the moves of one device; when to look again, by the monotonic clock."""
         now = time.monotonic()
         wishes = [
-            Wish(name=name, num_bytes=self._lacks(name, wanted.need), since=wanted.since, may_end=wanted.may_end)
+            Wish(name=name, num_bytes=self.grants.lacks(name, wanted.need), since=wanted.since, may_end=wanted.may_end)
             for name, wanted in self._wanted.items()
             if wanted.need is not None and wanted.need.device == device
         ]
-        holdings = [self._holding(name, need) for name, need in self._granted.items() if need.device == device]
-        if device == CPU:
-            holdings += [self._holding(name, Need(CPU, size, 0)) for name, size in self._hosted.items()]
-        moves = next_moves(self.budgets[device], holdings, wishes, now=now, patience=self._policy.patience)
+        holdings = [self._holding(name, need) for name, need in self.grants.on(device)]
+        budget = self.grants.budgets[device]
+        moves = next_moves(budget, holdings, wishes, now=now, patience=self._policy.patience)
         self._apply(device, moves, {wish.name for wish in wishes})
         return moves.again_at
-
-    def _lacks(self, name: str, need: Need) -> int:
-        """The bytes of a need that a model has not; one that sleeps has some."""
-        return max(0, need.num_bytes - self._granted[name].num_bytes) if name in self._away else need.num_bytes
 
     def _apply(self, device: str, moves: Moves, wished: set[str]) -> None:
         for name in moves.end:
             if wished:
                 self._turns.ended(name, time.monotonic())
-            self._end(self._handles[name])
+            self._movers.end(self._handles[name])
         for name, most in moves.refuse.items():
             self._refuse(self._handles[name], device, most)
         for name in moves.drop:
@@ -253,7 +225,7 @@ class Residency:
             self._handles[name].give_up()
         for name in moves.load:
             self._load(self._handles[name])
-        for name in list(self._granted):
+        for name in self.grants:
             self._handles[name].close(closed=name in moves.close)
         for name in wished & self._wanted.keys():
             if self._handles[name].progress is None:
@@ -261,7 +233,7 @@ class Residency:
 
     def _holding(self, name: str, need: Need) -> Holding:
         handle, policy = self._handles[name], self._policy
-        is_loading = handle.state is ModelState.LOADING or name in self._measuring
+        is_loading = handle.state is ModelState.LOADING or name in self._movers.measuring
         phase: Phase = "loading" if is_loading else "ready"
         timeout = handle.residence.idle_timeout
         last_used = max(handle.last_used or 0.0, handle.ready_since)
@@ -269,124 +241,45 @@ class Residency:
         return Holding(
             name=name,
             num_bytes=need.num_bytes,
-            phase="ending" if name in self._ending else phase,
+            phase="ending" if name in self._movers.ending else phase,
             is_pinned=handle.residence.is_pinned,
             is_busy=bool(handle.holders) or handle.state is ModelState.RESTARTING or name in self._wanted,
             last_used=last_used,
             stays_until=handle.ready_since + stay,
-            idle_at=inf if timeout is None or name in self._away else last_used + timeout,
+            idle_at=inf if timeout is None or self.grants.is_asleep(name) else last_used + timeout,
         )
 
     def _load(self, handle: EngineHandle) -> None:
         need = self._wanted.pop(handle.name).need
         assert need is not None, "it was found before there was a wish"
         if handle.is_away:
-            self._granted[handle.name] = need
-            self._begin(self._wake_up(handle), f"wake {handle.name}")
+            self.grants.give(handle.name, need)
+            self._movers.wake(handle)
             return
         others = sum(
             wanted.need.num_bytes
             for wanted in self._wanted.values()
             if wanted.need is not None and wanted.need.device == need.device
         )
-        free = self.budgets[need.device] - self.taken(need.device)
-        limit = self._needs.kv_limit(handle.config, need, free - others)
-        self._granted[handle.name] = Need(need.device, need.rest, limit or need.kv)
-        self._measured.discard(handle.name)
-        self._turns.loaded(handle.name, time.monotonic(), self._granted, self.budgets)
-        self._begin(self._start(handle, limit), f"start {handle.name}")
+        limit = self._needs.kv_limit(handle.config, need, self.grants.free(need.device) - others)
+        granted = Need(need.device, need.rest, limit or need.kv)
+        self.grants.give(handle.name, granted)
+        self._turns.loaded(handle.name, time.monotonic(), granted, self.grants.budgets)
+        self._movers.start(handle, limit)
 
-    async def _start(self, handle: EngineHandle, kv_limit: int) -> None:
-        try:
-            await handle.start(self._directory, kv_limit=kv_limit)
-        except OSError as error:
-            handle.fail(ConfigError(f"the engine process cannot be started: {error.strerror or error}"))
-
-    async def _put_away(self, handle: EngineHandle) -> None:
-        need = self._away[handle.name]
-        try:
-            away = await handle.sleep()
-        except HeadraceError:
-            await self._unload(handle)
-            return
-        self._granted[handle.name] = Need(need.device, max(0, need.num_bytes - away.device_bytes), 0)
-        self._hosted[handle.name] = away.host_bytes
-        self._ending.discard(handle.name)
-        logger.info(
-            "model %s sleeps: %.2f GiB of %s are free, its weights take %.2f GiB of the host's memory",
-            handle.name, away.device_bytes / GIB, need.device, away.host_bytes / GIB,
-        )  # fmt: skip
-        if handle.state is ModelState.LOADING:
-            self._wish(handle, may_end=True)
-        self.look()
-
-    async def _wake_up(self, handle: EngineHandle) -> None:
-        with contextlib.suppress(HeadraceError):  # its supervision starts it anew
-            await handle.wake()
-        self._away.pop(handle.name, None)
-        self._hosted.pop(handle.name, None)
-        self.look()
-
-    async def _measure(self, handle: EngineHandle) -> None:
-        assert handle.info is not None, "a ready model has it"
-        try:
-            need = await asyncio.to_thread(self._needs.measure, handle.config, handle.info, handle.pid)
-        finally:
-            self._measuring.discard(handle.name)
-        if handle.name in self._granted:
-            self._granted[handle.name] = need
-        self.look()
-
-    def _end(self, handle: EngineHandle) -> None:
-        self._ending.add(handle.name)
-        handle.retire()  # now, so that no request gets hold of it before the task runs
-        self._begin(self._unload(handle), f"unload {handle.name}")
-
-    async def _unload(self, handle: EngineHandle) -> None:
-        await handle.unload()
-        need = self._granted[handle.name]
-        self._forget(handle.name)
-        if need.device != CPU:
-            await self._wait_for_memory(need.device)
-        self._ending.discard(handle.name)
-        logger.info(
-            "model %s is unloaded; %.2f GiB of %s are free again", handle.name, need.num_bytes / GIB, need.device
-        )
-        if handle.state is ModelState.LOADING:
-            self._wish(handle, may_end=True)
-        self.look()
-
-    def _forget(self, name: str) -> None:
-        """A model's process has ended, and has nothing any more."""
-        self._granted.pop(name, None)
-        self._away.pop(name, None)
-        self._hosted.pop(name, None)
-        self._measured.discard(name)
-
-    async def _wait_for_memory(self, device: str) -> None:
-        """A driver takes a moment to clear up after a process."""
-        expected = BACK_SHARE * (self.budgets[device] - self.taken(device))
-        deadline = time.monotonic() + BACK_SECONDS
-        while time.monotonic() < deadline:
-            now = await asyncio.to_thread(self._find)
-            found = pooled({name: now[name] for name in self._pools if name in now}, self._pools).get(device)
-            if found is None or found.available >= expected:
-                return
-            await asyncio.sleep(0.2)
-
-    def _wish(self, handle: EngineHandle, may_end: bool) -> None:
+    def _wish(self, handle: EngineHandle, *, may_end: bool = True) -> None:
         wanted = self._wanted[handle.name] = _Wanted(time.monotonic(), may_end)
-        if self.budgets:
-            self._begin(self._find_need(handle.name, wanted), f"need of {handle.name}")
+        if self.grants.budgets:
+            self._tasks.begin(self._find_need(handle.name, wanted), f"need of {handle.name}")
 
     def _refuse(self, handle: EngineHandle, device: str, most: int) -> None:
         if handle.is_away:
             del self._wanted[handle.name]
-            self._end(handle)  # and then it is refused for what it needs, if it still does not fit
+            self._movers.end(handle)  # and then it is refused for what it needs, if it still does not fit
             return
         need = self._wanted.pop(handle.name).need
         assert need is not None, "it was found before there was a wish"
-        beside = "" if most >= self.budgets[device] else " beside the pinned models"
+        beside = "" if most >= self.grants.budgets[device] else " beside the pinned models"
         handle.refuse(
             ModelLoadError(
                 f"{handle.name} needs {need.num_bytes / GIB:.2f} GiB of memory on {device},"
@@ -394,13 +287,3 @@ class Residency:
                 hint="give its KV cache less (`memory` in models.yaml), or all models more (--memory-budget)",
             )
         )
-
-    def _begin(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("%s failed unexpectedly", task.get_name(), exc_info=error)

@@ -29,8 +29,8 @@ class Turns:
         """A model was ended to make room."""
         self._ended[name] = now
 
-    def loaded(self, name: str, now: float, granted: Mapping[str, Need], budgets: Mapping[str, int]) -> None:
-        """A model is loaded; `granted` is what it and the others have."""
+    def loaded(self, name: str, now: float, need: Need, budgets: Mapping[str, int]) -> None:
+        """A model is loaded, which is granted so much."""
         ended = self._ended.pop(name, None)
         if ended is None or now - ended > SOON_SECONDS:
             return
@@ -38,7 +38,6 @@ class Turns:
         is_often = len(self._again) == TURNS and now - self._again[0][0] <= SOON_SECONDS
         if is_often and now - self._last_line >= QUIET_SECONDS:
             self._last_line = now
-            need = granted[name]
             names = sorted({name for _, name in self._again})
             logger.warning(
                 "models take turns (%s): %s is loaded again %.0f s after it was ended for another. It has %.2f GiB, of"

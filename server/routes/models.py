@@ -36,7 +36,7 @@ async def get_model(request: Request, name: str) -> JSONResponse:
 
 def describe(fleet: Fleet, handle: EngineHandle) -> dict[str, Any]:
     """OpenAI's model object, and under further names what this server knows of it."""
-    info, need = handle.info, fleet.residency.need_of(handle.name)
+    info, need = handle.info, fleet.residency.grants.of(handle.name)
     entry: dict[str, Any] = {
         "id": handle.name,
         "object": "model",

@@ -297,7 +297,7 @@ def test_a_load_that_is_called_off_while_its_process_is_made(
         try:
             handle, residency = fleet.handles["fake"], fleet.residency
             lease = fleet.lease(handle)
-            while residency.need_of("fake") is None:
+            while residency.grants.of("fake") is None:
                 await asyncio.sleep(0)
             for _ in range(turns):
                 await asyncio.sleep(0)
@@ -305,11 +305,11 @@ def test_a_load_that_is_called_off_while_its_process_is_made(
             lease.release()
             residency.end(handle)
             await fleet.wait_unloaded(handle)
-            await until(lambda: residency.need_of("fake") is None)
+            await until(lambda: residency.grants.of("fake") is None)
             assert handle.pid is None and {child.pid for child in psutil.Process().children()} <= before
             fleet.lease(handle)
             assert await handle.wait_settled() is ModelState.READY and await answers(handle)
-            await until(lambda: residency.need_of("fake"))
+            await until(lambda: residency.grants.of("fake"))
         finally:
             await fleet.stop()
 

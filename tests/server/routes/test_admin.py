@@ -44,7 +44,7 @@ def test_a_model_is_loaded_and_put_away_with_its_process(
             gone = admin(server, "org/two/unload", json={})
             assert gone.status_code == 200 and gone.json()["state"] == "unloaded"
         assert not psutil.pid_exists(pid) and handle.tokenizer is None
-        assert server.server.fleet.residency.need_of("org/two") is None
+        assert server.server.fleet.residency.grants.of("org/two") is None
         assert admin(server, "three/load").status_code == 404
         for wrong in ({"streams": True}, {"stream": 1}, [1]):
             assert admin(server, "one/unload", json=wrong).status_code == 400

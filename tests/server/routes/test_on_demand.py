@@ -297,7 +297,7 @@ def test_the_least_recently_used_is_ended_with_its_process(
         assert patient.get(f"{server.url}/health").status_code == 200
         for name in ("two", "three", "one", "three", "two"):
             assert post(server, **body(name)).status_code == 200
-            assert fleet.residency.taken("cpu") <= fleet.residency.budgets["cpu"]
+            assert fleet.residency.grants.taken("cpu") <= fleet.residency.grants.budgets["cpu"]
         assert [starts(server, name) for name in ("one", "two", "three")] == [2, 2, 1]
         metrics = parse_metrics(patient.get(f"{server.url}/metrics").text)
         assert metrics["model_loads_total", "one"] == 2
@@ -373,7 +373,7 @@ def test_all_of_the_start_are_loaded_once_they_are_known_to_be_small(
     """Each is thought to need half of the budget at first."""
     with serving(monkeypatch, tmp_path, script, "one two three four", residence={}, memory_budget="4GiB") as server:
         assert set(patient.get(f"{server.url}/health").json()["models"].values()) == {"ready"}
-        assert server.server.fleet.residency.taken("cpu") <= 4 * GIB
+        assert server.server.fleet.residency.grants.taken("cpu") <= 4 * GIB
 
 
 def test_models_that_take_turns_are_bounded_and_named(

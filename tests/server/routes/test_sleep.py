@@ -37,7 +37,7 @@ def on_a_gpu(
     with serving(monkeypatch, tmp_path, played) as server:
         one, residency = server.server.fleet.handles["one"], server.server.fleet.residency
         whole = played.weights_bytes + played.kv_bytes + PROCESS_BYTES
-        wait_until(lambda: residency.taken("cuda:0") == whole)
+        wait_until(lambda: residency.grants.taken("cuda:0") == whole)
         yield server, one
 
 
@@ -46,23 +46,23 @@ def test_a_sleeper_makes_room_and_is_woken_by_who_asks(
 ) -> None:
     with on_a_gpu(monkeypatch, tmp_path, script) as (server, one):
         residency, pid = server.server.fleet.residency, one.pid
-        assert residency.taken("cpu") == 0
+        assert residency.grants.taken("cpu") == 0
         for _ in range(2):
             assert admin(server, "one/sleep").json()["state"] == "asleep"
-        assert residency.taken("cuda:0") == PROCESS_BYTES and residency.taken("cpu") == GIB
+        assert residency.grants.taken("cuda:0") == PROCESS_BYTES and residency.grants.taken("cpu") == GIB
         assert patient.get(f"{server.url}/readyz").status_code == 200
         assert post(server, **body("two")).status_code == 200, "there is room for it now"
         assert state_of(server, "one") == "asleep" and one.pid == pid
         assert post(server, **body("one")).status_code == 200
         assert (state_of(server, "one"), state_of(server, "two")) == ("ready", "unloaded")
         assert one.pid == pid and starts(server, "one") == 1 and len(server.events("wake")) == 1
-        assert residency.taken("cuda:0") == 2 * GIB + PROCESS_BYTES and residency.taken("cpu") == 0
+        assert residency.grants.taken("cuda:0") == 2 * GIB + PROCESS_BYTES and residency.grants.taken("cpu") == 0
         told = events(admin(server, "one/sleep", json={"stream": True}).text)
         assert [event["state"] for event in told] == ["unloading", "asleep"]
         assert admin(server, "one/load").json()["state"] == "ready" and len(server.events("wake")) == 2
         assert main(["sleep", "one", "--url", server.url]) == 0 and state_of(server, "one") == "asleep"
         assert admin(server, "one/unload").json()["state"] == "unloaded"
-        assert residency.taken("cuda:0") == residency.taken("cpu") == 0 and pid is not None
+        assert residency.grants.taken("cuda:0") == residency.grants.taken("cpu") == 0 and pid is not None
         assert not psutil.pid_exists(pid)
 
 
@@ -74,7 +74,7 @@ def test_a_sleeper_is_ended_where_even_what_it_keeps_is_needed(
         assert post(server, **body("two")).status_code == 200
         wait_until(lambda: state_of(server, "one") == "unloaded")
         assert one.pid is None
-        assert server.server.fleet.residency.taken("cpu") == 0
+        assert server.server.fleet.residency.grants.taken("cpu") == 0
 
 
 def test_one_that_dies_while_it_falls_asleep_is_unloaded(
@@ -84,7 +84,7 @@ def test_one_that_dies_while_it_falls_asleep_is_unloaded(
     with on_a_gpu(monkeypatch, tmp_path, script, dies_falling_asleep=True) as (server, one):
         assert admin(server, "one/sleep").json()["state"] == "unloaded" and one.pid is None
         residency = server.server.fleet.residency
-        assert residency.taken("cuda:0") == residency.taken("cpu") == 0
+        assert residency.grants.taken("cuda:0") == residency.grants.taken("cpu") == 0
         assert post(server, **body("one")).status_code == 200 and starts(server, "one") == 2
 
 
@@ -94,7 +94,7 @@ def test_one_that_dies_asleep_is_loaded_anew(monkeypatch: pytest.MonkeyPatch, tm
         os.kill(one.pid, signal.SIGKILL)
         wait_until(lambda: state_of(server, "one") == "unloaded")
         residency = server.server.fleet.residency
-        assert residency.taken("cuda:0") == residency.taken("cpu") == 0
+        assert residency.grants.taken("cuda:0") == residency.grants.taken("cpu") == 0
         assert post(server, **body("one")).status_code == 200 and starts(server, "one") == 2
 
 
@@ -111,7 +111,7 @@ def test_one_that_dies_while_it_wakes_is_started_again_for_who_waits(
             os.kill(one.pid, signal.SIGKILL)
             rest = "\n".join(lines)
         assert "[DONE]" in rest and '"error"' not in rest
-        assert starts(server, "one") == 2 and server.server.fleet.residency.taken("cpu") == 0
+        assert starts(server, "one") == 2 and server.server.fleet.residency.grants.taken("cpu") == 0
 
 
 def test_waking_can_be_called_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script) -> None:
@@ -123,7 +123,7 @@ def test_waking_can_be_called_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         wait_until(lambda: not one.waiters)
         assert admin(server, "one/unload").json()["state"] == "unloaded"
         assert pid is not None and not psutil.pid_exists(pid)
-        assert server.server.fleet.residency.taken("cuda:0") == 0
+        assert server.server.fleet.residency.grants.taken("cuda:0") == 0
 
 
 def test_what_cannot_sleep_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script) -> None:
