@@ -112,16 +112,16 @@ def exposition(gathered: Gathered, *, aliases: bool = True) -> str:
 def _model_part(handles: list[EngineHandle]) -> Iterator[Metric]:
     live = {handle.name: int(handle.is_live) for handle in handles}
     yield _gauge("model_ready", "Whether the model is loaded and its engine answers.", live)
-    loads = {handle.name: handle.loads for handle in handles}
+    loads = {handle.name: handle.supervision.loads for handle in handles}
     yield _counter("model_loads", "Loads of the model since the server was started.", loads)
     seconds = {handle.name: handle.load_seconds for handle in handles}
     yield _gauge("model_load_seconds", "What the last load of the model took.", seconds)
-    restarts = {handle.name: handle.restarts for handle in handles}
+    restarts = {handle.name: handle.supervision.restarts for handle in handles}
     yield _counter("engine_restarts", "Starts of the engine process after a death.", restarts)
 
 
 def _engine_part(handles: list[EngineHandle]) -> Iterator[Metric]:
-    stats = {handle.name: handle.stats for handle in handles}
+    stats = {handle.name: handle.supervision.stats for handle in handles}
     for name, attribute, text in _ENGINE_GAUGES:
         yield _gauge(name, text, {model: getattr(value, attribute) for model, value in stats.items()})
     for name, attribute, text in _ENGINE_COUNTERS:

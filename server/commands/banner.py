@@ -95,7 +95,7 @@ def ready_banner(
 
     `url` has no trailing slash; with `unix_socket` it is asked there.
     """
-    served = [(handle.info, handle.defaults) for handle in handles if handle.info is not None]
+    served = [(handle.info, handle.terms.defaults) for handle in handles if handle.info is not None]
     lines = [f"Headrace {version} is ready at {url}/v1" + (f" on the socket {unix_socket}" if unix_socket else "")]
     for info, defaults in served:
         lines += [

@@ -16,9 +16,7 @@ from engine.config import EngineConfig
 from server.commands.address import allowed_hosts, bind, bind_unix, check_loopback, public_url
 from server.commands.banner import Console, ready_banner
 from server.commands.keys_watch import KeysWatch
-from server.config.image_policy import RemotePolicy
 from server.config.keys_file import load_keys_file
-from server.config.sampling_defaults import SamplingDefaults
 from server.context import LOAD_WAIT_SECONDS, ServerContext
 from server.edge.auth import Keys
 from server.edge.connections import raise_descriptor_limit
@@ -27,8 +25,7 @@ from server.edge.limits import Admission, Limits
 from server.edge.queues import ModelQueue, QueueLimits
 from server.fleet.fleet import Fleet
 from server.fleet.handle import EngineHandle
-from server.fleet.policy import FleetPolicy, ModelState, Residence
-from server.markup.formats import ToolsSetting
+from server.fleet.policy import FleetPolicy, ModelState, Terms
 from server.telemetry.traces import open_traces
 
 if TYPE_CHECKING:
@@ -44,14 +41,8 @@ class ServeSettings:
     """The first is the model of requests that name none."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names of these models."""
-    defaults: Mapping[str, SamplingDefaults] = field(default_factory=dict)
-    """By model, where models.yaml has any."""
-    tools: Mapping[str, ToolsSetting] = field(default_factory=dict)
-    """How models call tools, where models.yaml says so."""
-    images: Mapping[str, RemotePolicy] = field(default_factory=dict)
-    """Where images may be fetched from, by model."""
-    residence: Mapping[str, Residence] = field(default_factory=dict)
-    """When each model is in memory; at start where it is not said."""
+    terms: Mapping[str, Terms] = field(default_factory=dict)
+    """How each model is served; as `Terms` has it where it is not said."""
     queues: Mapping[str, QueueLimits] = field(default_factory=dict)
     """Bounds of each model's queue, where they are not those of all."""
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -121,10 +112,7 @@ class HeadraceServer:
             settings.models,
             settings.policy,
             aliases=settings.aliases,
-            defaults=settings.defaults,
-            tools=settings.tools,
-            images=settings.images,
-            residence=settings.residence,
+            terms=settings.terms,
             sizes=settings.sizes,
             budget=settings.memory_budget,
             on_change=self._on_change,

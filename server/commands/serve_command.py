@@ -15,7 +15,7 @@ from server.commands.served import Served, choose_served
 from server.config.settings import ModelSpec, find_models_file, load_models_file
 from server.edge.limits import Limits
 from server.edge.queues import QueueLimits
-from server.fleet.policy import Residence
+from server.fleet.policy import Residence, Terms
 from server.telemetry.logs import LogFormat, formatter
 
 
@@ -37,10 +37,7 @@ def _run(options: argparse.Namespace) -> int:
     settings = ServeSettings(
         models=tuple(configured(spec, options) for spec in specs),
         aliases={alias: spec.name for spec in specs for alias in spec.aliases},
-        defaults={spec.name: spec.sampling for spec in specs},
-        tools={spec.name: spec.tools for spec in specs if spec.tools is not None},
-        images={spec.name: spec.images if options.remote_images is None else options.remote_images for spec in specs},
-        residence={spec.name: Residence(load=spec.load, idle_timeout=_idle_timeout(spec, options)) for spec in specs},
+        terms={spec.name: terms_of(spec, options) for spec in specs},
         queues={spec.name: queue_limits(spec, options) for spec in specs},
         sizes={spec.name: spec.size for spec in specs if spec.size is not None},
         memory_budget=options.memory_budget,
@@ -73,10 +70,15 @@ def _served(options: argparse.Namespace) -> Served:
     return choose_served(options.names, file, called=options.served_name, only=options.only)
 
 
-def _idle_timeout(spec: ModelSpec, options: argparse.Namespace) -> float | None:
-    """None where it never is idle for too long: 0 says so of one model."""
+def terms_of(spec: ModelSpec, options: argparse.Namespace) -> Terms:
+    """How a model is served: of images the command line's word goes before its entry's, of idle time behind it."""
     seconds: float | None = options.idle_timeout if spec.idle_timeout is None else spec.idle_timeout
-    return seconds or None
+    return Terms(
+        defaults=spec.sampling,
+        tools=spec.tools,
+        images=spec.images if options.remote_images is None else options.remote_images,
+        residence=Residence(load=spec.load, idle_timeout=seconds or None),  # 0 says of one model that it never is
+    )
 
 
 def queue_limits(spec: ModelSpec, options: argparse.Namespace) -> QueueLimits:

@@ -8,15 +8,12 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
 from engine.config import EngineConfig
-from server.config.image_policy import RemotePolicy
 from server.config.names import ModelNames
-from server.config.sampling_defaults import SamplingDefaults
 from server.fleet.handle import EngineHandle
 from server.fleet.lease import Lease
-from server.fleet.policy import FleetPolicy, ModelState, Residence
+from server.fleet.policy import FleetPolicy, ModelState, Terms
 from server.fleet.private import PrivateDirectory
 from server.fleet.residency import Residency
-from server.markup.formats import ToolsSetting
 
 
 class Fleet:
@@ -28,10 +25,7 @@ class Fleet:
         policy: FleetPolicy | None = None,
         *,
         aliases: Mapping[str, str] | None = None,
-        defaults: Mapping[str, SamplingDefaults] | None = None,
-        tools: Mapping[str, ToolsSetting] | None = None,
-        images: Mapping[str, RemotePolicy] | None = None,
-        residence: Mapping[str, Residence] | None = None,
+        terms: Mapping[str, Terms] | None = None,
         sizes: Mapping[str, int] | None = None,
         budget: str = "auto",
         on_change: Callable[[EngineHandle], None] = lambda handle: None,
@@ -44,15 +38,7 @@ class Fleet:
             on_change(handle)
 
         self.handles = {
-            config.name: EngineHandle(
-                config,
-                policy,
-                defaults=(defaults or {}).get(config.name),
-                tools=(tools or {}).get(config.name),
-                images=(images or {}).get(config.name),
-                residence=(residence or {}).get(config.name),
-                on_change=noticed,
-            )
+            config.name: EngineHandle(config, policy, terms=(terms or {}).get(config.name), on_change=noticed)
             for config in configs
         }
         self.residency = Residency(self.handles, policy, budget=budget, sizes=sizes)
@@ -62,7 +48,7 @@ class Fleet:
     @property
     def at_start(self) -> list[EngineHandle]:
         """The models that are loaded with the server."""
-        return [handle for handle in self.handles.values() if handle.residence.is_at_start]
+        return [handle for handle in self.handles.values() if handle.terms.residence.is_at_start]
 
     @property
     def listed(self) -> list[EngineHandle]:

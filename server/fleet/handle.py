@@ -1,11 +1,11 @@
-"""One model through all runs of its engine process.
+"""One model, loaded or not: its state, what is known of it, and who waits for it.
 
-A model is unloaded, loading, ready. If its engine process dies, everybody who waits for it is told, and it is started
-anew after a pause that grows; after too many deaths in a short time it has failed. No model touches another.
+A model is unloaded, loading, ready; on a GPU it may be asleep. `Supervision` keeps its engine process running: if that
+dies everybody who waits for it is told, and it is started anew; after too many deaths in a short time it has failed. No
+model touches another.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.client import EngineClient
 from engine.config import EngineConfig
-from engine.errors import EngineDeadError, HeadraceError, ModelLoadError
-from engine.messages import Asleep, EngineInfo, EngineStats, Loading
-from server.config.image_policy import RemotePolicy
-from server.config.sampling_defaults import SamplingDefaults, describe_defaults
-from server.fleet.deaths import Deaths, end_when_silent, stopped_after
-from server.fleet.engine_process import EngineProcess
-from server.fleet.policy import FleetPolicy, ModelState, Residence
+from engine.errors import HeadraceError, ModelLoadError
+from engine.messages import Asleep, EngineInfo, Loading
+from server.config.sampling_defaults import describe_defaults
+from server.fleet.policy import FleetPolicy, ModelState, Terms
+from server.fleet.supervision import Supervision
 from server.markup.formats import ToolsSetting
 
 if TYPE_CHECKING:
@@ -47,20 +45,15 @@ class EngineHandle:
         config: EngineConfig,
         policy: FleetPolicy,
         *,
-        defaults: SamplingDefaults | None = None,
-        tools: ToolsSetting | None = None,
-        images: RemotePolicy | None = None,
-        residence: Residence | None = None,
+        terms: Terms | None = None,
         on_change: Callable[["EngineHandle"], None] = lambda handle: None,
     ) -> None:
         """`on_change` is called at each change of state and each step of loading; it must not raise."""
         self.config = config
         self.name = config.name
-        self.defaults = defaults or SamplingDefaults()
-        self.tools: ToolsSetting | None = tools
-        self.images = images or RemotePolicy()
-        """Where images of its requests may be fetched from."""
-        self.residence = residence or Residence()
+        self.terms = terms or Terms()
+        self.supervision = Supervision(config, policy, self)
+        """Of the processes that it has had, and has."""
         self.state = ModelState.UNLOADED
         self.progress: Loading | None = None
         self.error: HeadraceError | None = None
@@ -85,20 +78,10 @@ class EngineHandle:
         self.ready_since = 0.0
         self.load_seconds = 0.0
         """What the last load took."""
-        self.loads = 0
-        """Loads since the server was started, without restarts."""
-        self.restarts = 0
         self.created = int(time.time())
         self._policy = policy
         self._on_change = on_change
-        self._process: EngineProcess | None = None
-        self._past = EngineStats()
-        """What the processes that have ended had counted."""
-        self._began = 0.0
-        self._has_been_ready = False
         self._failures = 0
-        self._deaths = Deaths(policy)
-        self._task: asyncio.Task[None] | None = None
         self._spawning = asyncio.Lock()
         """Held while a process is being made that nobody could end yet."""
         self._settled = asyncio.Event()
@@ -111,26 +94,27 @@ class EngineHandle:
 
         Whoever was asking is told of a death at once, a moment before the state says so.
         """
-        if self.state is not ModelState.READY or self._process is None or self._process.client.is_dead:
+        process = self.supervision.process
+        if self.state is not ModelState.READY or process is None or process.client.is_dead:
             return None
-        return self._process.client
-
-    @property
-    def stats(self) -> EngineStats:
-        """Gauges of the engine process, and counters of all that the model has had."""
-        current = EngineStats() if self._process is None else self._process.client.stats
-        return current.after(self._past)
+        return process.client
 
     @property
     def pid(self) -> int | None:
         """Process id of the engine, None while there is none."""
-        return self._process.pid if self._process is not None else None
+        process = self.supervision.process
+        return process.pid if process is not None else None
 
     @property
     def is_live(self) -> bool:
         """Whether the model is loaded and its engine was heard of lately."""
         client = self.client
         return client is not None and time.monotonic() - client.last_heard < self._policy.stale_after
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether nobody would miss its process now."""
+        return self.state is ModelState.ASLEEP
 
     @property
     def is_refusing(self) -> bool:
@@ -155,12 +139,7 @@ class EngineHandle:
                 return
             if self.state is not ModelState.LOADING:
                 self.expect()
-            self._began = time.monotonic()
-            self._has_been_ready = False
-            self._deaths.forget()
-            self.loads += 1
-            self._process = await self._spawn(directory, kv_limit)
-            self._task = asyncio.create_task(self._supervise(directory, kv_limit), name=f"supervise {self.name}")
+            await self.supervision.start(directory, kv_limit)
 
     async def wait_settled(self) -> ModelState:
         """Wait until the load has ended, one way or the other."""
@@ -183,8 +162,9 @@ class EngineHandle:
 
     async def sleep(self) -> Asleep:
         """Put a retired model away, but keep its process; what that frees and takes. Raises `EngineDeadError`."""
-        assert self._process is not None, "only what was ready sleeps"
-        away = await self._process.client.sleep()
+        process = self.supervision.process
+        assert process is not None, "only what was ready sleeps"
+        away = await process.client.sleep()
         self.is_away = True
         self.progress = None
         self._set(ModelState.LOADING if self.waiters else ModelState.ASLEEP)
@@ -192,11 +172,11 @@ class EngineHandle:
 
     async def wake(self) -> None:
         """Bring a model back that is away. Raises `HeadraceError` where its engine ends; it is started anew then."""
-        assert self._process is not None, "what sleeps has a process"
+        process = self.supervision.process
+        assert process is not None, "what sleeps has a process"
         began = time.monotonic()
-        client = self._process.client
-        client.wake()
-        await client.wait_ready()
+        process.client.wake()
+        await process.client.wait_ready()
         self.is_away = False
         self.ready_since = time.monotonic()
         logger.info("model %s is awake after %.1f s", self.name, self.ready_since - began)
@@ -212,6 +192,7 @@ class EngineHandle:
 
     def fail(self, error: HeadraceError) -> None:
         """It cannot be loaded: everybody who waits is told, and for a while, which grows, those who come."""
+        self.is_away = False
         delay = min(self._policy.first_retry_delay * 2**self._failures, self._policy.max_retry_delay)
         self._failures += 1
         self.retry_at = time.monotonic() + delay
@@ -238,94 +219,45 @@ class EngineHandle:
 
     def kill(self) -> None:
         """SIGKILL the engine process."""
-        if self._process is not None:
-            self._process.kill()
+        if self.supervision.process is not None:
+            self.supervision.process.kill()
 
     async def _end(self) -> None:
         async with self._spawning:
             pass  # a process that is being made is there now
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        if self._process is not None:
-            await self._process.stop(self._policy.stop_grace)
-        self._forget_process()
-
-    def _forget_process(self) -> None:
-        """It has ended; what it counted is kept."""
-        if self._process is not None:
-            self._past = EngineStats().after(self.stats)
-        self._process = None
+        await self.supervision.end()
         self.is_away = False
 
-    async def _spawn(self, directory: Path, kv_limit: int) -> EngineProcess:
-        config = self.config.with_kv_limit(kv_limit)
-        process = await EngineProcess.spawn(config, directory, self._policy.command)
-        process.client.on_loading = self._on_loading
-        return process
+    def note_loading(self, progress: Loading) -> None:
+        """Its process has come further in its load."""
+        self.progress = progress
+        self._tell()
 
-    async def _supervise(self, directory: Path, kv_limit: int) -> None:
-        while True:
-            error = await self._live()
-            was_asleep = self.state is ModelState.ASLEEP
-            if self._process is not None:
-                await self._process.stop(0.0)
-            self._forget_process()
-            if was_asleep:
-                logger.error("%s while the model was asleep", error)
-                self._set(ModelState.UNLOADED)
-                return
-            delay = self._deaths.pause()
-            if not self._has_been_ready or delay is None:
-                self.fail(self._deaths.final(error, has_been_ready=self._has_been_ready))
-                return
-            self.error = error
-            self._set(ModelState.RESTARTING)
-            logger.error("%s; starting it again in %.1f s", error, delay)
-            await asyncio.sleep(delay)
-            self.restarts += 1
-            with contextlib.suppress(OSError):
-                self._process = await self._spawn(directory, kv_limit)
-
-    async def _live(self) -> HeadraceError:
-        """One run of the process, to its end; why it ended."""
-        process = self._process
-        if process is None:
-            return EngineDeadError(f"the engine process of model {self.name} could not be started")
-        watchdog = asyncio.create_task(
-            end_when_silent(process, self._policy.hang_after, stopped_after(self.config, self._policy.hang_after)),
-            name=f"watchdog {self.name}",
-        )
-        try:
-            return await self._serve(process)
-        except HeadraceError as error:
-            return error
-        finally:
-            watchdog.cancel()
-
-    async def _serve(self, process: EngineProcess) -> HeadraceError:
-        """What `_live` does while the process is watched. Raises HeadraceError if it does not load."""
-        info = await process.client.wait_ready()
+    async def make_ready(self, info: EngineInfo, began: float | None) -> None:
+        """Its process has loaded; `began` is when the load did, None after a death. Raises `ModelLoadError`."""
         if self.tokenizer is None or self.info is None or info.model_dir != self.info.model_dir:
-            self.tokenizer, self.capabilities = await asyncio.to_thread(_prepare, self.config, info, self.tools)
+            self.tokenizer, self.capabilities = await asyncio.to_thread(_prepare, self.config, info, self.terms.tools)
         if self.info is None:
-            logger.info("model %s: %s", self.name, describe_defaults(self.defaults, info.generation_defaults))
-        self._note_ready(info)
-        return process.describe(await process.wait())
-
-    def _note_ready(self, info: EngineInfo) -> None:
+            line = describe_defaults(self.terms.defaults, info.generation_defaults)
+            logger.info("model %s: %s", self.name, line)
         self.info = info
         self.error = None
-        if not self._has_been_ready:
-            self.load_seconds = time.monotonic() - self._began
+        if began is not None:
             self.ready_since = time.monotonic()
-            self._has_been_ready = True
+            self.load_seconds = self.ready_since - began
             self._failures = 0
         self._set(ModelState.READY)
 
-    def _on_loading(self, progress: Loading) -> None:
-        self.progress = progress
-        self._tell()
+    def note_death(self, error: HeadraceError) -> None:
+        """Its process has died, and another is started in a moment."""
+        self.is_away = False
+        self.error = error
+        self._set(ModelState.RESTARTING)
+
+    def note_lost(self) -> None:
+        """Its process has died while it was asleep."""
+        self.is_away = False
+        self._set(ModelState.UNLOADED)
 
     def _set(self, state: ModelState) -> None:
         if self.state is ModelState.STOPPED or (self.state is ModelState.UNLOADING and state in _OF_A_PROCESS):

@@ -1,10 +1,13 @@
 """What the fleet is told, and the words for where a model stands."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from server.config.image_policy import NOWHERE, RemotePolicy
+from server.config.sampling_defaults import SamplingDefaults
 from server.config.settings import Load
 from server.fleet.engine_process import ENGINE_COMMAND
+from server.markup.formats import ToolsSetting
 
 
 class ModelState(StrEnum):
@@ -42,6 +45,19 @@ class Residence:
     def is_pinned(self) -> bool:
         """Whether it stays whatever comes."""
         return self.load == "pinned"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """How one model is served, beyond what its engine is told."""
+
+    defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
+    tools: ToolsSetting | None = None
+    """How it calls tools, where its chat template does not tell."""
+    images: RemotePolicy = NOWHERE
+    """Where images of its requests may be fetched from."""
+    residence: Residence = field(default_factory=Residence)
+    """When it is in memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

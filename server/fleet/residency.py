@@ -146,7 +146,7 @@ class Residency:
 
     def released(self, handle: EngineHandle) -> None:
         """A request has let a model go; that matters where memory is waited for, or the model may be idle too long."""
-        if self._wanted or self._is_over or handle.waiters or handle.residence.idle_timeout is not None:
+        if self._wanted or self._is_over or handle.waiters or handle.terms.residence.idle_timeout is not None:
             self.look()
 
     def notice(self, handle: EngineHandle) -> None:
@@ -172,7 +172,7 @@ class Residency:
     async def _sort_out(self) -> None:
         """Find those that are too large. Models of the start are tried whatever their files look like."""
         for name, handle in list(self._handles.items()):
-            if not handle.residence.is_at_start:
+            if not handle.terms.residence.is_at_start:
                 need = await asyncio.to_thread(self._needs.find, handle.config, self._sizes.get(name))
                 if need.num_bytes > self.grants.budgets[need.device]:
                     self.too_large.add(name)
@@ -187,7 +187,7 @@ class Residency:
                 handle.refuse(ModelLoadError(error.message, hint=error.hint))
                 return
         need = await asyncio.to_thread(self._needs.find, handle.config, self._sizes.get(name))
-        if handle.residence.is_at_start and not need.is_measured:
+        if handle.terms.residence.is_at_start and not need.is_measured:
             # What the operator names is tried, whatever its files suggest.
             need = need.at_most(self.grants.budgets[need.device])
         wanted.need = self.grants.awake(name) or need
@@ -235,14 +235,14 @@ class Residency:
         handle, policy = self._handles[name], self._policy
         is_loading = handle.state is ModelState.LOADING or name in self._movers.measuring
         phase: Phase = "loading" if is_loading else "ready"
-        timeout = handle.residence.idle_timeout
+        timeout = handle.terms.residence.idle_timeout
         last_used = max(handle.last_used or 0.0, handle.ready_since)
         stay = min(max(handle.load_seconds, policy.least_stay), policy.longest_stay)
         return Holding(
             name=name,
             num_bytes=need.num_bytes,
             phase="ending" if name in self._movers.ending else phase,
-            is_pinned=handle.residence.is_pinned,
+            is_pinned=handle.terms.residence.is_pinned,
             is_busy=bool(handle.holders) or handle.state is ModelState.RESTARTING or name in self._wanted,
             last_used=last_used,
             stays_until=handle.ready_since + stay,

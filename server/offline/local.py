@@ -21,7 +21,7 @@ from server.edge.limits import Admission, Limits
 from server.edge.queues import ModelQueue, QueueLimits
 from server.fleet.fleet import Fleet
 from server.fleet.handle import EngineHandle
-from server.fleet.policy import FleetPolicy
+from server.fleet.policy import FleetPolicy, Terms
 
 HOST = "headrace.local"
 NO_LIMIT = 1 << 30
@@ -80,9 +80,7 @@ class LocalServer:
             (config,),
             FleetPolicy(),
             aliases=dict.fromkeys(spec.aliases, spec.name),
-            defaults={spec.name: spec.sampling},
-            tools={} if spec.tools is None else {spec.name: spec.tools},
-            images={spec.name: spec.images},
+            terms={spec.name: Terms(defaults=spec.sampling, tools=spec.tools, images=spec.images)},
             on_change=on_progress,
         )
         queue = ModelQueue(spec.name, QueueLimits(max_queue=NO_LIMIT, max_queue_tokens=NO_LIMIT))

@@ -125,7 +125,7 @@ class Answer(Response):
         """Fetch and prepare the images of the request; which tokens stand for each."""
         assert handle.info is not None, "a loaded model has it"
         # Without the request's cache key: an image is the same whatever is asked about it.
-        self._images = await self._context.images.prepare(refs, handle.info, handle.images, self._caller.salt)
+        self._images = await self._context.images.prepare(refs, handle.info, handle.terms.images, self._caller.salt)
         return [image.token_ids for image in self._images]
 
     async def _generate(

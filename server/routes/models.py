@@ -43,11 +43,11 @@ def describe(fleet: Fleet, handle: EngineHandle) -> dict[str, Any]:
         "created": handle.created,
         "owned_by": "headrace",
         "state": handle.state.value,
-        "load": handle.residence.load,
+        "load": handle.terms.residence.load,
         "last_used": None if handle.last_used is None else round(time.time() - (time.monotonic() - handle.last_used)),
         "memory_bytes": None if need is None else need.num_bytes,
         "requests": len(handle.holders) + len(handle.waiters),
-        "sampling_defaults": dataclasses.asdict(handle.defaults),
+        "sampling_defaults": dataclasses.asdict(handle.terms.defaults),
         "error": public_reason(handle) or None,
     }
     if handle.state is ModelState.LOADING and handle.progress is not None:

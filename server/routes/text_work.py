@@ -89,13 +89,13 @@ async def _do_elsewhere(
                 handle = lease.handle
                 assert handle.info is not None, "a loaded model has it"
                 found = await look(handle, read.images) if look and read.images else []
-                return await process.make(MakePrompts(handle.info, handle.defaults, handle.tools, found))
+                return await process.make(MakePrompts(handle.info, handle.terms.defaults, handle.terms.tools, found))
         await wait(lease, read.is_stream)
 
 
 def _model(handle: EngineHandle) -> Model:
     assert handle.tokenizer is not None and handle.info is not None, "a loaded model has both"
-    return Model(handle.tokenizer, handle.info, handle.defaults)
+    return Model(handle.tokenizer, handle.info, handle.terms.defaults)
 
 
 async def _run(num_bytes: int, function: Callable[[], T]) -> T:

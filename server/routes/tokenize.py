@@ -56,7 +56,7 @@ async def _answer(request: Request, route: TextRoute) -> Response:
 
     async def look(handle: EngineHandle, refs: list[ImageRef]) -> list[list[int]]:
         assert handle.info is not None, "a loaded model has it"
-        images[:] = await context.images.prepare(refs, handle.info, handle.images, caller.salt)
+        images[:] = await context.images.prepare(refs, handle.info, handle.terms.images, caller.salt)
         return [image.token_ids for image in images]
 
     held: list[Hold | Ticket] = []

@@ -22,7 +22,7 @@ from engine.sampling_params import SamplingParams
 from server.fleet.deaths import end_when_silent
 from server.fleet.fleet import Fleet
 from server.fleet.handle import EngineHandle
-from server.fleet.policy import FleetPolicy, ModelState, Residence
+from server.fleet.policy import FleetPolicy, ModelState, Residence, Terms
 from tests.clocks import PATIENCE
 from tests.server.fakes import FAKE_COMMAND, FAST_POLICY, NEVER, Script, engine_config, set_script
 from tests.server.made_up_time import run_in_made_up_time
@@ -77,7 +77,7 @@ def test_a_dead_engine_is_started_again(monkeypatch: pytest.MonkeyPatch, script:
                 await until(lambda: handle.state is ModelState.RESTARTING)
                 assert handle.client is None and not handle.is_live
                 await until(lambda: handle.state is ModelState.READY)
-                assert handle.restarts == number and handle.pid != pid
+                assert handle.supervision.restarts == number and handle.pid != pid
                 assert fleet._directory is not None
                 assert sum(path.is_dir() for path in fleet._directory.path.iterdir()) == 1
             assert await answers(handle)
@@ -116,7 +116,7 @@ def test_after_too_many_deaths_it_gives_up_and_says_so(monkeypatch: pytest.Monke
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(handle.pid, signal.SIGKILL)
                 await asyncio.sleep(0.02)
-            assert handle.restarts == 2
+            assert handle.supervision.restarts == 2
             assert isinstance(handle.error, EngineDeadError) and "death 3 within 10 minutes" in str(handle.error)
 
     asyncio.run(scenario())
@@ -145,12 +145,12 @@ def test_an_engine_that_falls_silent_is_replaced(monkeypatch: pytest.MonkeyPatch
             assert client is not None and pid is not None
             heard = client.last_heard
             await until(lambda: client.last_heard > heard)  # heartbeats keep an idle engine alive
-            assert handle.is_live and handle.restarts == 0
+            assert handle.is_live and handle.supervision.restarts == 0
             os.kill(pid, signal.SIGSTOP)
             ahead = 2 * NEVER
             assert not handle.is_live and handle.state is ModelState.READY
             ahead = 4 * NEVER
-            await until(lambda: handle.restarts == 1 and handle.is_live)
+            await until(lambda: handle.supervision.restarts == 1 and handle.is_live)
             assert handle.pid != pid and await answers(handle)
 
     asyncio.run(scenario())
@@ -292,7 +292,7 @@ def test_a_load_that_is_called_off_while_its_process_is_made(
     before = {child.pid for child in psutil.Process().children()}
 
     async def scenario() -> None:
-        fleet = Fleet([engine_config()], FAST_POLICY, residence={"fake": Residence(load="on_demand")})
+        fleet = Fleet([engine_config()], FAST_POLICY, terms={"fake": Terms(residence=Residence(load="on_demand"))})
         await fleet.start()
         try:
             handle, residency = fleet.handles["fake"], fleet.residency

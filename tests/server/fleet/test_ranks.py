@@ -20,7 +20,7 @@ from engine.pulse import SILENCE_SECONDS, SPOKEN_SECONDS
 from engine.sampling_params import SamplingParams
 from server.fleet.fleet import Fleet
 from server.fleet.handle import EngineHandle
-from server.fleet.policy import FleetPolicy, ModelState, Residence
+from server.fleet.policy import FleetPolicy, ModelState, Residence, Terms
 from tests.clocks import PATIENCE
 
 pytestmark = pytest.mark.timeout(1800)  # each start imports torch in every rank, whatever else the machine does
@@ -124,7 +124,7 @@ async def strike(handle: EngineHandle, phase: str, victim: int, number: signal.S
     ranks = ranks_of(handle)
     assert len(ranks) == RANKS
     assert {rank.pid for rank in ranks} <= {process.pid for process in members(ranks[0].pid)}
-    restarts = handle.restarts
+    restarts = handle.supervision.restarts
     began = time.monotonic()
     os.kill(ranks[victim].pid, number)
     async with asyncio.timeout(PATIENCE):
@@ -135,7 +135,7 @@ async def strike(handle: EngineHandle, phase: str, victim: int, number: signal.S
         async with asyncio.timeout(PATIENCE):
             assert "engine of model shared" in await asked
     async with asyncio.timeout(PATIENCE):
-        while handle.restarts == restarts:
+        while handle.supervision.restarts == restarts:
             await asyncio.sleep(0.01)
     await ready(handle)
     whole = SamplingParams(max_tokens=3, temperature=0, ignore_eos=True)
@@ -215,7 +215,7 @@ def test_no_process_is_started_for_ranks_that_do_not_divide_a_model(residence: R
     async def scenario() -> None:
         config = dataclasses.replace(CONFIG, tensor_parallel=3)
         policy = dataclasses.replace(POLICY, command=("/no/such/program",))
-        fleet = Fleet([config], policy, residence={"shared": residence})
+        fleet = Fleet([config], policy, terms={"shared": Terms(residence=residence)})
         await fleet.start()
         try:
             handle = fleet.handles["shared"]
@@ -223,7 +223,7 @@ def test_no_process_is_started_for_ranks_that_do_not_divide_a_model(residence: R
             async with asyncio.timeout(PATIENCE):
                 assert await handle.wait_settled() is ModelState.FAILED
             lease.release()
-            assert isinstance(handle.error, ModelLoadError) and handle.loads == 0
+            assert isinstance(handle.error, ModelLoadError) and handle.supervision.loads == 0
             assert str(handle.error) == "tensor_parallel: 3 does not divide the model's 4 attention heads"
             assert handle.error.hint == "these numbers of ranks divide the model: 1, 2, 4"
         finally:

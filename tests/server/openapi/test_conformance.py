@@ -74,4 +74,4 @@ def test_the_server_does_what_its_description_says(case: Any, server: RunningSer
 
 
 def test_the_engine_has_outlived_it(server: RunningServer) -> None:
-    assert len(server.events("start")) == 1 and server.handle.restarts == 0
+    assert len(server.events("start")) == 1 and server.handle.supervision.restarts == 0

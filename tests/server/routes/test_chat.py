@@ -326,7 +326,7 @@ def test_a_killed_engine_is_an_event_and_then_a_restart(
         assert b'"code":"engine_died"' in data.replace(b": ", b":")
         meanwhile = patient.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, "max_tokens": 3})
         assert meanwhile.status_code in (200, 503)  # it has waited for the new engine, or came before that was needed
-        wait_until(lambda: server.handle.restarts == 1)
+        wait_until(lambda: server.handle.supervision.restarts == 1)
         wait_ready(server.url)
         assert server.handle.pid != first
         again = patient.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, "max_tokens": 3})

@@ -8,6 +8,7 @@ import pytest
 from engine.config import EngineConfig
 from server.config.sampling_defaults import SamplingDefaults
 from server.fleet.capabilities import capabilities
+from server.fleet.policy import Terms
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.model_shapes import ModelListShape
 from tests.server import patient
@@ -35,11 +36,11 @@ def test_a_model_that_thinks_is_said_to(shared_tokenizer: Load) -> None:
 def test_defaults_are_shown_applied_and_logged(
     smollm2_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    defaults = {"fake": SamplingDefaults(temperature=0.5, top_k=7)}
+    terms = {"fake": Terms(defaults=SamplingDefaults(temperature=0.5, top_k=7))}
     script = Script(model_dir=str(smollm2_dir), token_ids=[504])
     with (
         caplog.at_level(logging.INFO, "server.fleet.handle"),
-        running_server(monkeypatch, tmp_path, script, defaults=defaults) as server,
+        running_server(monkeypatch, tmp_path, script, terms=terms) as server,
     ):
         listed = patient.get(f"{server.url}/v1/models").content
     model = ModelListShape.model_validate_json(listed).data[0]

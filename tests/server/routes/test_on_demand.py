@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from server.commands.top import parse_metrics
-from server.fleet.policy import ModelState, Residence
+from server.fleet.policy import ModelState, Residence, Terms
 from tests.clocks import PATIENCE
 from tests.server import patient
 from tests.server.fakes import FAST_POLICY, NEVER, RunningServer, Script, engine_config, running_server, wait_until
@@ -24,7 +24,7 @@ CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 TEXT = "The capital of France"
 GIB = 2**30
-ON_DEMAND = Residence(load="on_demand")
+ON_DEMAND = Terms(residence=Residence(load="on_demand"))
 
 
 def body(model: str, **more: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def serving(
     """The first of `names` is loaded at start, the others are not."""
     monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
     models = tuple(dataclasses.replace(engine_config(name), source=f"fake://{name}") for name in names.split())
-    given = {"residence": {config.name: ON_DEMAND for config in models[1:]}, "models": models} | more
+    given = {"terms": {config.name: ON_DEMAND for config in models[1:]}, "models": models} | more
     with running_server(monkeypatch, tmp_path, script, **given) as server:
         yield server
 
@@ -357,9 +357,9 @@ def test_what_had_no_room_is_loaded_as_soon_as_there_is_some(
 ) -> None:
     """It was refused without a try, so no pause that grows with failed loads keeps the next request away."""
     sized = Script(model_dir=script.model_dir, token_ids=script.token_ids, weights_bytes=GIB // 2, kv_bytes=GIB // 2)
-    residence = {"one": Residence(load="pinned"), "two": Residence(load="on_demand")}
+    terms = {"one": Terms(residence=Residence(load="pinned")), "two": ON_DEMAND}
     slow = policy(first_retry_delay=NEVER, max_retry_delay=NEVER)
-    with serving(monkeypatch, tmp_path, sized, residence=residence, memory_budget="2GiB", policy=slow) as server:
+    with serving(monkeypatch, tmp_path, sized, terms=terms, memory_budget="2GiB", policy=slow) as server:
         for _ in range(3):
             refused = post(server, **body("two"))
             assert refused.status_code == 503 and "beside the pinned models" in refused.text
@@ -371,7 +371,7 @@ def test_all_of_the_start_are_loaded_once_they_are_known_to_be_small(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
 ) -> None:
     """Each is thought to need half of the budget at first."""
-    with serving(monkeypatch, tmp_path, script, "one two three four", residence={}, memory_budget="4GiB") as server:
+    with serving(monkeypatch, tmp_path, script, "one two three four", terms={}, memory_budget="4GiB") as server:
         assert set(patient.get(f"{server.url}/health").json()["models"].values()) == {"ready"}
         assert server.server.fleet.residency.grants.taken("cpu") <= 4 * GIB
 
@@ -402,12 +402,12 @@ def test_a_model_stays_for_as_long_as_its_load_took(
 def test_idle_models_are_put_away_but_for_pinned_ones(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
 ) -> None:
-    residence = {
-        "one": Residence(load="pinned", idle_timeout=0.2),
-        "two": Residence(load="startup", idle_timeout=0.2),
-        "three": Residence(load="on_demand"),
+    terms = {
+        "one": Terms(residence=Residence(load="pinned", idle_timeout=0.2)),
+        "two": Terms(residence=Residence(load="startup", idle_timeout=0.2)),
+        "three": ON_DEMAND,
     }
-    with serving(monkeypatch, tmp_path, script, "one two three", residence=residence) as server:
+    with serving(monkeypatch, tmp_path, script, "one two three", terms=terms) as server:
         assert post(server, **body("three")).status_code == 200
         wait_until(lambda: state_of(server, "two") == "unloaded")
         assert [state_of(server, name) for name in ("one", "three")] == ["ready", "ready"]
