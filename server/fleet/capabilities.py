@@ -18,7 +18,7 @@ def capabilities(config: EngineConfig, tokenizer: ChatTokenizer, *, sees: bool =
         "output": ["text"],
         "streaming": True,
         "logprobs": True,
-        "tools": tokenizer.has_template,
+        "tools": tokenizer.prompts.has_template,
         "structured_outputs": [*constraints, "grammar"] if config.constraints == "llguidance" else constraints,
-        "reasoning": tokenizer.reasons,
+        "reasoning": tokenizer.prompts.reasons,
     }

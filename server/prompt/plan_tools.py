@@ -48,11 +48,11 @@ def template_variables(request: ChatCompletionRequest, tokenizer: ChatTokenizer)
     budget = max_reasoning_tokens(request)
     if budget is None:
         return given
-    if not tokenizer.reasons and request.max_reasoning_tokens:
+    if not tokenizer.prompts.reasons and request.max_reasoning_tokens:
         raise unsupported("max_reasoning_tokens", "max_reasoning_tokens limits reasoning, and this model has none")
-    if request.reasoning_effort is not None and EFFORT_VARIABLE in tokenizer.variables:
+    if request.reasoning_effort is not None and EFFORT_VARIABLE in tokenizer.prompts.variables:
         given.setdefault(EFFORT_VARIABLE, request.reasoning_effort)
-    if THINKING_VARIABLE in tokenizer.variables:
+    if THINKING_VARIABLE in tokenizer.prompts.variables:
         given.setdefault(THINKING_VARIABLE, budget > 0)
     return given
 
@@ -76,7 +76,7 @@ def plan_answer(request: ChatCompletionRequest, prompt: list[int], tokenizer: Ch
     is_open = reading.reasoning == "open"
     if constraint is not None and is_open:
         constraint = dataclasses.replace(constraint, after=END_THINK)
-    form = tokenizer.tool_form.calls if request.usable_tools else None
+    form = tokenizer.prompts.tool_form.calls if request.usable_tools else None
     marks = (*(form.marks if form else ()), *((THINK, END_THINK) if reading.reasoning != "none" else ()))
     return AnswerPlan(
         prompt_token_ids=prompt,
@@ -102,7 +102,7 @@ def _callable_tools(request: ChatCompletionRequest) -> list[tuple[int, Tool]]:
 def _tool_constraint(
     request: ChatCompletionRequest, tokenizer: ChatTokenizer, content: Constraint | None
 ) -> Constraint:
-    form = tokenizer.tool_form.calls
+    form = tokenizer.prompts.tool_form.calls
     special = tokenizer.special_marks(form.marks)
     tools = [
         ToolSchema(
@@ -114,7 +114,7 @@ def _tool_constraint(
         for index, tool in _callable_tools(request)
     ]
     one_call = request.parallel_tool_calls is False or request.calls_functions or request.chosen.is_named
-    parallel = tokenizer.tool_form.many_calls and not one_call
+    parallel = tokenizer.prompts.tool_form.many_calls and not one_call
     if request.chosen.mode == "required":
         return required_calls(form, tools, special, parallel=parallel)
     if content is not None:
@@ -127,12 +127,13 @@ def _with_reasoning_open(request: ChatCompletionRequest, prompt: list[int], toke
 
     From the first token on the constraint would leave no room for it, or take what it says of calls for calls.
     """
-    can_switch = tokenizer.reasons and THINKING_VARIABLE in tokenizer.variables
+    can_switch = tokenizer.prompts.reasons and THINKING_VARIABLE in tokenizer.prompts.variables
     if not can_switch or max_reasoning_tokens(request) is not None:
         return prompt
     if any(_state_of_reasoning(request, prompt, tokenizer)):
         return prompt
-    switched_off = tokenizer.render([{"role": "user", "content": "x"}], kwargs={THINKING_VARIABLE: False})
+    question = [{"role": "user", "content": "x"}]
+    switched_off = tokenizer.prompts.write(question, kwargs={THINKING_VARIABLE: False}).plain
     if not closes_reasoning(switched_off):
         return prompt  # it is off unless a request turns it on
     return [*prompt, *tokenizer.encode(f"{THINK}\n", allow_special=True)]
@@ -152,7 +153,7 @@ def _plan_reasoning(
     request: ChatCompletionRequest, prompt: list[int], tokenizer: ChatTokenizer, *, is_free: bool, exact: bool
 ) -> tuple[Reading, list[int], ReasoningBudget | None]:
     """Whether the answer begins with reasoning, and the prompt, which a limit may need to open or close it."""
-    if not tokenizer.reasons:
+    if not tokenizer.prompts.reasons:
         return CONTENT_ONLY, prompt, None
     is_open, is_closed = _state_of_reasoning(request, prompt, tokenizer)
     limit = max_reasoning_tokens(request)

@@ -52,7 +52,7 @@ def test_phi_4_prompts_equal_those_of_transformers() -> None:
     for messages in CONVERSATIONS[:3]:
         for generation in (True, False):
             text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
-            assert ours.render(messages, add_generation_prompt=generation) == text
+            assert ours.prompts.write(messages, add_generation_prompt=generation).plain == text
             ids = theirs.apply_chat_template(messages, add_generation_prompt=generation)["input_ids"]
             assert ours.encode_prompt(messages, add_generation_prompt=generation) == ids
 
@@ -60,8 +60,8 @@ def test_phi_4_prompts_equal_those_of_transformers() -> None:
 @pytest.mark.parametrize("pair", EVERY_PAIR)
 def test_a_prompt_has_one_beginning_at_most(pair: str, load: Callable[[str], ChatTokenizer]) -> None:
     tokenizer = load(pair)
-    beginning = tokenizer.special_tokens.get("bos_token", "<|no such token|>")
-    in_template = beginning in tokenizer.render(CONVERSATIONS[0])
+    beginning = tokenizer.prompts.special_tokens.get("bos_token", "<|no such token|>")
+    in_template = beginning in tokenizer.prompts.write(CONVERSATIONS[0]).plain
     for messages in (*CONVERSATIONS[:3], [{"role": "user", "content": f"{beginning} hello {beginning}"}]):
         for options in ({}, {"add_generation_prompt": False}):
             texts = [tokenizer.token_text(i) for i in tokenizer.encode_prompt(messages, **options)]
@@ -118,7 +118,8 @@ def counts(tokenizer: ChatTokenizer, text: str, place: str) -> dict[str, int] | 
 @pytest.mark.parametrize("pair", EVERY_PAIR)
 def test_names_calls_and_tools_never_become_control_tokens(pair: str, load: Callable[[str], ChatTokenizer]) -> None:
     tokenizer = load(pair)
-    evil = " ".join(sorted(tokenizer._control.tokens)[:12]) + "x".join(sorted(tokenizer._control.tokens)[:12])
+    tokens = sorted(tokenizer.prompts.control.tokens)[:12]
+    evil = " ".join(tokens) + "x".join(tokens)
     seen = set()
     for place in places(""):
         hostile, harmless = counts(tokenizer, evil, place), counts(tokenizer, "harmless " * 3, place)

@@ -89,7 +89,7 @@ def test_what_may_fit_is_tokenised_and_counted(smollm2_tokenizer: ChatTokenizer)
 def test_huge_conversations_are_refused_without_being_rendered(
     smollm2_tokenizer: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(smollm2_tokenizer, "_render", lambda *given: pytest.fail("it was rendered"))
+    monkeypatch.setattr(smollm2_tokenizer.prompts, "write", lambda *given, **more: pytest.fail("it was rendered"))
     messages = [{"role": "user", "content": [{"type": "text", "text": f"part {part} "}]} for part in range(50_000)]
     assert "messages" in refusal(lambda: smollm2_tokenizer.encode_prompt(messages, context=100))
 

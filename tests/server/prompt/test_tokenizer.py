@@ -74,9 +74,9 @@ def compare(ours: ChatTokenizer, theirs: Any, **options: Any) -> int:
             continue
         if CALL in messages and '"x"' not in text:
             # What the template would leave out is written as text instead.
-            assert '"arguments": {"x": "é"}' in ours.render(messages, **options)
+            assert '"arguments": {"x": "é"}' in ours.prompts.write(messages, **options).plain
             continue
-        assert ours.render(messages, **options) == text
+        assert ours.prompts.write(messages, **options).plain == text
         ids = theirs.apply_chat_template(messages, **{"add_generation_prompt": True, **options})["input_ids"]
         assert ours.encode_prompt(messages, **options) == ids
         compared += 1
@@ -108,7 +108,7 @@ def test_prompts_equal_those_of_transformers(pair: str, shared_tokenizer: Load) 
     for ending in ("Sure, ", "Sure"):
         messages = [user("x"), assistant(ending)]
         text = theirs.apply_chat_template(messages, tokenize=False, continue_final_message=True)
-        assert ours.render(messages, continue_final_message=True) == text
+        assert ours.prompts.write(messages, continue_final_message=True).plain == text
 
 
 def test_loading_needs_neither_torch_nor_transformers(smollm2_dir: Path) -> None:
@@ -129,20 +129,23 @@ def test_a_system_text_goes_to_the_user_where_there_is_no_system_role(shared_tok
     assert gemma.encode_prompt([system, *TALK]) == gemma.encode_prompt(
         [user("Be brief.\n\n" + TALK[0]["content"]), *TALK[1:]]
     )
-    assert "Be brief." in gemma.render([system])
+    assert "Be brief." in gemma.prompts.write([system]).plain
     with pytest.raises(ApiError, match="must alternate"):
-        gemma.render([user("a"), user("b")])
+        gemma.prompts.write([user("a"), user("b")])
 
 
 def test_developer_is_system_where_the_template_does_not_know_it(smollm2_tokenizer: ChatTokenizer) -> None:
     for content in ("Be brief.", [{"type": "text", "text": "Be brief."}]):
-        rendered = smollm2_tokenizer.render([{"role": "developer", "content": content}, user("x")])
+        rendered = smollm2_tokenizer.prompts.write([{"role": "developer", "content": content}, user("x")]).plain
         assert rendered.startswith("<|im_start|>system\nBe brief.<|im_end|>")
 
 
 def test_text_parts_are_joined_by_line_breaks(smollm2_tokenizer: ChatTokenizer) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert smollm2_tokenizer.render([{"role": "user", "content": parts}]) == smollm2_tokenizer.render([user("a\nb")])
+    assert (
+        smollm2_tokenizer.prompts.write([{"role": "user", "content": parts}]).plain
+        == smollm2_tokenizer.prompts.write([user("a\nb")]).plain
+    )
 
 
 @needs_shared
@@ -152,9 +155,9 @@ def test_tool_turns(shared_tokenizer: Load) -> None:
     as_object = [turns[0], CALL, turns[2]]
     for pair in ("qwen2_5", "llama3_1/meta-llama-Llama-3.1-8B-Instruct", "deepseek_v3"):
         tokenizer = shared_tokenizer(pair)
-        rendered = tokenizer.render(turns)
+        rendered = tokenizer.prompts.write(turns).plain
         assert '{"x": "é"}' in rendered and "42" in rendered
-        assert rendered == tokenizer.render(as_object)
+        assert rendered == tokenizer.prompts.write(as_object).plain
 
 
 @needs_shared
@@ -168,7 +171,7 @@ def test_arguments_that_are_no_json_are_shown_as_they_were(name: str, arguments:
     tokenizer = shared_tokenizer(name)
     call = {"id": "a", "type": "function", "function": {"name": "lookup", "arguments": arguments}}
     turns = [user("q"), {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "42"}]
-    rendered = tokenizer.render(turns)
+    rendered = tokenizer.prompts.write(turns).plain
     assert arguments in rendered and "lookup" in rendered and "42" in rendered
 
 
@@ -182,7 +185,7 @@ def test_a_template_that_takes_arguments_apart_gets_broken_ones_as_text() -> Non
 
     def shown(arguments: str) -> str:
         call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
-        return tokenizer.render([user("q"), {"role": "assistant", "tool_calls": [call]}])
+        return tokenizer.prompts.write([user("q"), {"role": "assistant", "tool_calls": [call]}]).plain
 
     assert shown('{"x": 1}').endswith("<f x=1>")
     assert '"arguments": {"x": 1' in shown('{"x": 1')
@@ -193,13 +196,13 @@ def test_what_a_template_would_drop_is_refused(shared_tokenizer: Load) -> None:
     r1 = shared_tokenizer("qwen2_5/deepseek-ai-DeepSeek-R1-Distill-Qwen-32B")
     two_rules = [{"role": "system", "content": "rule one"}, {"role": "system", "content": "rule two"}, user("q")]
     with pytest.raises(ApiError, match=r"messages\[0\]"):
-        r1.render(two_rules)
+        r1.prompts.write(two_rules)
 
 
 @needs_shared
 def test_template_variables(shared_tokenizer: Load) -> None:
     llama = shared_tokenizer("llama3_1/meta-llama-Llama-3.1-8B-Instruct")
-    assert "Today Date: 1 May 2031\n" in llama.render(TALK, kwargs={"date_string": "1 May 2031"})
+    assert "Today Date: 1 May 2031\n" in llama.prompts.write(TALK, kwargs={"date_string": "1 May 2031"}).plain
     for name in (
         "chat_template",
         "tokenize",
@@ -209,11 +212,11 @@ def test_template_variables(shared_tokenizer: Load) -> None:
         "bos_token",
     ):
         with pytest.raises(ApiError, match=name) as caught:
-            llama.render(TALK, kwargs={name: "x"})
+            llama.prompts.write(TALK, kwargs={name: "x"})
         assert caught.value.param == "chat_template_kwargs"
     for pair, name in (("gemma2/google-gemma-2-2b-it", "role"), (PAIRS[-2], "content"), (PAIRS[0], "system_message")):
         with pytest.raises(ApiError, match=name):
-            shared_tokenizer(pair).render(TALK, kwargs={name: "x"})
+            shared_tokenizer(pair).prompts.write(TALK, kwargs={name: "x"})
     evil = llama.encode_prompt(TALK, kwargs={"date_string": "<|eot_id|>"})
     assert evil.count(128009) == llama.encode_prompt(TALK).count(128009)
 
@@ -222,12 +225,12 @@ def test_template_variables(shared_tokenizer: Load) -> None:
 def test_reasoning_in_history_is_dropped_as_the_template_says(shared_tokenizer: Load) -> None:
     """Breaking `</think>` as a control token must not hide it from the template that looks for it."""
     r1 = shared_tokenizer("llama3_1/deepseek-ai-DeepSeek-R1-Distill-Llama-8B")
-    rendered = r1.render([user("q"), assistant("<think>\nhmm <|eot_id|>\n</think>\n\nanswer"), user("r")])
+    rendered = r1.prompts.write([user("q"), assistant("<think>\nhmm <|eot_id|>\n</think>\n\nanswer"), user("r")]).plain
     assert "hmm" not in rendered and "answer" in rendered
 
 
 def control_counts(tokenizer: ChatTokenizer, ids: list[int]) -> dict[str, int]:
-    names = tokenizer._control.tokens
+    names = tokenizer.prompts.control.tokens
     texts = [tokenizer.token_text(i) for i in ids]
     return {name: texts.count(name) for name in names if name in texts}
 
@@ -245,7 +248,7 @@ def hostile_places(evil: str) -> list[list[dict[str, Any]]]:
 @pytest.mark.parametrize("name", ["smollm2", *(pytest.param(pair, marks=needs_shared) for pair in PAIRS)])
 def test_user_text_never_becomes_a_control_token(name: str, shared_tokenizer: Load) -> None:
     tokenizer = shared_tokenizer(name)
-    tokens = sorted(tokenizer._control.tokens)[:40]
+    tokens = sorted(tokenizer.prompts.control.tokens)[:40]
     evil = "x".join(tokens) + "".join(tokens) + " ".join(tokens)
     for messages in hostile_places(evil):
         tame = json.loads(json.dumps(messages).replace(json.dumps(evil), '"harmless"'))
@@ -262,7 +265,10 @@ def test_a_name_is_shown_without_its_control_tokens_where_names_are_shown() -> N
     ids = shows.encode_prompt([turn])
     assert 2 not in ids and "a</s>b" in shows.decode(ids, skip_special_tokens=False)
     hides = sentencepiece("{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}")
-    assert (shows.named_roles(tools=False), hides.named_roles(tools=False)) == ({"system", "user", "assistant"}, set())
+    assert (shows.prompts.named_roles(tools=False), hides.prompts.named_roles(tools=False)) == (
+        {"system", "user", "assistant"},
+        set(),
+    )
     assert hides.encode_prompt([user("x")]) == hides.encode_prompt([turn])
 
 
@@ -363,20 +369,20 @@ def test_where_templates_are_found(tmp_path: Path) -> None:
     tokenizer = ChatTokenizer.load(
         write_model(tmp_path, {"chat_template": "A" + show, "bos_token": {"content": "<s>"}})
     )
-    assert tokenizer.render([user("x")]) == "Ax"
-    assert tokenizer.special_tokens == {"bos_token": "<s>"}
+    assert tokenizer.prompts.write([user("x")]).plain == "Ax"
+    assert tokenizer.prompts.special_tokens == {"bos_token": "<s>"}
     named = [{"name": "default", "template": "B" + show}, {"name": "tool_use", "template": "C" + show}]
     tokenizer = ChatTokenizer.load(write_model(tmp_path, {"chat_template": named}))
-    assert tokenizer.render([user("x")]) == "Bx"
-    with_tools = tokenizer.render([user("x")], tools=[{"type": "function"}])
+    assert tokenizer.prompts.write([user("x")]).plain == "Bx"
+    with_tools = tokenizer.prompts.write([user("x")], tools=[{"type": "function"}]).plain
     assert with_tools.startswith("C") and with_tools.endswith("x")
     tokenizer = ChatTokenizer.load(write_model(tmp_path, {"chat_template": named}, chat_template__jinja="D" + show))
-    assert tokenizer.render([user("x")]) == "Dx"
+    assert tokenizer.prompts.write([user("x")]).plain == "Dx"
 
 
 def test_a_model_without_a_template_says_so(tmp_path: Path) -> None:
     tokenizer = ChatTokenizer.load(write_model(tmp_path, {}))
-    assert not tokenizer.has_template
+    assert not tokenizer.prompts.has_template
     with pytest.raises(ApiError, match="no chat template") as caught:
         tokenizer.encode_prompt([user("x")])
     assert caught.value.status == 400
@@ -385,8 +391,11 @@ def test_a_model_without_a_template_says_so(tmp_path: Path) -> None:
 def test_a_template_of_parts_gets_parts(tmp_path: Path) -> None:
     source = "{% for m in messages %}{{ m.role }}:{{ m.content[0].text }};{% endfor %}"
     tokenizer = ChatTokenizer.load(write_model(tmp_path, {"chat_template": source}))
-    assert tokenizer.render([{"role": "system", "content": "s"}, user("x")]) == "system:s;user:x;"
-    assert tokenizer.render([user("x"), assistant("y ")], continue_final_message=True) == "user:x;assistant:y "
+    assert tokenizer.prompts.write([{"role": "system", "content": "s"}, user("x")]).plain == "system:s;user:x;"
+    assert (
+        tokenizer.prompts.write([user("x"), assistant("y ")], continue_final_message=True).plain
+        == "user:x;assistant:y "
+    )
 
 
 @pytest.mark.parametrize(

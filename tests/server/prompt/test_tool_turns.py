@@ -63,15 +63,15 @@ FORMS = {
 @needs_shared
 @pytest.mark.parametrize("pair", FORMS)
 def test_the_form_is_read_off_the_template(pair: str, shared_tokenizer: Load) -> None:
-    form = shared_tokenizer(pair).tool_form
+    form = shared_tokenizer(pair).prompts.tool_form
     assert (form.calls.name, form.by_template, form.many_calls) == FORMS[pair]
 
 
 def test_models_yaml_overrules_the_template(smollm2_dir: Path) -> None:
-    assert ChatTokenizer.load(smollm2_dir).tool_form.calls is HERMES
+    assert ChatTokenizer.load(smollm2_dir).prompts.tool_form.calls is HERMES
     for name, form in FORMATS.items():
         loaded = ChatTokenizer.load(smollm2_dir, tools=name)  # type: ignore[arg-type]
-        assert loaded.tool_form.calls is form and not loaded.tool_form.by_template
+        assert loaded.prompts.tool_form.calls is form and not loaded.prompts.tool_form.by_template
     qwen_like = TemplateForm(tools=True, call_format=HERMES)
     assert qwen_like.tool_form(None).by_template and not qwen_like.tool_form("generic").by_template
     assert not TemplateForm(tools=True).tool_form(None).by_template, "calls of a form unknown here are asked for"
@@ -89,7 +89,7 @@ def test_prompts_with_tools_equal_those_of_transformers(pair: str, shared_tokeni
     for talk, as_theirs in talks:
         for tools in (None, [TOOL]):
             text = theirs.apply_chat_template(as_theirs, tools=tools, tokenize=False, add_generation_prompt=True)
-            assert ours.render(talk, tools=tools) == text
+            assert ours.prompts.write(talk, tools=tools).plain == text
 
 
 @needs_shared
@@ -103,7 +103,7 @@ def test_a_template_that_describes_calls_in_double_braces_may_be_followed() -> N
 
     def form(source: str, **options: Any) -> CallFormat:
         chat_files = ChatFiles(special_tokens=files.special_tokens, templates={"default": source})
-        return ChatTokenizer(tokenizer, chat_files, **options).tool_form.calls
+        return ChatTokenizer(tokenizer, chat_files, **options).prompts.tool_form.calls
 
     assert form(template) == form(template, tools="hermes") == HERMES
     assert form(slipped) == form(slipped, tools="hermes") == HERMES.doubling() != HERMES
@@ -115,18 +115,21 @@ def test_a_template_that_describes_calls_in_double_braces_may_be_followed() -> N
 @pytest.mark.parametrize("system", [False, True])
 def test_tools_calls_and_results_reach_every_model(pair: str, system: bool, shared_tokenizer: Load) -> None:
     tokenizer = shared_tokenizer(pair)
-    count = 2 if tokenizer.tool_form.many_calls else 1
+    count = 2 if tokenizer.prompts.tool_form.many_calls else 1
     rules = [{"role": "system", "content": "Be brief."}] if system else []
-    text = tokenizer.render([*rules, QUESTION, calls(count), *results(count)], tools=[TOOL], tool_prompt="THESE:")
+    text = tokenizer.prompts.write(
+        [*rules, QUESTION, calls(count), *results(count)], tools=[TOOL], tool_prompt="THESE:"
+    ).plain
     for wanted in ["get_weather", '"city"', "THESE:", "Paris?", *(f"{number} degrees" for number in range(count))]:
         assert wanted in text
     assert DEFAULT_TOOL_PROMPT not in text and ("Be brief." in text) == system
     if system:
         before = text.index("THESE:") < text.index("Be brief.")
-        assert before == tokenizer.tool_form.by_template, "in front of the system text, or behind it with the tools"
-    parser = CallParser(tokenizer.tool_form.calls, ["get_weather"])
+        by_template = tokenizer.prompts.tool_form.by_template
+        assert before == by_template, "in front of the system text, or behind it with the tools"
+    parser = CallParser(tokenizer.prompts.tool_form.calls, ["get_weather"])
     shown = text[text.index("Paris?") :]
-    if tokenizer.tool_form.calls.bare:
+    if tokenizer.prompts.tool_form.calls.bare:
         shown = shown[shown.index('{"name"') :]
     parser.push(shown)
     assert parser.num_calls == count, "the model is shown calls as it is to write them"
@@ -139,7 +142,7 @@ def test_tools_calls_and_results_reach_every_model(pair: str, system: bool, shar
 
 
 def test_the_default_model_is_told_in_words(smollm2_tokenizer: ChatTokenizer) -> None:
-    text = smollm2_tokenizer.render([QUESTION, calls(2), *results(2)], tools=[TOOL])
+    text = smollm2_tokenizer.prompts.write([QUESTION, calls(2), *results(2)], tools=[TOOL]).plain
     system, _, rest = text.partition("<|im_end|>\n")
     assert system.startswith(f"<|im_start|>system\n{DEFAULT_TOOL_PROMPT}\n\n")
     assert system.endswith(HERMES.write("<function-name>", "<arguments-as-a-json-object>"))
@@ -187,7 +190,7 @@ def planned(tokenizer: ChatTokenizer, **fields: Any) -> tuple[str, str, Reasonin
 
 
 def test_the_state_of_reasoning_at_the_beginning(reasoners: dict[str, ChatTokenizer]) -> None:
-    assert [reasoners[name].reasons for name in TEMPLATES] == [True, True, True, True, False]
+    assert [reasoners[name].prompts.reasons for name in TEMPLATES] == [True, True, True, True, False]
     assert planned(reasoners["opens"])[:3] == ("open", "<think>\n", None)
     assert planned(reasoners["leaves"])[:3] == ("possible", "", None)
     assert planned(reasoners["switch"])[:3] == ("possible", "", None)
@@ -265,7 +268,7 @@ def test_special_marks_are_shown_to_the_parser_and_named_to_the_grammar() -> Non
     tokenizer, files = shared_tokenizer_files("llama3_1")
     template = (SHARED / "chat-templates" / "meta-llama-Llama-3.1-8B-Instruct.jinja").read_text()
     llama = ChatTokenizer(tokenizer, ChatFiles(special_tokens=files.special_tokens, templates={"default": template}))
-    marks = llama.special_marks(llama.tool_form.calls.marks)
+    marks = llama.special_marks(llama.prompts.tool_form.calls.marks)
     request = parse_chat_request(json.dumps({"messages": [QUESTION], "tools": [TOOL]}).encode())
     plan = plan_answer(request, [1], llama)
     assert plan.reading.shown_ids == frozenset(marks.values())

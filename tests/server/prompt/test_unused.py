@@ -39,7 +39,7 @@ def test_names_that_no_template_shows() -> None:
     """But for that of a tool's turn, which repeats which call is answered."""
     assert unused(PLAIN, messages=NAMED) == ("/messages/0/name", "/messages/1/name", "/messages/2/name")
     assert unused(SHOWS_USERS, messages=NAMED) == ("/messages/0/name", "/messages/2/name")
-    assert "user Ann: b" in tokenizer(SHOWS_USERS).render(NAMED[1:2])
+    assert "user Ann: b" in tokenizer(SHOWS_USERS).prompts.write(NAMED[1:2]).plain
 
 
 def test_efforts_and_switches_of_a_model_that_does_not_reason() -> None:
@@ -52,6 +52,8 @@ def test_efforts_and_switches_of_a_model_that_does_not_reason() -> None:
 
 def test_other_variables_that_a_template_does_not_read_are_refused() -> None:
     for name in ("enable_thinking", "thinking"):
-        assert tokenizer(PLAIN).render([{"role": "user", "content": "x"}], kwargs={name: True}) == "user: x\n"
+        assert (
+            tokenizer(PLAIN).prompts.write([{"role": "user", "content": "x"}], kwargs={name: True}).plain == "user: x\n"
+        )
     with pytest.raises(ApiError, match="no variable 'enable_thinkin'"):
-        tokenizer(PLAIN).render([{"role": "user", "content": "x"}], kwargs={"enable_thinkin": True})
+        tokenizer(PLAIN).prompts.write([{"role": "user", "content": "x"}], kwargs={"enable_thinkin": True})
