@@ -12,7 +12,7 @@ from engine.sampling_params import SamplingParams
 from server.config.sampling_defaults import SamplingDefaults
 from server.markup.reading import CONTENT_ONLY, Reading
 from server.prompt.image_spans import ImageTokens, expand
-from server.prompt.plan_tools import plan_answer, template_variables
+from server.prompt.plan_tools import AnswerPlan, plan_answer, template_variables
 from server.prompt.tokenizer import ChatTokenizer
 from server.prompt.unused import unused_fields
 from server.protocol.errors import context_length_exceeded, from_request_error
@@ -118,9 +118,8 @@ def plan_chat(
 ) -> PromptPlan:
     """Render, tokenise and check a request against one model.
 
-    `image_tokens` are those that stand for each image of the conversation. Raises `ApiError` 400 for a conversation the
-    template refuses, a prompt that leaves no room for an answer, a
-    token limit beyond the room, reasoning where there is none, and token ids outside the vocabulary.
+    `image_tokens` are those that stand for each image of the conversation. Raises `ApiError` 400 for what the template
+    refuses, a prompt or a token limit without room, reasoning where there is none, and ids outside the vocabulary.
     """
     prompt, images = conversation_ids(
         request,
@@ -132,16 +131,7 @@ def plan_chat(
         variables=template_variables(request, tokenizer),
     )
     answer = plan_answer(request, prompt, tokenizer)
-    limit = token_limit(
-        len(answer.prompt_token_ids),
-        request.token_limit,
-        info,
-        prompt_param="messages",
-        limit_param="max_tokens" if request.max_completion_tokens is None else "max_completion_tokens",
-    )
-    logprobs = _or(request.top_logprobs, 0) if request.logprobs else None
-    params = sampling_params(request, defaults, max_tokens=limit, logprobs=logprobs)
-    params = dataclasses.replace(params, constraint=answer.constraint, reasoning_budget=answer.reasoning_budget)
+    params = _chat_params(request, answer, info, defaults)
     plan = make_plan(request, answer.prompt_token_ids, params, info, continues=bool(request.continue_final_message))
     return dataclasses.replace(
         plan,
@@ -153,6 +143,17 @@ def plan_chat(
         calls_functions=request.calls_functions,
         unused=unused_fields(request, tokenizer, tools=bool(request.usable_tools)),
     )
+
+
+def _chat_params(
+    request: ChatCompletionRequest, answer: AnswerPlan, info: EngineInfo, defaults: SamplingDefaults
+) -> SamplingParams:
+    length = len(answer.prompt_token_ids)
+    limit_param = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+    limit = token_limit(length, request.token_limit, info, prompt_param="messages", limit_param=limit_param)
+    logprobs = _or(request.top_logprobs, 0) if request.logprobs else None
+    params = sampling_params(request, defaults, max_tokens=limit, logprobs=logprobs)
+    return dataclasses.replace(params, constraint=answer.constraint, reasoning_budget=answer.reasoning_budget)
 
 
 def conversation_ids(

@@ -41,15 +41,39 @@ async def detokenize(request: Request) -> Response:
 
 
 async def _answer(request: Request, route: TextRoute) -> Response:
-    """Read a request and do its work. Raises `ApiError`."""
+    """Answer a request. Raises `ApiError`."""
     context: ServerContext = request.app.state.context
     caller: Caller = request.state.caller
-    leases: list[Lease] = []
+    held: list[Hold | Ticket | Lease] = []
+    try:
+        held.append(caller.account.hold(1))
+        held.append(context.admission.admit(1, caller.salt))
+        content, unused = await _do_work(request, route, held)
+    except ClientGone:
+        context.counters.disconnected += 1
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    finally:
+        for taken in reversed(held):
+            taken.release()
+    headers = {UNUSED_HEADER.decode(): pointers_header(unused, len(unused)).decode()} if unused else {}
+    return Response(content, media_type="application/json", headers=headers)
+
+
+async def _do_work(request: Request, route: TextRoute, held: list[Hold | Ticket | Lease]) -> tuple[bytes, list[str]]:
+    """Read a request and do its work: the answer, and what of the request was not used.
+
+    What is taken for it is added to `held`. Raises `ApiError`, and `ClientGone` where nobody waits any more.
+    """
+    context: ServerContext = request.app.state.context
+    caller: Caller = request.state.caller
+    handles: list[EngineHandle] = []
     images: list[PreparedImage] = []
 
     def choose(asked: Asked) -> Lease:
-        leases.append(context.lease(context.model(asked.model, caller)))
-        return leases[-1]
+        handles.append(context.model(asked.model, caller))
+        lease = context.lease(handles[-1])
+        held.append(lease)
+        return lease
 
     async def wait(lease: Lease, is_stream: bool) -> None:
         await wait_until_loaded(lease, context.load_wait)
@@ -59,38 +83,19 @@ async def _answer(request: Request, route: TextRoute) -> Response:
         images[:] = await context.images.prepare(refs, handle.info, handle.terms.images, caller.salt)
         return [image.token_ids for image in images]
 
-    held: list[Hold | Ticket] = []
+    body = await context.admission.read_json_body(request.headers, request.receive)
     try:
-        held += [caller.account.hold(1)]
-        held += [context.admission.admit(1, caller.salt)]
-        body = await context.admission.read_json_body(request.headers, request.receive)
-        try:
-            with DisconnectWatcher(request.receive) as watcher:
-                work = do_text_work(
-                    context.texts,
-                    route,
-                    body.raw,
-                    choose,
-                    wait,
-                    ignore_unknown=context.ignore_unknown_fields,
-                    look=look,
-                )
-                _, answer = await watcher.unless_gone(work)
-                content = answer.content
-                if answer.prompt is not None:
-                    cached = _cached_tokens(leases[-1].handle, answer.prompt, images, caller.salt)
-                    content = encode_json(json.loads(content) | {"cached_tokens": await watcher.unless_gone(cached)})
-        finally:
-            body.release()
-    except ClientGone:
-        context.counters.disconnected += 1
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+        with DisconnectWatcher(request.receive) as watcher:
+            ignore = context.ignore_unknown_fields
+            work = do_text_work(context.texts, route, body.raw, choose, wait, ignore_unknown=ignore, look=look)
+            _, answer = await watcher.unless_gone(work)
+            content = answer.content
+            if answer.prompt is not None:
+                cached = _cached_tokens(handles[-1], answer.prompt, images, caller.salt)
+                content = encode_json(json.loads(content) | {"cached_tokens": await watcher.unless_gone(cached)})
     finally:
-        for taken in (*leases, *held):
-            taken.release()
-    unused = pointers_header(answer.unused, len(answer.unused)).decode()
-    headers = {UNUSED_HEADER.decode(): unused} if unused else {}
-    return Response(content, media_type="application/json", headers=headers)
+        body.release()
+    return content, answer.unused
 
 
 async def _cached_tokens(handle: EngineHandle, prompt: AskedPrompt, images: list[PreparedImage], tenant: bytes) -> int:
