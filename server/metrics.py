@@ -114,7 +114,7 @@ def _model_part(handles: list[EngineHandle]) -> Iterator[Metric]:
     yield _gauge("model_ready", "Whether the model is loaded and its engine answers.", live)
     loads = {handle.name: handle.supervision.loads for handle in handles}
     yield _counter("model_loads", "Loads of the model since the server was started.", loads)
-    seconds = {handle.name: handle.load_seconds for handle in handles}
+    seconds = {handle.name: handle.supervision.load_seconds for handle in handles}
     yield _gauge("model_load_seconds", "What the last load of the model took.", seconds)
     restarts = {handle.name: handle.supervision.restarts for handle in handles}
     yield _counter("engine_restarts", "Starts of the engine process after a death.", restarts)

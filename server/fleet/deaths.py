@@ -1,4 +1,8 @@
-"""When the engine process of a model is ended for its silence, and when it has died too often to be started again."""
+"""When an engine process is ended for its silence, and when another is started after one has died or failed to load.
+
+A ready model that dies is started again by itself, until it has died too often (`Deaths`). Where a load fails the next
+request tries again, but not at once (`Failures`).
+"""
 
 import asyncio
 import logging
@@ -64,6 +68,31 @@ class Deaths:
             hint = "the lines above say what it was doing; if it was killed, give it less with --context or --memory"
             return ModelLoadError(f"{error} while loading", hint=hint)
         return error
+
+
+class Failures:
+    """How many loads of a model have failed in a row."""
+
+    def __init__(self, policy: FleetPolicy) -> None:
+        self.retry_at = 0.0
+        """When a request may start the next load, by the monotonic clock."""
+        self._policy = policy
+        self._number = 0
+
+    @property
+    def is_too_soon(self) -> bool:
+        """Whether nobody should try again yet."""
+        return time.monotonic() < self.retry_at
+
+    def count(self) -> None:
+        """A load has failed; each further one doubles the time until the next."""
+        policy = self._policy
+        self.retry_at = time.monotonic() + min(policy.first_retry_delay * 2**self._number, policy.max_retry_delay)
+        self._number += 1
+
+    def forget(self) -> None:
+        """A load has not failed."""
+        self._number = 0
 
 
 async def end_when_silent(process: EngineProcess, hang_after: float, stopped_after: float) -> None:

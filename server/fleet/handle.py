@@ -10,13 +10,15 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from engine.client import EngineClient
 from engine.config import EngineConfig
 from engine.errors import HeadraceError, ModelLoadError
 from engine.messages import Asleep, EngineInfo, Loading
 from server.config.sampling_defaults import describe_defaults
+from server.fleet.deaths import Failures
+from server.fleet.holders import Holders
 from server.fleet.policy import FleetPolicy, ModelState, Terms
 from server.fleet.supervision import Supervision
 from server.markup.formats import ToolsSetting
@@ -28,13 +30,6 @@ logger = logging.getLogger(__name__)
 
 _OF_A_PROCESS = frozenset({ModelState.READY, ModelState.RESTARTING, ModelState.FAILED})
 """What the supervision says; of a process that is being ended it has nothing to say any more."""
-
-
-class Holder(Protocol):
-    """A request that has or wants a model; in truth a `Lease`."""
-
-    def notice(self) -> None:
-        """The model has changed."""
 
 
 class EngineHandle:
@@ -58,30 +53,22 @@ class EngineHandle:
         self.progress: Loading | None = None
         self.error: HeadraceError | None = None
         """Why the model has failed or is being restarted."""
-        self.retry_at = 0.0
-        """When a request may start the next load of a model that has failed, by the monotonic clock."""
+        self.failures = Failures(policy)
+        """Of loads, since the last that did not fail."""
         self.info: EngineInfo | None = None
         """What the engine said of itself; that of the last load stays when the model is unloaded."""
         self.tokenizer: ChatTokenizer | None = None
         self.capabilities: dict[str, Any] | None = None
         """What can be asked of it, as /v1/models tells it; known once it has been loaded."""
-        self.holders: set[Holder] = set()
-        """Requests that are answered: as long as there are any, the model is not ended."""
-        self.waiters: set[Holder] = set()
-        """Requests that wait until it is ready."""
+        self.holders = Holders()
         self.is_away = False
         """Whether its engine has put the model away, so that it is to be woken instead of started."""
         self.is_closed = False
         """Whether a ready model takes no new requests, because another has waited long enough for its memory."""
-        self.last_used: float | None = None
-        """When a request last began or ended, by the monotonic clock."""
         self.ready_since = 0.0
-        self.load_seconds = 0.0
-        """What the last load took."""
         self.created = int(time.time())
         self._policy = policy
         self._on_change = on_change
-        self._failures = 0
         self._spawning = asyncio.Lock()
         """Held while a process is being made that nobody could end yet."""
         self._settled = asyncio.Event()
@@ -119,7 +106,7 @@ class EngineHandle:
     @property
     def is_refusing(self) -> bool:
         """Whether it has failed so lately that nobody should try again."""
-        return self.state is ModelState.FAILED and time.monotonic() < self.retry_at
+        return self.state is ModelState.FAILED and self.failures.is_too_soon
 
     def expect(self, stage: str | None = None) -> None:
         """It will be loaded; `stage` says what it waits for first."""
@@ -167,7 +154,7 @@ class EngineHandle:
         away = await process.client.sleep()
         self.is_away = True
         self.progress = None
-        self._set(ModelState.LOADING if self.waiters else ModelState.ASLEEP)
+        self._set(ModelState.LOADING if self.holders.waiting else ModelState.ASLEEP)
         return away
 
     async def wake(self) -> None:
@@ -188,14 +175,12 @@ class EngineHandle:
         await self._end()
         self.tokenizer = self.progress = self.error = None
         self.is_closed = False
-        self._set(ModelState.LOADING if self.waiters else ModelState.UNLOADED)
+        self._set(ModelState.LOADING if self.holders.waiting else ModelState.UNLOADED)
 
     def fail(self, error: HeadraceError) -> None:
         """It cannot be loaded: everybody who waits is told, and for a while, which grows, those who come."""
         self.is_away = False
-        delay = min(self._policy.first_retry_delay * 2**self._failures, self._policy.max_retry_delay)
-        self._failures += 1
-        self.retry_at = time.monotonic() + delay
+        self.failures.count()
         self.refuse(error)
 
     def refuse(self, error: HeadraceError) -> None:
@@ -233,8 +218,8 @@ class EngineHandle:
         self.progress = progress
         self._tell()
 
-    async def make_ready(self, info: EngineInfo, began: float | None) -> None:
-        """Its process has loaded; `began` is when the load did, None after a death. Raises `ModelLoadError`."""
+    async def make_ready(self, info: EngineInfo, *, again: bool) -> None:
+        """Its process has loaded, `again` after a death. Raises `ModelLoadError`."""
         if self.tokenizer is None or self.info is None or info.model_dir != self.info.model_dir:
             self.tokenizer, self.capabilities = await asyncio.to_thread(_prepare, self.config, info, self.terms.tools)
         if self.info is None:
@@ -242,10 +227,9 @@ class EngineHandle:
             logger.info("model %s: %s", self.name, line)
         self.info = info
         self.error = None
-        if began is not None:
+        if not again:
             self.ready_since = time.monotonic()
-            self.load_seconds = self.ready_since - began
-            self._failures = 0
+            self.failures.forget()
         self._set(ModelState.READY)
 
     def note_death(self, error: HeadraceError) -> None:
@@ -270,13 +254,11 @@ class EngineHandle:
         if state is not ModelState.LOADING:
             self._settled.set()
         if state is ModelState.READY and not self.is_closed:
-            self.holders |= self.waiters
-            self.waiters.clear()
+            self.holders.let_in()
         self._tell()
 
     def _tell(self) -> None:
-        for lease in (*self.waiters, *self.holders):
-            lease.notice()
+        self.holders.notice()
         self._on_change(self)
 
 

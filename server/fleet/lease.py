@@ -14,7 +14,6 @@ want it share one load, and whoever stops waiting ends only the own wait.
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 
 from engine.errors import EngineStoppedError, HeadraceError, ModelLoadError
@@ -34,13 +33,12 @@ class Lease:
         self._on_release = on_release
         self._changed = asyncio.Event()
         ready = handle.state is ModelState.READY and not handle.is_closed
-        (handle.holders if ready else handle.waiters).add(self)
-        handle.last_used = time.monotonic()
+        handle.holders.add(self, waits=not ready)
 
     @property
     def is_active(self) -> bool:
         """Whether the model is there for this request."""
-        return self in self.handle.holders
+        return self in self.handle.holders.active
 
     async def change(self, seconds: float) -> bool:
         """Wait for any change of the model's state or progress, up to so many seconds; whether there was one.
@@ -64,11 +62,7 @@ class Lease:
 
     def release(self) -> None:
         """Let the model go. May be called any number of times."""
-        handle = self.handle
-        if self in handle.holders or self in handle.waiters:
-            handle.holders.discard(self)
-            handle.waiters.discard(self)
-            handle.last_used = time.monotonic()
+        if self.handle.holders.remove(self):
             self._on_release()
 
 

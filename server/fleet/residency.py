@@ -146,7 +146,7 @@ class Residency:
 
     def released(self, handle: EngineHandle) -> None:
         """A request has let a model go; that matters where memory is waited for, or the model may be idle too long."""
-        if self._wanted or self._is_over or handle.waiters or handle.terms.residence.idle_timeout is not None:
+        if self._wanted or self._is_over or handle.holders.waiting or handle.terms.residence.idle_timeout is not None:
             self.look()
 
     def notice(self, handle: EngineHandle) -> None:
@@ -236,14 +236,14 @@ class Residency:
         is_loading = handle.state is ModelState.LOADING or name in self._movers.measuring
         phase: Phase = "loading" if is_loading else "ready"
         timeout = handle.terms.residence.idle_timeout
-        last_used = max(handle.last_used or 0.0, handle.ready_since)
-        stay = min(max(handle.load_seconds, policy.least_stay), policy.longest_stay)
+        last_used = max(handle.holders.last_used or 0.0, handle.ready_since)
+        stay = min(max(handle.supervision.load_seconds, policy.least_stay), policy.longest_stay)
         return Holding(
             name=name,
             num_bytes=need.num_bytes,
             phase="ending" if name in self._movers.ending else phase,
             is_pinned=handle.terms.residence.is_pinned,
-            is_busy=bool(handle.holders) or handle.state is ModelState.RESTARTING or name in self._wanted,
+            is_busy=bool(handle.holders.active) or handle.state is ModelState.RESTARTING or name in self._wanted,
             last_used=last_used,
             stays_until=handle.ready_since + stay,
             idle_at=inf if timeout is None or self.grants.is_asleep(name) else last_used + timeout,

@@ -30,11 +30,8 @@ class Supervised(Protocol):
     def note_loading(self, progress: Loading) -> None:
         """A process has come further in its load."""
 
-    async def make_ready(self, info: EngineInfo, began: float | None) -> None:
-        """A process has loaded; `began` is when its load did, by the monotonic clock, None after a death.
-
-        Raises `HeadraceError` if it is of no use.
-        """
+    async def make_ready(self, info: EngineInfo, *, again: bool) -> None:
+        """A process has loaded, `again` after a death. Raises `HeadraceError` if it is of no use."""
 
     def note_death(self, error: HeadraceError) -> None:
         """A process has died, and another is started in a moment."""
@@ -54,6 +51,8 @@ class Supervision:
         """The one that runs, if one does."""
         self.loads = 0
         """Loads since the server was started, without restarts."""
+        self.load_seconds = 0.0
+        """What the last load took, until the model was ready."""
         self.restarts = 0
         self._config = config
         self._policy = policy
@@ -146,6 +145,8 @@ class Supervision:
     async def _serve(self, process: EngineProcess) -> HeadraceError:
         """What `_live` does while the process is watched. Raises `HeadraceError` if it does not load."""
         info = await process.client.wait_ready()
-        await self._model.make_ready(info, None if self._has_been_ready else self._began)
+        await self._model.make_ready(info, again=self._has_been_ready)
+        if not self._has_been_ready:
+            self.load_seconds = time.monotonic() - self._began
         self._has_been_ready = True
         return process.describe(await process.wait())

@@ -76,7 +76,7 @@ async def let_sleep(request: Request, name: str) -> Response:
 
 
 def _refuse_if_busy(handle: EngineHandle, what: str) -> None:
-    count = len(handle.holders) + len(handle.waiters)
+    count = len(handle.holders)
     if count:
         requests = f"{count} request{'s' if count > 1 else ''}"
         raise ApiError(409, f"The model {handle.name} has {requests}; {what} when they have ended", code="model_busy")

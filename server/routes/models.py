@@ -37,6 +37,7 @@ async def get_model(request: Request, name: str) -> JSONResponse:
 def describe(fleet: Fleet, handle: EngineHandle) -> dict[str, Any]:
     """OpenAI's model object, and under further names what this server knows of it."""
     info, need = handle.info, fleet.residency.grants.of(handle.name)
+    last_used = handle.holders.last_used
     entry: dict[str, Any] = {
         "id": handle.name,
         "object": "model",
@@ -44,9 +45,9 @@ def describe(fleet: Fleet, handle: EngineHandle) -> dict[str, Any]:
         "owned_by": "headrace",
         "state": handle.state.value,
         "load": handle.terms.residence.load,
-        "last_used": None if handle.last_used is None else round(time.time() - (time.monotonic() - handle.last_used)),
+        "last_used": None if last_used is None else round(time.time() - (time.monotonic() - last_used)),
         "memory_bytes": None if need is None else need.num_bytes,
-        "requests": len(handle.holders) + len(handle.waiters),
+        "requests": len(handle.holders),
         "sampling_defaults": dataclasses.asdict(handle.terms.defaults),
         "error": public_reason(handle) or None,
     }
@@ -66,7 +67,7 @@ def _learned(handle: EngineHandle, info: EngineInfo) -> dict[str, Any]:
     """What its engine has said; it stays when the model is unloaded."""
     values = (
         info.context, info.context, info.architecture, handle.capabilities, info.generation_defaults, info.kv_tokens,
-        info.weights_bytes, info.kv_bytes, round(handle.load_seconds, 2), info.dtype, info.device,
+        info.weights_bytes, info.kv_bytes, round(handle.supervision.load_seconds, 2), info.dtype, info.device,
         info.ranks,
     )  # fmt: skip
     return dict(zip(_LEARNED, values, strict=True))

@@ -155,11 +155,11 @@ def test_twenty_requests_share_a_load_and_whoever_leaves_ends_only_the_own_wait(
                 asyncio.create_task(client.post(CHAT, json=body("two", stream=bool(number % 2))))
                 for number in range(20)
             ]
-            while len(handle.waiters) < 20:
+            while len(handle.holders.waiting) < 20:
                 await asyncio.sleep(0.01)
             for task in tasks[:5]:
                 task.cancel()
-            while len(handle.waiters) > 15:
+            while len(handle.holders.waiting) > 15:
                 await asyncio.sleep(0.01)
             gate.touch()
             answers = await asyncio.gather(*tasks[5:])
@@ -172,7 +172,7 @@ def test_twenty_requests_share_a_load_and_whoever_leaves_ends_only_the_own_wait(
     with serving(monkeypatch, tmp_path, slow) as server:
         asyncio.run(scenario(server))
         assert starts(server, "two") == 1 and len(server.events("add")) == 15
-        assert not server.server.fleet.handles["two"].holders and not server.server.admission.in_flight
+        assert not server.server.fleet.handles["two"].holders.active and not server.server.admission.in_flight
 
 
 def test_nobody_waits_for_a_load_that_all_have_left(
@@ -186,7 +186,7 @@ def test_nobody_waits_for_a_load_that_all_have_left(
     with serving(monkeypatch, tmp_path, slow) as server:
         with patient.stream("POST", server.url + CHAT, json=body("two", stream=True)) as answer:
             next(answer.iter_text())
-        wait_until(lambda: not server.server.fleet.handles["two"].waiters)
+        wait_until(lambda: not server.server.fleet.handles["two"].holders.waiting)
         gate.touch()
         wait_until(lambda: state_of(server, "two") == "ready")
         assert not server.events("add")
@@ -210,10 +210,10 @@ def test_a_load_that_failed_says_why_at_once_until_it_is_tried_again(
             assert message == "The model two could not be loaded: config.json has no model_type (at 0x...)?[2J"
         assert starts(server, "two") == 1 and state_of(server, "two") == "failed"
         assert patient.get(f"{server.url}/health").status_code == 200  # who asked for it is told, the server is well
-        first = handle.retry_at
-        server.call(lambda: setattr(handle, "retry_at", 0.0))  # the pause is over
+        first = handle.failures.retry_at
+        server.call(lambda: setattr(handle.failures, "retry_at", 0.0))  # the pause is over
         assert post(server, **body("two")).status_code == 503 and starts(server, "two") == 2
-        assert handle.retry_at - first > NEVER / 2  # the next pause is longer
+        assert handle.failures.retry_at - first > NEVER / 2  # the next pause is longer
         assert post(server, **body("one")).status_code == 200
 
 
@@ -229,7 +229,7 @@ def test_a_death_while_loading_is_told_to_all_who_wait(
                 asyncio.create_task(client.post(CHAT, json=body("two", stream=stream)))
                 for stream in (False, True, False)
             ]
-            while len(handle.waiters) < 3 or handle.progress is None:
+            while len(handle.holders.waiting) < 3 or handle.progress is None:
                 await asyncio.sleep(0.01)
             assert handle.pid is not None
             os.kill(handle.pid, signal.SIGKILL)
@@ -239,7 +239,7 @@ def test_a_death_while_loading_is_told_to_all_who_wait(
         for answer in asyncio.run(scenario(server)):
             assert "was killed by SIGKILL, perhaps for want of memory while loading" in answer.text
         assert post(server, **body("one")).status_code == 200
-        assert not server.server.fleet.handles["two"].waiters
+        assert not server.server.fleet.handles["two"].holders.waiting
 
 
 def test_the_end_of_the_server_is_told_to_those_who_wait_for_a_load(
@@ -253,7 +253,7 @@ def test_the_end_of_the_server_is_told_to_those_who_wait_for_a_load(
             tasks = [
                 asyncio.create_task(client.post(CHAT, json=body("two", stream=stream))) for stream in (False, True)
             ]
-            while len(handle.waiters) < 2:
+            while len(handle.holders.waiting) < 2:
                 await asyncio.sleep(0.01)
             server.loop.call_soon_threadsafe(server.server.stop)
             return list(await asyncio.gather(*tasks))
@@ -317,16 +317,16 @@ def test_a_model_that_answers_is_never_ended_but_after_a_while_takes_no_more(
         one, two = (server.server.fleet.handles[name] for name in ("one", "two"))
         async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE) as client:
             answering = asyncio.create_task(client.post(CHAT, json=body("one", stream=True, seed=7)))
-            while not one.holders:
+            while not one.holders.active:
                 await asyncio.sleep(0.01)
             waiting = asyncio.create_task(client.post(CHAT, json=body("two", stream=True)))
             while not one.is_closed:
                 assert one.state is ModelState.READY
                 await asyncio.sleep(0.01)
             behind = asyncio.create_task(client.post(CHAT, json=body("one")))
-            while not one.waiters:
+            while not one.holders.waiting:
                 await asyncio.sleep(0.01)
-            assert not two.holders
+            assert not two.holders.active
             gate.touch()
             for answer in (await answering, await waiting):
                 assert answer.text.endswith("data: [DONE]\n\n") and '"error"' not in answer.text, answer.text

@@ -182,13 +182,13 @@ def test_time_passes_while_a_model_is_loaded(
         fields = body(model="two", timeout=1000, messages=messages)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             running = pool.submit(patient.post, server.url + CHAT, json=fields)
-            wait_until(lambda: server.server.fleet.handles["two"].waiters)
+            wait_until(lambda: server.server.fleet.handles["two"].holders.waiting)
             server.pass_time(1001)
             assert running.result().status_code == 408
-        assert not server.server.fleet.handles["two"].waiters
+        assert not server.server.fleet.handles["two"].holders.waiting
         with patient.stream("POST", server.url + CHAT, json=fields | {"stream": True}) as streamed:
             assert streamed.status_code == 200
-            wait_until(lambda: server.server.fleet.handles["two"].waiters)
+            wait_until(lambda: server.server.fleet.handles["two"].holders.waiting)
             server.pass_time(1001)
             assert "deadline_exceeded" in streamed.read().decode()
 

@@ -120,7 +120,7 @@ def test_waking_can_be_called_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         pid = one.pid
         with patient.stream("POST", f"{server.url}/admin/models/one/load", json={"stream": True}) as answer:
             assert any("waking up" in line for line in answer.iter_lines())
-        wait_until(lambda: not one.waiters)
+        wait_until(lambda: not one.holders.waiting)
         assert admin(server, "one/unload").json()["state"] == "unloaded"
         assert pid is not None and not psutil.pid_exists(pid)
         assert server.server.fleet.residency.grants.taken("cuda:0") == 0
