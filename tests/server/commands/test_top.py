@@ -67,7 +67,7 @@ def test_one_picture_of_a_server_that_runs(
     with serving(monkeypatch, tmp_path, Script(model_dir=str(smollm2_dir), token_ids=[504])) as server:
         assert post(server, **body("one")).status_code == 200
         residency = server.server.fleet.residency
-        wait_until(lambda: (need := residency.need_of("one")) and need.is_measured)  # and shown as what it takes
+        wait_until(lambda: (need := residency.grants.of("one")) and need.is_measured)  # and shown as what it takes
         assert main(["top", "--once", "--url", server.url]) == 0
         text = capsys.readouterr().out
         assert main(["top", "--url", server.url]) == 0, "what is no terminal gets one picture too"
