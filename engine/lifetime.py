@@ -4,6 +4,8 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -51,9 +53,13 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
-def end_unheard() -> None:
-    """End this process without a word once its parent reads no more of what it writes. For those without children."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+@contextmanager
+def ending_unheard() -> Iterator[None]:
+    """Inside, this process ends without a word once its parent reads no more of its answers."""
+    try:
+        yield
+    except BrokenPipeError:
+        os._exit(0)  # nothing is flushed, which would fail again
 
 
 def die_with_parent() -> None:

@@ -12,6 +12,7 @@ from typing import cast
 import psutil
 import pytest
 
+from bench.gpu.job import Job, Options
 from scripts import gpu_suite
 from scripts.gpu_python import NEEDED, PARTS, main, missing
 from tests.clocks import PATIENCE, wait_until
@@ -109,15 +110,50 @@ def test_a_part_that_hangs_is_ended_and_the_others_have_their_turn(
                 wait_until(lambda: pids.exists() and len(pids.read_text().splitlines()) == 2)
             return super().wait(timeout)
 
-    def commands_of(part: str) -> list[list[str]]:
-        monkeypatch.setattr(gpu_suite, "SECONDS", 1.0 if part == "bench" else PATIENCE)
-        return commands[part]
-
-    monkeypatch.setattr(gpu_suite, "commands", commands_of)
+    monkeypatch.setattr(gpu_suite, "commands", lambda part: commands[part])
+    seconds = {"bench": 1.0}
+    monkeypatch.setattr(gpu_suite, "with_seconds", lambda part, given: ([*given], seconds.get(part, PATIENCE)))
     monkeypatch.setattr(gpu_suite, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": Program}))
     assert gpu_suite.main([*commands, "--"]) == 1
     said = capfd.readouterr().out.splitlines()
     assert [line.split(" ", 1)[0] for line in said[-3:]] == [*commands]
     assert "ended after 1 s" in said[-3] and "failed (3)" in said[-2] and "well" in said[-1]
     wait_until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
+    failing = [["-c", "raise SystemExit(3)"], ["-c", f"open({str(tmp_path / 'second')!r}, 'w')"]]
+    monkeypatch.setattr(gpu_suite, "commands", lambda _: failing)
+    assert "failed (3)" in gpu_suite.play("engine", []) and (tmp_path / "second").exists(), "what follows is run too"
     assert gpu_suite.main(["soap"]) == 2 and "soap" in capfd.readouterr().err
+
+
+def test_the_benchmark_ends_with_its_table_before_it_is_ended() -> None:
+    def told(*arguments: str) -> tuple[float, float]:
+        given, seconds = gpu_suite.with_seconds("bench", arguments)
+        return float(given[given.index("--seconds") + 1]), seconds
+
+    assert told() == (440, 480) and told("--gpus", "2") == (1460, 1500) and told("--seconds", "60") == (60, 100)
+    assert gpu_suite.with_seconds("soak", ["--rate", "2"]) == (["--rate", "2"], 480)
+
+
+def test_a_job_of_the_benchmark_ends_with_it(tmp_path: Path) -> None:
+    """It is in a session of its own, so that it can be ended with its ranks."""
+    job = "import time; from bench.gpu import job; job.run_job = lambda *_: time.sleep(100); job.main()"
+    starter = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', *sys.argv[1:]], start_new_session=True)\n"
+        "print(child.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    results, described = tmp_path / "results", Job("device", "", (), Options()).encode()
+    program = subprocess.Popen(
+        [sys.executable, "-c", starter, job, described, str(results)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True,
+    )  # fmt: skip
+    assert program.stdin is not None and program.stdout is not None
+    pid = int(program.stdout.readline())
+    wait_until(results.exists)
+    assert alive(pid)
+    program.kill()
+    program.wait()
+    program.stdin.close()
+    program.stdout.close()
+    wait_until(lambda: not alive(pid))

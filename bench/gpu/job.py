@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.gpu.limits import LeftOut
 from engine.costs import Ceilings
+from engine.lifetime import die_with_parent
 
 Emit = Callable[[str, Any], None]
 
@@ -231,6 +232,7 @@ def run_server(job: Job, device: Any, emit: Emit) -> None:
 
 def main() -> int:
     """See the module's docstring."""
+    die_with_parent()  # it is in a session of its own, and holds a GPU
     job = Job.decode(sys.argv[1])
     with open(sys.argv[2], "a", encoding="utf-8") as results:
 

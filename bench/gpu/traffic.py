@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,18 @@ def load(port: int, *options: str) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def traffic(port: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Clients by number, then a long prompt beside eight streams."""
+def traffic(port: int, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Clients by number, then a long prompt beside eight streams; each as it is measured."""
     sizes = ["--prompt-tokens", str(options.prompt_tokens), "--max-tokens", str(options.max_tokens)]
     clients = [str(number) for number in options.clients]
-    found = {"clients": load(port, "--concurrency", *clients, "--duration", str(options.duration), *sizes)}
+    yield {"clients": load(port, "--concurrency", *clients, "--duration", str(options.duration), *sizes)}
     if options.long_prompt:
         attack = ["--attack", "--attack-tokens", str(options.long_prompt), "--max-tokens", "512"]
-        found["long prompt"] = load(port, "--concurrency", "8", *attack)
-    return found
+        yield {"long prompt": load(port, "--concurrency", "8", *attack)}
 
 
-def soak(port: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Raises RuntimeError where the end is not as the beginning was."""
+def soak(port: int, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What was measured; then raises RuntimeError where the end is not as the beginning was."""
     load(port, "--concurrency", "8", "--requests", "16", "--max-tokens", "32")  # caches fill
     before, free = ask_for(port, QUESTION, 32), free_bytes()
     found = load(
@@ -50,11 +50,11 @@ def soak(port: int, options: argparse.Namespace) -> dict[str, Any]:
         "--prompt-tokens", f"16:{options.prompt_tokens}", "--max-tokens", f"1:{options.max_tokens}",
     )  # fmt: skip
     after, lost = ask_for(port, QUESTION, 32), free - free_bytes()
+    yield {"soak": found, "lost bytes": lost}
     if before is None or after != before:
         raise RuntimeError(f"a greedy answer is another after the load: {before!r}, {after!r}")
     if lost > LEAK:
         raise RuntimeError(f"{lost / 2**20:.0f} MiB of the GPU's memory are gone")
-    return {"soak": found, "lost bytes": lost}
 
 
 def free_bytes() -> int:
@@ -80,6 +80,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def keep(found: dict[str, Any], path: Path | None) -> None:
+    """Write what was found so far."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """0 if all went well."""
     options = parse(arguments)
@@ -87,13 +94,13 @@ def main(arguments: list[str] | None = None) -> int:
         with running(options.model, options.device, START_SECONDS) as (port, start):
             print(f"first answer after {start['first_answer_seconds']:.1f} s", flush=True)
             found = {"model": options.model, "start": start}
-            found |= soak(port, options) if options.soak else traffic(port, options)
+            keep(found, options.json)
+            for part in (soak if options.soak else traffic)(port, options):
+                found |= part
+                keep(found, options.json)
     except (RuntimeError, subprocess.CalledProcessError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -53,10 +53,20 @@ class DecodeGraphs:
             self._record(size, self.padded(size)())
             yield
 
-    def padded(self, size: int, token: int = 0) -> Callable[[], torch.Tensor]:
-        """A bucket's step over padding alone, whose rows have this token; it reads what the last call has put there."""
+    def run_few(self, most: int) -> None:
+        """Run the buckets of up to so many rows over padding, so that their kernels are built."""
+        for size in self._sizes:
+            if size <= most:
+                self.padded(size)()
+
+    def padded(self, size: int, token: int = 0, *, context: int = 1) -> Callable[[], torch.Tensor]:
+        """A bucket's step over padding alone, whose rows have this token behind so many; it reads what was put last.
+
+        All of its context is in the null block.
+        """
         fields = self._padding(size)
         fields[0] = token
+        fields[4] = min(context, self._max_context)
         upload_into(self._fields(size), fields)
         return partial(self._step, size, None)
 

@@ -20,7 +20,7 @@ from engine.device.governor import ThreadGovernor
 from engine.device.host_batch import HostBatch
 from engine.device.kv_cache import LayerCache, allocate, size_cache
 from engine.device.ranks import Ranks
-from engine.execution.dependent import choose_dependent
+from engine.execution.dependent import CONTEXT, choose_dependent
 from engine.execution.footprint import largest_step, peak_bytes
 from engine.execution.graphs import FIELDS, DecodeGraphs
 from engine.execution.launched import StepInFlight
@@ -29,6 +29,7 @@ from engine.execution.put_away import PutAway, tensors_of
 from engine.execution.recording import Recorder
 from engine.execution.sight import Seen, Sight, blindness, given, make_sight
 from engine.kernels.cpu import MAX_QUERY_DIM, CpuKernels, load_kernels
+from engine.kernels.reference import FEW_ROWS
 from engine.models.cross_attention import cross_inputs, looking
 from engine.models.key_offsets import key_offsets
 from engine.models.latent_attention import attend_on_latents
@@ -100,9 +101,17 @@ class ModelRunner:
         self.graphs, self.mixed_graphs = self._make_graphs(is_lazy=config.graphs == "lazy")
         self._away: PutAway | None = None
         if self.device.type == "cuda":
-            if choose_dependent(self.device, None if self.graphs is None else partial(self.graphs.padded, 1), ranks):
-                self.rehearse(self.caches)  # steps that are not recorded have other kernels now
+            self._choose_dependent(progress, ranks)
             self.warm_up(progress)
+
+    @torch.inference_mode()
+    def _choose_dependent(self, progress: Progress, ranks: Ranks | None) -> None:
+        """See `choose_dependent`. Steps that nothing has recorded when they come have other kernels then."""
+        progress("trying dependent launches", None)
+        put = None if self.graphs is None else partial(self.graphs.padded, 1, context=CONTEXT)
+        if choose_dependent(self.device, put, ranks) and self.graphs is not None:
+            self.rehearse(self.caches)
+            self.graphs.run_few(FEW_ROWS)
 
     def forward(self, rows: list[Scheduled]) -> StepInFlight:
         """Launch the forward pass of one step. On a CUDA device it still runs when this returns."""

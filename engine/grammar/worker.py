@@ -26,7 +26,7 @@ from engine.grammar.grammar import GrammarError
 from engine.grammar.source import load_schema
 from engine.grammar.vocabulary import Vocabulary
 from engine.grammar.writing.nodes import ItemsTaken, NamesTaken
-from engine.lifetime import die_with_parent, end_unheard
+from engine.lifetime import die_with_parent, ending_unheard
 
 MAX_ADDRESS_BYTES = 4 * 1024**3
 MAX_PROBE_SECONDS = 0.25
@@ -134,7 +134,6 @@ class Compilers:
 def main() -> int:
     """Entry point of the process."""
     die_with_parent()
-    end_unheard()
     resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESS_BYTES, MAX_ADDRESS_BYTES))
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     frame = read_frame(source)
@@ -152,9 +151,10 @@ def main() -> int:
     # Garbage is collected between jobs, when nobody waits; what stays for good is not looked through for it.
     gc.freeze()
     gc.disable()
-    while (frame := read_frame(source)) is not None:
-        write_message(sink, compilers.compile(msgspec.msgpack.decode(frame, type=Job)))
-        gc.collect()
+    with ending_unheard():
+        while (frame := read_frame(source)) is not None:
+            write_message(sink, compilers.compile(msgspec.msgpack.decode(frame, type=Job)))
+            gc.collect()
     return 0
 
 

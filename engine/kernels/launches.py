@@ -42,13 +42,16 @@ MOST_BUILT = 4096
 def _launch(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
     """Launch what was built for such arguments before. To find that, Triton itself takes longer than all the rest.
 
-    Numbers count by their values, which tells more apart than Triton does. Layers of a step, and recurring steps, are
-    alike nevertheless.
+    Numbers count by their values, which tells more apart than Triton does, and by their kind, since 1 equals 1.0.
+    Layers of a step, and recurring steps, are alike nevertheless.
     """
     form = (
         kernel.fn,
         arguments[0].get_device(),
-        *[(one.dtype, one.data_ptr() % 16 == 0) if isinstance(one, torch.Tensor) else one for one in arguments],
+        *[
+            (one.dtype, one.data_ptr() % 16 == 0) if isinstance(one, torch.Tensor) else (type(one), one)
+            for one in arguments
+        ],
         *options.items(),
     )
     found = _built.get(form)

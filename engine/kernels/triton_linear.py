@@ -47,7 +47,7 @@ def one_row_kernel(
     tl.store(out + output, result.to(out.dtype.element_ty), mask=is_output)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("num_rows",))
 def few_rows_kernel(
     x, weight, bias, out, num_rows, num_outputs, width,
     BIAS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,

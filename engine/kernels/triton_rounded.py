@@ -12,8 +12,9 @@ from engine.kernels.launches import launch, power_of_2
 from engine.kernels.reference import SMALLEST_ROW, Rounded
 from engine.kernels.triton_dependent import await_previous
 from engine.kernels.triton_fp8 import no_rows, put_rounded, quantize_rows
-from engine.kernels.triton_layer import ACTIVATIONS, activate_mul, activated, added_norm, warps
+from engine.kernels.triton_layer import ACTIVATIONS, activate_mul, activated, add_rms_norm, added_norm, warps
 
+CHECK_ROWS = 3
 WIDEST = 16384
 """Numbers of an activated row that a program holds, gates beside them; of wider rows it would put some away."""
 
@@ -79,3 +80,23 @@ def activate_mul_rounded(gate_up: torch.Tensor, activation: str) -> Rounded:
         GELU=activation == "gelu_tanh", SMALLEST=SMALLEST_ROW, DIM_PAD=pad, num_warps=warps(pad),
     )  # fmt: skip
     return rounded
+
+
+def rounds_alike(dim: int, inner: int, activation: str, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a norm of `dim` and an activation of `inner` numbers give here, to the bit, what they do apart."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def some(width: int) -> torch.Tensor:
+        return torch.randn(CHECK_ROWS, width, generator=generator, device=device).to(dtype)
+
+    x, residual, weight, gate_up = some(dim), some(dim), some(dim)[0], some(2 * inner)
+    added = residual.clone()
+    pairs = (
+        (add_rms_norm_rounded(x, residual, weight, 1e-5), quantize_rows(add_rms_norm(x, added, weight, 1e-5))),
+        (activate_mul_rounded(gate_up, activation), quantize_rows(activate_mul(gate_up, activation))),
+    )
+    return torch.equal(residual, added) and all(
+        torch.equal(ours.numbers.view(torch.uint8), apart.numbers.view(torch.uint8))
+        and torch.equal(ours.scales, apart.scales)
+        for ours, apart in pairs
+    )

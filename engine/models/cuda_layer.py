@@ -6,6 +6,8 @@ next layer's first norm, or by the norm after all layers: one addition less for 
 eleven: norms and the activation give FP8 themselves, and only what attention gives is rounded apart.
 """
 
+import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,11 +18,13 @@ from engine.attention.context import attention_step_of
 from engine.attention.triton import TritonAttention
 from engine.kernels.reference import HeadNorms, Rounded
 from engine.kernels.triton_layer import activate_mul, add_rms_norm
-from engine.kernels.triton_rounded import activate_mul_rounded, add_rms_norm_rounded
+from engine.kernels.triton_rounded import activate_mul_rounded, add_rms_norm_rounded, rounds_alike
 from engine.models.fp8 import Fp8Linear
 from engine.models.fusion import FusedRMSNorm, Undo
 from engine.models.layer_shape import LayerPlan, is_cross, plans_of, replace_each
 from engine.models.split import RowParallel
+
+logger = logging.getLogger(__name__)
 
 MAX_HEAD_DIM = 256
 
@@ -33,19 +37,20 @@ class Pending:
         """`[T, dim]`; None before the first layer."""
         self.norm: FusedRMSNorm | None = None
         """Of the delta, before it is added."""
+        self.rounds = True
+        """Whether norms and activations give FP8 themselves where a linear in FP8 reads them."""
 
     def add(
         self, residual: torch.Tensor, norm: FusedRMSNorm, reader: nn.Module | None = None
     ) -> torch.Tensor | Rounded:
         """Add the delta to `residual` `[T, dim]`, in place; the norm of the sum, as its reader takes it."""
         delta, self.delta = self.delta, None
-        return normed_sum(delta, self.norm, residual, norm, reader)
+        return normed_sum(delta, self.norm, residual, norm, rounds=self.rounds_for(reader))
 
-
-def rounds(reader: nn.Module | None) -> bool:
-    """Whether a linear would do nothing with its input but round it to FP8."""
-    linear = reader.linear if isinstance(reader, RowParallel) else reader
-    return isinstance(linear, Fp8Linear) and linear.rounds_rows
+    def rounds_for(self, reader: nn.Module | None) -> bool:
+        """Whether a linear is to be given FP8: it would do nothing with its input but round it."""
+        linear = reader.linear if isinstance(reader, RowParallel) else reader
+        return self.rounds and isinstance(linear, Fp8Linear) and linear.rounds_rows
 
 
 def normed_sum(
@@ -53,11 +58,12 @@ def normed_sum(
     delta_norm: FusedRMSNorm | None,
     residual: torch.Tensor,
     norm: FusedRMSNorm,
-    reader: nn.Module | None,
+    *,
+    rounds: bool,
 ) -> torch.Tensor | Rounded:
-    """Add a delta `[T, dim]`, normed first if it has a norm, to `residual`, in place; the norm of the sum."""
+    """Add a delta `[T, dim]`, normed first if it has a norm, to `residual`, in place; the norm, which may be in FP8."""
     x, target = (residual, None) if delta is None else (delta, residual)
-    return (add_rms_norm_rounded if rounds(reader) else add_rms_norm)(
+    return (add_rms_norm_rounded if rounds else add_rms_norm)(
         x,
         target,
         norm.weight,
@@ -97,8 +103,9 @@ class CudaDecoderLayer(nn.Module):
             self.qkv(normed), cos[0], sin[0], cache, heads=plan.heads, scaling=plan.scaling, softcap=plan.softcap,
             window=plan.window, norms=self._head_norms,
         )  # fmt: skip
-        normed = normed_sum(self.output(attended), plan.attention_out_norm, residual, plan.mlp_norm, self.gate_up)
-        activate = activate_mul_rounded if rounds(self.down) else activate_mul
+        delta, rounds = self.output(attended), pending.rounds_for(self.gate_up)
+        normed = normed_sum(delta, plan.attention_out_norm, residual, plan.mlp_norm, rounds=rounds)
+        activate = activate_mul_rounded if pending.rounds_for(self.down) else activate_mul
         pending.delta = self.down(activate(self.gate_up(normed), plan.activation))
         pending.norm = plan.mlp_out_norm
         return hidden_states
@@ -140,6 +147,18 @@ class LastNorm(nn.Module):
         return normed.unsqueeze(0)
 
 
+def _rounds_alike(plans: Sequence[LayerPlan | None]) -> bool:
+    """Whether what gives FP8 is right here, where a layer is of FP8; surgery's own check does not round."""
+    for plan in plans:
+        if plan is not None and isinstance(plan.qkv, Fp8Linear) and isinstance(plan.gate_up, Fp8Linear):
+            weight, inner = plan.mlp_norm.weight, plan.gate_up.out_features // 2
+            if rounds_alike(len(weight), inner, plan.activation, weight.dtype, weight.device):
+                return True
+            logger.warning("norms and activations in FP8 are not, to the bit, what they are apart; they stay apart")
+            return False
+    return False
+
+
 def replace_cuda_layers(model: Any, undo: Undo) -> int:
     """Put `CudaDecoderLayer`s in the place of a decoder's layers, if it knows them all; the number replaced."""
     decoder = model.get_decoder()
@@ -148,6 +167,7 @@ def replace_cuda_layers(model: Any, undo: Undo) -> int:
     if not isinstance(norm, FusedRMSNorm):
         return 0
     pending = Pending()
+    pending.rounds = _rounds_alike(plans)
     first = plans[0] if plans else None
     count = replace_each(decoder, plans, lambda plan: CudaDecoderLayer(plan, pending, is_first=plan is first), undo)
     if count:

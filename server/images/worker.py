@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from engine.frames import read_frame, write_message
-from engine.lifetime import die_with_parent, end_unheard
+from engine.lifetime import die_with_parent, ending_unheard
 from server.images.decode import DecodeError, ImageLimits, decode
 from server.images.messages import ImageRefused, PreparedImage, decode_question
 
@@ -54,14 +54,14 @@ def _limit_seconds(seconds: int) -> None:
 def main(memory_bytes: int, seconds: int) -> int:
     """Entry point of the process."""
     die_with_parent()
-    end_unheard()
     os.nice(NICENESS)
     # transformers imports torch where it is installed: ten seconds and hundreds of megabytes for nothing.
     sys.modules["torch"] = None  # type: ignore[assignment]
     os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    run(sys.stdin.buffer, sys.stdout.buffer, seconds)
+    with ending_unheard():
+        run(sys.stdin.buffer, sys.stdout.buffer, seconds)
     return 0
 
 

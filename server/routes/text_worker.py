@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from engine.frames import read_frame, write_message
-from engine.lifetime import die_with_parent, end_unheard
+from engine.lifetime import die_with_parent, ending_unheard
 from server.markup.formats import ToolsSetting
 from server.prompt.text_messages import (
     Answered,
@@ -60,14 +60,17 @@ class TextWorker:
                         self._make(question)
             except ApiError as error:
                 write_message(self._sink, Failed.of(error))
+            except BrokenPipeError:
+                raise
             except (MemoryError, RecursionError):
                 os._exit(OUT_OF_MEMORY)
             except Exception:
                 logger.exception("text work failed unexpectedly")
                 write_message(self._sink, Failed.of(internal_error()))
             except BaseException:
-                # Native code that finds no memory panics, which is no `Exception`; it may panic of other things.
-                if peak_bytes() > self._memory_bytes // 2:
+                # Native code that finds no memory panics, which is no `Exception`, and says so itself; it may panic of
+                # other things. The peak is of what was given, and what was refused may be as large as that.
+                if peak_bytes() > self._memory_bytes // 4:
                     os._exit(OUT_OF_MEMORY)
                 raise
 
@@ -117,13 +120,13 @@ def limit_seconds(seconds: int) -> None:
 def main(memory_bytes: int, seconds: int, niceness: int) -> int:
     """Entry point of the process."""
     die_with_parent()
-    end_unheard()
     os.nice(niceness)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     gc.freeze()
     gc.disable()  # a body may be millions of objects, of which none is garbage before the next question
-    TextWorker(sys.stdin.buffer, sys.stdout.buffer, memory_bytes, seconds).run()
+    with ending_unheard():
+        TextWorker(sys.stdin.buffer, sys.stdout.buffer, memory_bytes, seconds).run()
     return 0
 
 

@@ -1,7 +1,10 @@
 """Dependent launches serve where a step of one row says the same with them, sooner. The device is a fake."""
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -14,8 +17,9 @@ PLAIN = 100e-6
 
 
 @pytest.fixture(autouse=True)
-def capability(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
+def capability(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tuple[int, int]]]:
     found = [(9, 0)]
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: found[0])
     yield found
     dependence.on = False
@@ -24,7 +28,10 @@ def capability(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]
 class FakeStep:
     """A step of one row, whose logits are its token, or what the step before has left where it begins too early."""
 
-    def __init__(self, *, early: bool = False, refused: bool = False, seconds: float = 0.9 * PLAIN) -> None:
+    def __init__(
+        self, *, early: bool = False, refused: bool = False, lost: bool = False, seconds: float = 0.9 * PLAIN
+    ) -> None:
+        self._lost = lost
         self._early, self._refused, self._seconds = early, refused, seconds
         self._token = self._left = 0
         self.recorded: list[bool] = []
@@ -50,7 +57,11 @@ class FakeStep:
         return Replay(run, logits)
 
     def choose(self, device: torch.device = HOPPER, ranks: Ranks | None = None) -> bool:
-        return choose_dependent(device, self.put, ranks, record=self.record, timer=seconds_of)
+        return choose_dependent(device, self.put, ranks, record=self.record, timer=seconds_of, settle=self.settle)
+
+    def settle(self) -> None:
+        if self._lost:
+            raise RuntimeError("an illegal memory access was encountered")
 
 
 def seconds_of(run: Callable[[], object]) -> float:
@@ -95,3 +106,22 @@ def test_it_is_tried_where_it_can_be(capability: list[tuple[int, int]]) -> None:
     assert not step.recorded and not dependence.on
     capability[0] = (12, 0)
     assert step.choose()
+
+
+def test_a_trial_that_takes_its_process_along_is_not_tried_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mark = tmp_path / "dependent-launches"
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        FakeStep(refused=True, lost=True).choose()
+    assert not dependence.on and mark.exists()
+    assert FakeStep().choose(), "the mark is of a process that lives: another model is being tried"
+    mark.write_text(f"{os.getpid()} {psutil.Process().create_time() - 5}")  # of one before, with the same number
+    step = FakeStep()
+    assert not step.choose() and not step.recorded and "did not end" in caplog.text
+    assert FakeStep().choose() and not mark.exists(), "the next start tries again"
+    for what in ("", "no number", "1"):
+        mark.write_text(what)
+        assert FakeStep().choose() is (what != "1")
+    monkeypatch.setenv("HEADRACE_CACHE", "/dev/null")
+    assert FakeStep().choose(), "where it cannot be noted it is tried all the same"

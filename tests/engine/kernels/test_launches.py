@@ -59,7 +59,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def some_arguments(draw: random.Random) -> tuple[tuple[Any, ...], dict[str, Any]]:
     kind = draw.choice([torch.float32, torch.bfloat16])
     x, out = torch.zeros(64, dtype=kind)[draw.choice([0, 0, 1]) :], torch.zeros(64, dtype=kind)
-    size, count = draw.choice([1, 7, 16, 48, 2**33]), draw.choice([1, 2, 16])
+    size, count = draw.choice([1, 7, 16, 48, 2**33]), draw.choice([1, 2, 2.0, 16])
     options = {"ADD": draw.random() < 0.5, "TILE": 16, "num_warps": draw.choice([1, 2])}
     return (x, out, size, count, draw.choice([1.0, 0.5])), options
 
