@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -157,3 +158,18 @@ def test_a_job_of_the_benchmark_ends_with_it(tmp_path: Path) -> None:
     program.stdin.close()
     program.stdout.close()
     wait_until(lambda: not alive(pid))
+
+
+@pytest.mark.slow
+def test_what_a_server_did_under_load_is_kept_when_it_fails_later(tmp_path: Path) -> None:
+    tiny = "llama?hidden_size=64&intermediate_size=64&num_hidden_layers=2&vocab_size=300&num_attention_heads=4"
+    figures = tmp_path / "figures.json"
+    options = ["--device", "cpu", "--clients", "1", "--duration", "1", "--prompt-tokens", "20", "--max-tokens", "8"]
+    # No context is as long as that prompt.
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.gpu.traffic", "--model", f"{tiny}&max_position_embeddings=512", *options,
+         "--long-prompt", "4000", "--json", str(figures)],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "failed:" in done.stderr
+    assert set(json.loads(figures.read_text())) == {"model", "start", "clients"}

@@ -18,15 +18,18 @@ PACKAGES = ("fastapi", "uvicorn", "pydantic", "zmq", "h11", "jinja2", "yaml")
 PAUSE = 0.05
 
 
-def measure_start(model: str, device: str, seconds: float) -> dict[str, Any]:
+def measure_start(model: str, device: str, seconds: float, **settings: str) -> dict[str, Any]:
     """Start, ask until it answers, end. Raises RuntimeError where that takes longer than `seconds`."""
-    with running(model, device, seconds) as (_, found):
+    with running(model, device, seconds, **settings) as (_, found):
         return found
 
 
 @contextlib.contextmanager
-def running(model: str, device: str, seconds: float) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A server that answers: its port, and seconds to its first answer. Raises RuntimeError after `seconds` without."""
+def running(model: str, device: str, seconds: float, **settings: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """A server that answers: its port, and seconds to its first answer. Raises RuntimeError after `seconds` without.
+
+    `settings` are the model's, as in models.yaml.
+    """
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if absent:
         raise RuntimeError(f"needs {', '.join(absent)}")
@@ -34,7 +37,7 @@ def running(model: str, device: str, seconds: float) -> Iterator[tuple[int, dict
     with tempfile.TemporaryDirectory() as work:
         models = Path(work) / "models.yaml"
         # JSON is YAML.
-        served = {"name": "random", "source": f"random://{model}", "load": "startup"}
+        served = {"name": "random", "source": f"random://{model}", "load": "startup", **settings}
         models.write_text(json.dumps({"default": "random", "models": [served]}), encoding="utf-8")
         command = [sys.executable, "-m", "server.commands.cli", "serve", "--models", str(models), "--port", str(port)]
         with open(Path(work) / "log", "w+b") as log:

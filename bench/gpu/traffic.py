@@ -1,8 +1,9 @@
 """A whole server with random weights under load, over HTTP: `python -m bench.gpu.traffic`.
 
 Seconds from its start to its first answer; then tokens a second, TTFT and inter-token latency of clients that ask again
-at once, and of streams beside a long prompt. With `--soak SECONDS` requests arrive at random for so long instead, and
-neither the words of a greedy answer nor the memory that the GPU has left may have changed at the end.
+at once, and of streams beside a long prompt; then the start of a server that records its steps later. With `--soak
+SECONDS` requests arrive at random for so long instead, and neither the words of a greedy answer nor the memory that the
+GPU has left may have changed at the end.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.server import ask_for, running
+from bench.gpu.server import ask_for, measure_start, running
 
 START_SECONDS = 180.0
 QUESTION = "Say what a mill needs to run by a river."
@@ -98,6 +99,10 @@ def main(arguments: list[str] | None = None) -> int:
             for part in (soak if options.soak else traffic)(port, options):
                 found |= part
                 keep(found, options.json)
+        if not options.soak:
+            lazy = found["lazy start"] = measure_start(options.model, options.device, START_SECONDS, graphs="lazy")
+            print(f"first answer after {lazy['first_answer_seconds']:.1f} s with graphs: lazy", flush=True)
+            keep(found, options.json)
     except (RuntimeError, subprocess.CalledProcessError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
