@@ -310,6 +310,9 @@ def activation_to_fp8(rows: int, dim: int, dtype: torch.dtype, name: str) -> Non
     same_rounding(triton_rounded.activate_mul_rounded(gate_up, name), wanted)
     with mock.patch.object(triton_rounded, "WIDEST", dim - 1):
         same_rounding(triton_rounded.activate_mul_rounded(gate_up, name), wanted)
+    assert triton_rounded.rounds_alike(dim, dim, name, dtype, DEVICE)
+    with mock.patch.object(triton_rounded, "activate_mul_rounded", lambda x, _: triton_fp8.quantize_rows(x[:, :dim])):
+        assert not triton_rounded.rounds_alike(dim, dim, name, dtype, DEVICE), "what is wrong is seen"
 
 
 def fp8_products(rows: int, outputs: int, width: int, dtype: torch.dtype, *, bias: bool) -> None:
