@@ -17,6 +17,7 @@ from engine.weights import hub
 from engine.weights.random_model import architecture_names, random_model_dir
 from engine.weights.sources import describe, resolve
 from tests.conftest import DEFAULT_MODEL_SOURCE
+from tests.tiny_models import auto_class
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -230,12 +231,14 @@ PARAMETERS = {
     "DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
     "Gemma-2-2b": 2_614_341_888,
     "Llama-3.1-8B": 8_030_261_248,
+    "Llama-3.2-11B-Vision": 10_670_220_835,
     "Llama-3.2-1B": 1_235_814_400,
     "Llama-3.3-70B": 70_553_706_496,
     "Phi-4": 14_659_507_200,
     "Qwen2.5-1.5B": 1_543_714_304,
     "Qwen2.5-32B": 32_763_876_352,
     "Qwen2.5-Coder-32B": 32_763_876_352,
+    "Qwen2.5-VL-7B": 8_292_166_656,
     "Qwen2.5-7B": 7_615_616_512,
     "SmolLM2-135M-Instruct": 134_515_008,
 }
@@ -248,11 +251,11 @@ def test_every_shipped_architecture_is_listed() -> None:
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_shipped_architectures_have_their_published_size(name: str, cache: Path) -> None:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(random_model_dir(name))
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = auto_class(config).from_config(config)
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
 
 
