@@ -17,43 +17,16 @@ from PIL import Image
 from tokenizers import Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from engine.weights.random_tokenizer import write_tokenizer
 from server.commands import cli
 from tests.engine.test_oracle_images import IMAGE, oracle
 from tests.server import patient
 from tests.serving import running_server, write_models
-from tests.tiny_models import EOS_TOKEN_ID, VOCAB_SIZE, build_tiny_model
-
-MARKS = {310: "<|image_pad|>", 311: "<|video_pad|>", 312: "<|vision_start|>", 313: "<|vision_end|>"}
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
-    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-SIZE = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 24}
-
-
-def build_seeing_model(directory: Path) -> Path:
-    """A tiny Qwen2.5-VL with a tokenizer, a chat template and an image processor."""
-    build_tiny_model("qwen2_5_vl", directory)
-    write_tokenizer(directory, VOCAB_SIZE, EOS_TOKEN_ID)
-    tokenizer = json.loads((directory / "tokenizer.json").read_text())
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    by_id = {token_id: token for token, token_id in tokenizer["model"]["vocab"].items()} | MARKS
-    tokenizer["model"]["vocab"] = {token: token_id for token_id, token in by_id.items()}
-    tokenizer["added_tokens"] += [{"id": i, "content": mark, "special": True, **flags} for i, mark in MARKS.items()]
-    tokenizer["added_tokens"].sort(key=lambda token: token["id"])
-    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
-    config = json.loads((directory / "tokenizer_config.json").read_text())
-    (directory / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": TEMPLATE}))
-    Qwen2VLImageProcessorPil(size=SIZE).save_pretrained(directory)
-    return directory
+from tests.vision_models import build_seeing_model
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_seeing_model(tmp_path_factory.mktemp("seeing"))
+    return build_seeing_model("qwen2_5_vl", tmp_path_factory.mktemp("seeing"))
 
 
 class Pictures(http.server.BaseHTTPRequestHandler):

@@ -17,7 +17,8 @@ import pytest
 
 from tests.places import ROOT
 from tests.serving import server_process, write_models
-from tests.test_images_end_to_end import build_seeing_model, expected, png
+from tests.test_images_end_to_end import expected, png
+from tests.vision_models import build_seeing_model
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, the program, is not installed")
 
@@ -60,7 +61,7 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The server trusts the certificate as any program on OpenSSL can be told to, and its defaults are greedy."""
     work = tmp_path_factory.mktemp("readme")
-    directory = build_seeing_model(work / "model")
+    directory = build_seeing_model("qwen2_5_vl", work / "model")
     config = json.loads((directory / "config.json").read_text())
     config["text_config"]["max_position_embeddings"] = 1024  # the example asks for 500 tokens
     (directory / "config.json").write_text(json.dumps(config))

@@ -4,7 +4,6 @@
 comes out of both on the same images has to be the same.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -20,6 +19,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from engine.messages import AddImage, AddRequest, ImageInfo, ImageSpan
 from engine.models.vision import family_of
+from engine.weights.random_sight import RandomSight
 from engine.weights.random_tokenizer import write_tokenizer
 from server.images.families import PROCESSORS
 from server.images.messages import PreparedImage, PrepareImage
@@ -48,17 +48,10 @@ class Seeing:
     """What a template puts before and behind it."""
 
     @property
-    def template(self) -> str:
-        """A chat template."""
-        return TEMPLATE.replace("IMAGE", self.around[0] + self.marks[self.shown] + self.around[1])
-
-
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
-    "{% if part.type == 'image' %}IMAGE{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+    def sight(self) -> RandomSight:
+        """What stands beside the weights."""
+        before, behind = self.around
+        return RandomSight(self.marks, before + self.marks[self.shown] + behind, (), self.processor)
 
 
 def _qwen(processor: Any, ids: list[int], images: list[Image.Image]) -> dict[str, Any]:
@@ -227,21 +220,8 @@ SEEING: dict[str, Seeing] = {
 
 def build_seeing_model(family: str, directory: Path) -> Path:
     """A tiny model of a family with a tokenizer, an image processor and a chat template."""
-    seeing = SEEING[family]
     build_tiny_model(family, directory)
-    write_tokenizer(directory, VOCAB_SIZE, EOS_TOKEN_ID)
-    tokenizer = json.loads((directory / "tokenizer.json").read_text())
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    by_id = {token_id: token for token, token_id in tokenizer["model"]["vocab"].items()} | seeing.marks
-    tokenizer["model"]["vocab"] = {token: token_id for token_id, token in by_id.items()}
-    tokenizer["added_tokens"] += [
-        {"id": i, "content": mark, "special": True, **flags} for i, mark in seeing.marks.items()
-    ]
-    tokenizer["added_tokens"].sort(key=lambda token: token["id"])
-    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
-    config = json.loads((directory / "tokenizer_config.json").read_text())
-    (directory / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": seeing.template}))
-    (directory / "preprocessor_config.json").write_text(json.dumps(seeing.processor))
+    write_tokenizer(directory, VOCAB_SIZE, EOS_TOKEN_ID, SEEING[family].sight)
     return directory
 
 

@@ -19,10 +19,11 @@ from urllib.parse import parse_qsl
 
 from engine.cache import cache_dir
 from engine.errors import ModelLoadError
+from engine.weights.random_sight import RandomSight, sight_of
 from engine.weights.random_tokenizer import TOKENIZER_FILES, write_tokenizer
 
 SEED_FILE = "random_seed"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _ARCHITECTURES = Path(__file__).parent / "architectures"
 
 
@@ -158,7 +159,15 @@ def _put_tokenizer(directory: Path, config: dict[str, Any], tokenizer_dir: Path 
             if path.is_file():
                 shutil.copy(path, directory)
     else:
-        write_tokenizer(directory, _vocab_size(config), _eos_token_id(config))
+        write_tokenizer(directory, _vocab_size(config), _eos_token_id(config), _sight_of(config))
+
+
+def _sight_of(config: dict[str, Any]) -> RandomSight | None:
+    if "vision_config" not in config and "vision_config" not in _defaults(config["model_type"]):
+        return None
+    from transformers import AutoConfig
+
+    return sight_of(AutoConfig.for_model(**config).to_dict())
 
 
 def _move(work: Path, target: Path) -> None:
@@ -171,10 +180,15 @@ def _move(work: Path, target: Path) -> None:
 
 
 def _text_field(config: dict[str, Any], key: str) -> Any:
+    """Of the configuration, or its part for text; else of what its type has by default."""
+    value = _said(config, key)
+    return value if value is not None else _said(_defaults(config["model_type"]), key)
+
+
+def _said(config: dict[str, Any], key: str) -> Any:
     text = config.get("text_config")
-    value = text.get(key) if isinstance(text, dict) else None
-    value = config.get(key, value)
-    return value if value is not None else _defaults(config["model_type"]).get(key)
+    value = config.get(key)
+    return text.get(key) if value is None and isinstance(text, dict) else value
 
 
 def _vocab_size(config: dict[str, Any]) -> int:

@@ -4,16 +4,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+from engine.weights.random_sight import RandomSight
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+_SEEING_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
-def write_tokenizer(directory: Path, vocab_size: int, eos_token_id: int | None) -> None:
-    """Write tokenizer.json and tokenizer_config.json for `vocab_size` ids.
+def write_tokenizer(
+    directory: Path, vocab_size: int, eos_token_id: int | None, sight: RandomSight | None = None
+) -> None:
+    """Write tokenizer.json and tokenizer_config.json for `vocab_size` ids; of a model that sees what images need too.
 
     `<|im_end|>` gets the end token's id. A vocabulary too small for all bytes leaves out the rarest; text with such
     bytes loses them.
@@ -21,10 +31,14 @@ def write_tokenizer(directory: Path, vocab_size: int, eos_token_id: int | None) 
     end = eos_token_id if eos_token_id is not None and eos_token_id < vocab_size else vocab_size - 1
     start = vocab_size - 1 if end != vocab_size - 1 else max(0, vocab_size - 2)
     special = {start: "<|im_start|>", end: "<|im_end|>"}
+    if sight is not None:
+        special |= sight.marks
+        free = (number for number in reversed(range(vocab_size)) if number not in special)
+        special |= dict(zip(list(free)[: len(sight.others)], sight.others, strict=True))
     letters = iter(_byte_letters())
     words = (f"\u0120{number:x}" for number in range(vocab_size))
     vocab = {}
-    for index in range(vocab_size):
+    for index in range(max(vocab_size, *(number + 1 for number in special))):
         token = special.get(index) or next(letters, None) or next(words)
         vocab[token] = index
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -49,10 +63,12 @@ def write_tokenizer(directory: Path, vocab_size: int, eos_token_id: int | None) 
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": "<|im_end|>",
         "clean_up_tokenization_spaces": False,
-        "chat_template": _TEMPLATE,
+        "chat_template": _TEMPLATE if sight is None else _SEEING_TEMPLATE.replace("IMAGE", sight.shown),
     }
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    if sight is not None:
+        (directory / "preprocessor_config.json").write_text(json.dumps(dict(sight.processing)), encoding="utf-8")
 
 
 def _special(index: int, token: str) -> dict[str, Any]:
