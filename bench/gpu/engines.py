@@ -12,9 +12,9 @@ from bench.gpu.idle import profiled
 from bench.gpu.limits import LeftOut, loaded_costs
 from engine.build import build_engine
 from engine.costs import ANSWER, PROMPT, Ceilings, Costs
+from engine.device.timing import synchronize
 from engine.engine import Engine
 from engine.execution.model_runner import ModelRunner
-from engine.measuring.ceilings import synchronize
 from engine.messages import AddRequest, EngineInfo
 from engine.ranks.leader import LeadingRunner
 from engine.ranks.team import Team

@@ -1,8 +1,14 @@
-"""Seconds that work takes on a GPU, by its own clock and without what it costs the host."""
+"""When a device has done its work, and what that takes by a GPU's own clock, without what it costs the host."""
 
 from collections.abc import Callable
 
 import torch
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def recorded(work: Callable[[], object]) -> torch.cuda.CUDAGraph:

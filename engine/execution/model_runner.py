@@ -305,8 +305,9 @@ class ModelRunner:
     def _rehearse_images(self, sight: Sight) -> None:
         failure = None
         try:
-            # The largest image and the largest step do not take memory at the same time.
-            self.activation_bytes = max(self.activation_bytes, sight.rehearse())
+            image = sight.rehearse()
+            # Steps run between the slices of an image, not in them.
+            self.activation_bytes = max(self.activation_bytes + image.between, image.peak)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # of a checkpoint whose tower is not as its family's

@@ -23,6 +23,7 @@ from engine.models.cross_attention import LookAt, replace_cross_attention
 from engine.models.image_encoder import ImageEncoder
 from engine.models.loader import LoadedModel
 from engine.models.vision import family_of, make_encoder
+from engine.models.vision_windows import replace_windows
 from engine.scheduling.image_shelf import ImageShelf
 from engine.scheduling.images import PromptImage, looks_of, rows_of
 from engine.scheduling.scheduler import Scheduled
@@ -64,11 +65,21 @@ def given(decoder: torch.nn.Module, inputs: dict[str, Any]) -> Iterator[None]:
         handle.remove()
 
 
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What encoding the largest image holds of a GPU's memory beside the model; nothing on a CPU."""
+
+    peak: int
+    """At most."""
+    between: int
+    """While steps run between its slices, at most."""
+
+
 class Sight:
     """The images of one model; made by `make_sight`."""
 
     def __init__(self, encoder: ImageEncoder, loaded: LoadedModel, context: int, ranks: Ranks | None = None) -> None:
-        """Puts our layers of cross attention in the place of transformers', where there are any.
+        """Puts our attention across and in windows in the place of transformers', where there is any.
 
         Images larger than the `context` are refused. Of `ranks` only the first encodes images and keeps them; the
         others get what it has made of a step.
@@ -77,6 +88,7 @@ class Sight:
         self.encoder = encoder
         self._context = context
         self._cross_layers = replace_cross_attention(loaded.model, ranks) if encoder.crosses else []
+        replace_windows(loaded.model)
         self._model: Any = loaded.model
         self._dtype: torch.dtype = loaded.model.dtype
         self._slices: Slices | None = None
@@ -109,18 +121,28 @@ class Sight:
             self.num_bytes = max(largest, min(IMAGE_CACHE_BYTES, int(left * IMAGE_CACHE_SHARE)))
             self.images = ImageCache(self.encoder.encode, self.num_bytes)
 
-    def rehearse(self) -> int:
+    def rehearse(self) -> "Rehearsed":
         """Encode a small image, so that no request waits for what a first one takes; and on CUDA the largest.
 
-        How much memory that holds beside the model, 0 on a CPU. Raises what the tower raises.
+        Raises what the tower raises.
         """
         self.encoder.encode(self.encoder.example(None))
-        return peak_bytes(lambda: self.encoder.encode(self.encoder.example(self._context)), self.encoder.device)
+        largest = self.encoder.example(self._context)
+        held = 0
+
+        def encode() -> None:
+            nonlocal held
+            before = torch.cuda.memory_allocated(self.encoder.device)
+            while self._sliced.go_on(largest.digest, partial(self.encoder.encode, largest), 0.0) is None:
+                held = max(held, torch.cuda.memory_allocated(self.encoder.device) - before)
+
+        peak = peak_bytes(encode, self.encoder.device)
+        return Rehearsed(peak, held)
 
     def encode(self, row: Scheduled, seconds: float | None = None) -> bool:
         """Encode the images that a row has to do with, for about so many seconds; whether all are there.
 
-        None: until they are. 0: not at all. Where work cannot be cut into slices it is done to its end.
+        None: until they are. 0: not at all.
         """
         for image in self._wanted(row):
             found = self._find(image)
@@ -152,19 +174,26 @@ class Sight:
         return [rows.image for rows in rows_of(images, row.first, row.end, 0)]
 
     def _make(self, image: PromptImage, seconds: float | None) -> torch.Tensor | None:
-        if seconds is None or self.encoder.device.type != "cpu":
+        if seconds is None:
             return self.images.make(image)
+        return self._sliced.go_on(image.digest, partial(self.images.make, image), seconds)
+
+    @property
+    def _sliced(self) -> Slices:
+        """Made when it is first needed: whatever is done to a model at load is done then."""
         if self._slices is None:
-            # Only now: whatever is done to a model at load is done.
-            self._slices = Slices(self._parts_of_tower())
-        found = self._slices.go_on(image.digest, partial(self.images.make, image), seconds)
-        return found
+            self._slices = Slices(self._parts_of_tower(), self.encoder.device)
+        return self._slices
 
     def _parts_of_tower(self) -> list[torch.nn.Module]:
-        """Modules that do the work of encoding, the smallest there are."""
+        """Modules that do the work of encoding: the smallest there are, on a GPU layers, which take a moment there."""
         of_text = set(self._model.get_decoder().modules())
         roots = [self._model, *self._cross_layers]
-        leaves = [module for root in roots for module in root.modules() if not list(module.children())]
+        modules = [module for root in roots for module in root.modules()]
+        if self.encoder.device.type == "cuda":
+            layers = [layer for module in modules if isinstance(module, torch.nn.ModuleList) for layer in module]
+            return [layer for layer in dict.fromkeys(layers) if layer not in of_text]
+        leaves = [module for module in modules if not list(module.children())]
         projections = {module for layer in self._cross_layers for module in (layer.key, layer.value)}
         return [module for module in dict.fromkeys(leaves) if module not in of_text or module in projections]
 

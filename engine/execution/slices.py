@@ -1,7 +1,8 @@
 """Long computations in slices, so that steps go on between them: a tower on a CPU takes as long as hundreds of steps.
 
 The computation runs in a thread of its own and stops where an operation of the model begins, until it is told to go on;
-only one of the two threads runs at any time. What it computes is the same, to the bit.
+only one of the two threads runs at any time. What it computes is the same, to the bit. A GPU is waited for before the
+clock is read, since it computes behind what is launched: operations there should be large ones, such as blocks.
 """
 
 import threading
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from engine.device.timing import synchronize
+
 
 class _Abandoned(BaseException):
     """Ends a computation whose result nobody wants any more; no `except Exception` on its way may hold it."""
@@ -19,8 +22,8 @@ class _Abandoned(BaseException):
 class SlicedCall:
     """One call of a function."""
 
-    def __init__(self, function: Callable[[], torch.Tensor]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[[], torch.Tensor], device: torch.device) -> None:
+        self._function, self._device = function, device
         self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
         self._deadline = 0.0
         self._is_abandoned = False
@@ -31,6 +34,7 @@ class SlicedCall:
 
     def go_on(self, seconds: float) -> torch.Tensor | None:
         """Compute for about so long; the result, None if it takes longer. Raises what the function raises."""
+        synchronize(self._device)  # what was launched before is none of it
         self._deadline = time.perf_counter() + seconds
         self._go.release()
         self._stopped.acquire()
@@ -46,7 +50,10 @@ class SlicedCall:
 
     def stop_if_due(self) -> None:
         """Called by the computation between its operations."""
-        if threading.current_thread() is self._thread and time.perf_counter() >= self._deadline:
+        if threading.current_thread() is not self._thread:
+            return
+        synchronize(self._device)
+        if time.perf_counter() >= self._deadline:
             self._stopped.release()
             self._wait()
 
@@ -59,6 +66,8 @@ class SlicedCall:
     def _run(self) -> None:
         try:
             self._wait()
+            if self._device.type == "cuda":
+                torch.cuda.set_device(self._device)  # each thread has one of its own
             self._result = self._function()
         except _Abandoned:
             return
@@ -70,8 +79,9 @@ class SlicedCall:
 class Slices:
     """Runs one computation at a time that calls these modules."""
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        """`modules` are those between whose calls it may stop."""
+    def __init__(self, modules: Iterable[nn.Module], device: torch.device) -> None:
+        """`modules` are those between whose calls it may stop, on this device."""
+        self._device = device
         self._key: bytes | None = None
         self._call: SlicedCall | None = None
         for module in modules:
@@ -88,7 +98,7 @@ class Slices:
         """
         if self._call is None or self._key != key:
             self.abandon()
-            self._key, self._call = key, SlicedCall(function)
+            self._key, self._call = key, SlicedCall(function, self._device)
         try:
             found = self._call.go_on(seconds)
         except BaseException:

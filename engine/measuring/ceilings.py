@@ -66,12 +66,6 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     return float(begin.elapsed_time(end)) / 1000
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def main() -> None:
     """Print the ceilings as JSON; THREADS of 0 leaves their number to torch."""
     device, dtype, threads = sys.argv[1:4]

@@ -9,6 +9,7 @@ import torch
 
 from engine import onlookers
 from engine.engine import Engine
+from engine.execution import slices as slices_module
 from engine.execution.image_cache import ImageCache
 from engine.execution.slices import SlicedCall, Slices
 from engine.messages import AddRequest
@@ -59,15 +60,33 @@ def test_answers_are_those_of_transformers_whatever_comes_between(eyes: Eyes) ->
     assert engine._runner.sight._slices is not None  # type: ignore[attr-defined]
 
 
-def test_what_is_computed_in_slices_is_the_same_to_the_bit(eyes: Eyes) -> None:
+@pytest.mark.parametrize(("device", "least"), [("cpu", 10), ("cuda", 2)])
+def test_what_is_computed_in_slices_is_the_same_to_the_bit(
+    eyes: Eyes, device: str, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By operations, as on a CPU, and by layers, as on a GPU, which is waited for before the clock is read."""
     sight: Any = make_engine(eyes.directory)._runner.sight  # type: ignore[attr-defined]
     (image,) = images_of(eyes, TEXT, (56, 84))
     whole = sight.images.make(image)
-    slices, number, found = Slices(sight._parts_of_tower()), 0, None
+    waited: list[torch.device] = []
+    monkeypatch.setattr(slices_module, "synchronize", waited.append)
+    with monkeypatch.context() as patched:
+        patched.setattr(sight.encoder, "device", torch.device(device))
+        parts = sight._parts_of_tower()
+    slices, number, found = Slices(parts, torch.device("cpu")), 0, None
     while found is None:
         found = slices.go_on(b"", lambda: sight.images.make(image), 0.0)
         number += 1
-    assert torch.equal(whole, found) and number > 10
+    assert torch.equal(whole, found) and number > least
+    assert len(waited) == 2 * number - 1  # where a slice begins, and where it stops
+
+
+def test_no_step_of_text_is_hooked(eyes: Eyes, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(eyes.directory)
+    runner: Any = engine._runner
+    monkeypatch.setattr(runner.sight.encoder, "device", torch.device("cuda"))
+    parts = set(runner.sight._parts_of_tower())
+    assert parts and not parts & set(runner.model.get_decoder().modules())
 
 
 def outputs_of(engine: Engine, steps: int) -> dict[int, int]:
@@ -172,7 +191,7 @@ def test_nothing_is_kept_for_those_who_have_left(qwen: Eyes) -> None:
 
 def test_what_is_abandoned_ends() -> None:
     linear = torch.nn.Linear(2, 2)
-    slices = Slices([linear])
+    slices = Slices([linear], torch.device("cpu"))
 
     def compute() -> torch.Tensor:
         for _ in range(3):

@@ -96,3 +96,21 @@ def test_a_model_that_sees_in_an_unknown_way_says_so(qwen: Eyes, monkeypatch: py
     _, info = build_engine(config, lambda *_: None)
     assert info.images is None
     assert "it answers text alone: images of models of the type qwen2_5_vl are not taken here" in info.notes
+
+
+def test_a_step_has_memory_beside_an_image_that_is_half_encoded(qwen: Eyes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, whose memory here is made up: 3 more bytes are held each time that encoding stops."""
+    held = iter(range(0, 3000, 3))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: next(held))
+
+    def peak_of(step: Any, device: torch.device) -> int:
+        step()
+        return 1000
+
+    monkeypatch.setattr(sight_module, "peak_bytes", peak_of)
+    runner: Any = make_engine(qwen.directory)._runner
+    found = runner.sight.rehearse()
+    assert found.peak == 1000 and found.between % 3 == 0 and found.between >= 30
+    runner.activation_bytes = 999
+    runner._rehearse_images(runner.sight)
+    assert runner.activation_bytes > 1000
