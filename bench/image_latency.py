@@ -5,20 +5,18 @@ the smallest SigLIPs are, which sees an image as 1,024 patches.
 """
 
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
+from bench.image_load import ImageLoad, Picture
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.messages import AddImage, AddRequest, ImageArray, ImageSpan
-from engine.sampling_params import SamplingParams
+from engine.messages import ImageArray
 
 SIDE, PATCH = 512, 16
 IMAGE_TOKEN = 5
 NUM_TOKENS = (SIDE // PATCH) ** 2
-WARM_STEPS, QUIET_STEPS = 40, 300
 
 CONFIG: dict[str, Any] = {
     "model_type": "llava",
@@ -57,59 +55,22 @@ class ImageBench:
         config = EngineConfig(
             name="bench", source=self._directory.name, device="cpu", memory="1GiB", threads=threads, context=4096
         )
-        self.engine: Engine = build_engine(config, lambda *_: None)[0]
-        self._requests = 0
+        self._engine: Engine = build_engine(config, lambda *_: None)[0]
+        pixels = ImageArray("pixel_values", [1, 3, SIDE, SIDE], "uint8", bytes(3 * SIDE * SIDE))
+        self._load = ImageLoad(self._engine, Picture([1], [pixels], [IMAGE_TOKEN] * NUM_TOKENS, 0, NUM_TOKENS))
 
     def close(self) -> None:
         """End the engine and remove the model."""
-        self.engine.close()
+        self._engine.close()
         self._directory.cleanup()
-
-    def add(self, image: int | None, text: list[int], max_tokens: int) -> int:
-        """Queue a request about the image of that number, or about none; its number."""
-        self._requests += 1
-        tokens, spans = text, []
-        if image is not None:
-            digest = image.to_bytes(8, "little")
-            pixels = bytes([image % 256]) * (3 * SIDE * SIDE)
-            self.engine.add_image(
-                AddImage(digest, [1], [ImageArray("pixel_values", [1, 3, SIDE, SIDE], "uint8", pixels)])
-            )
-            tokens, spans = [7, *[IMAGE_TOKEN] * NUM_TOKENS, *text], [ImageSpan(1, NUM_TOKENS, digest)]
-        params = SamplingParams(max_tokens=max_tokens, temperature=0, ignore_eos=True)
-        self.engine.add(AddRequest(self._requests, tokens, params, images=spans))
-        return self._requests
-
-    def first_token(self, image: int, text: list[int]) -> float:
-        """Seconds until a request alone has its first token."""
-        began = time.perf_counter()
-        self.add(image, text, 1)
-        while not any(output.token_ids for output in self.engine.step()):
-            pass
-        return time.perf_counter() - began
 
     def second_turn(self) -> tuple[float, float]:
         """Time to first token about an image, and again about the same one, in seconds."""
-        self.first_token(1, [8, 9, 10])
-        cold = min(self.first_token(image, [8, 9, 10]) for image in range(2, 5))
-        return cold, min(self.first_token(image, [8, 9, 10, 11, 12, 13]) for image in range(2, 5))
+        first_token = self._load.first_token
+        first_token(1, [8, 9, 10])
+        cold = min(first_token(image, [8, 9, 10]) for image in range(2, 5))
+        return cold, min(first_token(image, [8, 9, 10, 11, 12, 13]) for image in range(2, 5))
 
     def beside_images(self, num_streams: int, num_images: int) -> tuple[list[float], list[float]]:
         """Seconds of each step of so many streams of text: alone, and until so many images are seen."""
-        streams = [self.add(None, [stream + 20, *range(100, 132)], 3000) for stream in range(num_streams)]
-        for _ in range(WARM_STEPS):
-            self.engine.step()
-        quiet = [self._step() for _ in range(QUIET_STEPS)]
-        for image in range(100, 100 + num_images):
-            self.add(image, [8, 9, 10], 1)
-        beside = []
-        while (found := self.engine.stats()).num_waiting or found.num_running > num_streams:
-            beside.append(self._step())
-        self.engine.abort(streams)
-        self.engine.step()
-        return quiet, beside
-
-    def _step(self) -> float:
-        began = time.perf_counter()
-        self.engine.step()
-        return time.perf_counter() - began
+        return self._load.beside(num_streams, num_images)

@@ -7,7 +7,8 @@ program, of several parts the first's.
     bench     ceilings, linears, attention, experts and engines of full size: bench/results/gpu.json
     kernels   each kernel against its reference, and small engines on them against `generate`
     engine    engines: recording, overlap, FP8, ranks; then by themselves what needs the memory or the clock
-    server    start, TTFT and inter-token latency of 1, 8 and 64 clients, a long prompt beside streams: gpu-server.json
+    server    start, TTFT and inter-token latency of 1, 8 and 64 clients, a long prompt beside streams: gpu-server.json;
+              the same of clients whose requests have an image: gpu-images.json
     soak      requests that arrive at random for five minutes, and memory and words that stay as they were
 """
 
@@ -47,7 +48,24 @@ def commands(part: str) -> list[list[str]]:
             pytest_of("tests/gpu/test_engine.py", "tests/gpu/test_fp8.py", "tests/gpu/test_ranks.py", *left_out),
             pytest_of(*ALONE, alone=True),
         ],
-        "server": [["-m", "bench.gpu.traffic", "--json", f"{RESULTS}/gpu-server.json"]],
+        "server": [
+            ["-m", "bench.gpu.traffic", "--json", f"{RESULTS}/gpu-server.json"],
+            [
+                "-m",
+                "bench.gpu.traffic",
+                "--model",
+                "Qwen2.5-VL-7B",
+                "--images",
+                "1",
+                "--clients",
+                "1",
+                "8",
+                "--max-tokens",
+                "64",
+                "--json",
+                f"{RESULTS}/gpu-images.json",
+            ],
+        ],
         "soak": [["-m", "bench.gpu.traffic", "--soak", "300", "--json", f"{RESULTS}/gpu-soak.json"]],
     }[part]
 

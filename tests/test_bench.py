@@ -7,20 +7,27 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import image_load
 from bench.gpu import __main__ as suite
+from bench.gpu import images
 from bench.gpu.forms import config_of, is_stored, text_config
 from bench.gpu.idle import LISTED, idle_shares, longest_of
 from bench.gpu.job import Job, Options, run_job
+from bench.gpu.limits import loaded_costs
 from bench.gpu.rank_costs import link_of, rank_costs, room_on
 from bench.gpu.report import rows_of
+from engine.build import build_engine
+from engine.config import EngineConfig
 from engine.costs import Ceilings, Costs
 from engine.device.ranks import leave
+from engine.execution.model_runner import ModelRunner
 from engine.sizing.formulas import shape_of
 from engine.sizing.speed import decode_limit
 from engine.weights import random_model
 from server.benchmarks.record import circumstances, table
 from server.fleet.gpus import GPUS
 from tests.clocks import PATIENCE
+from tests.tiny_models import VOCAB_SIZE, build_tiny_model
 
 
 def test_tables_are_markdown() -> None:
@@ -28,6 +35,12 @@ def test_tables_are_markdown() -> None:
 
 
 TINY = "llama?hidden_size=64&intermediate_size=64&num_hidden_layers=2&vocab_size=300&num_attention_heads=4"
+SEEING = "Qwen2.5-VL-7B?text_config.hidden_size=64&text_config.intermediate_size=64&text_config.num_hidden_layers=2"
+SEEING += "&text_config.num_attention_heads=4&text_config.num_key_value_heads=2&text_config.vocab_size=320"
+SEEING += "&text_config.rope_parameters.mrope_section=[2,3,3]&text_config.bos_token_id=1&text_config.eos_token_id=2"
+SEEING += "&image_token_id=310&video_token_id=311&vision_start_token_id=312&vision_end_token_id=313"
+SEEING += "&vision_config.depth=2&vision_config.hidden_size=32&vision_config.intermediate_size=32"
+SEEING += "&vision_config.num_heads=2&vision_config.out_hidden_size=64&vision_config.fullatt_block_indexes=[1]"
 SIZES = ["--device", "cpu", "--batches", "1", "3", "--prompts", "64", "--context", "32", "--answer", "8"]
 SIZES += ["--burst", "4", "16", "8"]
 
@@ -48,7 +61,10 @@ def test_the_measurement_of_gpus_keeps_its_books(
     monkeypatch.setattr(suite, "run", here)
     monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
     report_file = tmp_path / "gpu.json"
-    assert suite.main([*SIZES, "--models", TINY, f"{TINY}@fp8", "--peers", TINY, "--json", str(report_file)]) == 0
+    monkeypatch.setattr(images, "SIDE", 112)
+    monkeypatch.setattr(image_load, "QUIET_STEPS", 20)
+    models = [TINY, f"{TINY}@fp8", SEEING]
+    assert suite.main([*SIZES, "--models", *models, "--peers", TINY, "--json", str(report_file)]) == 0
     report = json.loads(report_file.read_text())
     found = report["found"]
     engine, peer = found[TINY], found[f"{TINY} peer"]
@@ -75,6 +91,13 @@ def test_the_measurement_of_gpus_keeps_its_books(
         assert engine[name]["share_of_ceiling"] > 0, name
     for name in ("idle 1", "idle 3", "idle prompt 64"):
         assert 0 <= engine[name]["waiting"] <= engine[name]["idle"] < 1 and engine[name]["operations"] > 100
+    sees = found[SEEING]
+    assert set(sees) - (set(engine) - {"burst"}) == {"image encode", "image first token", "image beside streams"}
+    assert sees["image encode"]["share_of_ceiling"] > 0 and sees["image encode"]["tokens"] == 16
+    assert all(
+        sees["image first token"][name] > 0 for name in ("milliseconds", "seen_milliseconds", "turn_milliseconds")
+    )
+    assert sees["image beside streams"]["steps"] > 0 and sees["image beside streams"]["streams"] == 2
     assert peer["burst"]["tokens_per_second"] > 0 and peer["burst"]["requests"] == engine["burst"]["requests"] == 4
     assert found[f"{TINY} server"]["start"]["first_answer_seconds"] > 0
     lines = capsys.readouterr().out.rstrip().splitlines()
@@ -257,6 +280,30 @@ def test_waiting_is_told_from_gaps_within_a_recorded_step() -> None:
     assert found.idle == pytest.approx(0.32) and found.waiting == pytest.approx(0.30)
     with pytest.raises(ValueError):
         idle_shares([])
+
+
+IDLE = {
+    "qwen2_5_vl": ("visual.",),
+    "mllama": ("vision_model.", "multi_modal_projector.", "model.layers.1.", "model.layers.3."),
+}
+"""What only images need of the tiny models: towers, and of Mllama two layers of cross attention."""
+
+
+@pytest.mark.parametrize("family", IDLE)
+def test_a_step_of_text_moves_nothing_of_images(family: str, tmp_path: Path) -> None:
+    engine, info = build_engine(
+        EngineConfig(name="a", source=str(build_tiny_model(family, tmp_path)), dtype="float32", device="cpu"),
+        lambda *_: None,
+    )
+    runner = engine._runner
+    assert isinstance(runner, ModelRunner)
+    named = [(name, part.numel()) for name, part in runner.model.named_parameters()]
+    idle = sum(size for name, size in named if any(word in name for word in IDLE[family]))
+    costs = loaded_costs(runner.model, runner.loaded.text_config, info, is_fp8=False)
+    assert 0 < idle < info.num_parameters
+    assert costs.hidden_flops == 2 * (info.num_parameters - idle - 2 * VOCAB_SIZE * 64)
+    assert costs.step_bytes == 4 * (info.num_parameters - idle - VOCAB_SIZE * 64)
+    engine.close()
 
 
 def test_limits_are_those_of_the_arithmetic_done_by_hand() -> None:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,23 @@ from typing import Any
 from bench.gpu.job import Job, Options
 from bench.gpu.report import rows_of
 from engine.costs import Ceilings
+from engine.errors import ModelLoadError
+from engine.weights.random_model import told_fields
+from engine.weights.seeing import is_of_images
 from server.benchmarks.record import circumstances, table, write_json
 
-MODELS = ("Llama-3.1-8B", "Llama-3.1-8B@fp8", "Llama-3.1-8B@fp8+kv8", "Qwen2.5-1.5B", "gemma-2-2b", "phi-4",
-          "Qwen2.5-32B")  # fmt: skip
+MODELS = ("Llama-3.1-8B", "Llama-3.1-8B@fp8", "Llama-3.1-8B@fp8+kv8", "Qwen2.5-1.5B", "Qwen2.5-VL-7B",
+          "Llama-3.2-11B-Vision", "gemma-2-2b", "phi-4", "Qwen2.5-32B")  # fmt: skip
 PEERS = ("Llama-3.1-8B",)
-ENGINE_PARTS = ("decode", "prefill", "idle", "burst", "offline")
+ENGINE_PARTS = ("decode", "prefill", "idle", "images", "burst", "offline")
 PARTS = ("ceilings", "attention", "experts", "linears", *ENGINE_PARTS, "peer", "server")
 SHARED_MODELS = ("Llama-3.3-70B", "Llama-3.3-70B@fp8files", "DeepSeek-R1@fp8files",
                  "DeepSeek-R1?num_hidden_layers=9@fp8files")  # fmt: skip
 """Of the part `ranks`; the last one for GPUs that do not hold the whole, with six layers of experts."""
 SHARED_PARTS = ("ceilings", "ranks")
 SHARED_BATCHES = (1, 8, 64)
-SHORT = {"Llama-3.1-8B@fp8+kv8": ("offline",)}
+SHORT = {"Llama-3.1-8B@fp8+kv8": ("offline",), "Qwen2.5-VL-7B": ("decode", "images"),
+         "Llama-3.2-11B-Vision": ("decode", "images")}  # fmt: skip
 """Models of which by default only some parts are measured, for time."""
 JOB_SECONDS = {"device": 300.0, "sums": 120.0, "ranks": 300.0, "engine": 240.0, "peer": 75.0, "server": 120.0}
 """What a job may take before it is ended."""
@@ -59,12 +63,21 @@ def plan(options: argparse.Namespace, shared: Options) -> list[Job]:
             jobs += [Job("ranks", model, ("ranks",), shared, ranks=ranks) for ranks in (options.gpus, 1)]
     for model in options.models:
         wanted = SHORT.get(model, ENGINE_PARTS) if tuple(options.models) == MODELS else ENGINE_PARTS
-        parts = tuple(part for part in wanted if part in options.parts and (part != "burst" or model in options.peers))
+        parts = tuple(part for part in wanted if part in options.parts and has_part(model, part, options.peers))
         if parts:
             jobs.append(Job("engine", model, parts, shared))
         if model in options.peers:
             jobs += [Job(kind, model, (kind,), shared) for kind in ("server", "peer") if kind in options.parts]
     return jobs
+
+
+def has_part(model: str, part: str, peers: Sequence[str]) -> bool:
+    """Whether there is such a part of a model."""
+    if part == "images":
+        with contextlib.suppress(ModelLoadError):
+            return is_of_images(told_fields(model.partition("@")[0]))
+        return False
+    return part != "burst" or model in peers
 
 
 def run(job: Job, seconds: float, logs: Path | None = None) -> Found:

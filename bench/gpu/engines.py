@@ -35,10 +35,12 @@ class EngineBench:
     def __init__(
         self, spec: str, device: torch.device, ceilings: Ceilings | None, *, context: int, max_num_seqs: int,
         ranks: int = 1, costs: Costs | None = None, leave: Callable[[], None] = lambda: None,
+        prefix_cache: bool = False,
     ) -> None:  # fmt: skip
         """`costs` are read off the model if they are not given; for `ranks` and `leave` see `Team.start`."""
         began = time.perf_counter()
-        config = config_of(spec, device, context=context, max_num_seqs=max_num_seqs, ranks=ranks)
+        config = config_of(spec, device, context=context, max_num_seqs=max_num_seqs, ranks=ranks,
+                           prefix_cache=prefix_cache)  # fmt: skip
         self.engine: Engine
         self.info: EngineInfo
         team = Team.start(config, leave=leave) if ranks > 1 else None
@@ -51,6 +53,7 @@ class EngineBench:
         if isinstance(runner, LeadingRunner):
             runner = runner._runner
         assert isinstance(runner, ModelRunner)
+        self.runner = runner
         self._smallest_chunk = runner.limits.min_prefill_tokens
         self.launches_per_layer = runner.launches_per_layer
         if costs is None and ranks == 1:

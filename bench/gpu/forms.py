@@ -22,7 +22,9 @@ BLOCKS = {"quant_method": "fp8", "weight_block_size": [128, 128]}
 """`quantization_config` of DeepSeek-R1's checkpoint, as far as it is read."""
 
 
-def config_of(spec: str, device: torch.device, *, context: int, max_num_seqs: int, ranks: int = 1) -> EngineConfig:
+def config_of(
+    spec: str, device: torch.device, *, context: int, max_num_seqs: int, ranks: int = 1, prefix_cache: bool = False
+) -> EngineConfig:
     """The engine's configuration for `NAME`, `NAME@fp8` (weights), `NAME@fp8+kv8` (KV cache too) or `NAME@fp8files`.
 
     NAME is what may stand behind random://. Raises ModelLoadError where it is not, KeyError for another form.
@@ -30,7 +32,7 @@ def config_of(spec: str, device: torch.device, *, context: int, max_num_seqs: in
     model, _, form = spec.partition("@")
     return EngineConfig(
         name=spec, source=f"random://{_stored(model) if form == STORED else model}", device=str(device),
-        context=context, prefix_cache=False, max_num_seqs=max_num_seqs, tensor_parallel=ranks, **FORMS[form],
+        context=context, prefix_cache=prefix_cache, max_num_seqs=max_num_seqs, tensor_parallel=ranks, **FORMS[form],
     )  # fmt: skip
 
 

@@ -35,6 +35,8 @@ class Options:
     """What the offline part of a model takes at most, at the ceiling's rate."""
     burst: tuple[int, int, int] = (128, 512, 256)
     """Requests, prompt and answer of the load that engine and peer share."""
+    image_context: int = 8192
+    """Of models whose images are measured: for an image of most families, and for streams that outlast ten."""
     server_seconds: float = 90.0
 
 
@@ -184,8 +186,11 @@ def run_engine(job: Job, device: Any, emit: Emit) -> None:
 
     options = job.options
     longest = max(*options.prompts, options.context, 2 * options.answer, sum(options.burst[1:])) + 1024
+    if "images" in job.parts:
+        longest = max(longest, options.image_context)
     try:
-        bench = EngineBench(job.model, device, job.ceilings, context=longest, max_num_seqs=max(*options.batches, 1))
+        bench = EngineBench(job.model, device, job.ceilings, context=longest, max_num_seqs=max(*options.batches, 1),
+                            prefix_cache="images" in job.parts)  # fmt: skip
     except ModelLoadError as error:
         if not error.message.startswith("the weights need"):
             raise
@@ -202,11 +207,26 @@ def run_engine(job: Job, device: Any, emit: Emit) -> None:
         for batch in options.batches:
             attempt(emit, f"idle {batch}", lambda batch=batch: bench.idle(batch, options.context))
         attempt(emit, f"idle prompt {options.prompts[0]}", lambda: bench.idle_prompt(options.prompts[0]))
+    if "images" in job.parts:
+        measure_images(job, bench, device, emit)
     if "burst" in job.parts:
         attempt(emit, "burst", lambda: {"tokens_per_second": bench.burst(*options.burst), "requests": options.burst[0]})
     if "offline" in job.parts:
         attempt(emit, "offline", lambda: bench.offline(options.offline_seconds, options.answer, options.answer))
     bench.close()
+
+
+def measure_images(job: Job, bench: Any, device: Any, emit: Emit) -> None:
+    """Of a model that sees."""
+    try:
+        from bench.gpu.images import SightBench
+
+        sight = SightBench(bench, device, job.ceilings)
+    except (LeftOut, ImportError) as reason:
+        emit("images", {"left_out": str(reason)})
+        return
+    for name, work in sight.parts():
+        attempt(emit, name, work)
 
 
 def run_peer(job: Job, device: Any, emit: Emit) -> None:

@@ -23,6 +23,13 @@ def measured(part: str, one: dict[str, Any]) -> str:
         return f"{one['seconds']:.1f} s" + (", launches are dependent" if one.get("dependent_launches") else "")
     if part == "start":
         return f"{one['first_answer_seconds']:.1f} s to the first answer"
+    if part == "image encode":
+        return f"{one['milliseconds']:.1f} ms ({one['tokens']:.0f} tokens)"
+    if part == "image first token":
+        seen, turn = one["seen_milliseconds"], one["turn_milliseconds"]
+        return f"{one['milliseconds']:.1f} ms, seen before {seen:.1f}, in the next turn {turn:.1f}"
+    if part == "image beside streams":
+        return f"p99 {one['milliseconds_p99']:.1f} ms between tokens, {one['quiet_milliseconds_p99']:.1f} without"
     if part.startswith("idle"):
         return f"idle {one['idle']:.1%}, waiting for the host {one['waiting']:.1%}"
     if "eager_microseconds" in one:

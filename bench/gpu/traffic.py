@@ -1,9 +1,10 @@
 """A whole server with random weights under load, over HTTP: `python -m bench.gpu.traffic`.
 
 Seconds from its start to its first answer; then tokens a second, TTFT and inter-token latency of clients that ask again
-at once, and of streams beside a long prompt; then the start of a server that records its steps later. With `--soak
-SECONDS` requests arrive at random for so long instead, and neither the words of a greedy answer nor the memory that the
-GPU has left may have changed at the end.
+at once, and of streams beside a long prompt; then the start of a server that records its steps later. With `--images N`
+each request of the clients has so many images, of which the first token is split into what was spent on what; the rest is
+left out. With `--soak SECONDS` requests arrive at random for so long instead, and neither the words of a greedy answer nor
+the memory that the GPU has left may have changed at the end.
 """
 
 import argparse
@@ -35,9 +36,11 @@ def load(port: int, *options: str) -> dict[str, Any]:
 def traffic(port: int, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Clients by number, then a long prompt beside eight streams; each as it is measured."""
     sizes = ["--prompt-tokens", str(options.prompt_tokens), "--max-tokens", str(options.max_tokens)]
+    if options.images:
+        sizes += ["--images", str(options.images), "--pixels", options.pixels]
     clients = [str(number) for number in options.clients]
     yield {"clients": load(port, "--concurrency", *clients, "--duration", str(options.duration), *sizes)}
-    if options.long_prompt:
+    if options.long_prompt and not options.images:
         attack = ["--attack", "--attack-tokens", str(options.long_prompt), "--max-tokens", "512"]
         yield {"long prompt": load(port, "--concurrency", "8", *attack)}
 
@@ -75,6 +78,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=int, default=400, help="[%(default)s]")
     parser.add_argument("--max-tokens", type=int, default=256, help="[%(default)s]")
     parser.add_argument("--long-prompt", type=int, default=16_000, help="tokens; 0 leaves it out [%(default)s]")
+    parser.add_argument("--images", type=int, default=0, help="in each request of the clients [%(default)s]")
+    parser.add_argument("--pixels", default="1000x1000", help="of each image [%(default)s]")
     parser.add_argument("--soak", type=float, help="seconds; instead of all this")
     parser.add_argument("--rate", type=float, default=8.0, help="requests a second of the soak [%(default)s]")
     parser.add_argument("--json", type=Path, help="where the figures go")
@@ -99,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
             for part in (soak if options.soak else traffic)(port, options):
                 found |= part
                 keep(found, options.json)
-        if not options.soak:
+        if not options.soak and not options.images:
             lazy = found["lazy start"] = measure_start(options.model, options.device, START_SECONDS, graphs="lazy")
             print(f"first answer after {lazy['first_answer_seconds']:.1f} s with graphs: lazy", flush=True)
             keep(found, options.json)

@@ -3,6 +3,7 @@
     random://Llama-3.1-8B                        by the shipped facts of architectures/Llama-3.1-8B.json
     random://llama?hidden_size=64&vocab_size=300 by a model type of transformers, its defaults changed
     random:///path/to/config.json                by a configuration on disk (or the directory that holds it)
+    random://Qwen2.5-VL-7B?text_config.num_hidden_layers=2    a part's fields behind a point
 
 The directory made for one holds config.json and a tokenizer whose every id has a text, but no weights: the loader
 draws those on the device, from `seed` (default 0).
@@ -51,7 +52,7 @@ def told_fields(spec: str) -> dict[str, Any]:
     """
     name, options = _parsed(spec)
     _, config = _based_on(name)
-    return ({"model_type": name} if config is None else config) | options
+    return _merged({"model_type": name} if config is None else config, options)
 
 
 def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
@@ -98,18 +99,27 @@ def _plain(name: str) -> str:
 
 def _overridden(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """The configuration with fields changed; only fields that exist, since a misspelt one would go unnoticed."""
-    known = set(config) | set(_defaults(config["model_type"]))
-    _check_keys(options, known, config["model_type"])
-    config = config | options
-    if isinstance(kinds := config.get("layer_types"), list):
-        config["layer_types"] = kinds[: config["num_hidden_layers"]]
+    _check_keys(options, [config, _defaults(config["model_type"])], config["model_type"])
+    config = _merged(config, options)
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict) and isinstance(kinds := part.get("layer_types"), list):
+            part["layer_types"] = kinds[: part["num_hidden_layers"]]
     return config
 
 
+def _merged(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with fields changed; behind a point stand those of a part of it."""
+    merged = dict(config)
+    for key, value in options.items():
+        part, _, rest = key.partition(".")
+        inner = merged.get(part)
+        merged[part] = _merged(inner if isinstance(inner, dict) else {}, {rest: value}) if rest else value
+    return merged
+
+
 def _config_of_type(model_type: str, options: dict[str, Any]) -> dict[str, Any]:
-    defaults = _defaults(model_type)
-    _check_keys(options, set(defaults), model_type)
-    return {"model_type": model_type, "dtype": "bfloat16"} | options
+    _check_keys(options, [_defaults(model_type)], model_type)
+    return _merged({"model_type": model_type, "dtype": "bfloat16"}, options)
 
 
 def _defaults(model_type: str) -> dict[str, Any]:
@@ -125,9 +135,13 @@ def _defaults(model_type: str) -> dict[str, Any]:
     return dict(config.to_dict())
 
 
-def _check_keys(options: dict[str, Any], known: set[str], model_type: str) -> None:
+def _check_keys(options: dict[str, Any], known: list[dict[str, Any]], model_type: str) -> None:
+    """Raise ModelLoadError for a field that none of the known configurations has."""
     for key in options:
-        if key not in known:
+        found: list[Any] = list(known)
+        for part in key.split("."):
+            found = [fields[part] for fields in found if isinstance(fields, dict) and part in fields]
+        if not found:
             raise ModelLoadError(f"random://{model_type}: {key!r} is not a field of its configuration")
 
 

@@ -1,6 +1,8 @@
 """Which checkpoints are of models that take images here, by their configurations alone: no torch is needed to tell."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from engine.weights.checkpoint import read_config
 
@@ -15,7 +17,11 @@ IMAGE_TYPES = frozenset(
 
 def takes_images(directory: Path) -> bool:
     """Whether the model in a directory does; False where its configuration cannot be read."""
-    config = read_config(directory) or {}
+    return is_of_images(read_config(directory) or {})
+
+
+def is_of_images(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is of such a model."""
     kind, vision = config.get("model_type"), config.get("vision_config") or {}
     if not isinstance(vision, dict):
         return False

@@ -8,8 +8,9 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoConfig
 
+from engine.errors import ModelLoadError
 from engine.models.vision import family_of
-from engine.weights.random_model import random_model_dir
+from engine.weights.random_model import random_model_dir, told_fields
 from engine.weights.random_sight import FAMILIES, sight_of
 from engine.weights.seeing import IMAGE_TYPES, takes_images
 from server.images.families import PROCESSORS
@@ -74,3 +75,16 @@ def test_a_model_without_a_row_for_images_answers_text(tmp_path: Path) -> None:
 
 def test_text_has_no_sight() -> None:
     assert sight_of({"model_type": "llama", "vocab_size": 300}) is None
+
+
+def test_a_field_of_a_part_is_named_behind_a_point() -> None:
+    small = "text_config.num_hidden_layers=1&text_config.hidden_size=64&vision_config.depth=3"
+    config = AutoConfig.from_pretrained(random_model_dir(f"Qwen2.5-VL-7B?{small}"))
+    assert (config.text_config.num_hidden_layers, config.text_config.hidden_size) == (1, 64)
+    assert config.text_config.vocab_size == 152064 and config.vision_config.depth == 3
+    assert told_fields(f"Qwen2.5-VL-7B?{small}")["vision_config"]["depth"] == 3
+    of_type = AutoConfig.from_pretrained(random_model_dir("mllama?text_config.num_hidden_layers=4&seed=1"))
+    assert of_type.text_config.num_hidden_layers == 4 and of_type.vision_config.max_num_tiles == 4
+    for wrong in ("text_config.depth=1", "vision_config.depth.x=1", "no_config.depth=1"):
+        with pytest.raises(ModelLoadError, match=f"'{wrong.partition('=')[0]}' is not a field"):
+            random_model_dir(f"Qwen2.5-VL-7B?{wrong}")
