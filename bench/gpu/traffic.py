@@ -3,8 +3,8 @@
 Seconds from its start to its first answer; then tokens a second, TTFT and inter-token latency of clients that ask again
 at once, and of streams beside a long prompt; then the start of a server that records its steps later. With `--images N`
 each request of the clients has so many, of which the time to first token is split into what it was spent on, and what
-would follow is left out. With `--soak SECONDS` requests arrive at random for so long instead, and neither the words of a
-greedy answer nor the memory that the GPU has left may have changed at the end.
+would follow is left out. With `--soak SECONDS` requests arrive at random for so long instead, and neither the words of
+a greedy answer nor the memory that the GPU has left may have changed at the end.
 """
 
 import argparse
