@@ -1,8 +1,11 @@
 """The benchmarks of developers keep their books; their numbers are worth nothing otherwise."""
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +27,7 @@ from engine.execution.model_runner import ModelRunner
 from engine.sizing.formulas import shape_of
 from engine.sizing.speed import decode_limit
 from engine.weights import random_model
-from server.benchmarks.record import circumstances, table
+from server.benchmarks.record import circumstances, table, write_json
 from server.fleet.gpus import GPUS
 from tests.clocks import PATIENCE
 from tests.tiny_models import VOCAB_SIZE, build_tiny_model
@@ -45,7 +48,7 @@ SIZES = ["--device", "cpu", "--batches", "1", "3", "--prompts", "64", "--context
 SIZES += ["--burst", "4", "16", "8"]
 
 
-def here(job: Job, seconds: float, logs: Path | None) -> suite.Found:
+def here(job: Job, seconds: float, logs: Path | None, seen: object) -> suite.Found:
     """A job of the GPU suite in this process, which is faster than one of its own."""
     found: suite.Found = {}
     run_job(job, found.__setitem__)
@@ -118,9 +121,9 @@ def test_the_measurement_of_models_that_gpus_share_keeps_its_books(
 ) -> None:
     """On two ranks on the CPU; one model is in FP8 from the draw on, and one is not divided by two."""
 
-    def alone(job: Job, seconds: float, logs: Path | None) -> suite.Found:
+    def alone(job: Job, seconds: float, logs: Path | None, seen: object) -> suite.Found:
         try:
-            return here(job, seconds, logs)
+            return here(job, seconds, logs, seen)
         finally:
             leave()
 
@@ -241,7 +244,7 @@ def test_figures_are_written_when_they_are_found(tmp_path: Path, monkeypatch: py
     """A run that is cut short, as a borrowed machine may cut it, leaves those of the jobs before."""
     report = tmp_path / "gpu.json"
 
-    def cut(job: Job, seconds: float, logs: Path | None) -> suite.Found:
+    def cut(job: Job, seconds: float, logs: Path | None, seen: object) -> suite.Found:
         if job.kind == "engine":
             assert set(json.loads(report.read_text())["found"]) == {"device"}
             raise KeyboardInterrupt
@@ -251,6 +254,35 @@ def test_figures_are_written_when_they_are_found(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt):
         suite.main(["--device", "cpu", "--models", "a", "--parts", "ceilings", "decode", "--json", str(report)])
     assert json.loads(report.read_text())["found"]["device"]["ceilings"]["flops"] == 1.0
+
+
+def test_figures_of_a_job_under_way_are_written_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that would never end, in the middle of a line."""
+    report, script = tmp_path / "gpu.json", tmp_path / "job"
+    script.write_text(
+        "import sys, time, pathlib\n"
+        'text = \'["decode 1", {"tokens_per_second": 7.0}]\\n["decode 8", {"tokens_\'\n'
+        "pathlib.Path(sys.argv[-1]).write_text(text)\n"
+        "while True: time.sleep(1)\n"
+    )
+    start, started = subprocess.Popen, []
+
+    def popen(command: list[str], **options: Any) -> Any:
+        started.append(start([command[0], str(script), command[-1]], **options))
+        return started[-1]
+
+    def cut(path: str, content: dict[str, Any]) -> None:
+        if content["found"]["a"]:
+            write_json(path, content)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": popen}))
+    monkeypatch.setattr(suite, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(suite, "write_json", cut)
+    with pytest.raises(KeyboardInterrupt):
+        suite.main(["--device", "cpu", "--models", "a", "--parts", "decode", "--json", str(report)])
+    assert json.loads(report.read_text())["found"] == {"a": {"decode 1": {"tokens_per_second": 7.0}}}
+    assert started[0].poll() is not None, "it is ended"
 
 
 def test_the_operations_that_take_most_are_told() -> None:

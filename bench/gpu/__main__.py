@@ -45,6 +45,8 @@ SHORT = {"Llama-3.1-8B@fp8+kv8": ("offline",), "Qwen2.5-VL-7B": ("decode", "imag
 JOB_SECONDS = {"device": 300.0, "sums": 120.0, "ranks": 300.0, "engine": 240.0, "peer": 75.0, "server": 120.0}
 """What a job may take before it is ended."""
 SECONDS, SHARED_SECONDS = 480.0, 1500.0
+LOOK_SECONDS = 2.0
+"""Between two looks at what a job has found so far, which is written then."""
 LEAST_SECONDS = 15.0
 """A job is not begun with less time left."""
 NO_PATH = str.maketrans("/@?&= ", "______")
@@ -80,10 +82,10 @@ def has_part(model: str, part: str, peers: Sequence[str]) -> bool:
     return part != "burst" or model in peers
 
 
-def run(job: Job, seconds: float, logs: Path | None = None) -> Found:
+def run(job: Job, seconds: float, logs: Path | None = None, seen: Callable[[Found], None] = lambda _: None) -> Found:
     """What a job measured in a process of its own, in at most `seconds`; what went wrong stands under `error`.
 
-    What the process said is kept in the folder `logs`, if there is one.
+    What the process said is kept in the folder `logs`, if there is one. `seen` is told what there is as it comes.
     """
     with tempfile.TemporaryDirectory() as work:
         results, log = Path(work) / "results", Path(work) / "log"
@@ -92,22 +94,35 @@ def run(job: Job, seconds: float, logs: Path | None = None) -> Found:
         with log.open("wb") as said:
             process = subprocess.Popen(command, stdout=said, stderr=said, env=environment, start_new_session=True)
             try:
-                code: int | None = process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                code = None
+                code = watched(process, seconds, lambda: seen(read(results)))
             finally:
                 end(process)
         if logs is not None:
             logs.mkdir(parents=True, exist_ok=True)
             shutil.copy(log, logs / f"{job.name.translate(NO_PATH)[-LONGEST_NAME:]}.log")
-        lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
-        found: Found = dict(json.loads(line) for line in lines if line.endswith("]"))
+        found = read(results)
         if code is None:
             found["error"] = {"error": f"not done after {seconds:.0f} s"}
         elif code and "error" not in found:
             tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
             found["error"] = {"error": f"ended with {code}: {' '.join(tail)}"}
         return found
+
+
+def watched(process: "subprocess.Popen[bytes]", seconds: float, look: Callable[[], None]) -> int | None:
+    """Wait for a process, and look after it now and then; its exit code, None if it takes longer than `seconds`."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(min(left, LOOK_SECONDS))
+        look()
+    return None
+
+
+def read(results: Path) -> Found:
+    """What a job has written, but for a line that is not whole."""
+    lines = results.read_text(encoding="utf-8").split("\n")[:-1] if results.exists() else []
+    return dict(json.loads(line) for line in lines)
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
@@ -120,7 +135,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 def measure(
     jobs: list[Job], seconds: float, logs: Path | None = None, keep: Callable[[dict[str, Found]], None] = lambda _: None
 ) -> dict[str, Found]:
-    """All jobs one after another, while time is left; `keep` is told what was found after each."""
+    """All jobs one after another, while time is left; `keep` is told what was found, by each as it goes."""
     deadline = time.monotonic() + seconds
     found: dict[str, Found] = {}
     ceilings: Ceilings | None = None
@@ -131,7 +146,11 @@ def measure(
             continue
         began = time.monotonic()
         job = replace(job, ceilings=ceilings)
-        found[job.name] = run(job, min(left, JOB_SECONDS[job.kind]), logs)
+
+        def seen(so_far: Found, name: str = job.name) -> None:
+            keep(found | {name: so_far})
+
+        found[job.name] = run(job, min(left, JOB_SECONDS[job.kind]), logs, seen)
         keep(found)
         print(f"{job.name}: {time.monotonic() - began:.0f} s", flush=True)
         measured = found[job.name].get("ceilings", {})
@@ -156,7 +175,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--burst", nargs=3, type=int, default=default.burst, metavar=("REQUESTS", "PROMPT", "ANSWER"))
     add("--seconds", type=float, help="of the whole; what does not fit is left out")
     add("--device", default="cuda")
-    add("--json", metavar="FILE", help="rewritten after each job, so that a run that is cut leaves its figures")
+    add("--json", metavar="FILE", help="rewritten as figures come, so that a run that is cut leaves them")
     add("--logs", metavar="FOLDER", type=Path, help="keep what each job's process said")
     options = parser.parse_args(arguments)
     if options.gpus < 1 or (options.gpus == 1 and "ranks" in (options.parts or ())):

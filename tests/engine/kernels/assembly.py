@@ -9,7 +9,11 @@ from pathlib import Path
 
 import triton
 
-REGISTERS, SHARED, THREADS = 65536, {80: 164, 89: 100, 90: 228, 100: 228}, {80: 2048, 89: 1536, 90: 2048, 100: 2048}
+REGISTERS, SHARED, THREADS = (
+    65536,
+    {80: 164, 89: 100, 90: 228, 100: 228, 120: 100},
+    {80: 2048, 89: 1536, 90: 2048, 100: 2048, 120: 1536},
+)
 """Of a processor: registers, KiB of shared memory, threads (CUDA C++ Programming Guide, technical specifications)."""
 RESERVED = 1024
 """Bytes of shared memory that each program takes beside its own."""
