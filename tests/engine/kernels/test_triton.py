@@ -14,11 +14,14 @@ pytest.importorskip("triton", reason="needs triton, which comes with torch for C
 
 from tests.engine.kernels.built_kernels import Line
 
-SHARED_BYTES = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+SHARED_BYTES = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 """Most shared memory of a block, by compute capability (CUDA C++ Programming Guide, technical specifications)."""
+AT_LENGTH = (80, 120)
+"""Built by `make soak` alone: their products are those of 8.9, which has as little room as any."""
 MANY = 30
 PUT_AWAY = 32
-"""Bytes of a thread that the assembler may put away so that 128 registers suffice, and a program more finds room."""
+"""Bytes of a thread that the assembler may put away so that 128 registers suffice, and a program more finds room. On 12.0
+one kernel needs 16 beyond 255 registers, that of experts in FP8 in the largest prompts."""
 HOPPER = {
     "attention, 64, group of 4": (8, 1350),
     "attention, 128, group of 4": (5, 2000),
@@ -61,15 +64,18 @@ def test_kernels_do_what_their_references_do() -> None:
     assert not [f"{name}: {problem}" for name, problem in results if problem is not None]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("capability", SHARED_BYTES)
+@pytest.mark.parametrize(
+    "capability",
+    [pytest.param(one, marks=pytest.mark.soak if one in AT_LENGTH else pytest.mark.slow) for one in SHARED_BYTES],
+)
 def test_kernels_fit_into_the_processors(capability: int) -> None:
     results = [Line(*line) for line in lines_of("tests.engine.kernels.built_kernels", str(capability))]
     assert len(results) > MANY
     # Triton turns nothing into e4m3 for an older processor, and the engine refuses FP8 there.
     assert any("FP8" in line.name for line in results) == (capability >= 89)
-    assert not [line for line in results if line.stack > (PUT_AWAY if line.registers <= 128 else 0)], "spilled"
+    may_spill = [line for line in results if line.registers <= 128 or capability == 120]
+    assert not [line for line in results if line.stack > (PUT_AWAY if line in may_spill else 0)], "spilled"
     assert not [line for line in results if line.shared > SHARED_BYTES[capability]], "too much shared memory"
     waiting = {line.name for line in results if line.waits}
     assert waiting == ({line.name for line in results if DEPENDENT.match(line.name)} if capability >= 90 else set())
@@ -84,7 +90,7 @@ def test_kernels_fit_into_the_processors(capability: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("family", ["gemma2", "deepseek_v3", "llama@fp8"])
+@pytest.mark.parametrize("family", ["gemma2", "deepseek_v3", "llama@fp8+kv8", "qwen2_5_vl"])
 def test_nothing_is_built_while_an_engine_serves(family: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.engine.kernels.steady", family], capture_output=True, text=True, timeout=580,
