@@ -1,8 +1,8 @@
 """What Triton would build while an engine serves, by the interpreter: `python -m tests.engine.kernels.steady FAMILY`.
 
-`FAMILY@fp8` has its weights in FP8, `@kv8` its cache, `@fp8+kv8` both; a family that sees is asked about images too. Prints a line
-of JSON: for each kernel how many variants were there once the engine was loaded, and how many came with requests of all
-kinds, which should be none. The interpreter builds nothing; what launches would be built for is counted.
+`FAMILY@fp8` has its weights in FP8, `@kv8` its cache, `@fp8+kv8` both; a family that sees is asked about images too.
+Prints a line of JSON: for each kernel how many variants were there once the engine was loaded, and how many came with
+requests of all kinds, which should be none. The interpreter builds nothing; what launches would be built for is counted.
 """
 
 import json

@@ -18,10 +18,16 @@ SHARED_BYTES = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 
 """Most shared memory of a block, by compute capability (CUDA C++ Programming Guide, technical specifications)."""
 AT_LENGTH = (80, 120)
 """Built by `make soak` alone: their products are those of 8.9, which has as little room as any."""
+SOAK = [
+    pytest.mark.soak,
+    pytest.mark.skipif(not os.environ.get("HEADRACE_SOAK"), reason="built under HEADRACE_SOAK=1, by make soak"),
+]
 MANY = 30
 PUT_AWAY = 32
-"""Bytes of a thread that the assembler may put away so that 128 registers suffice, and a program more finds room. On 12.0
-one kernel needs 16 beyond 255 registers, that of experts in FP8 in the largest prompts."""
+"""Bytes of a thread that the assembler may put away so that 128 registers suffice, and a program more finds room.
+
+On 12.0 one kernel needs 16 beyond 255 registers: that of experts in FP8 in the largest prompts.
+"""
 HOPPER = {
     "attention, 64, group of 4": (8, 1350),
     "attention, 128, group of 4": (5, 2000),
@@ -67,7 +73,7 @@ def test_kernels_do_what_their_references_do() -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "capability",
-    [pytest.param(one, marks=pytest.mark.soak if one in AT_LENGTH else pytest.mark.slow) for one in SHARED_BYTES],
+    [pytest.param(one, marks=SOAK if one in AT_LENGTH else pytest.mark.slow) for one in SHARED_BYTES],
 )
 def test_kernels_fit_into_the_processors(capability: int) -> None:
     results = [Line(*line) for line in lines_of("tests.engine.kernels.built_kernels", str(capability))]
