@@ -2,7 +2,8 @@
 
 `FAMILY@fp8` has its weights in FP8, `@kv8` its cache, `@fp8+kv8` both; a family that sees is asked about images too.
 Prints a line of JSON: for each kernel how many variants were there once the engine was loaded, and how many came with
-requests of all kinds, which should be none. The interpreter builds nothing; what launches would be built for is counted.
+requests of all kinds, which should be none. The interpreter builds nothing; it is counted what launches would be built
+for.
 """
 
 import json
