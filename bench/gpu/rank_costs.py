@@ -13,7 +13,7 @@ from engine.sizing.fit import UNSEEN_BYTES, fit
 from engine.sizing.formulas import shape_of
 from engine.sizing.shape import ModelShape
 from engine.sizing.speed import sent_bytes, step_costs
-from engine.sizing.split import split_of
+from engine.sizing.towers import decoder_of
 from server.fleet.gpus import GPUS
 
 GIB = 1 << 30
@@ -52,7 +52,7 @@ def rank_costs(config: Mapping[str, Any], settings: EngineConfig, link: float | 
     if shape is None or (ranks > 1 and link is None):
         return None
     costs = step_costs(shape, settings, itemsize=ITEM_BYTES, fp8_files=stored)
-    heads = int(config["num_attention_heads"]) if ranks == 1 else split_of(config, ranks).local_heads
+    heads = int(decoder_of(config)["num_attention_heads"]) // ranks
     pairs = sum(layer.k_dim + layer.v_dim for layer in shape.cache.values())
     known = {field.name: getattr(costs, field.name) for field in fields(Costs)}
     return RankCosts(

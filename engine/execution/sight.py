@@ -27,15 +27,8 @@ from engine.models.vision_windows import replace_windows
 from engine.scheduling.image_shelf import ImageShelf
 from engine.scheduling.images import PromptImage, looks_of, rows_of
 from engine.scheduling.scheduler import Scheduled
+from engine.sizing.towers import embeddings_room, looks_room
 
-IMAGE_CACHE_BYTES = 256 << 20
-"""Embeddings of images that are kept: about 60 images of a megapixel for a model of 7B in bf16."""
-IMAGE_CACHE_SHARE = 0.1
-"""Of the memory that is left, at most so much for them."""
-CROSS_SHARE = 0.2
-"""Of the memory that is left, at most so much for images that tokens look at."""
-CROSS_IMAGES = 32
-"""And never more than so many of the largest."""
 SHARED_TYPES = frozenset({"qwen2_5_vl", "mllama", "gemma3"})
 """Models whose images can be shared among ranks: rank 0 encodes them without the embeddings of tokens, which are
 divided, and gives the decoder nothing but embeddings."""
@@ -110,15 +103,13 @@ class Sight:
         left = memory_budget("auto", self.encoder.device, reserved)
         if self._cross_layers:
             unit = self.encoder.states_of_unit * sum(layer.bytes_per_state(self._dtype) for layer in self._cross_layers)
-            units = max(self.encoder.max_units, int(left * CROSS_SHARE // unit))
-            units = min(units, CROSS_IMAGES * self.encoder.max_units)
+            units = looks_room(left, unit, self.encoder.max_units)
             self.shelf = ImageShelf(units, self.encoder.num_units)
             self.images = CrossImages(self.encoder.encode, self._cross_layers, self.shelf)
             self.num_bytes = units * unit
         else:
-            # However little there is, the largest image is not encoded again for each of its chunks.
             largest = self.encoder.example(self._context).length * self.encoder.bytes_per_token(self._dtype)
-            self.num_bytes = max(largest, min(IMAGE_CACHE_BYTES, int(left * IMAGE_CACHE_SHARE)))
+            self.num_bytes = embeddings_room(left, largest)
             self.images = ImageCache(self.encoder.encode, self.num_bytes)
 
     def rehearse(self) -> "Rehearsed":

@@ -1,9 +1,9 @@
 """Whether a model, or a rank's part of it, fits on a GPU, and what context it leaves, before either is there.
 
-The engine rehearses its largest step on the GPU itself; here that is counted, for layers of ten launches
-(`engine.models.cuda_layer`). Otherwise the numbers are those by which the engine sizes itself. What a process takes
-that is in no book was measured on an H100 (bench/results/2026-11-26-gpu-after.json), and is taken to be the same
-elsewhere. What ranks take to speak with each other was not measured.
+The engine rehearses its largest step and its largest image on the GPU itself; here they are counted, steps for layers
+of ten launches (`engine.models.cuda_layer`). Otherwise the numbers are those by which the engine sizes itself. What a
+process takes that is in no book was measured on an H100 (bench/results/2026-11-26-gpu-after.json), and is taken to be
+the same elsewhere. What ranks take to speak with each other was not measured, nor were images.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,9 @@ class Fit:
     load: int
     """Bytes of the weights while they are loaded: as the files have them."""
     step: int
-    """Bytes of the largest step, and of recorded ones."""
+    """Bytes of the largest step, of an image that is encoded meanwhile, and of recorded steps."""
+    images: int
+    """Bytes that are set aside for images that were encoded."""
     kv_tokens: int
     """What the KV cache holds; 0 if the model does not fit."""
     context: int
@@ -61,17 +63,20 @@ def fit(shape: ModelShape, config: EngineConfig, num_bytes: int, *, itemsize: in
     held += RANK_BYTES if shape.ranks > 1 else 0
     if storage == "quantized":
         held += round(FP8_HOLES * sum(linear.inputs * linear.outputs for linear in shape.in_fp8(storage)))
-    step = step_bytes(shape, limits, itemsize)
+    context = config.context or shape.context
+    step = step_bytes(shape, limits, itemsize, context)
     step += unordered_bytes(limits, step) if config.graphs == "lazy" else 0
     step += graphs_bytes(limits, shape.vocab_size, itemsize)
     kv_itemsize = kv_itemsize_of(config, itemsize)
     overhead = overhead_bytes(shape.cache, kv_itemsize, config.block_size, is_cuda=True)
-    left = (num_bytes - held - weights - step - overhead) * CUDA_SHARE
+    room = num_bytes - held - weights - step - overhead
+    images = 0 if shape.tower is None else shape.tower.kept_bytes(room * CUDA_SHARE, itemsize, context)
+    left = (room - images) * CUDA_SHARE
     blocks = int(left // (bytes_per_token(shape.cache, kv_itemsize) * config.block_size))
     if blocks < 2 or load + UNSEEN_BYTES > num_bytes:
-        return Fit(weights, load, step, 0, 0)
+        return Fit(weights, load, step, images, 0, 0)
     tokens = blocks * config.block_size
-    return Fit(weights, load, step, tokens, min(config.context or shape.context, tokens))
+    return Fit(weights, load, step, images, tokens, min(context, tokens))
 
 
 def storage_of(config: EngineConfig, *, fp8_files: bool) -> Storage:
@@ -86,8 +91,8 @@ def kv_itemsize_of(config: EngineConfig, itemsize: int) -> int:
     return 1 if config.kv_dtype == "fp8" else itemsize
 
 
-def step_bytes(shape: ModelShape, limits: Limits, itemsize: int) -> int:
-    """What the largest step holds at once, as `ModelRunner.rehearse` measures it.
+def step_bytes(shape: ModelShape, limits: Limits, itemsize: int, context: int) -> int:
+    """What the largest step holds at once, as `ModelRunner.rehearse` measures it, with the largest image beside it.
 
     That is in a layer's MLP the residual, what was normed and attended, gate and up and what becomes of them; in one
     with experts, the same of each token and expert (`engine.kernels.triton_experts`); or, in models with a large
@@ -95,7 +100,10 @@ def step_bytes(shape: ModelShape, limits: Limits, itemsize: int) -> int:
     """
     layer = limits.max_batched_tokens * 3 * (shape.hidden_size + shape.widest) * itemsize
     sampling = limits.max_num_seqs * shape.vocab_size * SAMPLED_BYTES
-    return max(layer, _experts_bytes(shape, limits, itemsize), sampling) + scored_bytes(shape.vocab_size)
+    step = max(layer, _experts_bytes(shape, limits, itemsize), sampling)
+    if shape.tower is not None:
+        step = shape.tower.step_bytes(step, itemsize, context)
+    return step + scored_bytes(shape.vocab_size)
 
 
 def _experts_bytes(shape: ModelShape, limits: Limits, itemsize: int) -> int:

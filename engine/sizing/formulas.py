@@ -1,16 +1,18 @@
 """The shape that a configuration describes, whole or one rank's part of it. No code of the model is run.
 
 Decoders of the kinds that are listed here are counted by their formulas, to the number; tests hold that to the models
-that transformers builds, and to the parts of them that ranks cut out. Of another kind nothing is said. Models that see
-are counted by the configuration of their decoder, without what sees.
+that transformers builds, and to the parts of them that ranks cut out. Of another kind nothing is said. What sees is
+counted in `engine.sizing.towers`.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from engine.sizing.cache import LayerShape
 from engine.sizing.shape import Experts, Linear, ModelShape
 from engine.sizing.split import Split, split_of, vocabulary_rows
+from engine.sizing.towers import TEXT_TYPES, decoder_of, tower_of
 
 LATENT_KINDS = frozenset(("deepseek_v2", "deepseek_v3"))
 DENSE_KINDS = frozenset(
@@ -30,12 +32,14 @@ def shape_of(config: Mapping[str, Any], ranks: int = 1) -> ModelShape | None:
     None for a kind that is not listed, and for what is no configuration. Raises ConfigError for ranks that do not
     divide the model.
     """
-    kind = config.get("model_type")
+    decoder = decoder_of(config) if config.get("model_type") in TEXT_TYPES else config
+    kind = decoder.get("model_type")
     if kind not in KINDS:
         return None
     try:
-        split = _whole(config) if ranks == 1 else split_of(config, ranks)
-        return _latent(config, split) if kind in LATENT_KINDS else _dense(config, str(kind), split)
+        split = _whole(decoder) if ranks == 1 else split_of(decoder, ranks)
+        shape = _latent(decoder, split) if kind in LATENT_KINDS else _dense(decoder, str(kind), split)
+        return replace(shape, tower=tower_of(config))
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
 

@@ -1,10 +1,11 @@
-"""A decoder in numbers, whole or one rank's part of it: its weights, and what its layers keep of a token."""
+"""A model in numbers, whole or one rank's part of it: its weights, and what its layers keep of a token."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from engine.sizing.cache import LayerShape
+from engine.sizing.towers import Tower
 
 FP8_CAPABILITY = (8, 9)
 """Of the first GPUs whose matrix units take e4m3."""
@@ -66,7 +67,7 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """A decoder in numbers. Of several ranks each has one like it: then these are the numbers of its part."""
+    """A model in numbers. Of several ranks each has one like it: then these are the numbers of its part."""
 
     vocab_size: int
     """Of the whole."""
@@ -91,12 +92,25 @@ class ModelShape:
     """How many layers have them: the last ones."""
     ranks: int = 1
     """That share the model."""
+    tower: Tower | None = None
+    """Of a model that sees: every rank has it, never in FP8."""
 
     @property
     def parameters(self) -> int:
         """All its numbers."""
         linears = sum(linear.numbers for layer in self.linears for linear in layer)
-        return self.embedding + (0 if self.is_tied else self.head) + self.other + linears + self.expert_numbers
+        text = self.embedding + (0 if self.is_tied else self.head) + self.other + linears + self.expert_numbers
+        return text + self.tower_numbers
+
+    @property
+    def tower_numbers(self) -> int:
+        """Of the weights of what sees."""
+        return 0 if self.tower is None else self.tower.numbers
+
+    @property
+    def of_text(self) -> "ModelShape":
+        """What steps without images have to do with: neither what sees, nor layers in which tokens look at images."""
+        return replace(self, linears=tuple(self.linears[layer] for layer in self.cache), tower=None)
 
     @property
     def expert_numbers(self) -> int:

@@ -1,8 +1,8 @@
 """How many tokens a second a model can answer with at most, from what a decoding step must move and do.
 
 Each rank reads its weights and its part of the cache, and computes; then ranks add up what each has. What lies between
-is left out: launches, the latency of each reduction, attention's operations, waiting. So these are limits, which no
-engine passes, and not what one will do.
+is left out: launches, the latency of each reduction, attention's operations, images, waiting. So these are limits,
+which no engine passes, and not what one will do.
 """
 
 from engine.config import EngineConfig
@@ -36,7 +36,8 @@ def decode_limit(
 
 
 def step_costs(shape: ModelShape, config: EngineConfig, *, itemsize: int = 2, fp8_files: bool = False) -> Costs:
-    """What a rank moves and does in decoding steps."""
+    """What a rank moves and does in decoding steps of text alone."""
+    shape = shape.of_text
     storage, experts = storage_of(config, fp8_files=fp8_files), shape.experts
     share = 1.0 if experts is None else experts.chosen / experts.number
     linears = sum(linear.numbers for layer in shape.linears for linear in layer)
@@ -55,5 +56,5 @@ def step_costs(shape: ModelShape, config: EngineConfig, *, itemsize: int = 2, fp
 def sent_bytes(shape: ModelShape, rows: int, itemsize: int) -> float:
     """What each rank sends in a step of so many rows: sums in a ring, and its part of the logits."""
     others = (shape.ranks - 1) / shape.ranks
-    sums = (SUMS_A_LAYER * len(shape.linears) + 1) * 2 * shape.hidden_size
+    sums = (SUMS_A_LAYER * len(shape.of_text.linears) + 1) * 2 * shape.hidden_size
     return others * rows * (sums + shape.vocab_size) * itemsize

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.config import MOST_RANKS, EngineConfig
 from engine.errors import ConfigError
+from engine.sizing.towers import decoder_of
 from engine.weights.seeing import IMAGE_TYPES
 from engine.weights.sources import told_config
 
@@ -60,13 +61,11 @@ def check_ranks(config: EngineConfig) -> None:
     told = told_config(config.source, config.revision)
     if told is None:
         return
-    text = told.get("text_config")
-    if isinstance(text, Mapping):
-        told = {**text, "quantization_config": told.get("quantization_config")}
-    kind = told.get("model_type")
+    decoder = decoder_of(told)
+    kind = decoder.get("model_type")
     if kind is not None and kind not in _WITH_TEXT:
         _check_kind(kind, config.tensor_parallel)
-    _check_sizes(told, config.tensor_parallel)
+    _check_sizes(decoder, config.tensor_parallel)
 
 
 def split_of(config: Mapping[str, Any], ranks: int) -> Split:
@@ -104,10 +103,11 @@ def fitting_ranks(config: Mapping[str, Any]) -> list[int]:
 
 
 def most_ranks(config: Mapping[str, Any], limit: int) -> int:
-    """The largest number of ranks, and no more than `limit`, that a decoder can be divided among; 1 is always one."""
-    if config.get("model_type") not in SPLIT_KINDS:
+    """The largest number of ranks, and no more than `limit`, that a model can be divided among; 1 is always one."""
+    decoder = decoder_of(config)
+    if decoder.get("model_type") not in SPLIT_KINDS:
         return 1
-    return max(ranks for ranks in fitting_ranks(config) if ranks <= limit)
+    return max(ranks for ranks in fitting_ranks(decoder) if ranks <= limit)
 
 
 def vocabulary_rows(vocab_size: int, ranks: int) -> int:

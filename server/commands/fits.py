@@ -42,7 +42,8 @@ LIMIT_CONTEXT = 2048
 MANY = 64
 NOTE = (
     "Computed for an empty machine, not tried. 'fp8 files' are checkpoints in FP8, where weights of 16 bits are too "
-    "large to be read first. Not known is what sees images, and what is neither here nor a shape that ships."
+    "large to be read first. Of models that see the tower and room for images are counted, limits are of steps "
+    "without images. Not known are kinds that are not counted, and what is neither here nor a shape that ships."
 )
 RANKS_NOTE = (
     " GPUS: as many of them as divide the model, which is what to write as tensor_parallel. Weights and steps are "

@@ -19,10 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from engine import onlookers
 from engine.engine import Engine
-from engine.execution import sight as sight_module
 from engine.execution.cross_images import CrossImages
 from engine.messages import AddRequest, SequenceOutput
 from engine.scheduling.pacing import PrefillPacer
+from engine.sizing import towers
 from tests.engine.test_oracle import make_engine
 from tests.engine.test_oracle_vision import CONVERSATIONS, TEXT, greedy
 from tests.vision_models import Eyes, build_seeing_model
@@ -236,7 +236,7 @@ def test_any_history_gives_what_each_request_gets_alone(
     family: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     eyes = Eyes(family, build_seeing_model(family, tmp_path_factory.mktemp(family)))
-    monkeypatch.setattr(sight_module, "CROSS_IMAGES", 3)
+    monkeypatch.setattr(towers, "CROSS_IMAGES", 3)
     monkeypatch.setattr(PrefillPacer, "decode_seconds", 0.0)
     longest = max(len(eyes.prompt(parts)[0]) for parts in PROMPTS) + MAX_TOKENS
     engine = make_engine(eyes.directory, num_blocks=longest * 3 // 8, max_batched_tokens=16)
