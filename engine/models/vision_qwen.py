@@ -8,9 +8,7 @@ import torch
 
 from engine.models.image_encoder import HALF, ImageEncoder, tensor_of
 from engine.scheduling.images import ImageRows, Placement, PromptImage
-
-MAX_PIXELS = 16384 * 28 * 28
-"""Of an image where the checkpoint does not say."""
+from engine.sizing.towers import QWEN_PIXELS
 
 
 class QwenEncoder(ImageEncoder):
@@ -36,7 +34,7 @@ class QwenEncoder(ImageEncoder):
         tokens = 4
         if most_tokens is not None:
             pixels = (self._processing.get("size") or {}).get("longest_edge") or self._processing.get("max_pixels")
-            tokens = max(1, min((pixels or MAX_PIXELS) // (patch * merge) ** 2, most_tokens))
+            tokens = max(1, min((pixels or QWEN_PIXELS) // (patch * merge) ** 2, most_tokens))
         rows = math.isqrt(tokens)
         grid = (1, rows * merge, tokens // rows * merge)
         return grid, (grid[1] * grid[2], vision.in_channels, 1, patch, patch)

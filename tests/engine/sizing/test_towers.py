@@ -17,14 +17,13 @@ from engine.config import EngineConfig
 from engine.execution import sight as sight_module
 from engine.models.cuts import Cutter
 from engine.models.vision import FAMILIES
-from engine.models.vision_qwen import MAX_PIXELS
 from engine.models.vision_windows import replace_windows
 from engine.sizing.fit import fit
 from engine.sizing.formulas import shape_of
 from engine.sizing.shape import ModelShape
 from engine.sizing.speed import sent_bytes, step_costs
 from engine.sizing.split import most_ranks, split_of
-from engine.sizing.towers import CROSS_IMAGES, IMAGE_CACHE_BYTES, QWEN_PIXELS, TEXT_TYPES, Tower
+from engine.sizing.towers import CROSS_IMAGES, IMAGE_CACHE_BYTES, TEXT_TYPES, Tower
 from engine.weights.random_model import shipped_config
 from tests.engine.sizing.test_parts import prefix_of
 from tests.engine.test_oracle import make_engine
@@ -211,7 +210,6 @@ def test_the_largest_image_takes_what_is_counted(kind: str, vision: dict[str, An
 
 
 def test_qwens_largest_image_is_bounded_by_pixels_and_by_the_context() -> None:
-    assert QWEN_PIXELS == MAX_PIXELS
     tower = shipped(QWEN).tower
     assert tower is not None and tower.units == 16384
     assert tower.step_bytes(0, 2, 4096) * 4 == tower.step_bytes(0, 2, 128_000)
