@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.device.forward_batch import ForwardBatch
 from engine.device.host_batch import HostBatch
 from engine.execution.graphs import DecodeGraphs
 from engine.execution.mixed_graphs import MixedGraphs
@@ -228,6 +229,30 @@ def step_of(runner: ModelRunner, *lengths: int) -> HostBatch:
         sequence.slot, sequence.block_table, sequence.num_computed_tokens = slot, [NULL_BLOCK] * 20, 1
         rows.append(Scheduled(sequence, length))
     return runner.pack(rows)
+
+
+def test_once_all_is_recorded_nothing_is_while_it_serves(
+    tiny_model_dir: Callable[[str], Path], recorded: list[FakeGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever meets is repeated; the size that found no memory is that of steps which are larger."""
+    runner = recording_runner(tiny_model_dir("llama"), graphs=True)
+    assert runner.mixed_graphs is not None
+    runner.warm_up()
+    number = len(recorded)
+    assert [size for size, graph in runner.mixed_graphs._graphs.items() if graph is None] == [(384, 7)]
+    eagerly: list[int] = []
+    forward = runner._forward
+
+    def noted(batch: ForwardBatch, host: HostBatch | None = None) -> torch.Tensor:
+        eagerly.append(len(batch.input_ids))
+        return forward(batch, host)
+
+    for graphs in (runner, runner.graphs, runner.mixed_graphs):
+        monkeypatch.setattr(graphs, "_forward", noted)
+    for lengths in [(1,) * rows for rows in range(1, 7)] + [(1, 1, length) for length in range(2, 78)]:
+        runner.run(step_of(runner, *lengths))
+    assert len(recorded) == number
+    assert not eagerly and sum(graph.num_replays for graph in recorded) == 6 + 76
 
 
 def test_a_lazy_size_is_recorded_once_when_a_step_needs_it(
