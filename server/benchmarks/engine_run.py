@@ -6,16 +6,20 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from engine.config import EngineConfig
-from engine.costs import Ceilings, Costs, costs_of
+from engine.costs import ITEM_BYTES, Ceilings, Costs, costs_of
 from engine.errors import ConfigError, HeadraceError
 from engine.messages import EngineInfo
 from engine.sampling_params import SamplingParams
+from engine.sizing.formulas import shape_of
+from engine.sizing.towers import decoder_of
 from server.fleet.engine_process import ENGINE_COMMAND, EngineProcess
 from server.fleet.private import PrivateDirectory
 
@@ -87,12 +91,23 @@ class EngineRun:
         return list(await asyncio.gather(*(self.answer(prompt, params, on_end) for prompt, params in requests)))
 
     def costs(self) -> Costs:
-        """What the model's steps must move and do. Raises `ConfigError` where its configuration does not tell."""
+        """What steps of text must move and do. Raises `ConfigError` where the model's configuration does not tell."""
         try:
             config = json.loads((Path(self.info.model_dir) / "config.json").read_text(encoding="utf-8"))
-            return costs_of(self.info, config.get("text_config", config), is_fp8="fp8" in self.info.numerics)
+            is_fp8 = "fp8" in self.info.numerics
+            return costs_of(without_images(self.info, config), decoder_of(config), is_fp8=is_fp8)
         except (OSError, ValueError, LookupError) as error:
             raise ConfigError(f"the model's configuration does not tell its sizes: {error!r}") from error
+
+
+def without_images(info: EngineInfo, config: Mapping[str, Any]) -> EngineInfo:
+    """An engine's sizes less what only images need, as far as its kind is counted."""
+    shape = shape_of(config)
+    idle = 0 if shape is None else shape.parameters - shape.of_text.parameters
+    idle_bytes = idle * ITEM_BYTES.get(info.dtype.removeprefix("torch."), 2)  # never in FP8
+    return msgspec.structs.replace(
+        info, num_parameters=info.num_parameters - idle, weights_bytes=info.weights_bytes - idle_bytes
+    )
 
 
 @contextlib.asynccontextmanager
