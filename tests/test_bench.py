@@ -340,7 +340,7 @@ def test_a_step_of_text_moves_nothing_of_images(family: str, tmp_path: Path) -> 
     assert costs.step_bytes == 4 * (info.num_parameters - idle - VOCAB_SIZE * 64)
     process: Any = None
     # `headrace bench` counts by the configuration alone, and leaves norms of layers of cross attention in.
-    assert asdict(EngineRun(process, info).costs()) == pytest.approx(asdict(costs), rel=0.005)
+    assert asdict(EngineRun(process, info).costs()) == pytest.approx(asdict(costs), rel=0.01)
     engine.close()
 
 
