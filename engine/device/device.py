@@ -19,13 +19,15 @@ def select_device(name: str, rank: int = 0) -> torch.device:
     """`auto` is the first CUDA device, else the CPU. Raises ConfigError for a device that is not there.
 
     A `rank` has the device that comes so many behind the one that is named; on a CPU all have the same. A CUDA device
-    is this thread's current one afterwards: that is where Triton's launches, events and recordings go.
+    is this thread's current one afterwards: that is where Triton's launches, events and recordings go. Convolutions in
+    fp32 are computed in fp32 there: torch would let towers, the only ones that have some, round to TF32.
     """
     device = _find_device(name)
     if rank and device.type == "cuda":
         device = _find_device(f"cuda:{(device.index or 0) + rank}")
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = False
     return device
 
 

@@ -14,8 +14,10 @@ def test_a_gpu_that_is_chosen_is_the_current_one(name: str, index: int, monkeypa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     assert select_device(name) == torch.device("cuda", index)
     assert chosen == [torch.device("cuda", index)]
+    assert not torch.backends.cudnn.allow_tf32, "towers would be computed less exactly than in fp32"
 
 
 @pytest.mark.parametrize(
