@@ -231,10 +231,10 @@ def noise(height: int, width: int, seed: int = 0) -> Image.Image:
 
 
 @lru_cache(maxsize=4)
-def oracle(directory: Path) -> PreTrainedModel:
+def oracle(directory: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PreTrainedModel:
     """transformers' own model, as it attends without us."""
     model_class = auto_class(AutoConfig.from_pretrained(directory))
-    model = model_class.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+    model = model_class.from_pretrained(directory, dtype=dtype, attn_implementation="eager").to(device).eval()
     for layer in getattr(model.get_decoder(), "layers", ()):
         if hasattr(layer, "cross_attn"):
             _blind_before_images(layer)
@@ -294,19 +294,20 @@ class Eyes:
     def generate(self, parts: Sequence[Any], max_tokens: int, **options: Any) -> list[int]:
         """What transformers says, greedily."""
         tokens, _, _ = self.prompt(parts)
-        ids = torch.tensor([tokens])
-        images = [noise(*part) for part in parts if isinstance(part, tuple)]
-        more = self.seeing.inputs(self.processor.pil, tokens, images) if images else {}
         with torch.inference_mode():
             output = oracle(self.directory).generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=max_tokens,
-                do_sample=False,
-                **more,
-                **options,
+                **self.own_inputs(parts, tokens), max_new_tokens=max_tokens, do_sample=False, **options
             )
         return list(output[0, len(tokens) :].tolist())
+
+    def own_inputs(self, parts: Sequence[Any], tokens: list[int], device: str = "cpu") -> dict[str, Any]:
+        """What transformers' model takes of a prompt's `tokens`, which more may follow, and of the images in it."""
+        ids = torch.tensor([tokens])
+        found: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        images = [noise(*part) for part in parts if isinstance(part, tuple)]
+        if images:
+            found |= self.seeing.inputs(self.processor.pil, tokens, images)
+        return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in found.items()}
 
     def add(self, engine: Any, request_id: int, parts: Sequence[Any], params: Any, **options: Any) -> None:
         """Ask the engine."""

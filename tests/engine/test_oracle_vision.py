@@ -15,7 +15,7 @@ from engine.sampling_params import SamplingParams
 from engine.scheduling.images import ImageInbox
 from tests.engine.test_oracle import make_engine
 from tests.engine.test_oracle_images import finish
-from tests.vision_models import SEEING, Eyes, build_seeing_model
+from tests.vision_models import SEEING, Eyes
 
 TEXT = [7, 19, 23, 5, 101, 200, 14, 90, 33, 250, 66]
 CONVERSATIONS: dict[str, list[Any]] = {
@@ -30,18 +30,6 @@ CONVERSATIONS: dict[str, list[Any]] = {
 
 def greedy(max_tokens: int, **options: Any) -> SamplingParams:
     return SamplingParams(max_tokens=max_tokens, temperature=0.0, **options)
-
-
-@pytest.fixture(scope="session")
-def eyes_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Eyes]:
-    built: dict[str, Eyes] = {}
-
-    def eyes(family: str) -> Eyes:
-        if family not in built:
-            built[family] = Eyes(family, build_seeing_model(family, tmp_path_factory.mktemp(family)))
-        return built[family]
-
-    return eyes
 
 
 @pytest.fixture(params=SEEING)
