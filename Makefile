@@ -71,7 +71,7 @@ gpu-bench: ## Measure what the GPU does of what it can, alone and in engines of 
 gpu-kernels: ## Hold kernels against their references on the GPU, and small engines against generate
 	@$(GPU_PYTHON) -m scripts.gpu_suite kernels -- $(ARGS)
 
-gpu-engine: ## Check engines on the GPU: recording, overlap, FP8, ranks, lack of memory
+gpu-engine: ## Check engines on the GPU: recording, overlap, FP8, ranks, images, lack of memory
 	@$(GPU_PYTHON) -m scripts.gpu_suite engine -- $(ARGS)
 
 gpu-server: ## Measure a whole server on the GPU over HTTP: start, TTFT, inter-token latency

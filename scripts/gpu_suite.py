@@ -6,7 +6,7 @@ program, of several parts the first's.
 
     bench     ceilings, linears, attention, experts and engines of full size: bench/results/gpu.json
     kernels   each kernel against its reference, and small engines on them against `generate`
-    engine    engines: recording, overlap, FP8, ranks; then by themselves what needs the memory or the clock
+    engine    engines: recording, overlap, FP8, ranks, images; then by themselves what needs the memory or the clock
     server    start, TTFT and inter-token latency of 1, 8 and 64 clients, a long prompt beside streams: gpu-server.json;
               the same of clients whose requests have an image: gpu-images.json
     soak      requests that arrive at random for five minutes, and memory and words that stay as they were
@@ -45,7 +45,13 @@ def commands(part: str) -> list[list[str]]:
         "bench": [["-m", "bench.gpu", "--json", f"{RESULTS}/gpu.json"]],  # and what `with_seconds` adds
         "kernels": [pytest_of("tests/gpu/test_kernels.py")],
         "engine": [
-            pytest_of("tests/gpu/test_engine.py", "tests/gpu/test_fp8.py", "tests/gpu/test_ranks.py", *left_out),
+            pytest_of(
+                "tests/gpu/test_engine.py",
+                "tests/gpu/test_fp8.py",
+                "tests/gpu/test_ranks.py",
+                "tests/gpu/test_sight.py",
+                *left_out,
+            ),
             pytest_of(*ALONE, alone=True),
         ],
         "server": [

@@ -38,7 +38,8 @@ from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
-import bench.gpu.__main__, tests.engine.kernels.kernel_cases, tests.gpu.checks
+import bench.gpu.__main__, tests.engine.kernels.kernel_cases, tests.conftest
+import tests.gpu.test_engine, tests.gpu.test_fp8, tests.gpu.test_ranks, tests.gpu.test_sight
 tiny = "random://llama?hidden_size=64&intermediate_size=64&num_hidden_layers=2&vocab_size=300&num_attention_heads=4"
 engine, _ = build_engine(EngineConfig(name="tiny", source=tiny, device="cpu", context=64), lambda *_: None)
 engine.add(AddRequest(1, [1, 2, 3], SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)))
