@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-from engine.client import RequestStream
 from engine.constraint import Relaxed
 from engine.errors import EngineDeadError, HeadraceError, RequestError
 from engine.messages import SequenceOutput
+from engine.request_stream import RequestStream
 
 Batch = list[tuple[int, list[SequenceOutput]]]
 """The outputs that came for prompts, by position."""

@@ -14,7 +14,7 @@ import openai
 import pytest
 from huggingface_hub import InferenceClient
 
-from engine import client as engine_client
+from engine import request_stream
 from server.edge.http_protocol import GuardedH11Protocol
 from server.edge.limits import Limits
 from tests.clocks import PATIENCE
@@ -254,7 +254,7 @@ def test_a_reader_that_never_reads_costs_no_memory_and_is_dropped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
 ) -> None:
     """With the bound on what waits far away, it is the deadline for unread bytes that ends it."""
-    monkeypatch.setattr(engine_client, "MAX_UNREAD_OUTPUTS", 10**9)
+    monkeypatch.setattr(request_stream, "MAX_UNREAD_OUTPUTS", 10**9)
     endless = Script(model_dir=script.model_dir, token_ids=script.token_ids, context=10**7)
     with running_server(monkeypatch, tmp_path, endless) as server, socket.socket() as connection:
         monkeypatch.setattr(GuardedH11Protocol, "unread_seconds", 1.0)

@@ -4,31 +4,29 @@ import asyncio
 import json
 import socket
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from engine import client as engine_client
-from engine.client import RequestStream
+from engine import request_stream
 from engine.errors import RequestError
 from engine.messages import SequenceOutput
+from engine.request_stream import RequestStream
 from tests.clocks import PATIENCE
 from tests.server.fakes import RunningServer, Script, running_server, wait_until
 
 
 def test_a_stream_that_nobody_reads_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_client, "MAX_UNREAD_OUTPUTS", 10)
+    monkeypatch.setattr(request_stream, "MAX_UNREAD_OUTPUTS", 10)
     aborted: list[object] = []
 
     async def scenario() -> None:
-        books: Any = SimpleNamespace(_abort=lambda stream, index: aborted.append(index))
-        stream = RequestStream(books, 1, n=2)
+        stream = RequestStream(1, 2, lambda _, index: aborted.append(index))
         for _ in range(10):
-            stream._deliver(SequenceOutput(1, token_ids=[5]))
+            stream.deliver(SequenceOutput(1, token_ids=[5]))
         assert not aborted
-        stream._deliver(SequenceOutput(1, index=1, token_ids=[5], finish_reason="stop"))
-        stream._deliver(SequenceOutput(1, token_ids=[5]))
+        stream.deliver(SequenceOutput(1, index=1, token_ids=[5], finish_reason="stop"))
+        stream.deliver(SequenceOutput(1, token_ids=[5]))
         assert aborted == [None] and len(stream._pending) == 0
         with pytest.raises(RequestError, match="too slowly"):
             async for _ in stream:
@@ -57,7 +55,7 @@ def test_readers_that_never_read_are_ended_before_their_memory_grows(
     smollm2_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the deadline for unread bytes far away, it is the bound on what waits that ends them."""
-    monkeypatch.setattr(engine_client, "MAX_UNREAD_OUTPUTS", 1000)
+    monkeypatch.setattr(request_stream, "MAX_UNREAD_OUTPUTS", 1000)
     script = Script(model_dir=str(smollm2_dir), token_ids=[504], context=10**7)
     messages = [{"role": "user", "content": "x"}]
     with running_server(monkeypatch, tmp_path, script) as server:
