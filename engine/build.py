@@ -13,7 +13,7 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.execution.model_runner import ModelRunner
 from engine.messages import EngineInfo
-from engine.models.loader import LoadedModel
+from engine.models.loaded import LoadedModel
 from engine.ranks.leader import LeadingRunner, lead
 from engine.ranks.team import Team
 from engine.scheduling.block_manager import BlockManager

@@ -20,7 +20,8 @@ from engine.reception import Reception
 from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.outbox import Outbox
 from engine.scheduling.pacing import SMALLEST_CHUNK, PrefillPacer
-from engine.scheduling.scheduler import Scheduled, Scheduler
+from engine.scheduling.scheduled import Scheduled
+from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.sequence import Sequence
 
 if TYPE_CHECKING:

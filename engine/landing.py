@@ -7,7 +7,8 @@ from engine.sampling.sampler import Sampled
 from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.grammar_queue import follow_grammar
 from engine.scheduling.outbox import Outbox
-from engine.scheduling.scheduler import Scheduled, Scheduler
+from engine.scheduling.scheduled import Scheduled
+from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.stop import finish_reason
 

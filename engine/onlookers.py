@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from engine.execution.flight import Runner
 from engine.scheduling.pacing import PrefillPacer
-from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.scheduled import Scheduled
 from engine.scheduling.sequence import Sequence
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from engine.device.device import to_device, upload
 from engine.device.host_batch import HostBatch, Span, TableChanges
 from engine.scheduling.block_manager import NULL_BLOCK
 from engine.scheduling.images import PromptImage, looks_of, rows_of
-from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.scheduled import Scheduled
 from engine.scheduling.sequence import Sequence
 
 T = TypeVar("T")

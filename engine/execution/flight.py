@@ -5,7 +5,7 @@ from typing import Protocol
 
 from engine.messages import TokenLogprobs
 from engine.sampling.sampler import Sampled
-from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.scheduled import Scheduled
 
 
 class Flight(Protocol):

@@ -10,7 +10,7 @@ import torch
 
 from engine.sampling_params import SamplingParams
 from engine.scheduling.block_manager import NULL_BLOCK
-from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.scheduled import Scheduled
 from engine.scheduling.sequence import Sequence
 
 GREEDIEST = SamplingParams(

@@ -12,7 +12,7 @@ from engine.device.governor import ThreadGovernor
 from engine.messages import TokenLogprobs
 from engine.sampling.logprobs import score_prompts
 from engine.sampling.sampler import PendingSample, Sampled
-from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.scheduled import Scheduled
 from engine.scheduling.sequence import Sequence
 
 Sampling = Callable[[torch.Tensor, list[Sequence]], PendingSample]

@@ -34,12 +34,13 @@ from engine.models.cross_attention import cross_inputs, looking
 from engine.models.key_offsets import key_offsets
 from engine.models.latent_attention import attend_on_latents
 from engine.models.load_check import CHECK_BLOCKS, FOREIGN, check_layers, refusal
-from engine.models.loader import LoadedModel, load
+from engine.models.loaded import LoadedModel
+from engine.models.loader import load
 from engine.models.quantized import round_activations
 from engine.models.rotary import freeze_rotary
 from engine.models.surgery import Surgery
 from engine.sampling.sampler import PendingSample, Sampled, Sampler
-from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.scheduled import Scheduled
 from engine.scheduling.sequence import Sequence
 from engine.sizing.cache import LayerShape, bytes_per_token, overhead_bytes
 from engine.sizing.steps import graphs_bytes, scored_bytes, step_limits, unordered_bytes

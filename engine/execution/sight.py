@@ -21,12 +21,12 @@ from engine.execution.image_cache import ImageCache
 from engine.execution.slices import Slices
 from engine.models.cross_attention import LookAt, replace_cross_attention
 from engine.models.image_encoder import ImageEncoder
-from engine.models.loader import LoadedModel
+from engine.models.loaded import LoadedModel
 from engine.models.vision import family_of, make_encoder
 from engine.models.vision_windows import replace_windows
 from engine.scheduling.image_shelf import ImageShelf
 from engine.scheduling.images import PromptImage, looks_of, rows_of
-from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.scheduled import Scheduled
 from engine.sizing.towers import embeddings_room, looks_room
 
 SHARED_TYPES = frozenset({"qwen2_5_vl", "mllama", "gemma3"})

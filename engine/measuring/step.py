@@ -26,7 +26,8 @@ from engine.messages import AddRequest, StepOutputs, encode
 from engine.sampling.sampler import PendingSample, Sampled, Sampler
 from engine.sampling_params import SamplingParams
 from engine.scheduling.block_manager import BlockManager
-from engine.scheduling.scheduler import Scheduled, Scheduler
+from engine.scheduling.scheduled import Scheduled
+from engine.scheduling.scheduler import Scheduler
 
 VOCAB = 32
 BLOCK_SIZE = 16

@@ -15,7 +15,7 @@ import torch
 
 from engine.errors import RequestError
 from engine.messages import ImageArray, ImageInfo
-from engine.models.loader import LoadedModel
+from engine.models.loaded import LoadedModel
 from engine.scheduling.images import ImageRows, Placement, PromptImage
 
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

@@ -29,7 +29,7 @@ from engine.models.fp8 import EXPANSION, Fp8Linear, whole_rows
 from engine.models.fp8_blocks import BlockFp8Linear
 from engine.models.fusion import Undo, apply_checked, replace_child
 from engine.models.load_check import CHECK_TOKENS, FOREIGN
-from engine.models.loader import LoadedModel
+from engine.models.loaded import LoadedModel
 from engine.models.quantized import QuantizedLinear
 from engine.models.sample import attending_by
 from engine.models.split import RowParallel

@@ -12,7 +12,7 @@ from engine.device.forward_batch import BatchBuilder
 from engine.errors import ModelLoadError
 from engine.sampling_params import SamplingParams
 from engine.scheduling.block_manager import BlockManager
-from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.scheduled import Scheduled
 from engine.scheduling.sequence import Sequence
 
 CHECK_TOKENS = 16

@@ -20,7 +20,7 @@ from engine.models.fp8 import whole_rows
 from engine.models.fusion import PackedHead, Undo, apply_checked, fuse_norms, merge_linears, pack_linears
 from engine.models.layer_shape import is_cross
 from engine.models.load_check import CHECK_TOKENS, CheckBatches, check_batching
-from engine.models.loader import LoadedModel
+from engine.models.loaded import LoadedModel
 from engine.models.mixtures import fuse_routers, group_experts
 from engine.models.quantized import QuantizedLinear
 

@@ -1,7 +1,7 @@
 """Which models see, and how: families by the model type of their configurations."""
 
 from engine.models.image_encoder import ImageEncoder
-from engine.models.loader import LoadedModel
+from engine.models.loaded import LoadedModel
 from engine.models.vision_cross import MllamaEncoder
 from engine.models.vision_qwen import Qwen3Encoder, QwenEncoder
 from engine.models.vision_tiles import (

@@ -15,7 +15,7 @@ from engine.ranks.messages import BringBack, PutAway, Wipe
 from engine.ranks.steps import message_of
 from engine.ranks.team import Team
 from engine.sampling.sampler import Sampled
-from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.scheduled import Scheduled
 
 
 def lead(config: EngineConfig, progress: Progress, team: Team) -> ModelRunner:

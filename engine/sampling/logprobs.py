@@ -5,7 +5,7 @@ import torch
 
 from engine.device.device import to_device
 from engine.messages import TokenLogprobs
-from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.scheduled import Scheduled
 
 SLICE = 64
 """Rows of a prompt whose logits are in fp32 at once."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from engine.config import EngineConfig
 from engine.scheduling.pacing import SMALLEST_CHUNK
-from engine.scheduling.scheduler import MAX_SCORED_TOKENS
+from engine.scheduling.scheduled import MAX_SCORED_TOKENS
 
 CUDA_SMALLEST_CHUNK = 256
 TOKEN_SIZES = (64, 128, 192, 256, 384, 512, 768, 1024)

@@ -20,7 +20,8 @@ from engine.sampling.sampler import Sampled
 from engine.sampling_params import SamplingParams
 from engine.scheduling.block_manager import BlockManager
 from engine.scheduling.pacing import PrefillPacer
-from engine.scheduling.scheduler import Scheduled, Scheduler
+from engine.scheduling.scheduled import Scheduled
+from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.stop import suppressed_token_ids
 from tests.engine.fake_grammar import FakeCompiler, allowed_tokens, text_length

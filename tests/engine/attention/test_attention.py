@@ -13,7 +13,7 @@ from engine.device.forward_batch import BatchBuilder, ForwardBatch
 from engine.device.kv_cache import LayerCache
 from engine.kernels.cpu import load_kernels
 from engine.sampling_params import SamplingParams
-from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.scheduled import Scheduled
 from engine.scheduling.sequence import Sequence
 
 BLOCK_SIZE, NUM_BLOCKS, KV_HEADS, HEADS, DIM = 4, 120, 2, 6, 16

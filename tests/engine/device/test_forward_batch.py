@@ -8,7 +8,7 @@ from engine.device import forward_batch
 from engine.device.forward_batch import BatchBuilder
 from engine.sampling_params import SamplingParams
 from engine.scheduling.block_manager import NULL_BLOCK
-from engine.scheduling.scheduler import Scheduled
+from engine.scheduling.scheduled import Scheduled
 from engine.scheduling.sequence import Sequence
 
 

@@ -14,7 +14,8 @@ from engine.execution.mixed_graphs import MixedGraphs
 from engine.execution.model_runner import ModelRunner
 from engine.sampling_params import SamplingParams
 from engine.scheduling.block_manager import NULL_BLOCK, BlockManager
-from engine.scheduling.scheduler import Scheduled, Scheduler
+from engine.scheduling.scheduled import Scheduled
+from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.sequence import Sequence
 from engine.sizing import steps
 from engine.sizing.steps import bucket_sizes, step_sizes

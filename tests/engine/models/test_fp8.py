@@ -22,7 +22,8 @@ from engine.models.fp8 import Fp8Linear, check_products, quantize_linears, whole
 from engine.models.fp8_blocks import BlockFp8Linear
 from engine.models.fp8_checkpoint import read_layout
 from engine.models.fusion import MergedLinear
-from engine.models.loader import LoadedModel, load
+from engine.models.loaded import LoadedModel
+from engine.models.loader import load
 from engine.sampling_params import SamplingParams
 from tests.engine.test_oracle import make_engine, run
 from tests.gpu import fp8_checks

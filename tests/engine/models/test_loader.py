@@ -19,7 +19,8 @@ from engine.models import building
 from engine.models.experts import Fp8Experts
 from engine.models.fp8_blocks import BlockFp8Linear
 from engine.models.fusion import pack_linears
-from engine.models.loader import LoadedModel, load
+from engine.models.loaded import LoadedModel
+from engine.models.loader import load
 from tests.engine.weights.gguf_samples import write_model
 
 CPU = torch.device("cpu")
