@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from engine.attention.choice import Choice, Problem
-from engine.attention.context import ATTENTION_NAME, AttentionBackend, attention_step, probe_layers, register
+from engine.attention.choice import Choice
+from engine.attention.context import ATTENTION_NAME, AttentionBackend, attention_step, register
 from engine.attention.select import make_backend, problem_of, select_attention
 from engine.cache import Progress, no_progress
 from engine.config import EngineConfig
@@ -25,15 +25,14 @@ from engine.execution.footprint import largest_step, peak_bytes
 from engine.execution.graphs import FIELDS, DecodeGraphs
 from engine.execution.launched import StepInFlight
 from engine.execution.mixed_graphs import MixedGraphs, input_room
+from engine.execution.probing import cpu_kernels, offsets_of_keys, probed_layers
 from engine.execution.put_away import PutAway, tensors_of
 from engine.execution.recording import Recorder
 from engine.execution.sight import Seen, Sight, blindness, given, make_sight
-from engine.kernels.cpu import MAX_QUERY_DIM, CpuKernels, load_kernels
 from engine.kernels.reference import FEW_ROWS
 from engine.models.cross_attention import cross_inputs, looking
-from engine.models.key_offsets import key_offsets
 from engine.models.latent_attention import attend_on_latents
-from engine.models.load_check import CHECK_BLOCKS, FOREIGN, check_layers, refusal
+from engine.models.load_check import CHECK_BLOCKS
 from engine.models.loaded import LoadedModel
 from engine.models.loader import load
 from engine.models.quantized import round_activations
@@ -77,18 +76,18 @@ class ModelRunner:
             self.notes.append("FP8 products are computed in plain torch on a CPU, slower than without them")
         self.sight = make_sight(self.loaded, config.context or self.loaded.max_context, ranks)
         self.notes += attend_on_latents(self.loaded, ranks)
-        shapes = self._probe_layers()
+        shapes = probed_layers(self.loaded, self._logits)
         problem = problem_of(shapes, self.loaded.text_config, self.dtype, self.kv_dtype, config.block_size)
         self.attention: Choice = select_attention(config, problem, self.device, progress, ranks)
         self.attention_name = self.attention.attention
-        self.kernels = self._load_kernels(shapes, progress)
+        self.kernels = cpu_kernels(self.attention_name, shapes, self.dtype, progress, self.notes)
         self.backend: AttentionBackend = make_backend(
             self.attention_name, problem, self.device, self.kernels, self.limits.max_batched_tokens
         )
         self.sampler = self._make_sampler()
         self._block_size = config.block_size
         self._records = self.device.type == "cuda" if config.graphs is None else bool(config.graphs)
-        self._key_offsets = self._find_key_offsets(config, problem, shapes, progress)
+        self._key_offsets = offsets_of_keys(config, self.loaded, problem, shapes, progress, self.notes)
         self._prepare(shapes, config, progress)
         self._allocate(shapes, config, progress)
         self.builder = BatchBuilder(
@@ -245,36 +244,6 @@ class ModelRunner:
         """Tokens of the steps with prompts that cost no padding, in order; none if they are run as they are."""
         return self.mixed_graphs.token_sizes if self.mixed_graphs is not None else ()
 
-    @torch.inference_mode()
-    def _probe_layers(self) -> dict[int, LayerShape]:
-        """The attention layers, found by a forward of one token."""
-        token = torch.zeros(1, dtype=torch.int64, device=self.device)
-        with probe_layers() as shapes:
-            try:
-                logits = self._logits(token, token, token)
-            except FOREIGN as error:  # it wants more than tokens and positions, whatever that is
-                logger.exception("the first forward pass failed")
-                raise refusal(self.loaded.architecture, f"its forward pass fails ({type(error).__name__})") from error
-        check_layers(self.loaded.architecture, self.loaded.text_config, set(shapes))
-        if logits.shape[-1] != self.loaded.vocab_size:
-            raise refusal(self.loaded.architecture, "its logits are not as wide as its output head")
-        return dict(shapes)
-
-    def _find_key_offsets(
-        self, config: EngineConfig, problem: Problem, shapes: dict[int, LayerShape], progress: Progress
-    ) -> dict[int, torch.Tensor] | None:
-        """What a cache in FP8 holds its keys without.
-
-        A cap on scores would not let it vanish, and values that are in the keys would lack it too.
-        """
-        if config.kv_dtype != "fp8" or problem.softcap or any(shape.is_latent for shape in shapes.values()):
-            return None
-        progress("reading a text for the FP8 cache", None)
-        found = key_offsets(self.model, self.loaded.directory, config.context or self.loaded.max_context)
-        if not found:
-            self.notes.append("keys are rounded to FP8 as they are: there is no tokenizer.json to read a text with")
-        return found
-
     def _prepare(self, shapes: dict[int, LayerShape], config: EngineConfig, progress: Progress) -> None:
         """Check the model, operate on it, and see how much memory a step takes."""
         progress("fusing operations" if config.fusion else "checking the model", None)
@@ -361,12 +330,3 @@ class ModelRunner:
         self.kv_bytes = (
             token_bytes * size.num_blocks * self._block_size * (1 if self._ranks is None else self._ranks.size)
         )
-
-    def _load_kernels(self, shapes: dict[int, LayerShape], progress: Progress) -> CpuKernels | None:
-        if self.attention_name != "cpu" or any(max(s.k_dim, s.v_dim) > MAX_QUERY_DIM for s in shapes.values()):
-            return None
-        progress("building the CPU kernels", None)
-        kernels = load_kernels(self.dtype)
-        if kernels is None:
-            self.notes.append("no CPU kernels (see the log): plain torch serves instead, slower")
-        return kernels

@@ -17,7 +17,7 @@ from engine.attention import cpu, sdpa
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.execution import model_runner
+from engine.execution import model_runner, probing
 from engine.kernels.cpu import CpuKernels
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
@@ -158,7 +158,7 @@ def test_long_prompts(family: str, way: str, tiny_model_dir: TinyModelDir, monke
     if way == "sdpa":
         monkeypatch.setattr(CpuKernels, "takes_prompts", lambda *_: False)
     if way == "no_compiler":
-        monkeypatch.setattr(model_runner, "load_kernels", lambda dtype: None)
+        monkeypatch.setattr(probing, "load_kernels", lambda dtype: None)
     directory = tiny_model_dir(family)
     requests, arrivals = random_mix(7, longest=60)
     outputs = run(make_engine(directory, max_batched_tokens=40), requests, arrivals)
