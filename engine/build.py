@@ -77,6 +77,7 @@ def build_engine(
         weights_bytes=loaded.weights_bytes,
         activation_bytes=runner.activation_bytes,
         graph_bytes=runner.graph_bytes,
+        image_bytes=0 if runner.sight is None else runner.sight.num_bytes,
         kv_bytes=runner.kv_bytes,
         num_parameters=loaded.num_parameters,
         load_seconds=0.0,

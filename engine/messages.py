@@ -244,6 +244,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     """What a step takes beside the weights, where that is measured (CUDA)."""
     graph_bytes: int = 0
     """What is kept for recorded steps."""
+    image_bytes: int = 0
+    """What is kept of images, at most."""
     images: ImageInfo | None = None
     """None for a model that takes none."""
     ranks: int = 1

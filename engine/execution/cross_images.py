@@ -47,6 +47,11 @@ class CrossImages:
         """Keys and values `[layers, 2, KV, states, D]`, if they are here."""
         return self._kept.get(image.digest)
 
+    def forget(self) -> None:
+        """Keep nothing of what is here, which nobody may be looking at."""
+        self._shelf.clear()
+        self._kept.clear()
+
     def states(self, image: PromptImage) -> torch.Tensor:
         """Keys and values `[layers, 2, KV, states, D]`, computed now if they are not here."""
         if image not in self:

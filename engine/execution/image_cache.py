@@ -47,6 +47,11 @@ class ImageCache:
             self._kept.move_to_end(image.digest)
         return found
 
+    def forget(self) -> None:
+        """Keep nothing of what is here."""
+        self._kept.clear()
+        self.num_bytes = 0
+
     def embeddings(self, image: PromptImage) -> torch.Tensor:
         """`[length, hidden]`, encoded now if they are not here."""
         found = self.find(image)

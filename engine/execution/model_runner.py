@@ -152,11 +152,12 @@ class ModelRunner:
         for graphs in (self.mixed_graphs, self.graphs):
             if graphs is not None:
                 graphs.forget()
+        freed = 0 if self.sight is None else self.sight.forget()
         caches = (part for cache in self.caches.values() for part in cache.parts)
         self._away = PutAway(tensors_of(self.model), caches, self.device)
         torch.cuda.empty_cache()
         self._agree(True)  # none says that memory is free while another still copies
-        return self._away.device_bytes, self._away.host_bytes
+        return self._away.device_bytes + freed, self._away.host_bytes
 
     def wake(self) -> None:
         """See `Runner.wake`."""

@@ -23,11 +23,13 @@ from engine.models.cross_attention import LookAt, replace_cross_attention
 from engine.models.image_encoder import ImageEncoder
 from engine.models.loaded import LoadedModel
 from engine.models.vision import family_of, make_encoder
+from engine.models.vision_patches import replace_patches
 from engine.models.vision_windows import replace_windows
 from engine.scheduling.image_shelf import ImageShelf
 from engine.scheduling.images import PromptImage, looks_of, rows_of
 from engine.scheduling.scheduled import Scheduled
 from engine.sizing.towers import embeddings_room, looks_room
+from engine.weights.seeing import PROCESSING_FILES, says_how
 
 SHARED_TYPES = frozenset({"qwen2_5_vl", "mllama", "gemma3"})
 """Models whose images can be shared among ranks: rank 0 encodes them without the embeddings of tokens, which are
@@ -72,7 +74,7 @@ class Sight:
     """The images of one model; made by `make_sight`."""
 
     def __init__(self, encoder: ImageEncoder, loaded: LoadedModel, context: int, ranks: Ranks | None = None) -> None:
-        """Puts our attention across and in windows in the place of transformers', where there is any.
+        """Puts our attention across and in windows, and our product of patches, in the place of transformers'.
 
         Images larger than the `context` are refused. Of `ranks` only the first encodes images and keeps them; the
         others get what it has made of a step.
@@ -82,6 +84,7 @@ class Sight:
         self._context = context
         self._cross_layers = replace_cross_attention(loaded.model, ranks) if encoder.crosses else []
         replace_windows(loaded.model)
+        replace_patches(loaded.model)
         self._model: Any = loaded.model
         self._dtype: torch.dtype = loaded.model.dtype
         self._slices: Slices | None = None
@@ -117,7 +120,10 @@ class Sight:
 
         Raises what the tower raises.
         """
-        self.encoder.encode(self.encoder.example(None))
+        small = self.encoder.encode(self.encoder.example(None))
+        width = self.encoder.bytes_per_token(small.dtype) // small.dtype.itemsize
+        if not self.crosses and small.shape[1] != width:
+            raise ValueError(f"the tower gives {small.shape[1]} numbers a token, and the decoder takes {width}")
         largest = self.encoder.example(self._context)
         held = 0
 
@@ -157,6 +163,12 @@ class Sight:
         self._held.clear()
         if self._slices is not None:
             self._slices.abandon()
+
+    def forget(self) -> int:
+        """Drop all that is kept of images, which nobody may be looking at; bytes that they have no more."""
+        self.rest()
+        self.images.forget()
+        return self.num_bytes
 
     def _wanted(self, row: Scheduled) -> list[PromptImage]:
         images = row.sequence.images
@@ -233,5 +245,7 @@ def blindness(loaded: LoadedModel, ranks: Ranks | None = None) -> str | None:
     if ranks is not None and config.model_type not in SHARED_TYPES:
         return f"it answers text alone: images of models of the type {config.model_type} are not taken by several ranks"
     if family_of(config) is not None:
-        return None
+        if says_how(loaded.directory):
+            return None
+        return f"it answers text alone: there is no {PROCESSING_FILES[0]}, which says how images are cut for it"
     return f"it answers text alone: images of models of the type {config.model_type} are not taken here"

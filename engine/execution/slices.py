@@ -1,8 +1,9 @@
 """Long computations in slices, so that steps go on between them: a tower on a CPU takes as long as hundreds of steps.
 
-The computation runs in a thread of its own and stops where an operation of the model begins, until it is told to go on;
-only one of the two threads runs at any time. What it computes is the same, to the bit. A GPU is waited for before the
-clock is read, since it computes behind what is launched: operations there should be large ones, such as blocks.
+The computation runs in a thread of its own and stops where an operation of the model begins, or a piece of one, until
+it is told to go on; only one of the two threads runs at any time. What it computes is the same, to the bit. A GPU is
+waited for before the clock is read, since it computes behind what is launched: operations there should be large ones,
+such as blocks.
 """
 
 import threading
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from engine.device.timing import synchronize
+from engine.execution.pieces import InPieces
 
 
 class _Abandoned(BaseException):
@@ -68,7 +70,11 @@ class SlicedCall:
             self._wait()
             if self._device.type == "cuda":
                 torch.cuda.set_device(self._device)  # each thread has one of its own
-            self._result = self._function()
+            if self._device.type == "cpu":
+                with InPieces(self.stop_if_due):
+                    self._result = self._function()
+            else:
+                self._result = self._function()
         except _Abandoned:
             return
         except BaseException as error:

@@ -17,6 +17,7 @@ from engine.errors import RequestError
 from engine.messages import ImageArray, ImageInfo
 from engine.models.loaded import LoadedModel
 from engine.scheduling.images import ImageRows, Placement, PromptImage
+from engine.weights.seeing import PROCESSING_FILES
 
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 """Mean and deviation by channel of OpenAI's CLIP."""
@@ -152,7 +153,7 @@ def tensor_of(array: ImageArray, device: torch.device) -> torch.Tensor:
 
 def _processing(directory: Path) -> dict[str, Any]:
     """How the model's image processor is set up, as far as the checkpoint says."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
+    for name in PROCESSING_FILES:
         try:
             content = json.loads((directory / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -69,6 +69,12 @@ class ImageShelf:
                 del self._owners[digest]
                 self._evictable[digest] = None
 
+    def clear(self) -> None:
+        """Give up all images, which no running sequence may have."""
+        assert not self._owners, "images that are looked at are not given up"
+        self._units.clear()
+        self._evictable.clear()
+
     def check(self, running: list[Sequence]) -> None:
         """Raise AssertionError unless the books agree with the running sequences."""
         owners: dict[bytes, int] = {}

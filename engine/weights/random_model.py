@@ -21,10 +21,11 @@ from urllib.parse import parse_qsl
 from engine.cache import cache_dir
 from engine.errors import ModelLoadError
 from engine.weights.random_sight import RandomSight, sight_of
-from engine.weights.random_tokenizer import TOKENIZER_FILES, write_tokenizer
+from engine.weights.random_tokenizer import TOKENIZER_FILES, write_processing, write_tokenizer
+from engine.weights.seeing import PROCESSING_FILES, says_how
 
 SEED_FILE = "random_seed"
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 _ARCHITECTURES = Path(__file__).parent / "architectures"
 
 
@@ -167,11 +168,13 @@ def _write(config: dict[str, Any], seed: int, tokenizer_dir: Path | None) -> Pat
 
 
 def _put_tokenizer(directory: Path, config: dict[str, Any], tokenizer_dir: Path | None) -> None:
-    own = [tokenizer_dir / name for name in TOKENIZER_FILES] if tokenizer_dir else []
+    own = [tokenizer_dir / name for name in (*TOKENIZER_FILES, *PROCESSING_FILES)] if tokenizer_dir else []
     if own and own[0].is_file():
         for path in own:
             if path.is_file():
                 shutil.copy(path, directory)
+        if (sight := _sight_of(config)) is not None and not says_how(directory):
+            write_processing(directory, sight)
     else:
         write_tokenizer(directory, _vocab_size(config), _eos_token_id(config), _sight_of(config))
 

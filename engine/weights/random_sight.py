@@ -129,7 +129,7 @@ FAMILIES: Mapping[str, _Family] = {
 def sight_of(config: Mapping[str, Any]) -> RandomSight | None:
     """The sight of a whole configuration, with all that its type has by default.
 
-    None for a model of text alone, and where the embedding has no row for what stands for an image.
+    None for a model of text alone, and where marks of images have no rows of their own in the embedding.
     """
     vision, text = config.get("vision_config"), config.get("text_config")
     kind = str(config.get("model_type"))
@@ -143,7 +143,7 @@ def sight_of(config: Mapping[str, Any]) -> RandomSight | None:
     processing = family.processing({**vision, "image_grid_pinpoints": config.get("image_grid_pinpoints")})
     rows = int(text["vocab_size"]) + (kind == "mllama")  # whose embedding has more rows than the logits
     others = family.others(processing)
-    if not all(0 <= number < rows for number in ids) or rows <= len(ids) + len(others):
+    if len(ids) < len(family.named) or not all(0 <= number < rows for number in ids) or rows <= len(ids) + len(others):
         return None
     return RandomSight(ids, family.shown or image, others, processing)
 

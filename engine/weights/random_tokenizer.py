@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.weights.random_sight import RandomSight
+from engine.weights.seeing import PROCESSING_FILES
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
@@ -68,7 +69,12 @@ def write_tokenizer(
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     if sight is not None:
-        (directory / "preprocessor_config.json").write_text(json.dumps(dict(sight.processing)), encoding="utf-8")
+        write_processing(directory, sight)
+
+
+def write_processing(directory: Path, sight: RandomSight) -> None:
+    """Write how images are cut."""
+    (directory / PROCESSING_FILES[0]).write_text(json.dumps(dict(sight.processing)), encoding="utf-8")
 
 
 def _special(index: int, token: str) -> dict[str, Any]:

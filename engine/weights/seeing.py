@@ -15,9 +15,18 @@ IMAGE_TYPES = frozenset(
 """Model types, with that of the tower where there are several; `engine.models.vision` has an encoder for each."""
 
 
+PROCESSING_FILES = ("preprocessor_config.json", "processor_config.json")
+"""One of which says how images are cut for a model."""
+
+
+def says_how(directory: Path) -> bool:
+    """Whether a directory says how images are cut. Without that a model would get them in another size than its own."""
+    return any((directory / name).is_file() for name in PROCESSING_FILES)
+
+
 def takes_images(directory: Path) -> bool:
     """Whether the model in a directory does; False where its configuration cannot be read."""
-    return is_of_images(read_config(directory) or {})
+    return is_of_images(read_config(directory) or {}) and says_how(directory)
 
 
 def is_of_images(config: Mapping[str, Any]) -> bool:

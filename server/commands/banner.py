@@ -126,7 +126,10 @@ def _bar(name: str, stage: str, fraction: float | None) -> str:
 
 def memory_line(info: EngineInfo) -> str:
     """What takes how much, and what the KV cache is good for."""
-    parts = (("weights", info.weights_bytes), ("a step", info.activation_bytes), ("graphs", info.graph_bytes))
+    parts = (
+        ("weights", info.weights_bytes), ("a step", info.activation_bytes), ("graphs", info.graph_bytes),
+        ("images", info.image_bytes),
+    )  # fmt: skip
     taken = "".join(f"{name} {_size(num_bytes)}, " for name, num_bytes in parts if num_bytes)
     contexts = info.kv_tokens / info.context
     return (

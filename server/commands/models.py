@@ -12,8 +12,9 @@ import psutil
 
 from engine.errors import ConfigError
 from engine.sizing.split import check_ranks
-from engine.weights.seeing import takes_images
-from engine.weights.sources import SourceState, describe
+from engine.weights.random_model import shipped_config
+from engine.weights.seeing import is_of_images, takes_images
+from engine.weights.sources import SourceState, describe, told_config
 from server.commands.fits import print_fits
 from server.commands.table import readable_size, write_table
 from server.config.settings import ModelsFile, ModelSpec, default_models_file, load_models_file
@@ -88,9 +89,12 @@ def _refusal(spec: ModelSpec) -> str | None:
 
 def _inputs(state: SourceState, spec: ModelSpec) -> tuple[str, ...]:
     """What a model takes, by its configuration where that is here, else as the file says."""
-    if state.directory is None:
-        return ("text",) if state.kind == "gguf" else spec.inputs
-    return ("text", "image") if takes_images(state.directory) else ("text",)
+    if state.directory is not None:
+        return ("text", "image") if takes_images(state.directory) else ("text",)
+    if state.kind == "gguf":
+        return ("text",)
+    told = told_config(spec.source, spec.revision) or shipped_config(spec.source) or {}
+    return ("text", "image") if is_of_images(told) else spec.inputs
 
 
 def _fits(state: SourceState, size: int | None, spec: ModelSpec, gpu: int | None) -> str:

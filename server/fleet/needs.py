@@ -2,7 +2,8 @@
 
 A need has two parts. The KV cache is what `memory` in models.yaml says; where that is `auto`, a model is given room for
 an eighth of the budget at least, and up to `AUTO_SHARE` of what is free. The rest (weights, a step, recorded steps,
-the process itself) is measured at each load and kept in the cache directory, so that the next server knows it before.
+images, the process itself) is measured at each load and kept in the cache directory, so that the next server knows it
+before.
 """
 
 import json
@@ -101,7 +102,8 @@ class Needs:
         """What a model takes that has been loaded in that process; remembered for the next time."""
         device = self._pools.get(info.device, info.device)
         parts = _devices(config, device)
-        rest = info.weights_bytes // parts + info.activation_bytes + info.graph_bytes + _process_bytes(config, device)
+        rest = info.weights_bytes // parts + info.activation_bytes + info.graph_bytes + info.image_bytes
+        rest += _process_bytes(config, device)
         if device == CPU and pid is not None:
             rest = max(rest, _resident(pid, with_ranks=info.ranks > 1))
         need = Need(device, rest, info.kv_bytes // parts, is_measured=True)

@@ -190,6 +190,9 @@ class PixtralProcessor(Processor):
         patch *= int(self.config.get("spatial_merge_size", 1 if self.config["model_type"] == "llava" else 2))
         longest = self.pil.size.get("longest_edge") or max(self.pil.size["height"], self.pil.size["width"])
         longest = min(longest, LOW_DETAIL_SIDE) if low else longest
+        height, width = pixels.shape[:2]
+        if max(height, width) > longest * min(height, width):  # made smaller, nothing would be left of it
+            raise DecodeError(f"its longer side must be at most {longest} times the shorter, got {width} x {height}")
         found = self.cut(pixels, patch_size={"height": patch, "width": patch}, size={"longest_edge": longest})
         height, width = (int(side) // patch for side in np.asarray(found["image_sizes"])[0])
         row = "[IMG]" * width

@@ -43,7 +43,13 @@ class ImageRefused(msgspec.Struct, tag="refused", frozen=True):
     message: str
 
 
-ImageReply = PreparedImage | ImageRefused
+class ImageFailed(msgspec.Struct, tag="failed", frozen=True):
+    """The model's image processor does not work, which is no fault of the image; in words for the log."""
+
+    message: str
+
+
+ImageReply = PreparedImage | ImageRefused | ImageFailed
 
 decode_question = msgspec.msgpack.Decoder(PrepareImage).decode
 decode_reply: "msgspec.msgpack.Decoder[ImageReply]" = msgspec.msgpack.Decoder(ImageReply)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -11,8 +12,10 @@ import msgspec
 
 from engine.frames import HEADER, MAX_FRAME_BYTES, frame_of
 from engine.lifetime import child_environment
-from server.images.messages import ImageRefused, PreparedImage, PrepareImage, decode_reply
-from server.protocol.errors import overloaded
+from server.images.messages import ImageFailed, ImageRefused, ImageReply, PreparedImage, PrepareImage, decode_reply
+from server.protocol.errors import internal_error, overloaded
+
+logger = logging.getLogger(__name__)
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "server.images.worker")
 RETRY_SECONDS = 5
@@ -59,7 +62,8 @@ class ImagePool:
     async def prepare(self, question: PrepareImage, content: bytes) -> PreparedImage:
         """Have an image decoded and cut.
 
-        Raises `ImageError` for what is wrong with it, and `ApiError` 503 if no process is free in time.
+        Raises `ImageError` for what is wrong with it, and `ApiError`: 503 if no process is free in time, 500 where the
+        model's own files do not let it be cut.
         """
         try:
             async with asyncio.timeout(self._policy.wait_seconds):
@@ -81,6 +85,9 @@ class ImagePool:
             self._turns.release()
         if isinstance(reply, ImageRefused):
             raise ImageError(reply.message)
+        if isinstance(reply, ImageFailed):
+            logger.error("images cannot be cut as %s has it: %s", question.model_dir, reply.message)
+            raise internal_error()
         return reply
 
     async def close(self) -> None:
@@ -111,9 +118,7 @@ class ImagePool:
         self._all.add(process)
         return process
 
-    async def _ask(
-        self, process: asyncio.subprocess.Process, question: PrepareImage, content: bytes
-    ) -> PreparedImage | ImageRefused:
+    async def _ask(self, process: asyncio.subprocess.Process, question: PrepareImage, content: bytes) -> ImageReply:
         assert process.stdin is not None and process.stdout is not None
         try:
             async with asyncio.timeout(self._policy.wall_seconds):

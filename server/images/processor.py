@@ -48,9 +48,7 @@ class Processor(ABC):
         """`token_id` is the placeholder that the engine names. Raises what transformers raises for a broken model."""
         self.directory, self.token_id = directory, token_id
         kind = getattr(import_module(f"transformers.models.{self.module}"), self.name)
-        files = ("preprocessor_config.json", "processor_config.json")
-        stored = any((directory / name).is_file() for name in files)
-        self.pil: Any = kind.from_pretrained(directory, local_files_only=True) if stored else kind()
+        self.pil: Any = kind.from_pretrained(directory, local_files_only=True)
 
     @abstractmethod
     def prepare(self, pixels: Pixels, *, low: bool, alone: bool) -> Cut:

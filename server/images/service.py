@@ -57,7 +57,8 @@ class ImageService:
             raise unsupported(refs[0].param, f"The model {info.name} takes no images")
         if len(refs) > self.limits.max_images:
             raise bad_request(
-                f"messages must hold at most {self.limits.max_images} images, got {len(refs)}", param="messages"
+                f"messages must hold at most {self.limits.max_images} images, got {len(refs)}",
+                param=refs[self.limits.max_images].param,
             )
         different = list(dict.fromkeys((ref.url, ref.detail) for ref in refs))
         first = {(ref.url, ref.detail): ref for ref in reversed(refs)}

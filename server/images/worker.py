@@ -14,7 +14,7 @@ from typing import IO
 from engine.frames import read_frame, write_message
 from engine.lifetime import die_with_parent, ending_unheard
 from server.images.decode import DecodeError, ImageLimits, decode
-from server.images.messages import ImageRefused, PreparedImage, decode_question
+from server.images.messages import ImageFailed, ImageRefused, PreparedImage, decode_question
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +32,23 @@ def run(source: IO[bytes], sink: IO[bytes], seconds: int) -> None:
         content = read_frame(source)
         assert content is not None, "an image follows"
         _limit_seconds(seconds)
-        answer: PreparedImage | ImageRefused
+        answer: PreparedImage | ImageRefused | ImageFailed
         try:
             pixels = decode(content, ImageLimits(question.max_pixels, question.max_side))
+        except DecodeError as error:
+            write_message(sink, ImageRefused(str(error)))
+            continue
+        try:
             key = (question.family, question.model_dir)
             if key not in processors:
                 processors[key] = PROCESSORS[question.family](Path(question.model_dir), question.token_id)
             answer = prepare(processors[key], question, pixels)
         except DecodeError as error:
             answer = ImageRefused(str(error))
+        except MemoryError:
+            raise  # whatever is left of this process, another takes its place
+        except Exception as error:  # transformers raises every kind for files that are not as it expects
+            answer = ImageFailed(f"{type(error).__name__}: {error}")
         write_message(sink, answer)
 
 

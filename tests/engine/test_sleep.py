@@ -12,6 +12,8 @@ from engine.execution.put_away import PutAway, tensors_of
 from engine.messages import AddRequest
 from engine.sampling_params import SamplingParams
 from tests.engine.test_oracle import make_engine, random_mix, run
+from tests.engine.test_oracle_images import finish
+from tests.vision_models import Eyes, build_seeing_model
 
 
 def held(engine: Engine) -> int:
@@ -42,6 +44,26 @@ def wakes_as_it_was(directory: Path, **options: object) -> None:
 def test_what_wakes_says_what_it_said_before(family: str, tiny_model_dir: Callable[[str], Path]) -> None:
     """Without fusion, since oneDNN keeps weights where storages cannot be seen."""
     wakes_as_it_was(tiny_model_dir(family), fusion=False)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "mllama"])
+def test_images_are_not_kept_while_it_sleeps(family: str, tmp_path: Path) -> None:
+    """What asks about them again has them encoded again."""
+    eyes = Eyes(family, build_seeing_model(family, tmp_path))
+    engine = make_engine(eyes.directory, fusion=False)
+    sight = engine._runner.sight  # type: ignore[attr-defined]
+    parts = [[7, 19, 23], (56, 84), [5, 101]]
+    wanted = eyes.generate(parts, 4)
+    for turn in range(3):
+        eyes.add(engine, turn, parts, SamplingParams(max_tokens=4, temperature=0))
+        assert finish(engine)[turn, 0] == wanted
+        assert sight.images.num_bytes > 0 and sight.images.num_encoded == turn + 1
+        awake = held(engine)
+        device_bytes, _ = engine.sleep()
+        assert sight.images.num_bytes == 0 and device_bytes == awake + sight.num_bytes
+        engine.wake()
+        if sight.shelf is not None:
+            assert sight.shelf.num_kept == 0
 
 
 def test_a_request_that_comes_all_the_same_wakes_it(tiny_model_dir: Callable[[str], Path]) -> None:

@@ -1,10 +1,12 @@
 """What images take of memory is known at load: the largest of each family, the room for what is kept, the pixels."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from engine import reception as reception_module
 from engine.build import build_engine
@@ -17,6 +19,7 @@ from engine.models.vision_qwen import QwenEncoder
 from tests.engine.test_oracle import make_engine
 from tests.engine.test_oracle_images import finish
 from tests.engine.test_oracle_vision import TEXT, greedy
+from tests.tiny_models import VISION_FAMILIES
 from tests.vision_models import SEEING, Eyes, build_seeing_model
 
 
@@ -88,6 +91,24 @@ def test_a_model_whose_tower_does_not_run_serves_text(qwen: Eyes, monkeypatch: p
     assert info.notes[-1] == "it answers text alone: its tower does not run (ZeroDivisionError)"
     qwen.add(engine, 0, [TEXT], greedy(4))
     assert finish(engine)[0, 0] == qwen.generate([TEXT], 4)
+
+
+def test_a_tower_of_another_width_than_the_decoder_sees_nothing(tmp_path: Path) -> None:
+    """It would fail a step, and all that are in it."""
+    wide = VISION_FAMILIES["qwen2_5_vl"]["vision_config"] | {"out_hidden_size": 32}
+    AutoConfig.for_model(**VISION_FAMILIES["qwen2_5_vl"] | {"vision_config": wide}).save_pretrained(tmp_path)
+    config = EngineConfig(name="tiny", source=f"random://{tmp_path}", dtype="float32", device="cpu", threads=1)
+    _, info = build_engine(config, lambda *_: None)
+    assert info.images is None and info.notes[-1] == "it answers text alone: its tower does not run (ValueError)"
+
+
+def test_without_a_word_of_how_images_are_cut_it_answers_text(qwen: Eyes, tmp_path: Path) -> None:
+    directory = shutil.copytree(qwen.directory, tmp_path / "model")
+    (directory / "preprocessor_config.json").unlink()
+    config = EngineConfig(name="tiny", source=str(directory), dtype="float32", device="cpu", threads=1)
+    _, info = build_engine(config, lambda *_: None)
+    assert info.images is None
+    assert info.notes[-1].startswith("it answers text alone: there is no preprocessor_config.json")
 
 
 def test_a_model_that_sees_in_an_unknown_way_says_so(qwen: Eyes, monkeypatch: pytest.MonkeyPatch) -> None:

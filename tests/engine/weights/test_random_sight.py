@@ -17,7 +17,7 @@ from server.images.families import PROCESSORS
 from server.prompt.image_spans import ImageTokens, expand
 from server.prompt.tokenizer import ChatTokenizer
 from tests.tiny_models import VISION_FAMILIES, VOCAB_SIZE
-from tests.vision_models import noise
+from tests.vision_models import SEEING, build_seeing_model, noise
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +61,25 @@ def takes_its_images(directory: Path) -> None:
     marks = Tokenizer.from_file(str(directory / "tokenizer.json"))
     assert all(marks.id_to_token(number) is not None for number in ids)
     assert max(ids) <= config.get_text_config().vocab_size
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_directory_with_a_tokenizer_has_a_processor_too(own: bool, tmp_path: Path) -> None:
+    """Its own, else one by its configuration."""
+    directory = build_seeing_model("qwen2_5_vl", tmp_path / "model")
+    if not own:
+        (directory / "preprocessor_config.json").unlink()
+    made = random_model_dir(str(directory))
+    takes_its_images(made)
+    size = json.loads((made / "preprocessor_config.json").read_text())["size"]
+    assert (size == SEEING["qwen2_5_vl"].processor["size"]) is own
+    assert (made / "tokenizer.json").read_bytes() == (directory / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("wrong", [{"image_token_id": -1}, {"image_token_id": 311}, {"vision_end_token_id": 312}])
+def test_marks_that_are_none_make_no_model_that_sees(wrong: dict[str, int], tmp_path: Path) -> None:
+    AutoConfig.for_model(**VISION_FAMILIES["qwen2_5_vl"] | wrong).save_pretrained(tmp_path)
+    assert not takes_images(random_model_dir(str(tmp_path)))
 
 
 def test_a_model_without_a_row_for_images_answers_text(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ def test_each_family_of_the_engine_is_known_without_it() -> None:
 )
 def test_what_a_configuration_says(config: object, expected: bool, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
+    assert not takes_images(tmp_path), "nothing says how images are cut"
+    (tmp_path / "preprocessor_config.json").write_text("{}")
     assert takes_images(tmp_path) is expected
 
 

@@ -84,5 +84,6 @@ def test_everything_on_the_console_is_json_where_that_is_asked_for() -> None:
 def test_one_line_says_what_takes_which_memory() -> None:
     cpu = engine_info(block_size=16, num_blocks=1000, context=8000, kv_bytes=2**30, weights_bytes=2**28)
     assert memory_line(cpu) == "weights 256 MiB, KV cache 1.00 GiB: 16,000 tokens, 2.0 contexts of 8,000"
-    cuda = msgspec.structs.replace(cpu, activation_bytes=3 * 2**29, graph_bytes=2**29)
-    assert memory_line(cuda).startswith("weights 256 MiB, a step 1.50 GiB, graphs 512 MiB, KV cache 1.00 GiB:")
+    cuda = msgspec.structs.replace(cpu, activation_bytes=3 * 2**29, graph_bytes=2**29, image_bytes=2**28)
+    line = "weights 256 MiB, a step 1.50 GiB, graphs 512 MiB, images 256 MiB, KV cache 1.00 GiB:"
+    assert memory_line(cuda).startswith(line)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.weights.sources import describe
 from server.commands.cli import main
 from server.commands.fits import Found, forms_on, known_config, print_fits
+from server.commands.models import _inputs
 from server.config.settings import ModelsFile, ModelSpec
 from server.fleet.gpus import GPUS, parse_gpus
 
@@ -124,3 +126,17 @@ def test_every_listed_model_is_a_line_at_least() -> None:
     out = io.StringIO()
     print_fits(ModelsFile(default=LLAMA.name, models=(LLAMA,)), parse_gpus("b200"), out)
     assert out.getvalue().count(LLAMA.name) == 6  # what fits, and how fast
+
+
+@pytest.mark.parametrize(
+    ("source", "inputs"),
+    [
+        ("random://Qwen2.5-VL-7B?text_config.num_hidden_layers=2", ("text", "image")),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", ("text", "image")),
+        ("random://Llama-3.1-8B", ("text",)),
+        ("random://no-such-model", ("text",)),
+        ("org/away", ("text",)),
+    ],
+)
+def test_what_sees_is_told_before_it_is_here(source: str, inputs: tuple[str, ...]) -> None:
+    assert _inputs(describe(source), ModelSpec(name="m", source=source)) == inputs

@@ -56,7 +56,7 @@ def test_what_is_not_known_is_estimated(tmp_path: Path) -> None:
 def test_what_was_measured_holds_for_the_next_server(tmp_path: Path) -> None:
     config = EngineConfig(name="m", source="org/away", memory="1GiB")
     info = engine_info(device="cpu", weights_bytes=3 * GIB, kv_bytes=GIB)
-    info = msgspec.structs.replace(info, activation_bytes=GIB, graph_bytes=GIB)
+    info = msgspec.structs.replace(info, activation_bytes=GIB // 2, graph_bytes=GIB, image_bytes=GIB // 2)
     measured = needs(tmp_path).measure(config, info, psutil.Process().pid)
     assert (measured.device, measured.rest, measured.kv) == ("cpu", 5 * GIB + PROCESS_BYTES, GIB)
     again = needs(tmp_path).find(config, size=100 * GIB)

@@ -18,7 +18,8 @@ from engine.anyres import anyres_tokens
 from engine.models.image_encoder import tensor_of
 from engine.models.vision import family_of
 from server.images.messages import PreparedImage, PrepareImage
-from server.images.pool import ImagePool
+from server.images.pool import ImageError, ImagePool
+from server.protocol.errors import ApiError
 from tests.vision_models import SEEING, Eyes, build_seeing_model, noise
 
 SIZES = [(60, 90), (28, 28), (30, 150), (200, 90), (1, 1), (400, 400)]
@@ -83,6 +84,43 @@ def test_tokens_and_pixels_are_those_of_transformers(family: str, tmp_path: Path
     if family in ("mllama", "idefics3", "smolvlm", "internvl", "llava_onevision"):
         tiles = [[array.shape[0] for array in prepared.arrays] for prepared in low]
         assert tiles == [[1]] * len(images), "one tile each"
+
+
+async def asked(directory: Path, eyes: Eyes, content: bytes, times: int = 1) -> tuple[list[Exception], int]:
+    """What a pool says of an image again and again, and how many processes that took."""
+    pool, found = ImagePool(), []
+    pids: set[int] = set()
+    question = PrepareImage(str(directory), eyes.info.family, eyes.info.token_id, "auto", b"", 1 << 24, 1 << 14)
+    try:
+        for _ in range(times):
+            try:
+                await pool.prepare(question, content)
+            except (ApiError, ImageError) as error:
+                found.append(error)
+            pids |= set(pool.pids)
+    finally:
+        await pool.close()
+    return found, len(pids)
+
+
+@pytest.mark.parametrize("family", ["pixtral", "mistral3"])
+def test_an_image_too_thin_to_be_made_smaller_is_refused(family: str, tmp_path: Path) -> None:
+    eyes = Eyes(family, build_seeing_model(family, tmp_path))
+    for size, said in (((1, 113), "got 113 x 1"), ((226, 2), "got 2 x 226")):
+        ((error,), _) = asyncio.run(asked(tmp_path, eyes, png(noise(*size))))
+        assert isinstance(error, ImageError) and said in str(error) and "at most 112 times" in str(error)
+    assert eyes.cut(112, 1).token_ids and eyes.cut(2, 224).token_ids
+
+
+def test_a_model_whose_processor_is_broken_is_no_fault_of_an_image(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process goes on; a client is not told which files are wrong."""
+    eyes = Eyes("qwen2_5_vl", build_seeing_model("qwen2_5_vl", tmp_path))
+    (tmp_path / "preprocessor_config.json").write_text('{"size": 7, "patch_size": "x"}')
+    errors, processes = asyncio.run(asked(tmp_path, eyes, png(noise(60, 90)), times=2))
+    assert [error.status for error in errors if isinstance(error, ApiError)] == [500, 500] and processes == 1
+    assert "images cannot be cut as" in caplog.text and not any(str(tmp_path) in str(error) for error in errors)
 
 
 @settings(max_examples=300)
