@@ -303,6 +303,7 @@ def test_jobs_survive_their_command_line() -> None:
     jobs = suite.plan(suite.parse([]), Options())
     assert [job.kind for job in jobs[:4]] == ["device", "engine", "server", "peer"]
     assert {job.model for job in jobs} - {""} == set(suite.MODELS)
+    assert suite.main(["--device", "cpu", "--parts", "images", "--models", "llama", "no-such-model"]) == 2
     few = suite.parse(["--parts", "decode", "--models", "a"])
     assert [job.kind for job in suite.plan(few, Options())] == ["engine"]
 

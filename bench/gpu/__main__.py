@@ -207,6 +207,9 @@ def main(arguments: list[str] | None = None) -> int:
         device=options.device, batches=tuple(options.batches), prompts=tuple(options.prompts), context=options.context,
         answer=options.answer, offline_seconds=options.offline_seconds, burst=tuple(options.burst),
     )  # fmt: skip
+    if not (jobs := plan(options, shared)):
+        print(f"none of these models has a part of {', '.join(options.parts)}")
+        return 2
     began = time.monotonic()
     head = {**circumstances(), "device": torch.cuda.get_device_name(device) if is_cuda else "cpu"}
     if options.gpus > 1:
@@ -216,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.json:
             write_json(options.json, {**head, "seconds": time.monotonic() - began, "found": found})
 
-    found = measure(plan(options, shared), options.seconds, options.logs, keep)
+    found = measure(jobs, options.seconds, options.logs, keep)
     keep(found)
     print(table(["model", "part", "measured", "of ceiling"], rows_of(found)))
     return 1 if any("error" in one for parts in found.values() for one in parts.values()) else 0
