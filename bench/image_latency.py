@@ -13,6 +13,7 @@ from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.messages import ImageArray
+from engine.weights.seeing import PROCESSING_FILES
 
 SIDE, PATCH = 512, 16
 IMAGE_TOKEN = 5
@@ -36,7 +37,7 @@ CONFIG: dict[str, Any] = {
 
 
 def build_model(directory: Path) -> None:
-    """Save the model."""
+    """Save the model, which cuts images as its family does by default."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -44,6 +45,7 @@ def build_model(directory: Path) -> None:
     options = {name: value for name, value in CONFIG.items() if name != "model_type"}
     config = AutoConfig.for_model(CONFIG["model_type"], **options)
     AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16).save_pretrained(directory)
+    (directory / PROCESSING_FILES[0]).write_text("{}")
 
 
 class ImageBench:

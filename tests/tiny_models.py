@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from engine.weights.seeing import PROCESSING_FILES
+
 VOCAB_SIZE = 320
 EOS_TOKEN_ID = 2
 
@@ -308,4 +310,6 @@ def build_tiny_model(family: str, directory: Path, *, seed: int = 0, two_layers:
             if name.endswith("e_score_correction_bias"):
                 buffer.uniform_(-0.1, 0.1, generator=generator)
     model.save_pretrained(directory)
+    if "vision_config" in options:  # without this nothing is seen
+        (directory / PROCESSING_FILES[0]).write_text("{}")
     return directory

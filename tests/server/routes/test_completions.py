@@ -127,7 +127,7 @@ def test_what_only_the_model_can_tell_is_refused_by_name(server: RunningServer) 
     ]:
         error = post(server, **fields).json()["error"]
         assert (error["param"], error["code"]) == (param, code), error
-    assert idle(server)
+    wait_until(lambda: idle(server))
 
 
 def test_a_text_is_continued(client: openai.OpenAI, server: RunningServer, words: list[int]) -> None:

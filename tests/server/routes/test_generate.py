@@ -14,7 +14,7 @@ from server.protocol.errors import ApiError
 from server.protocol.generate_request import read_generate_request
 from server.protocol.generate_shapes import GeneratedArrayShape, GeneratedEventShape, GeneratedShape
 from tests.server import patient
-from tests.server.fakes import RunningServer, Script, running_server
+from tests.server.fakes import RunningServer, Script, running_server, wait_until
 from tests.server.routes.test_chat import TEXT, idle
 
 PROMPT = "What is the capital?"
@@ -67,7 +67,7 @@ def test_a_text_is_continued(server: RunningServer, client: InferenceClient, wor
     assert GeneratedShape.model_validate(whole).details is None and whole["generated_text"] == TEXT
     (only,) = GeneratedArrayShape.model_validate(post(server, "/", inputs=PROMPT).json()).root
     assert only.generated_text == TEXT
-    assert idle(server)
+    wait_until(lambda: idle(server))
 
 
 @pytest.mark.parametrize("path", ["/generate_stream", "/"])
@@ -156,7 +156,7 @@ def test_what_only_the_model_can_tell_has_this_interface_s_names(server: Running
         for path in ("/generate", "/generate_stream", "/"):
             answer = post(server, path, **fields)
             assert answer.status_code in (400, 404) and answer.json()["error"]["param"] == param, answer.text
-    assert idle(server)
+    wait_until(lambda: idle(server))
 
 
 def test_the_page_at_the_root_is_open_and_asking_there_needs_a_key(server: RunningServer) -> None:
