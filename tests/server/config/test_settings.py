@@ -187,6 +187,7 @@ def test_the_table_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     seeing = tmp_path / "seeing"
     seeing.mkdir()
     (seeing / "config.json").write_text('{"model_type": "llava", "vision_config": {"model_type": "pixtral"}}')
+    (seeing / "preprocessor_config.json").write_text("{}")
     (seeing / "model.safetensors").write_bytes(b"")
     file = ModelsFile(
         default="a/small",
