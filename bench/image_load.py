@@ -2,10 +2,16 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from engine.engine import Engine
-from engine.messages import AddImage, AddRequest, ImageArray, ImageSpan
+from engine.messages import AddImage, AddRequest, ImageArray, ImageInfo, ImageSpan
 from engine.sampling_params import SamplingParams
+from server.images.families import PROCESSORS
+from server.images.messages import PrepareImage
+from server.images.processor import prepare
 
 WARM_STEPS, QUIET_STEPS = 40, 300
 STREAM_TOKENS = 3000
@@ -22,6 +28,18 @@ class Picture:
     first: int
     """Of these, the first that is the image's."""
     length: int
+
+
+def picture_of(info: ImageInfo, directory: Path, side: int) -> Picture:
+    """A square image of noise as the server's worker cuts it for a model."""
+    processor = PROCESSORS[info.family](directory, info.token_id)
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    question = PrepareImage(str(directory), info.family, info.token_id, "auto", b"", side * side, side)
+    prepared = prepare(processor, question, pixels)
+    ids = prepared.token_ids
+    first = ids.index(info.token_id)
+    length = len(ids) - first - ids[::-1].index(info.token_id)
+    return Picture(prepared.grid, prepared.arrays, ids, first, length)
 
 
 class ImageLoad:

@@ -60,8 +60,14 @@ def build_engine(
         min_prefill_tokens=limits.min_prefill_tokens,
         encoder=encoder,
     )
+    return engine, _info_of(config, runner)
+
+
+def _info_of(config: EngineConfig, runner: ModelRunner) -> EngineInfo:
+    """What the API process is told of a model."""
+    loaded, sight = runner.loaded, runner.sight
     dtype = str(runner.dtype).removeprefix("torch.")
-    info = EngineInfo(
+    return EngineInfo(
         name=config.name,
         model_dir=str(loaded.directory),
         architecture=loaded.architecture,
@@ -73,21 +79,20 @@ def build_engine(
         attention=runner.attention_name,
         block_size=config.block_size,
         num_blocks=runner.num_blocks,
-        max_num_seqs=limits.max_num_seqs,
+        max_num_seqs=runner.limits.max_num_seqs,
         weights_bytes=loaded.weights_bytes,
         activation_bytes=runner.activation_bytes,
         graph_bytes=runner.graph_bytes,
-        image_bytes=0 if runner.sight is None else runner.sight.num_bytes,
+        image_bytes=0 if sight is None else sight.num_bytes,
         kv_bytes=runner.kv_bytes,
         num_parameters=loaded.num_parameters,
         load_seconds=0.0,
         generation_defaults=loaded.generation_defaults,
         numerics=_numerics(config, runner),
         notes=runner.notes,
-        images=None if encoder is None else encoder.info,
+        images=None if sight is None else sight.encoder.info,
         ranks=config.tensor_parallel,
     )
-    return engine, info
 
 
 def _make_compiler(config: EngineConfig, loaded: LoadedModel, wake: Callable[[], None]) -> "GrammarCompiler | None":

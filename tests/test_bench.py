@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import image_load
+from bench import image_load, tower
 from bench.gpu import __main__ as suite
 from bench.gpu import images
 from bench.gpu.forms import config_of, is_stored, text_config
@@ -314,6 +314,15 @@ def test_waiting_is_told_from_gaps_within_a_recorded_step() -> None:
     assert found.idle == pytest.approx(0.32) and found.waiting == pytest.approx(0.30)
     with pytest.raises(ValueError):
         idle_shares([])
+
+
+def test_a_tower_s_operations_are_counted_by_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four windows of one size: an attention in each of 32 layers. And the parts of a layer are timed."""
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
+    found = tower.operations(224, 1)
+    assert found["patches"] == 256 and found["attentions"] == 32 < found["operations"]
+    timed = tower.parts(64, 1)
+    assert {"convolution bfloat16", "product float32", "attention 64"} <= timed.keys() and min(timed.values()) > 0
 
 
 IDLE = {

@@ -5,21 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.gpu.engines import EngineBench
 from bench.gpu.limits import LeftOut
-from bench.image_load import ImageLoad, Picture
+from bench.image_load import ImageLoad, picture_of
 from engine.costs import Ceilings
 from engine.device.timing import synchronize
-from engine.messages import ImageInfo
 from engine.scheduling.images import PromptImage
 from server.benchmarks.record import percentile
-from server.images.families import PROCESSORS
-from server.images.messages import PrepareImage
-from server.images.processor import prepare
 
 SIDE = 1000
 """Of the images, in pixels: a megapixel, as docs/models.md counts tokens of one."""
@@ -30,18 +25,6 @@ ROOM = 64
 QUESTION = list(range(10, 34))
 OTHER_QUESTION = list(range(40, 64))
 OTHER_TEXT = tuple(range(70, 86))
-
-
-def picture_of(info: ImageInfo, directory: Path, side: int) -> Picture:
-    """A square image of noise as the server's worker cuts it for a model."""
-    processor = PROCESSORS[info.family](directory, info.token_id)
-    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    question = PrepareImage(str(directory), info.family, info.token_id, "auto", b"", side * side, side)
-    prepared = prepare(processor, question, pixels)
-    ids = prepared.token_ids
-    first = ids.index(info.token_id)
-    length = len(ids) - first - ids[::-1].index(info.token_id)
-    return Picture(prepared.grid, prepared.arrays, ids, first, length)
 
 
 class SightBench:

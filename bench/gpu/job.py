@@ -225,6 +225,9 @@ def measure_images(job: Job, bench: Any, device: Any, emit: Emit) -> None:
     except (LeftOut, ImportError) as reason:
         emit("images", {"left_out": str(reason)})
         return
+    except Exception as error:  # transformers raises every kind; the other parts still have their turn
+        emit("images", {"error": f"{type(error).__name__}: {error}"})
+        return
     for name, work in sight.parts():
         attempt(emit, name, work)
 

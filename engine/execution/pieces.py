@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 PIECE_OPERATIONS = 1e10
-"""Of a piece at most: some hundredths of a second. Smaller ones cost more than they spare (bench/LOG.md)."""
+"""Of a piece at most: some hundredths of a second. Smaller ones cost more (`python -m bench.tower`)."""
 MULTIPLE = 64
 """Of queries in a piece: torch deals them out in blocks that divide this."""
 

@@ -115,7 +115,7 @@ class Sight:
             self.num_bytes = embeddings_room(left, largest)
             self.images = ImageCache(self.encoder.encode, self.num_bytes)
 
-    def rehearse(self) -> "Rehearsed":
+    def rehearse(self) -> Rehearsed:
         """Encode a small image, so that no request waits for what a first one takes; and on CUDA the largest.
 
         Raises what the tower raises.

@@ -68,12 +68,9 @@ class SlicedCall:
     def _run(self) -> None:
         try:
             self._wait()
-            if self._device.type == "cuda":
-                torch.cuda.set_device(self._device)  # each thread has one of its own
-            if self._device.type == "cpu":
-                with InPieces(self.stop_if_due):
-                    self._result = self._function()
-            else:
+            # Each thread has a current CUDA device of its own.
+            is_cuda = self._device.type == "cuda"
+            with torch.cuda.device(self._device) if is_cuda else InPieces(self.stop_if_due):
                 self._result = self._function()
         except _Abandoned:
             return

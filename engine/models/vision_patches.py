@@ -10,7 +10,7 @@ from torch import nn
 class PatchProduct(nn.Module):
     """Stands in the place of a convolution whose inputs are as large as its kernel, with its parameters.
 
-    On a CPU the convolution takes twenty times as long (bench/LOG.md, 2026-11-28).
+    On a CPU the convolution takes many times as long (`python -m bench.tower`).
     """
 
     def __init__(self, convolution: nn.Conv3d) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-CLIP_SIZE = 1024
-"""Longest side of an image for towers that take it in its own shape and do not say."""
+LONGEST_SIDE = 1024
+"""Of an image in pixels, for towers that do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def _no_marks(_: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _side(vision: Mapping[str, Any]) -> int:
-    side = vision.get("image_size") or CLIP_SIZE
+    side = vision.get("image_size") or LONGEST_SIDE
     return int(side[0] if isinstance(side, list | tuple) else side)
 
 
