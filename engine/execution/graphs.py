@@ -5,7 +5,7 @@ null block. All that the step needs is one row of `FIELDS` for each, copied at o
 On a CPU the padded step runs as it is: the bookkeeping is the same.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,6 @@ from engine.device.device import upload_into
 from engine.device.forward_batch import BatchBuilder, ForwardBatch
 from engine.device.host_batch import HostBatch
 from engine.execution.recording import Recorder
-from engine.sizing.steps import bucket_sizes
 
 FIELDS = ("token", "source", "position", "kv_slot", "context_len", "slot")
 """Of a row: its token if the host knows it; where in `BatchBuilder.inputs` its token stands; its place in the text;
@@ -27,14 +26,21 @@ class DecodeGraphs:
     """Runs decoding steps in buckets. `forward` computes the logits of a batch."""
 
     def __init__(
-        self, builder: BatchBuilder, forward: Forward, recorder: Recorder, *, max_context: int, device: torch.device
+        self,
+        builder: BatchBuilder,
+        forward: Forward,
+        recorder: Recorder,
+        sizes: Sequence[int],
+        *,
+        max_context: int,
+        device: torch.device,
     ) -> None:
-        """The `builder` has room for `len(FIELDS)` numbers for each of its slots."""
+        """Buckets of `sizes` rows, in order. The `builder` has room for `len(FIELDS)` numbers for each of its slots."""
         self._builder = builder
         self._forward = forward
         self._device = device
-        self._sizes = bucket_sizes(builder.num_slots)
-        self.num_sizes = len(self._sizes)
+        self._sizes = sizes
+        self.num_sizes = len(sizes)
         self._max_context = max_context
         self._recorder = recorder
         self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
@@ -52,12 +58,6 @@ class DecodeGraphs:
         for size in reversed(self._sizes):
             self._record(size, self.padded(size)())
             yield
-
-    def run_few(self, most: int) -> None:
-        """Run the buckets of up to so many rows over padding, so that their kernels are built."""
-        for size in self._sizes:
-            if size <= most:
-                self.padded(size)()
 
     def padded(self, size: int, token: int = 0, *, context: int = 1) -> Callable[[], torch.Tensor]:
         """A bucket's step over padding alone, whose rows have this token behind so many; it reads what was put last.

@@ -5,7 +5,7 @@ that is what prompts beside decoding rows mostly are. A step is padded to the ne
 tokens too many are one row more, in the null block. Steps that are larger, or that score tokens, run as they are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -34,12 +34,12 @@ class MixedGraphs:
         builder: BatchBuilder,
         forward: Forward,
         recorder: Recorder,
+        sizes: Sequence[tuple[int, int]],
         *,
         max_context: int,
-        max_batched_tokens: int,
         reads_lengths: bool,
     ) -> None:
-        """The `builder` has room for `input_room` numbers.
+        """Buckets of `sizes`, tokens and rows each, in order. The `builder` has room for `input_room` numbers.
 
         With `reads_lengths` the attention finds the lengths of rows on the device, and the host does not tell it.
         """
@@ -48,9 +48,8 @@ class MixedGraphs:
         self._max_context = max_context
         self._reads_lengths = reads_lengths
         self._recorder = recorder
-        # The row of the tokens too many has to be one that a sequence could have.
-        self._sizes = steps.step_sizes(builder.num_slots, min(max_batched_tokens, max_context))
-        self.num_sizes = len(self._sizes)
+        self._sizes = sizes
+        self.num_sizes = len(sizes)
         self._graphs: dict[tuple[int, int], torch.cuda.CUDAGraph | None] = {}
         """By tokens and rows; None where it was tried, and cannot be."""
 

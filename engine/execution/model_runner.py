@@ -21,7 +21,8 @@ from engine.device.host_batch import HostBatch
 from engine.device.kv_cache import LayerCache, allocate, size_cache
 from engine.device.ranks import Ranks
 from engine.execution.dependent import CONTEXT, choose_dependent
-from engine.execution.footprint import largest_step, peak_bytes
+from engine.execution.example_steps import largest_step, on_device, plain_step
+from engine.execution.footprint import peak_bytes
 from engine.execution.graphs import FIELDS, DecodeGraphs
 from engine.execution.launched import StepInFlight
 from engine.execution.mixed_graphs import MixedGraphs, input_room
@@ -29,7 +30,6 @@ from engine.execution.probing import cpu_kernels, offsets_of_keys, probed_layers
 from engine.execution.put_away import PutAway, tensors_of
 from engine.execution.recording import Recorder
 from engine.execution.sight import Seen, Sight, blindness, given, make_sight
-from engine.kernels.reference import FEW_ROWS
 from engine.models.cross_attention import cross_inputs, looking
 from engine.models.latent_attention import attend_on_latents
 from engine.models.load_check import CHECK_BLOCKS
@@ -42,7 +42,7 @@ from engine.sampling.sampler import PendingSample, Sampled, Sampler
 from engine.scheduling.scheduled import Scheduled
 from engine.scheduling.sequence import Sequence
 from engine.sizing.cache import LayerShape, bytes_per_token, overhead_bytes
-from engine.sizing.steps import graphs_bytes, scored_bytes, step_limits, unordered_bytes
+from engine.sizing.steps import graphs_bytes, scored_bytes, step_forms, step_limits, unordered_bytes
 
 if TYPE_CHECKING:
     from engine.sampling.device_sampler import DeviceSampler
@@ -106,12 +106,10 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _choose_dependent(self, progress: Progress, ranks: Ranks | None) -> None:
-        """See `choose_dependent`. Steps that nothing has recorded when they come have other kernels then."""
+        """See `choose_dependent`. All kernels are others then, so nothing is built for good before."""
         progress("trying dependent launches", None)
         put = None if self.graphs is None else partial(self.graphs.padded, 1, context=CONTEXT)
-        if choose_dependent(self.device, put, ranks) and self.graphs is not None:
-            self.rehearse(self.caches)
-            self.graphs.run_few(FEW_ROWS)
+        choose_dependent(self.device, put, ranks)
 
     def forward(self, rows: list[Scheduled]) -> StepInFlight:
         """Launch the forward pass of one step. On a CUDA device it still runs when this returns."""
@@ -165,7 +163,7 @@ class ModelRunner:
         self._away.bring_back()
         self._away = None
         if self.device.type == "cuda":
-            self.warm_up()
+            self._record(no_progress)
 
     def close(self) -> None:
         """See `Runner.close`."""
@@ -176,11 +174,22 @@ class ModelRunner:
 
     @torch.inference_mode()
     def warm_up(self, progress: Progress = no_progress) -> None:
-        """Build the kernels of steps and of sampling, and record steps, so that no request waits for that."""
+        """Run every form of step and of sampling, and record what can be, so that no request waits for that."""
+        self._record(progress)
+        progress("building kernels", None)
+        for tokens in self.forms.plain:
+            rows = plain_step(tokens, max_context=self.context, block_size=self._block_size)
+            self._forward(self._example(rows)[0])
+        self.sampler.warm_up(self.dtype)
+
+    @torch.inference_mode()
+    def _record(self, progress: Progress) -> None:
         if self.graphs is not None and self.mixed_graphs is not None:
             self._recorder.warm_up((self.mixed_graphs, self.graphs), progress)
-        progress("building kernels", None)
-        self.sampler.warm_up(self.dtype)
+
+    def _example(self, rows: list[Scheduled]) -> tuple[ForwardBatch, torch.Tensor]:
+        """See `on_device`."""
+        return on_device(rows, num_slots=self.limits.max_num_seqs, block_size=self._block_size, device=self.device)
 
     def wipe_blocks(self, blocks: list[int], block_size: int) -> None:
         """Zero the content of blocks, so that a NaN in them cannot outlive the sequence that made it."""
@@ -227,16 +236,19 @@ class ModelRunner:
         return DeviceSampler(**size, device=self.device)
 
     def _make_graphs(self, *, is_lazy: bool) -> tuple[DecodeGraphs | None, MixedGraphs | None]:
-        if self._records and self.device.type == "cuda" and not self.backend.capturable:
+        is_hindered = self._records and self.device.type == "cuda" and not self.backend.capturable
+        if is_hindered:
             self.notes.append(f"steps are not recorded: attention {self.attention_name} does not allow it")
-            return None, None
-        if not self._records:
+        self.forms = step_forms(self.limits, self.context, pads=self._records and not is_hindered)
+        if not self.forms.decoding:
             return None, None
         self._recorder = recorder = Recorder(self.device, self.limits.max_num_seqs, self._ranks, is_lazy=is_lazy)
-        decode = DecodeGraphs(self.builder, self._forward, recorder, max_context=self.context, device=self.device)
+        decode = DecodeGraphs(
+            self.builder, self._forward, recorder, self.forms.decoding, max_context=self.context, device=self.device
+        )
         mixed = MixedGraphs(
-            self.builder, self._forward, recorder, max_context=self.context,
-            max_batched_tokens=self.limits.max_batched_tokens, reads_lengths=self.backend.capturable,
+            self.builder, self._forward, recorder, self.forms.mixed, max_context=self.context,
+            reads_lengths=self.backend.capturable,
         )  # fmt: skip
         return decode, mixed
 
@@ -295,14 +307,10 @@ class ModelRunner:
         rows = largest_step(
             max_num_seqs=limits.max_num_seqs, max_batched_tokens=limits.max_batched_tokens, block_size=self._block_size
         )
-        max_blocks = max(len(row.sequence.block_table) for row in rows)
-        builder = BatchBuilder(
-            max_num_seqs=limits.max_num_seqs, max_blocks=max_blocks, block_size=self._block_size, device=self.device
-        )
-        batch = builder.build(rows)
+        batch, last_tokens = self._example(rows)
         with attention_step(self.backend, caches, batch):
             logits = self._logits(batch.input_ids, batch.positions, batch.logits_index)
-        return self.sampler.sample(logits, [row.sequence for row in rows], builder.last_tokens).result()
+        return self.sampler.sample(logits, [row.sequence for row in rows], last_tokens).result()
 
     def _allocate(self, shapes: dict[int, LayerShape], config: EngineConfig, progress: Progress) -> None:
         """Give the KV cache what is left, and fix the context that follows from it."""

@@ -56,6 +56,34 @@ def step_sizes(max_num_seqs: int, max_tokens: int) -> list[tuple[int, int]]:
     return [(t, r) for t in TOKEN_SIZES for r in rows if r <= t <= max_tokens]
 
 
+@dataclass(frozen=True, slots=True)
+class StepForms:
+    """Every form of a step that has kernels of its own: what a load builds, and records where it can.
+
+    Kernels are built for classes of tokens and rows that end with powers of two, and for whether rows decode. So steps
+    of these forms launch whatever any other would.
+    """
+
+    decoding: tuple[int, ...]
+    """Rows of padded steps that decode, in order; none where steps are not padded."""
+    mixed: tuple[tuple[int, int], ...]
+    """Tokens and rows of padded steps with prompts, in order."""
+    plain: tuple[int, ...]
+    """Tokens of steps that run as they are, in order: those that are larger, are scored, have images, or follow where
+    nothing is padded. The first of the tokens decodes, the others are a prompt."""
+
+
+def step_forms(limits: Limits, max_context: int, *, pads: bool) -> StepForms:
+    """The forms of an engine's steps, whose sequences have at most `max_context` tokens."""
+    most = limits.max_batched_tokens
+    plain = sorted({2**power for power in range(most.bit_length())} | {most})
+    if not pads:
+        return StepForms((), (), tuple(plain))
+    # The row of the tokens too many has to be one that a sequence could have.
+    mixed = step_sizes(limits.max_num_seqs, min(most, max_context))
+    return StepForms(tuple(bucket_sizes(limits.max_num_seqs)), tuple(mixed), tuple(plain))
+
+
 def graphs_bytes(limits: Limits, vocab_size: int, itemsize: int) -> int:
     """Memory to keep for all recorded steps: their records, and the logits of the largest."""
     number = len(bucket_sizes(limits.max_num_seqs)) + len(step_sizes(limits.max_num_seqs, limits.max_batched_tokens))
