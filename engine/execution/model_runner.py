@@ -178,9 +178,18 @@ class ModelRunner:
         self._record(progress)
         progress("building kernels", None)
         for tokens in self.forms.plain:
-            rows = plain_step(tokens, max_context=self.context, block_size=self._block_size)
-            self._forward(self._example(rows)[0])
+            self._try_plain(tokens)
         self.sampler.warm_up(self.dtype)
+
+    def _try_plain(self, tokens: int) -> None:
+        """Run a step of one of `StepForms.plain`."""
+        rows = plain_step(tokens, max_context=self.context, block_size=self._block_size)
+        try:
+            self._forward(self._example(rows)[0])
+        except torch.OutOfMemoryError:
+            if self._ranks is not None:
+                raise  # the others wait in the middle of theirs
+            logger.warning("no memory for a step of %d tokens at once, which will be several", tokens)
 
     @torch.inference_mode()
     def _record(self, progress: Progress) -> None:

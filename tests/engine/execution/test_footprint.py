@@ -12,19 +12,12 @@ from engine.device import kv_cache
 from engine.device.kv_cache import GIB, size_cache
 from engine.errors import ConfigError
 from engine.execution import model_runner
-from engine.execution.footprint import largest_step, peak_bytes
+from engine.execution.footprint import peak_bytes
 from engine.execution.model_runner import ModelRunner
 from engine.sizing.cache import LayerShape, overhead_bytes
 from tests.engine.test_oracle import make_engine
 
 CUDA = torch.device("cuda")
-
-
-def test_the_largest_step_has_all_tokens_and_all_sequences() -> None:
-    rows = largest_step(max_num_seqs=8, max_batched_tokens=100, block_size=4)
-    assert len(rows) == 8 and sum(row.num_tokens for row in rows) == 96
-    assert all(row.samples for row in rows) and len({row.sequence.slot for row in rows}) == 8
-    assert len(largest_step(max_num_seqs=8, max_batched_tokens=3, block_size=4)) == 3
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])

@@ -26,6 +26,7 @@ from engine.kernels import launches, triton_fp8
 from engine.models import cuda_layer, experts, fp8, fp8_blocks, fusion, latent_attention, small_products, surgery
 from engine.models.fp8 import Fp8Linear
 from engine.models.fp8_blocks import BlockFp8Linear
+from engine.models.fp8_offsets import InputMean
 from engine.sampling_params import SamplingParams
 from engine.scheduling.scheduled import Scheduled
 from engine.scheduling.sequence import Sequence
@@ -79,11 +80,21 @@ def _blocks_in_fp8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.empty_like(x, dtype=torch.float8_e4m3fn), x.new_zeros(*(-(-side // 128) for side in x.shape)).float()
 
 
+def _zeros_like(
+    x: torch.Tensor, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """Memory that nobody has touched."""
+    return torch.zeros(x.shape, dtype=dtype or x.dtype, device=device or x.device)
+
+
 _CHEAP: tuple[tuple[Any, str, Any], ...] = (
     (torch, "bmm", lambda x, y: x.new_zeros(*x.shape[:2], y.shape[2])),
     (torch.nn.functional, "linear", lambda x, weight, bias=None: x.new_zeros(*x.shape[:-1], len(weight))),
+    (torch, "zeros_like", _zeros_like),
     (torch.nn.init, "_no_grad_normal_", lambda tensor, *_: tensor),
     (fp8, "quantize_rows", _rows_in_fp8),
+    (InputMean, "add", lambda self, rows: setattr(self, "count", len(rows))),
+    (fp8, "offset", lambda weight, *_: weight.new_zeros(len(weight))),
     (fp8_blocks, "quantize_blocks", _blocks_in_fp8),
     (experts, "quantize_blocks", _blocks_in_fp8),
     (Fp8Linear, "_plain_product", lambda self, x: torch.zeros(len(x.numbers), len(self.weight), dtype=x.dtype)),
