@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,12 +19,13 @@ from engine.device.governor import ThreadGovernor
 from engine.device.host_batch import HostBatch
 from engine.device.kv_cache import LayerCache, allocate, size_cache
 from engine.device.ranks import Ranks
-from engine.execution.dependent import CONTEXT, choose_dependent
+from engine.execution.dependent import choose_dependent
 from engine.execution.example_steps import largest_step, on_device, plain_step
 from engine.execution.footprint import peak_bytes
-from engine.execution.graphs import FIELDS, DecodeGraphs
+from engine.execution.graphs import FIELDS
 from engine.execution.launched import StepInFlight
-from engine.execution.mixed_graphs import MixedGraphs, input_room
+from engine.execution.mixed_graphs import input_room
+from engine.execution.padded_steps import PaddedSteps
 from engine.execution.probing import cpu_kernels, offsets_of_keys, probed_layers
 from engine.execution.put_away import PutAway, tensors_of
 from engine.execution.recording import Recorder
@@ -98,18 +98,13 @@ class ModelRunner:
             num_inputs=max(len(FIELDS) * self.limits.max_num_seqs, input_room(self.limits.max_num_seqs)),
             crosses=self.sight is not None and self.sight.crosses,
         )
-        self.graphs, self.mixed_graphs = self._make_graphs(is_lazy=config.graphs == "lazy")
+        self.padded = self._make_padded(is_lazy=config.graphs == "lazy")
         self._away: PutAway | None = None
         if self.device.type == "cuda":
-            self._choose_dependent(progress, ranks)
+            progress("trying dependent launches", None)
+            # All kernels are others then, so nothing is built for good before.
+            choose_dependent(self.device, None if self.padded is None else self.padded.put_one, ranks)
             self.warm_up(progress)
-
-    @torch.inference_mode()
-    def _choose_dependent(self, progress: Progress, ranks: Ranks | None) -> None:
-        """See `choose_dependent`. All kernels are others then, so nothing is built for good before."""
-        progress("trying dependent launches", None)
-        put = None if self.graphs is None else partial(self.graphs.padded, 1, context=CONTEXT)
-        choose_dependent(self.device, put, ranks)
 
     def forward(self, rows: list[Scheduled]) -> StepInFlight:
         """Launch the forward pass of one step. On a CUDA device it still runs when this returns."""
@@ -129,11 +124,8 @@ class ModelRunner:
         """Logits `[R, V]` of a step: of the rows that sample, then of all positions that are scored."""
         if self._ranks is not None and host.unread:
             self._ranks.share(self.builder.last_tokens)
-        if self.graphs is not None and host.only_decodes:
-            return self.graphs.run(host)
-        if self.mixed_graphs is not None and (size := self.mixed_graphs.size_for(host)) is not None:
-            return self.mixed_graphs.run(host, size)
-        return self._forward(self.builder.upload(host), host)
+        logits = None if self.padded is None else self.padded.run(host)
+        return self._forward(self.builder.upload(host), host) if logits is None else logits
 
     def encode_images(self, row: Scheduled, seconds: float | None) -> bool:
         """See `Runner.encode_images`."""
@@ -147,9 +139,8 @@ class ModelRunner:
 
     def sleep(self) -> tuple[int, int]:
         """See `Runner.sleep`."""
-        for graphs in (self.mixed_graphs, self.graphs):
-            if graphs is not None:
-                graphs.forget()
+        if self.padded is not None:
+            self.padded.forget()
         freed = 0 if self.sight is None else self.sight.forget()
         caches = (part for cache in self.caches.values() for part in cache.parts)
         self._away = PutAway(tensors_of(self.model), caches, self.device)
@@ -193,8 +184,8 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _record(self, progress: Progress) -> None:
-        if self.graphs is not None and self.mixed_graphs is not None:
-            self._recorder.warm_up((self.mixed_graphs, self.graphs), progress)
+        if self.padded is not None:
+            self.padded.record(progress)
 
     def _example(self, rows: list[Scheduled]) -> tuple[ForwardBatch, torch.Tensor]:
         """See `on_device`."""
@@ -244,27 +235,24 @@ class ModelRunner:
 
         return DeviceSampler(**size, device=self.device)
 
-    def _make_graphs(self, *, is_lazy: bool) -> tuple[DecodeGraphs | None, MixedGraphs | None]:
+    def _make_padded(self, *, is_lazy: bool) -> PaddedSteps | None:
         is_hindered = self._records and self.device.type == "cuda" and not self.backend.capturable
         if is_hindered:
             self.notes.append(f"steps are not recorded: attention {self.attention_name} does not allow it")
-        self.forms = step_forms(self.limits, self.context, pads=self._records and not is_hindered)
-        if not self.forms.decoding:
-            return None, None
-        self._recorder = recorder = Recorder(self.device, self.limits.max_num_seqs, self._ranks, is_lazy=is_lazy)
-        decode = DecodeGraphs(
-            self.builder, self._forward, recorder, self.forms.decoding, max_context=self.context, device=self.device
-        )
-        mixed = MixedGraphs(
-            self.builder, self._forward, recorder, self.forms.mixed, max_context=self.context,
-            reads_lengths=self.backend.capturable,
+        pads = self._records and not is_hindered
+        self.forms = step_forms(self.limits, self.context, pads=pads)
+        if not pads:
+            return None
+        return PaddedSteps(
+            self.builder, self._forward,
+            Recorder(self.device, self.limits.max_num_seqs, self._ranks, is_lazy=is_lazy), self.forms,
+            max_context=self.context, reads_lengths=self.backend.capturable, device=self.device,
         )  # fmt: skip
-        return decode, mixed
 
     @property
     def step_sizes(self) -> tuple[int, ...]:
         """Tokens of the steps with prompts that cost no padding, in order; none if they are run as they are."""
-        return self.mixed_graphs.token_sizes if self.mixed_graphs is not None else ()
+        return () if self.padded is None else self.padded.mixed.token_sizes
 
     def _prepare(self, shapes: dict[int, LayerShape], config: EngineConfig, progress: Progress) -> None:
         """Check the model, operate on it, and see how much memory a step takes."""

@@ -59,7 +59,7 @@ def tokens(directory: Path, device: str, **options: Any) -> None:
     with shared(directory, device, max_num_seqs=6, **options) as (engine, runner):
         outputs = run(engine, requests, arrivals)
         if device != "cpu" and options.get("attention") == "triton":
-            is_recorded = runner.graphs is not None and runner.graphs.num_recorded > 0
+            is_recorded = runner.padded is not None and runner.padded.decoding.num_recorded > 0
             assert is_recorded == bool(options.get("graphs", True)), "recorded steps"
     for request_id, request in requests.items():
         wanted = generate(directory, request.prompt_token_ids, request.params.max_tokens)
@@ -85,8 +85,8 @@ def sleeps(directory: Path, device: str, **options: Any) -> None:
             assert 0 < runner.loaded.weights_bytes * 0.9 <= host_bytes and device_bytes > 0
             engine.wake()
             assert run(engine, requests, arrivals) == before
-            if device != "cpu" and runner.graphs is not None:
-                assert runner.graphs.num_recorded > 0
+            if device != "cpu" and runner.padded is not None:
+                assert runner.padded.decoding.num_recorded > 0
 
 
 def dies(directory: Path, device: str, **options: Any) -> None:

@@ -55,7 +55,7 @@ def test_recording_and_overlap_change_no_token(
 ) -> None:
     options = {"attention": "triton", "graphs": graphs, "overlap": overlap}
     runner = checks.every_way_says_what_generate_says(tiny_model_dir(family), "cuda", **options)
-    assert (runner.graphs is not None and runner.graphs.num_recorded > 0) == bool(graphs)
+    assert (runner.padded is not None and runner.padded.decoding.num_recorded > 0) == bool(graphs)
 
 
 @pytest.mark.parametrize("options", [{}, {"quantization": "fp8"}, {"kv_dtype": "fp8"}])
@@ -67,7 +67,7 @@ def test_what_wakes_is_recorded_again_and_says_what_it_said(
 
 def test_steps_are_not_recorded_where_the_backend_plans_on_the_host(tiny_model_dir: TinyModelDir) -> None:
     runner = make_engine(tiny_model_dir("llama"), device="cuda", attention="sdpa")._runner
-    assert runner.graphs is None and not runner.backend.capturable  # type: ignore[attr-defined]
+    assert runner.padded is None and not runner.backend.capturable  # type: ignore[attr-defined]
 
 
 def test_the_engine_outlives_a_lack_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

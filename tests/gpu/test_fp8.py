@@ -31,4 +31,4 @@ def test_scores_stay(family: str, dtype: str, tiny_model_dir: Callable[[str], Pa
 
 def test_decoding_steps_are_recorded(tiny_model_dir: Callable[[str], Path]) -> None:
     engine = fp8_checks.steps_run(tiny_model_dir("llama"), "cuda", attention="triton", dtype="bfloat16", graphs=True)
-    assert engine._runner.graphs.num_recorded > 0
+    assert engine._runner.padded.decoding.num_recorded > 0

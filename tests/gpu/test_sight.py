@@ -61,7 +61,7 @@ def test_every_backend_says_so_in_chunks_and_at_once(family: str, attention: str
 def test_recording_and_overlap_change_no_token(family: str, graphs: bool | str, overlap: bool, eyes_of: EyesOf) -> None:
     options = {"attention": "triton", "graphs": graphs, "overlap": overlap}
     runner = sight_checks.every_way_says_what_generate_says(eyes_of(family), "cuda", **options)
-    assert (runner.graphs is not None and runner.graphs.num_recorded > 0) == bool(graphs)
+    assert (runner.padded is not None and runner.padded.decoding.num_recorded > 0) == bool(graphs)
 
 
 @pytest.mark.parametrize("family", SEEING)

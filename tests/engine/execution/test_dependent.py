@@ -9,9 +9,7 @@ import psutil
 import pytest
 import torch
 
-from engine.cache import no_progress
 from engine.device.ranks import ProcessGroup, Ranks
-from engine.execution import model_runner
 from engine.execution.dependent import CONTEXT, GAIN, TOKENS, Replay, choose_dependent
 from engine.execution.graphs import DecodeGraphs
 from engine.kernels.launches import dependence
@@ -133,26 +131,19 @@ def test_a_trial_that_takes_its_process_along_is_not_tried_again_at_once(
     assert FakeStep().choose(), "where it cannot be noted it is tried all the same"
 
 
-@pytest.mark.parametrize("graphs", [True, "lazy"])
 def test_what_is_tried_is_a_step_behind_many_tokens(
-    graphs: bool | str, tiny_model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    tiny_model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner: Any = make_engine(tiny_model_dir("llama"), graphs=graphs, max_num_seqs=16, context=400)._runner
-    met, asked = [], []
+    runner: Any = make_engine(tiny_model_dir("llama"), graphs=True, max_num_seqs=16, context=400)._runner
+    met = []
     forward = DecodeGraphs._step
 
     def noted(self: DecodeGraphs, size: int, lens: list[int] | None) -> torch.Tensor:
         met.append((size, int(self._fields(size)[4, 0]), int(self._fields(size)[0, 0])))
         return forward(self, size, lens)
 
-    def chosen(device: torch.device, put: Any, ranks: object) -> bool:
-        logits = put(7)()
-        assert logits.shape == (1, VOCAB_SIZE) and torch.isfinite(logits).all()
-        asked.append(device)
-        return True
-
     monkeypatch.setattr(DecodeGraphs, "_step", noted)
-    monkeypatch.setattr(model_runner, "choose_dependent", chosen)
-    runner._choose_dependent(no_progress, None)
+    logits = runner.padded.put_one(7)()
+    assert logits.shape == (1, VOCAB_SIZE) and torch.isfinite(logits).all()
     assert met == [(1, 400, 7)], "a row of all the context there is, up to CONTEXT tokens"
-    assert CONTEXT > 400 and asked == [runner.device]
+    assert CONTEXT > 400

@@ -76,18 +76,18 @@ def test_warming_up_leaves_nothing_behind(tiny_model_dir: Callable[[str], Path])
     directory = tiny_model_dir("llama")
     engine = make_engine(directory, graphs=True, max_num_seqs=6)
     runner = engine._runner
-    assert isinstance(runner, ModelRunner) and runner.graphs is not None
+    assert isinstance(runner, ModelRunner) and runner.padded is not None
     requests, _ = random_mix(4, longest=40)
     request = next(iter(requests.values()))
     engine.add(request)
     outputs = engine.step()
     before = [cache.k[:, 4:].clone() for cache in runner.caches.values()]
     sizes: list[int] = []
-    step = runner.graphs._step
-    runner.graphs._step = lambda size, known: (sizes.append(size), step(size, known))[1]  # type: ignore[method-assign]
+    step = runner.padded.decoding._step
+    runner.padded.decoding._step = lambda size, known: (sizes.append(size), step(size, known))[1]  # type: ignore[method-assign]
     mixed: list[tuple[int, int]] = []
-    mixed_step = runner.mixed_graphs._step  # type: ignore[union-attr]
-    runner.mixed_graphs._step = lambda size, *lens: (mixed.append(size), mixed_step(size, *lens))[1]  # type: ignore
+    mixed_step = runner.padded.mixed._step  # type: ignore[union-attr]
+    runner.padded.mixed._step = lambda size, *lens: (mixed.append(size), mixed_step(size, *lens))[1]  # type: ignore
     runner.warm_up()
     assert sizes == bucket_sizes(6)[::-1]
     assert mixed == step_sizes(6, runner.context)[::-1]
@@ -103,12 +103,12 @@ def test_warming_up_leaves_nothing_behind(tiny_model_dir: Callable[[str], Path])
 def test_a_padded_step_says_what_its_token_says_each_time(tiny_model_dir: Callable[[str], Path]) -> None:
     engine = make_engine(tiny_model_dir("llama"), graphs=True)
     runner = engine._runner
-    assert isinstance(runner, ModelRunner) and runner.graphs is not None
-    step = runner.graphs.padded(1)
+    assert isinstance(runner, ModelRunner) and runner.padded is not None
+    step = runner.padded.decoding.padded(1)
     first = step()
-    assert not torch.equal(runner.graphs.padded(1, token=5)(), first), "another token"
+    assert not torch.equal(runner.padded.decoding.padded(1, token=5)(), first), "another token"
     assert not torch.equal(step(), first), "a step reads what was put last"
-    runner.graphs.padded(1)
+    runner.padded.decoding.padded(1)
     assert torch.equal(step(), first)
 
 
@@ -137,15 +137,15 @@ def test_where_recording_breaks_off_steps_go_on_eagerly_on_their_own_stream(
     monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: streams.__setitem__(0, stream))
     engine = make_engine(tiny_model_dir("llama"), graphs=graphs, max_num_seqs=2)
     runner = engine._runner
-    assert isinstance(runner, ModelRunner) and runner.graphs is not None and runner.mixed_graphs is not None
-    recorder = runner.graphs._recorder
+    assert isinstance(runner, ModelRunner) and runner.padded is not None
+    recorder = runner.padded.decoding._recorder
     recorder.records, recorder._logits = True, torch.zeros(2, VOCAB_SIZE)
     runner.warm_up()
     assert len(tries) == (graphs is True)
     requests, arrivals = random_mix(2, longest=12)
     outputs = run(engine, requests, arrivals)
     assert tries == ["of the steps"] and streams == ["of the steps"]
-    assert runner.graphs.num_recorded == runner.mixed_graphs.num_recorded == 0 and not recorder.records
+    assert runner.padded.decoding.num_recorded == runner.padded.mixed.num_recorded == 0 and not recorder.records
     for request_id, request in requests.items():
         wanted = generate(tiny_model_dir("llama"), request.prompt_token_ids, request.params.max_tokens or 0)
         assert outputs[request_id] == wanted[: len(outputs[request_id])] and outputs[request_id]
@@ -154,7 +154,7 @@ def test_where_recording_breaks_off_steps_go_on_eagerly_on_their_own_stream(
 def test_a_runner_pads_only_where_it_is_asked_to(tiny_model_dir: Callable[[str], Path]) -> None:
     for graphs in (None, False, True, "lazy"):
         runner = make_engine(tiny_model_dir("llama"), graphs=graphs)._runner
-        assert isinstance(runner, ModelRunner) and (runner.graphs is not None) is bool(graphs)
+        assert isinstance(runner, ModelRunner) and (runner.padded is not None) is bool(graphs)
 
 
 class FakeGraph:
@@ -195,7 +195,7 @@ def recording_runner(directory: Path, **options: object) -> ModelRunner:
     """One that believes that its device records steps."""
     runner = make_engine(directory, max_num_seqs=6, **options)._runner
     assert isinstance(runner, ModelRunner)
-    runner._recorder.records = True
+    runner.padded.recorder.records = True
     return runner
 
 
@@ -203,15 +203,15 @@ def test_one_size_that_finds_no_memory_is_dropped_alone(
     tiny_model_dir: Callable[[str], Path], recorded: list[FakeGraph], caplog: pytest.LogCaptureFixture
 ) -> None:
     runner = recording_runner(tiny_model_dir("llama"), graphs=True)
-    assert runner.graphs is not None and runner.mixed_graphs is not None
+    assert runner.padded is not None
     told: list[tuple[str, float | None]] = []
     with caplog.at_level("INFO"):
         runner.warm_up(lambda stage, share: told.append((stage, share)))
     mixed, decoding = step_sizes(6, runner.context), bucket_sizes(6)
     total = len(mixed) + len(decoding)
     assert len(recorded) == total
-    assert runner.mixed_graphs.num_recorded == len(mixed) - 1 and runner.graphs.num_recorded == len(decoding)
-    assert [size for size, graph in runner.mixed_graphs._graphs.items() if graph is None] == [mixed[-2]]
+    assert runner.padded.mixed.num_recorded == len(mixed) - 1 and runner.padded.decoding.num_recorded == len(decoding)
+    assert [size for size, graph in runner.padded.mixed._graphs.items() if graph is None] == [mixed[-2]]
     assert [share for stage, share in told if stage == "recording steps"] == [n / total for n in range(total + 1)]
     assert f"recorded {total - 1} of {total} sizes of steps in " in caplog.text
 
@@ -237,10 +237,10 @@ def test_once_all_is_recorded_nothing_is_while_it_serves(
 ) -> None:
     """Whatever meets is repeated; the size that found no memory is that of steps which are larger."""
     runner = recording_runner(tiny_model_dir("llama"), graphs=True)
-    assert runner.mixed_graphs is not None
+    assert runner.padded is not None
     runner.warm_up()
     number = len(recorded)
-    assert [size for size, graph in runner.mixed_graphs._graphs.items() if graph is None] == [(384, 7)]
+    assert [size for size, graph in runner.padded.mixed._graphs.items() if graph is None] == [(384, 7)]
     eagerly: list[int] = []
     forward = runner._forward
 
@@ -248,7 +248,7 @@ def test_once_all_is_recorded_nothing_is_while_it_serves(
         eagerly.append(len(batch.input_ids))
         return forward(batch, host)
 
-    for graphs in (runner, runner.graphs, runner.mixed_graphs):
+    for graphs in (runner, runner.padded.decoding, runner.padded.mixed):
         monkeypatch.setattr(graphs, "_forward", noted)
     for lengths in [(1,) * rows for rows in range(1, 7)] + [(1, 1, length) for length in range(2, 78)]:
         runner.run(step_of(runner, *lengths))
@@ -260,40 +260,40 @@ def test_a_lazy_size_is_recorded_once_when_a_step_needs_it(
     tiny_model_dir: Callable[[str], Path], recorded: list[FakeGraph]
 ) -> None:
     runner = recording_runner(tiny_model_dir("llama"), graphs="lazy")
-    assert runner.graphs is not None and runner.mixed_graphs is not None
+    assert runner.padded is not None
     told: list[str] = []
     runner.warm_up(lambda stage, share: told.append(stage))
     assert not recorded and "recording steps" not in told
 
     for lengths in ((1, 1, 1), (1, 1, 1, 1)):
         runner.run(step_of(runner, *lengths))
-    assert runner.graphs._graphs == {4: recorded[0]} and recorded[0].num_replays == 1
+    assert runner.padded.decoding._graphs == {4: recorded[0]} and recorded[0].num_replays == 1
     for _ in range(3):
         runner.run(step_of(runner, 1, 1))
     assert len(recorded) == 2, "a size without memory is tried at each step"
     for length in (20, 60, 70):
         runner.run(step_of(runner, 1, length))
-    assert runner.mixed_graphs._graphs == {(64, 7): recorded[2], (128, 7): recorded[3]}
+    assert runner.padded.mixed._graphs == {(64, 7): recorded[2], (128, 7): recorded[3]}
     assert [graph.num_replays for graph in recorded[2:]] == [1, 0]
-    assert runner.graphs.num_recorded == 1 and runner.mixed_graphs.num_recorded == 2
+    assert runner.padded.decoding.num_recorded == 1 and runner.padded.mixed.num_recorded == 2
 
-    runner.graphs.forget()
+    runner.padded.decoding.forget()
     runner.run(step_of(runner, 1, 1))
-    assert len(recorded) == 5 and runner.graphs.num_recorded == 1, "what slept is recorded anew"
+    assert len(recorded) == 5 and runner.padded.decoding.num_recorded == 1, "what slept is recorded anew"
 
 
 def test_what_another_rank_has_not_recorded_is_not_tried_again(
     tiny_model_dir: Callable[[str], Path], recorded: list[FakeGraph]
 ) -> None:
     runner = recording_runner(tiny_model_dir("llama"), graphs="lazy")
-    assert runner.graphs is not None
+    assert runner.padded is not None
     answers = iter([True, False])
     asked: list[bool] = []
-    runner._recorder._agree = lambda holds: (asked.append(holds), next(answers))[1]
+    runner.padded.recorder._agree = lambda holds: (asked.append(holds), next(answers))[1]
     for _ in range(3):
         runner.run(step_of(runner, 1, 1, 1, 1))
     assert asked == [True, True] and len(recorded) == 1, "ranks ask each other for each step"
-    assert runner.graphs._graphs == {4: None} and runner.graphs.num_recorded == 0
+    assert runner.padded.decoding._graphs == {4: None} and runner.padded.decoding.num_recorded == 0
 
 
 def test_steps_are_cut_to_the_sizes_that_cost_no_padding() -> None:

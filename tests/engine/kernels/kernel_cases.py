@@ -412,7 +412,7 @@ def engine(family: str, *, fusion: bool, graphs: bool = True) -> None:
         requests, arrivals = requests_that_meet()
         outputs = run(ours, requests, arrivals)
         if graphs and DEVICE.type == "cuda":
-            assert ours._runner.graphs.num_recorded and ours._runner.mixed_graphs.num_recorded  # type: ignore[attr-defined]
+            assert ours._runner.padded.decoding.num_recorded and ours._runner.padded.mixed.num_recorded  # type: ignore[attr-defined]
         cuts = {pieces.layout.one_query for pieces in noted if bool((pieces.joins[:, 3] > 0).any())}
         # Of what is recorded only the newest can be looked at.
         assert DEVICE.type == "cuda" or family in OF_WINDOWS or cuts == {True, False}, cuts
