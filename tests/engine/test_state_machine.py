@@ -4,7 +4,6 @@
 """
 
 import logging
-import os
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -28,8 +27,8 @@ from engine.scheduling.scheduler import MAX_PREEMPTIONS
 from engine.scheduling.sequence import Sequence
 from tests.engine.fake_runner import VOCAB, continue_alone, make_engine, scores_alone
 from tests.engine.histories import BASES, REQUESTS, Expected, check_contents
+from tests.soaking import SOAK
 
-SOAK = bool(os.environ.get("HEADRACE_SOAK"))
 RULES = 60
 """Of one history."""
 HISTORIES = 2000 if SOAK else 120

@@ -5,7 +5,6 @@ images that tokens look at. What is played is the same each time, more of it und
 """
 
 import logging
-import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -25,9 +24,9 @@ from engine.scheduling.pacing import PrefillPacer
 from engine.sizing import towers
 from tests.engine.test_oracle import make_engine
 from tests.engine.test_oracle_vision import CONVERSATIONS, TEXT, greedy
+from tests.soaking import SOAK
 from tests.vision_models import Eyes, build_seeing_model
 
-SOAK = bool(os.environ.get("HEADRACE_SOAK"))
 HISTORIES = 400 if SOAK else 25
 RULES = 40
 MAX_TOKENS = 8

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("triton", reason="needs triton, which comes with torch for CUDA and with make test on Linux")
 
 from tests.engine.kernels.built_kernels import Line
+from tests.soaking import marked_for_soak
 
 SHARED_BYTES = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 """Most shared memory of a block, by compute capability (CUDA C++ Programming Guide, technical specifications)."""
@@ -20,10 +21,6 @@ AT_LENGTH = (80, 100, 120)
 """Built by `make soak` alone: no kernel is another there, and none has less room than 8.9."""
 HEAVY = {"attend_kernel", "grouped_product_kernel", "few_rows_kernel", "block_product_kernel"}
 """Kernels that fill a processor, which are all that 8.9 is asked about."""
-SOAK = [
-    pytest.mark.soak,
-    pytest.mark.skipif(not os.environ.get("HEADRACE_SOAK"), reason="built under HEADRACE_SOAK=1, by make soak"),
-]
 MANY = 30
 PUT_AWAY = 32
 """Bytes of a thread that the assembler may put away so that 128 registers suffice, and a program more finds room.
@@ -93,7 +90,7 @@ def launches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(3400)
 @pytest.mark.parametrize(
     "capability",
-    [pytest.param(one, marks=SOAK if one in AT_LENGTH else pytest.mark.slow) for one in SHARED_BYTES],
+    [marked_for_soak(one) if one in AT_LENGTH else pytest.param(one, marks=pytest.mark.slow) for one in SHARED_BYTES],
 )
 def test_kernels_fit_into_the_processors(capability: int, launches: Path) -> None:
     kernels = HEAVY if capability == 89 else ()

@@ -15,6 +15,7 @@ from engine.sizing.split import SPLIT_KINDS
 from tests.engine.ranks.engines import shared_engine
 from tests.engine.test_oracle import generate, make_engine, random_mix, run
 from tests.engine.test_oracle_vision import CONVERSATIONS, answers
+from tests.soaking import marked_for_soak
 from tests.tiny_models import FAMILIES, VISION_FAMILIES, VOCAB_SIZE
 from tests.vision_models import Eyes, build_seeing_model
 
@@ -23,6 +24,8 @@ TinyModelDir = Callable[[str], Path]
 TEXT = [family for family in FAMILIES if FAMILIES[family]["model_type"] in SPLIT_KINDS]
 SEEING = ["qwen2_5_vl", "mllama", "gemma3_vision"]
 TIGHT = {"num_blocks": 24, "context": 90, "max_batched_tokens": 16}
+FOUR = ("gemma3", "deepseek_v3", "qwen3")
+"""Of which heads have norms, of one width and of several, and latents."""
 QUICK = ("llama", "gemma2", "phi3", "deepseek_v3", "mllama")
 
 
@@ -65,7 +68,7 @@ def test_two_ranks(family: str, tiny_model_dir: TinyModelDir) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", TEXT)
+@pytest.mark.parametrize("family", [family if family in FOUR else marked_for_soak(family) for family in TEXT])
 def test_four_ranks_of_which_two_have_the_same_kv_head(family: str, tiny_model_dir: TinyModelDir) -> None:
     with shared_engine(tiny_model_dir(family), 4, overlap=True, **TIGHT) as engine:
         compare(engine, tiny_model_dir(family), family)
