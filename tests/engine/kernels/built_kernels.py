@@ -37,6 +37,8 @@ class Line(NamedTuple):
     """Of a thread."""
     stack: int
     """Bytes of a thread: what it puts away because registers do not suffice."""
+    spills: int
+    """Instructions of its loops that put away or fetch what registers do not suffice for."""
     programs: int
     """That a processor has room for."""
     loops: list[int]
@@ -166,7 +168,10 @@ def main() -> int:
         sizes = {names[at[0]]: value for at, value in launch.constants.items()}
         scores = sizes["ROWS"] * sizes["TILE"] if launch.name == "attend_kernel" else 0
         loops = [round(1000 * loop.total() * launch.options["num_warps"] / scores) for loop in found.loops if scores]
-        line = Line(name, launch.name, shared, found.registers, found.stack, programs, loops, found.waits, found.early)
+        spills = sum(loop[name] for loop in found.loops for name in ("LDL", "STL"))
+        line = Line(
+            name, launch.name, shared, found.registers, found.stack, spills, programs, loops, found.waits, found.early
+        )
         print(json.dumps(line), flush=True)
     return 0
 

@@ -22,11 +22,9 @@ AT_LENGTH = (80, 100, 120)
 HEAVY = {"attend_kernel", "grouped_product_kernel", "few_rows_kernel", "block_product_kernel"}
 """Kernels that fill a processor, which are all that 8.9 is asked about."""
 MANY = 30
-PUT_AWAY = 32
-"""Bytes of a thread that the assembler may put away so that 128 registers suffice, and a program more finds room.
-
-On 12.0 one kernel needs 16 beyond 255 registers: that of experts in FP8 in the largest prompts.
-"""
+PUT_AWAY = 64
+"""Bytes of a thread that the assembler may put away once a program, outside its loops: so that 128 registers suffice and
+a program more finds room, or between two loops of attention, with a mask and without, on the widest heads."""
 HOPPER = {
     "attention, 64, group of 4": (8, 1350),
     "attention, 128, group of 4": (5, 2000),
@@ -100,8 +98,7 @@ def test_kernels_fit_into_the_processors(capability: int, launches: Path) -> Non
     # Triton turns nothing into e4m3 for an older processor, and the engine refuses FP8 there.
     assert any("fp8e4nv" in line.name for line in results) == (capability >= 89)
     assert {line.kernel for line in results} >= (HEAVY if capability == 89 else DEPENDENT)
-    may_spill = [line for line in results if line.registers <= 128 or capability == 120]
-    assert not [line for line in results if line.stack > (PUT_AWAY if line in may_spill else 0)], "spilled"
+    assert not [line for line in results if line.spills or line.stack > PUT_AWAY], "spilled"
     assert not [line for line in results if line.shared > SHARED_BYTES[capability]], "too much shared memory"
     waiting = {line.kernel for line in results if line.waits}
     assert waiting == (DEPENDENT if capability >= 90 else set())
