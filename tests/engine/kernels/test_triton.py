@@ -23,8 +23,8 @@ HEAVY = {"attend_kernel", "grouped_product_kernel", "few_rows_kernel", "block_pr
 """Kernels that fill a processor, which are all that 8.9 is asked about."""
 MANY = 30
 PUT_AWAY = 64
-"""Bytes of a thread that the assembler may put away once a program, outside its loops: so that 128 registers suffice and
-a program more finds room, or between two loops of attention, with a mask and without, on the widest heads."""
+"""Bytes of a thread that the assembler may put away once a program, outside its loops: so that 128 registers suffice
+and a program more finds room, or between two loops of attention, with a mask and without, on the widest heads."""
 HOPPER = {
     "attention, 64, group of 4": (8, 1350),
     "attention, 128, group of 4": (5, 2000),
