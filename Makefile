@@ -27,7 +27,7 @@ test-slow: .venv/.installed-dev ## Run the tests that need minutes: real weights
 latency: .venv/.installed-dev ## Hold what one request costs another to its bounds, on a quiet machine
 	@.venv/bin/python -m bench.latency $(ARGS)
 
-soak: .venv/.installed-dev ## Let faults happen to a real server for ten minutes, then play some hundred thousand random engine operations
+soak: .venv/.installed-dev ## Let faults happen to a real server for ten minutes, then play what takes long: random engine operations, deaths of ranks, builds
 	.venv/bin/python -m tests.chaos.play --seconds 600
 	HEADRACE_SOAK=1 .venv/bin/python -m pytest -m soak -s $(ARGS)
 

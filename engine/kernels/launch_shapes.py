@@ -61,8 +61,7 @@ def launch_shape(key: LaunchKey) -> LaunchShape:
 
 
 def default_shape(key: LaunchKey) -> LaunchShape:
-    """One that spills nothing in its loops on any supported GPU; tests/engine/kernels/built_kernels.py shows what it
-    comes to.
+    """One that spills nothing on any supported GPU (tests/engine/kernels/built_kernels.py shows what it comes to).
 
     Of decoding rows several programs share a processor, and one reads while another computes: with three stages the
     numbers of the block table are there before they are needed, and a tile of keys and one of values. For prompts

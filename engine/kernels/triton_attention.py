@@ -222,6 +222,11 @@ def padded(width: int) -> int:
     return max(SMALLEST_WIDTH, power_of_2(width))
 
 
+def fills_registers(cache: LayerCache, computed: torch.dtype) -> bool:
+    """Whether prompts have no registers for a second loop, without masks: on wide heads, if e4m3 becomes 16 bits."""
+    return not cache.is_latent and cache.k.shape[2] > 128 and cache.k.dtype != computed != torch.float32
+
+
 def layout_for(q: torch.Tensor, cache: LayerCache, *, num_seqs: int, max_query_len: int, num_processors: int) -> Layout:
     """How a launch with q `[H, T, Dk]` of so many sequences is dealt out."""
     kv_heads = cache.k.shape[0]
@@ -279,13 +284,14 @@ def paged_attention(
         DIM_PAD=padded(dim), V_DIM_PAD=padded(v_dim), REST_PAD=padded(dim - v_dim) if cache.is_latent else 0,
         ROWS=layout.shape.rows, TOKENS=layout.tokens, TILE=layout.shape.tile, SOFTCAP=softcap is not None,
         WINDOW=window is not None, PRECISION="ieee" if q.dtype == torch.float32 else "tf32", PIECE=PIECE,
-        WHOLE=not layout.one_query and window is None,
+        WHOLE=not layout.one_query and window is None and not fills_registers(cache, q.dtype),
         num_warps=layout.shape.num_warps, num_stages=layout.shape.num_stages,
     )  # fmt: skip
     if layout.most_joins:
         constants = join_constants(layout, v_dim)
         launch(
             join_kernel, (layout.most_joins, num_heads, padded(v_dim) // constants["WIDTH"]),
-            pieces.joins, out, part_acc, part_max, part_sum, num_heads, **constants, num_warps=4,
+            pieces.joins, out, part_acc, part_max, part_sum, num_heads, **constants,
+            num_warps=4 if layout.one_query else 8,
         )  # fmt: skip
     return out

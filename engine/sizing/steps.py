@@ -75,7 +75,7 @@ class StepForms:
 
 def step_forms(limits: Limits, max_context: int, *, pads: bool) -> StepForms:
     """The forms of an engine's steps, whose sequences have at most `max_context` tokens."""
-    most = limits.max_batched_tokens
+    most = min(limits.max_batched_tokens, limits.max_num_seqs * max_context)
     plain = sorted({2**power for power in range(most.bit_length())} | {most})
     if not pads:
         return StepForms((), (), tuple(plain))

@@ -38,6 +38,7 @@ def test_the_forms_of_steps() -> None:
     assert forms.decoding == tuple(bucket_sizes(6)) and forms.mixed == tuple(step_sizes(6, 100)) != ()
     assert step_forms(limits, 30, pads=True).mixed == (), "padding is a row that a sequence could have"
     assert forms.plain == (1, 2, 4, 8, 16, 32, 64, 100)
+    assert step_forms(limits, 10, pads=True).plain == (1, 2, 4, 8, 16, 32, 60), "all there can be"
     assert step_forms(Limits(6, 64, 64, 8), 1000, pads=False) == type(forms)((), (), forms.plain[:-1])
 
 

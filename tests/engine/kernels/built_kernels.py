@@ -78,7 +78,7 @@ def attention(
         "REST_PAD": 0 if latent is None else triton_attention.padded(dim - latent),
         "ROWS": shape.rows, "TOKENS": tokens, "TILE": shape.tile, "SOFTCAP": softcap, "WINDOW": window,
         "PRECISION": "ieee" if wide_queries or kv_bytes == 4 else "tf32", "PIECE": triton_pieces.PIECE,
-        "WHOLE": prompt and not window,
+        "WHOLE": prompt and not window and (kv_bytes != 1 or wide_queries or dim <= 128 or latent is not None),
     }  # fmt: skip
     kept = {1: "*fp8e4nv", 2: "*bf16", 4: "*fp32"}[kv_bytes]
     types = {name: "*fp32" if wide_queries else "*bf16" if kv_bytes == 1 else kept for name in ("q", "out")}
@@ -124,6 +124,9 @@ def known_launches() -> Iterator[tuple[str, Launch]]:
         yield f"attention in fp32, {dim}, prompts {prompt}", attention(dim, 4, prompt=prompt, kv_bytes=4)
         build = attention(dim, 4, prompt=prompt, kv_bytes=1, wide_queries=True)
         yield f"attention in fp32, FP8 cache, {dim}, prompts {prompt}", build
+    for softcap in (False, True):  # of Gemma 2, and of those after it
+        name = f"attention of prompts, FP8 cache, 256, softcap {softcap}"
+        yield name, attention(256, 2, prompt=True, kv_bytes=1, softcap=softcap)
     yield "attention on latents in fp32", attention(576, 128, latent=512, prompt=True, kv_bytes=4)
 
 

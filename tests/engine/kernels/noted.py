@@ -122,7 +122,7 @@ def noting() -> Iterator[Noted]:
         patch(small_products, "GAIN", 2.0)
         for place, name in ((small_products, "spread_error"), (fusion, "moved")):
             patch(place, name, lambda *_: 0.0)
-        patch(model_runner, "select_attention", lambda *_: Choice("triton", {}))
+        patch(model_runner, "select_attention", lambda *_: Choice("triton"))
         patch(surgery, "check_batching", lambda *_: None)
         patch(cuda_layer, "rounds_alike", lambda *_: True)
         for place, name, value in _CHEAP:

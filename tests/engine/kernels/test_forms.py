@@ -13,8 +13,6 @@ from tests.engine.kernels.noted import load, noting, some_step, take
 from tests.tiny_models import FAMILIES, MIXTURES
 
 STEPS = 80
-
-
 FP8 = {"quantization": "fp8", "kv_dtype": "fp8"}
 FEW: dict[str, Any] = {"graphs": False, "max_num_seqs": 3}
 CASES = [
@@ -23,7 +21,15 @@ CASES = [
     *[
         (family, options)
         for family in ("gemma2", "deepseek_v3")
-        for options in ({"graphs": "lazy"}, {"graphs": False}, FEW, FP8, FEW | FP8)
+        for options in (
+            {"graphs": "lazy"},
+            {"graphs": False},
+            FEW,
+            FP8,
+            FEW | FP8,
+            {"max_num_seqs": 1},
+            FEW | {"context": 40},
+        )
     ],
 ]
 

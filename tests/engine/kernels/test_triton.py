@@ -13,18 +13,20 @@ import pytest
 pytest.importorskip("triton", reason="needs triton, which comes with torch for CUDA and with make test on Linux")
 
 from tests.engine.kernels.built_kernels import Line
-from tests.soaking import marked_for_soak
+from tests.soaking import SOAK, marked_for_soak
 
 SHARED_BYTES = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 """Most shared memory of a block, by compute capability (CUDA C++ Programming Guide, technical specifications)."""
 AT_LENGTH = (80, 100, 120)
 """Built by `make soak` alone: no kernel is another there, and none has less room than 8.9."""
 HEAVY = {"attend_kernel", "grouped_product_kernel", "few_rows_kernel", "block_product_kernel"}
-"""Kernels that fill a processor, which are all that 8.9 is asked about."""
+"""Kernels that fill a processor. 8.9 is asked about no others but by `make soak`."""
 MANY = 30
-PUT_AWAY = 64
-"""Bytes of a thread that the assembler may put away once a program, outside its loops: so that 128 registers suffice
-and a program more finds room, or between two loops of attention, with a mask and without, on the widest heads."""
+PUT_AWAY = 32
+"""Bytes of a thread that the assembler may put away so that 128 registers suffice, and a program more finds room.
+
+On 12.0 one kernel needs 16 beyond 255 registers: that of experts in FP8 in the largest prompts.
+"""
 HOPPER = {
     "attention, 64, group of 4": (8, 1350),
     "attention, 128, group of 4": (5, 2000),
@@ -46,6 +48,8 @@ DEPENDENT = {
     "activate_mul_rounded_kernel",
 }  # fmt: skip
 """Kernels whose launches may be dependent from 9.0 on: those of a decoding step."""
+FP8_KERNELS = {"quantize_rows_kernel", "add_rms_norm_rounded_kernel", "activate_mul_rounded_kernel"}
+"""Of these, those that give e4m3."""
 
 
 def lines_of(*command: str) -> list[list[Any]]:
@@ -88,17 +92,23 @@ def launches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(3400)
 @pytest.mark.parametrize(
     "capability",
-    [marked_for_soak(one) if one in AT_LENGTH else pytest.param(one, marks=pytest.mark.slow) for one in SHARED_BYTES],
+    [
+        marked_for_soak(one) if one in AT_LENGTH else pytest.param(one, marks=[pytest.mark.slow, pytest.mark.soak])
+        for one in SHARED_BYTES
+    ],
 )
 def test_kernels_fit_into_the_processors(capability: int, launches: Path) -> None:
-    kernels = HEAVY if capability == 89 else ()
+    kernels = HEAVY if capability == 89 and not SOAK else ()
     command = ("tests.engine.kernels.built_kernels", str(capability), str(launches), *kernels)
     results = [Line(*line) for line in lines_of(*command)]
     assert len(results) > MANY
     # Triton turns nothing into e4m3 for an older processor, and the engine refuses FP8 there.
     assert any("fp8e4nv" in line.name for line in results) == (capability >= 89)
-    assert {line.kernel for line in results} >= (HEAVY if capability == 89 else DEPENDENT)
-    assert not [line for line in results if line.spills or line.stack > PUT_AWAY], "spilled"
+    wanted = kernels or DEPENDENT - (FP8_KERNELS if capability < 89 else set())
+    assert {line.kernel for line in results} >= wanted
+    may_spill = [line for line in results if line.registers <= 128 or capability == 120]
+    assert not [line for line in results if line.stack > (PUT_AWAY if line in may_spill else 0)], "spilled"
+    assert not [line for line in results if line.spills], "spilled in a loop"
     assert not [line for line in results if line.shared > SHARED_BYTES[capability]], "too much shared memory"
     waiting = {line.kernel for line in results if line.waits}
     assert waiting == (DEPENDENT if capability >= 90 else set())
