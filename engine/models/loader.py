@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LONGEST_REASON = 500
+"""Characters of what another library says of a model that it cannot load."""
+
 
 def load(
     config: EngineConfig, device: torch.device, attention_name: str, progress: Progress, ranks: Ranks | None = None
@@ -212,7 +215,7 @@ def _and_more(names: list[str]) -> str:
 
 def _explained(config: EngineConfig, error: Exception) -> ModelLoadError:
     """What went wrong, in the words of the one who must mend it."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return ModelLoadError(f"{config.name} does not fit into memory", hint="Choose a smaller model or dtype.")
     if "trust_remote_code" in str(error) or "custom code" in str(error):

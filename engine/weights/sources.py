@@ -73,10 +73,31 @@ def resolve(
         return _resolve_path(_package_file(source), source, progress, check_size if converts else None)
     if is_path(source):
         return _resolve_path(_file(source), source, progress, check_size if converts else None)
-    _check_hub_id(source)
-    directory = hub.cached_snapshot(source, revision) or hub.download(source, revision, progress)
-    check_directory(directory, source)
-    return ResolvedModel(directory, "hub")
+    return ResolvedModel(fetch(source, revision, progress), "hub")
+
+
+def fetch(repo: str, revision: str | None, progress: Progress = no_progress) -> Path:
+    """Where a repository of the hub lies on this machine, after a download if need be. Raises `ModelLoadError`."""
+    _check_hub_id(repo)
+    directory = hub.cached_snapshot(repo, revision) or hub.download(repo, revision, progress)
+    check_directory(directory, repo)
+    return directory
+
+
+def check_source(source: str) -> None:
+    """Raise `ModelLoadError` where this machine's files tell that a source cannot be loaded; `resolve` says the same.
+
+    Without network and without torch: what is to be downloaded is judged when it is there, and of a random model it is
+    not asked whether transformers has it.
+    """
+    if source.startswith("random://"):
+        told_fields(source.removeprefix("random://"))
+    elif source.startswith("package://"):
+        _check_path(_package_file(source), source)
+    elif is_path(source):
+        _check_path(_file(source), source)
+    else:
+        _check_hub_id(source)
 
 
 def describe(source: str, revision: str | None = None) -> SourceState:
@@ -155,22 +176,33 @@ def _resolve_path(
     path: Path, source: str, progress: Progress, check_size: Callable[[int], None] | None
 ) -> ResolvedModel:
     """A GGUF file is converted only if there is a `check_size`."""
-    if not path.exists():
-        raise ModelLoadError(f"{source} does not exist", hint="Check the path; ~ and relative paths are understood.")
+    _check_path(path, source)
     if path.is_dir():
-        check_directory(path, source)
         return ResolvedModel(path.resolve(), "directory")
     try:
-        if not gguf.is_gguf(path):
-            raise ModelLoadError(
-                f"{source} is not a GGUF file",
-                hint="Only GGUF is read as a single file; of other weights give the directory.",
-            )
         if check_size is None:
             return ResolvedModel(gguf.describe_model(path), "gguf", path.resolve())
         if not gguf.is_converted(path):
             check_size(gguf.num_weights(path))
         return ResolvedModel(gguf.convert(path, progress), "gguf")
+    except OSError as error:
+        raise ModelLoadError(f"{source} cannot be read: {error.strerror}") from error
+
+
+def _check_path(path: Path, source: str) -> None:
+    """Raise `ModelLoadError` unless a path is a directory of weights or a GGUF file."""
+    try:
+        if not path.exists():
+            raise ModelLoadError(
+                f"{source} does not exist", hint="Check the path; ~ and relative paths are understood."
+            )
+        if path.is_dir():
+            check_directory(path, source)
+        elif not gguf.is_gguf(path):
+            raise ModelLoadError(
+                f"{source} is not a GGUF file",
+                hint="Only GGUF is read as a single file; of other weights give the directory.",
+            )
     except OSError as error:
         raise ModelLoadError(f"{source} cannot be read: {error.strerror}") from error
 

@@ -30,6 +30,7 @@ class Console:
         self._is_terminal = self._stream.isatty() and not as_json
         self._has_bar = False
         self._last: dict[str, str] = {}
+        self._errors: dict[str, str] = {}
 
     def line(self, text: str, level: str = "INFO") -> None:
         """Print a whole line, or several."""
@@ -41,9 +42,17 @@ class Console:
         self._has_bar = False
 
     def error(self, error: HeadraceError, model: str | None = None) -> None:
-        """Print an error, of which model it is, and what to do about it."""
+        """Print an error, of which model it is, and what to do about it; of a model once, however often it fails."""
+        if model is not None and self._errors.get(model) == str(error):
+            return
+        if model is not None:
+            self._errors[model] = str(error)
         about = "" if model is None or model in str(error) else f"{model}: "
         self.line(f"headrace: {about}{error}" + (f"\n  {error.hint}" if error.hint else ""), "ERROR")
+
+    def forget_error(self, model: str) -> None:
+        """A model is well: its next error is printed, whichever that is."""
+        self._errors.pop(model, None)
 
     def progress(self, handle: EngineHandle) -> None:
         """Show where a model's loading stands; a stage is a line unless this is a terminal."""

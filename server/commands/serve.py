@@ -242,6 +242,8 @@ class HeadraceServer:
         self._console.progress(handle)
         if handle.state is ModelState.FAILED and handle.error is not None:
             self._console.error(handle.error, handle.name)
+        elif handle.state is ModelState.READY:
+            self._console.forget_error(handle.name)
 
     def stop(self) -> None:
         """End the run in good order; the second call ends it at once. To be called in the event loop."""

@@ -179,8 +179,9 @@ class Account:
             values = {
                 "limit": str(bucket.limit),
                 "remaining": str(max(0, math.floor(bucket.level + _ROUNDING))),
-                "reset": duration(bucket.seconds_until_full),
             }
+            if bucket.limit:  # else nothing is ever left
+                values["reset"] = duration(bucket.seconds_until_full)
             found += [(f"x-ratelimit-{name}-{unit}".encode(), value.encode()) for name, value in values.items()]
         return found
 
@@ -196,11 +197,11 @@ class Account:
         most = self._max_answers
         if most is None or self.answers + answers <= most:
             return
-        more = f" more, and this request asks for {answers}" if answers > 1 else ""
+        asked = f", and this request asks for {answers}" if answers > 1 else ""
         wait = BUSY_RETRY_SECONDS if answers <= most else math.inf
         raise ApiError(
             429,
-            f"This key may have {most} answers at once and has {self.answers}{more}",
+            f"This key may have {most} answer{'' if most == 1 else 's'} at once and has {self.answers} now{asked}",
             type="requests",
             code="rate_limit_exceeded",
             headers=retry_headers(wait),

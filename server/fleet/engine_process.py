@@ -22,6 +22,7 @@ from server.telemetry.logs import with_fields
 logger = logging.getLogger(__name__)
 
 ENGINE_COMMAND = (sys.executable, "-P", "-m", "engine.process")
+FETCH_COMMAND = (sys.executable, "-P", "-m", "engine.fetch")
 """`-P` keeps the working directory out of the module path, where a stray `random.py` would shadow the library's."""
 
 MAX_LINE_BYTES = 8192

@@ -21,8 +21,10 @@ from engine.cache import cache_dir
 from engine.config import EngineConfig, parse_memory
 from engine.messages import EngineInfo
 from engine.sizing.fit import RANK_BYTES
+from engine.sizing.formulas import shape_of
 from engine.weights.checkpoint import read_config
-from engine.weights.sources import describe
+from engine.weights.random_model import shipped_config
+from engine.weights.sources import describe, told_config
 from server.fleet.devices import CPU, DeviceMemory
 
 logger = logging.getLogger(__name__)
@@ -75,7 +77,8 @@ class Needs:
         """`path` is where measurements are kept: a file in the cache directory; of `pools` these are the devices."""
         self._devices = devices
         self._pools = pools or {name: name for name in devices}
-        self._budgets = budgets
+        self.budgets = budgets
+        """Of each device, what all models together may have."""
         self._path = path or cache_dir() / RECORD_FILE
 
     def find(self, config: EngineConfig, size: int | None = None) -> Need:
@@ -85,10 +88,12 @@ class Needs:
         device = self._device(config, record)
         if (rest := record.get("rest")) is not None:
             return Need(device, int(rest), self._kv(config, device, int(rest)), is_measured=True)
-        weights = self._budgets[device] // UNKNOWN_SHARE
         if (found := here or size) is not None:
-            weights = round(found * _growth(config)) // _devices(config, device)
-        rest = weights + _process_bytes(config, device)
+            weights: int | None = round(found * _growth(config))
+        else:
+            weights = _counted(config)
+        share = self.budgets[device] // UNKNOWN_SHARE if weights is None else weights // _devices(config, device)
+        rest = share + _process_bytes(config, device)
         return Need(device, rest, self._kv(config, device, rest))
 
     def kv_limit(self, config: EngineConfig, need: Need, free: int) -> int:
@@ -117,7 +122,7 @@ class Needs:
             return 0  # nothing is known of the size of a block
         given = parse_memory(config.memory)
         if given is None:
-            budget = self._budgets[device]
+            budget = self.budgets[device]
             return max(0, min(budget // AUTO_PARTS, budget - rest))
         return round(given * self._devices[device].total) if isinstance(given, float) else given
 
@@ -181,6 +186,17 @@ def _growth(config: EngineConfig) -> float:
     if kept == "float32":
         return 1.0 if config.dtype == "float32" else 0.5
     return 2.0 if config.dtype == "float32" and kept in ("bfloat16", "float16") else 1.0
+
+
+def _counted(config: EngineConfig) -> int | None:
+    """Bytes of weights that lie in no file here, by the configuration that is told; None where that is not enough."""
+    told = told_config(config.source, config.revision) or shipped_config(config.source)
+    shape = None if told is None else shape_of(told)
+    if shape is None:
+        return None
+    return shape.weight_bytes(
+        4 if config.dtype == "float32" else 2, "quantized" if config.quantization == "fp8" else "plain"
+    )
 
 
 def _key(config: EngineConfig, here: int | None) -> str:

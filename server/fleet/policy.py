@@ -6,7 +6,7 @@ from enum import StrEnum
 from server.config.image_policy import NOWHERE, RemotePolicy
 from server.config.sampling_defaults import SamplingDefaults
 from server.config.settings import Load
-from server.fleet.engine_process import ENGINE_COMMAND
+from server.fleet.engine_process import ENGINE_COMMAND, FETCH_COMMAND
 from server.markup.formats import ToolsSetting
 
 
@@ -66,6 +66,8 @@ class FleetPolicy:
 
     command: tuple[str, ...] = ENGINE_COMMAND
     """Program of the engine process; the endpoint is appended."""
+    fetch_command: tuple[str, ...] = FETCH_COMMAND
+    """Program of the process that downloads a model."""
     first_restart_delay: float = 0.5
     """Pause before the first restart; each further death within the window doubles it."""
     max_restart_delay: float = 30.0

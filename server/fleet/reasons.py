@@ -11,14 +11,14 @@ _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{4,}\b")
 
 
 def public_reason(handle: EngineHandle) -> str:
-    """The first line of a model's error; its source is called by the model's name, other files by theirs.
+    """A model's error in one line; its source is called by the model's name, other files by theirs.
 
     What a file of the model made it say is shown in terminals too, so nothing that could steer one is left in.
     """
     if handle.error is None:
         return ""
-    lines = handle.error.message.strip().splitlines() or [""]
-    text = lines[0].replace(handle.config.source, handle.name)
+    text = " ".join(handle.error.message.split()).removeprefix(f"{handle.name} cannot be loaded: ")
+    text = text.replace(handle.config.source, "its source")
     text = _ADDRESS.sub("0x...", _PATH.sub(lambda found: found[1] or "a file", text))
     text = "".join(character if character.isprintable() else "?" for character in text)
     return text if len(text) <= MAX_CHARS else f"{text[: MAX_CHARS - 3]}..."

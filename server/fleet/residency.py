@@ -14,13 +14,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
 from engine.errors import ConfigError, ModelLoadError
-from engine.sizing.split import check_ranks
-from server.fleet.books import Holding, Moves, Phase, Wish, next_moves
+from server.fleet.books import Holding, Moves, Phase, next_moves
 from server.fleet.devices import CPU, DeviceMemory, budgets, find_devices
 from server.fleet.grants import Grants
 from server.fleet.handle import EngineHandle
@@ -30,22 +28,13 @@ from server.fleet.policy import FleetPolicy, ModelState
 from server.fleet.pools import find_pools, pooled
 from server.fleet.tasks import Tasks
 from server.fleet.turns import Turns
+from server.fleet.wishes import Wishes
 
 logger = logging.getLogger(__name__)
 
 WAITING = "waiting for memory"
 """The stage of a load that has no room yet."""
 GIB = 2**30
-
-
-@dataclass(slots=True)
-class _Wanted:
-    """A model that waits for its grant."""
-
-    since: float
-    may_end: bool
-    need: Need | None = None
-    """None until it has been found out."""
 
 
 class Residency:
@@ -72,10 +61,10 @@ class Residency:
         self._find = find
         self._needs: Needs
         self._movers: Movers
-        self._wanted: dict[str, _Wanted] = {}
         self._turns = Turns()
         self._wake = asyncio.Event()
         self._tasks = Tasks()
+        self._wishes = Wishes(policy, self.grants, self._sizes, self.look)
         self._is_over = False
         """Whether models that turned out larger than was thought exceed a budget."""
         self._closed = False
@@ -92,9 +81,9 @@ class Residency:
         self._needs = Needs(devices, self.grants.budgets, pools=pools)
         self._movers = Movers(
             directory, self.grants, self._needs, self._tasks,
-            find=lambda: pooled(self._find(), pools), look=self.look, wish=self._wish,
+            find=lambda: pooled(self._find(), pools), look=self.look, wish=self._wishes.add,
         )  # fmt: skip
-        await asyncio.gather(*(self._find_need(name, wanted) for name, wanted in self._wanted.items()))
+        await self._wishes.begin(self._needs, directory)
         again_at = self._move_all()
         await self._tasks.wait()
         self._tasks.begin(self._run(again_at), "residency")
@@ -102,18 +91,20 @@ class Residency:
     async def close(self) -> None:
         """Load nothing more; returns once the processes that are being ended have ended. Idempotent."""
         self._closed = True
-        await self._tasks.close()
+        await asyncio.gather(self._wishes.close(), self._tasks.close())
 
     def want(self, handle: EngineHandle, *, may_end: bool = True) -> None:
         """See that a model is loaded, if it is not loaded or loading already; `may_end`: for it others may be ended."""
+        if handle.name in self._wishes:
+            self.look()  # perhaps all others had left
         if self._closed or handle.state not in (ModelState.UNLOADED, ModelState.ASLEEP, ModelState.FAILED):
             return
         handle.expect()
-        self._wish(handle, may_end=may_end)
+        self._wishes.add(handle, may_end=may_end)
 
     def end(self, handle: EngineHandle) -> None:
         """End a model that has no requests, whether it is ready, loading or waiting for its turn."""
-        if self._wanted.pop(handle.name, None) is not None:
+        if self._wishes.drop(handle.name):
             handle.give_up()
         elif handle.name in self.grants and handle.name not in self._movers.ending:
             self._movers.end(handle)
@@ -146,7 +137,7 @@ class Residency:
 
     def released(self, handle: EngineHandle) -> None:
         """A request has let a model go; that matters where memory is waited for, or the model may be idle too long."""
-        if self._wanted or self._is_over or handle.holders.waiting or handle.terms.residence.idle_timeout is not None:
+        if self._wishes or self._is_over or handle.holders.waiting or handle.terms.residence.idle_timeout is not None:
             self.look()
 
     def notice(self, handle: EngineHandle) -> None:
@@ -176,36 +167,19 @@ class Residency:
                 need = await asyncio.to_thread(self._needs.find, handle.config, self._sizes.get(name))
                 if need.num_bytes > self.grants.budgets[need.device]:
                     self.too_large.add(name)
-
-    async def _find_need(self, name: str, wanted: _Wanted) -> None:
-        handle = self._handles[name]
-        try:
-            await asyncio.to_thread(check_ranks, handle.config)
-        except ConfigError as error:
-            if self._wanted.get(name) is wanted and not handle.is_away:
-                del self._wanted[name]
-                handle.refuse(ModelLoadError(error.message, hint=error.hint))
-                return
-        need = await asyncio.to_thread(self._needs.find, handle.config, self._sizes.get(name))
-        if handle.terms.residence.is_at_start and not need.is_measured:
-            # What the operator names is tried, whatever its files suggest.
-            need = need.at_most(self.grants.budgets[need.device])
-        wanted.need = self.grants.awake(name) or need
-        self.look()
+        if self.too_large:
+            logger.info("too large for this server, and so not listed: %s", ", ".join(sorted(self.too_large)))
 
     def _move_all(self) -> float:
-        again_at = min(self._move(device) for device in self.grants.budgets)
+        again_at = self._wishes.forget_left(time.monotonic())
+        again_at = min(again_at, *(self._move(device) for device in self.grants.budgets))
         self._is_over = any(self.grants.free(device) < 0 for device in self.grants.budgets)
         return again_at
 
     def _move(self, device: str) -> float:
         """Make the moves of one device; when to look again, by the monotonic clock."""
         now = time.monotonic()
-        wishes = [
-            Wish(name=name, num_bytes=self.grants.lacks(name, wanted.need), since=wanted.since, may_end=wanted.may_end)
-            for name, wanted in self._wanted.items()
-            if wanted.need is not None and wanted.need.device == device
-        ]
+        wishes = self._wishes.on(device)
         holdings = [self._holding(name, need) for name, need in self.grants.on(device)]
         budget = self.grants.budgets[device]
         moves = next_moves(budget, holdings, wishes, now=now, patience=self._policy.patience)
@@ -220,15 +194,15 @@ class Residency:
         for name, most in moves.refuse.items():
             self._refuse(self._handles[name], device, most)
         for name in moves.drop:
-            del self._wanted[name]
+            self._wishes.drop(name)
             logger.warning("there is no room for model %s beside the others; it is loaded when it is asked for", name)
             self._handles[name].give_up()
         for name in moves.load:
             self._load(self._handles[name])
         for name in self.grants:
             self._handles[name].close(closed=name in moves.close)
-        for name in wished & self._wanted.keys():
-            if self._handles[name].progress is None:
+        for name in wished:
+            if name in self._wishes and self._handles[name].progress is None:
                 self._handles[name].expect(WAITING)
 
     def _holding(self, name: str, need: Need) -> Holding:
@@ -243,42 +217,30 @@ class Residency:
             num_bytes=need.num_bytes,
             phase="ending" if name in self._movers.ending else phase,
             is_pinned=handle.terms.residence.is_pinned,
-            is_busy=bool(handle.holders.active) or handle.state is ModelState.RESTARTING or name in self._wanted,
+            is_busy=bool(handle.holders.active) or handle.state is ModelState.RESTARTING or name in self._wishes,
             last_used=last_used,
             stays_until=handle.ready_since + stay,
             idle_at=inf if timeout is None or self.grants.is_asleep(name) else last_used + timeout,
         )
 
     def _load(self, handle: EngineHandle) -> None:
-        need = self._wanted.pop(handle.name).need
-        assert need is not None, "it was found before there was a wish"
+        need = self._wishes.take(handle.name)
         if handle.is_away:
             self.grants.give(handle.name, need)
             self._movers.wake(handle)
             return
-        others = sum(
-            wanted.need.num_bytes
-            for wanted in self._wanted.values()
-            if wanted.need is not None and wanted.need.device == need.device
-        )
-        limit = self._needs.kv_limit(handle.config, need, self.grants.free(need.device) - others)
+        free = self.grants.free(need.device) - self._wishes.num_bytes(need.device)
+        limit = self._needs.kv_limit(handle.config, need, free)
         granted = Need(need.device, need.rest, limit or need.kv)
         self.grants.give(handle.name, granted)
         self._turns.loaded(handle.name, time.monotonic(), granted, self.grants.budgets)
         self._movers.start(handle, limit)
 
-    def _wish(self, handle: EngineHandle, *, may_end: bool = True) -> None:
-        wanted = self._wanted[handle.name] = _Wanted(time.monotonic(), may_end)
-        if self.grants.budgets:
-            self._tasks.begin(self._find_need(handle.name, wanted), f"need of {handle.name}")
-
     def _refuse(self, handle: EngineHandle, device: str, most: int) -> None:
+        need = self._wishes.take(handle.name)
         if handle.is_away:
-            del self._wanted[handle.name]
             self._movers.end(handle)  # and then it is refused for what it needs, if it still does not fit
             return
-        need = self._wanted.pop(handle.name).need
-        assert need is not None, "it was found before there was a wish"
         beside = "" if most >= self.grants.budgets[device] else " beside the pinned models"
         handle.refuse(
             ModelLoadError(

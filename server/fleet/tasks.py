@@ -14,11 +14,12 @@ class Tasks:
         self._tasks: dict[asyncio.Task[None], bool] = {}
         """With whether each is to come to its end."""
 
-    def begin(self, work: Coroutine[None, None, None], name: str, *, to_its_end: bool = False) -> None:
+    def begin(self, work: Coroutine[None, None, None], name: str, *, to_its_end: bool = False) -> "asyncio.Task[None]":
         """Run a coroutine; `to_its_end` is for what must not be cut short when all is closed."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks[task] = to_its_end
         task.add_done_callback(self._finished)
+        return task
 
     async def wait(self) -> None:
         """Wait for all that run now. Raises what the first to fail raised."""

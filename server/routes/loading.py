@@ -7,22 +7,21 @@ from server.context import not_ready, stage_words
 from server.edge.sse import KEEP_ALIVE_SECONDS, EventWriter
 from server.fleet.lease import Lease
 
+AT_ONCE_SECONDS = 0.25
+"""What is refused within this time has a status of its own, also where a stream was asked for."""
+
 
 async def wait_until_loaded(lease: Lease, seconds: float) -> None:
     """Wait up to so many seconds. Raises `ApiError` 503: with Retry-After if it still loads, with the reason if it
     has failed.
     """
-    deadline = time.monotonic() + seconds
-    while not lease.is_active:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise not_ready(lease.handle)
-        await _change(lease, left)
+    if not await _loaded_within(lease, seconds):
+        raise not_ready(lease.handle)
 
 
 async def tell_until_loaded(lease: Lease, writer: EventWriter) -> None:
-    """Send the headers of a stream at once, and a comment at each stage. Raises `ApiError` 503 if the load fails."""
-    if not lease.is_active and not writer.started:
+    """Send the headers of a stream soon, and a comment at each stage. Raises `ApiError` 503 if the load fails."""
+    if not writer.started and not await _loaded_within(lease, AT_ONCE_SECONDS):
         await writer.start()
     while not lease.is_active:
         words = stage_words(lease.handle)
@@ -30,6 +29,16 @@ async def tell_until_loaded(lease: Lease, writer: EventWriter) -> None:
         while not lease.is_active and stage_words(lease.handle) == words:
             if not await _change(lease, KEEP_ALIVE_SECONDS):
                 break
+
+
+async def _loaded_within(lease: Lease, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not lease.is_active:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        await _change(lease, left)
+    return True
 
 
 async def _change(lease: Lease, seconds: float) -> bool:

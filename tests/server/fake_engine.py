@@ -1,8 +1,8 @@
 """A scripted engine process: speaks `engine.messages` over the real socket, imports no torch.
 
-Started like the real one (`python -m tests.server.fake_engine ENDPOINT`, configuration on standard input). The script
-is JSON in the environment variable FAKE_ENGINE; see `Script`. What happened is appended to `log`, a line of JSON for
-each event.
+Started like the real one (`python -m tests.server.fake_engine ENDPOINT`, configuration on standard input), or like
+`engine.fetch` (`python -m tests.server.fake_engine fetch ENDPOINT`). The script is JSON in the environment variable
+FAKE_ENGINE; see `Script`. What happened is appended to `log`, a line of JSON for each event.
 """
 
 import json
@@ -125,12 +125,12 @@ class FakeEngine:
         """Whether what was held may go on."""
         return bool(self.script.gate) and os.path.exists(self.script.gate)
 
-    def load(self) -> bool:
-        """Pretend to load."""
+    def load(self, stage: str = "reading weights") -> bool:
+        """Pretend to load, or to download; whether that went well."""
         if self.script.load_exit >= 0:
             os._exit(self.script.load_exit)
         for step in range(5):
-            self.socket.send(encode(Loading("reading weights", step / 5)))
+            self.socket.send(encode(Loading(stage, step / 5)))
         while self.script.holds_load and not self.gate_is_open():
             time.sleep(PAUSE)
         if self.script.load_fails:
@@ -138,7 +138,6 @@ class FakeEngine:
             if not self.script.ends_itself:
                 time.sleep(3600)
             return False
-        self.socket.send(encode(Ready(self.info())))
         return True
 
     def info(self) -> EngineInfo:
@@ -266,6 +265,7 @@ class FakeEngine:
 
     def run(self) -> None:
         """Serve until told to end."""
+        self.socket.send(encode(Ready(self.info())))
         heartbeat = 0.0
         while True:
             timeout = 0 if self.running else 200
@@ -299,11 +299,14 @@ def main() -> None:
     context = zmq.Context()
     socket: zmq.Socket[bytes] = context.socket(zmq.PAIR)
     socket.setsockopt(zmq.SNDHWM, 0)
-    socket.connect(sys.argv[1])
+    is_fetch = sys.argv[1] == "fetch"
+    socket.connect(sys.argv[2 if is_fetch else 1])
     fake = FakeEngine(script, config, socket)
-    fake.note("start")
+    fake.note("fetch" if is_fetch else "start")
     print("fake engine speaking", file=sys.stderr)
-    if fake.load():
+    if is_fetch:
+        fake.load("downloading")
+    elif fake.load():
         fake.run()
     context.destroy(linger=5000)
 

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 def engine_config(name: str = "fake") -> EngineConfig:
     """A configuration the scripted engine reads nothing of but the name."""
-    return EngineConfig(name=name, source="fake://")
+    return EngineConfig(name=name, source="random://fake")
 
 
 def set_script(monkeypatch: pytest.MonkeyPatch, script: Script) -> None:

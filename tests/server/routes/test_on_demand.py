@@ -14,11 +14,22 @@ import httpx
 import psutil
 import pytest
 
+from engine.config import EngineConfig
 from server.commands.top import parse_metrics
 from server.fleet.policy import ModelState, Residence, Terms
+from server.routes import loading
 from tests.clocks import PATIENCE
 from tests.server import patient
-from tests.server.fakes import FAST_POLICY, NEVER, RunningServer, Script, engine_config, running_server, wait_until
+from tests.server.fakes import (
+    FAKE_COMMAND,
+    FAST_POLICY,
+    NEVER,
+    RunningServer,
+    Script,
+    engine_config,
+    running_server,
+    wait_until,
+)
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
@@ -38,11 +49,17 @@ def script(smollm2_dir: Path) -> Script:
 
 @contextmanager
 def serving(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script, names: str = "one two", **more: Any
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    script: Script,
+    names: str = "one two",
+    at_once: float = 0.0,
+    **more: Any,
 ) -> Iterator[RunningServer]:
-    """The first of `names` is loaded at start, the others are not."""
+    """The first of `names` is loaded at start, the others are not. Streams of these begin `at_once`: after 0 s."""
     monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
-    models = tuple(dataclasses.replace(engine_config(name), source=f"fake://{name}") for name in names.split())
+    monkeypatch.setattr(loading, "AT_ONCE_SECONDS", at_once)
+    models = tuple(dataclasses.replace(engine_config(name), source=f"random://{name}") for name in names.split())
     given = {"terms": {config.name: ON_DEMAND for config in models[1:]}, "models": models} | more
     with running_server(monkeypatch, tmp_path, script, **given) as server:
         yield server
@@ -185,7 +202,9 @@ def test_nobody_waits_for_a_load_that_all_have_left(
     )
     with serving(monkeypatch, tmp_path, slow) as server:
         with patient.stream("POST", server.url + CHAT, json=body("two", stream=True)) as answer:
-            next(answer.iter_text())
+            pieces = answer.iter_text()
+            while "reading weights" not in next(pieces):
+                pass
         wait_until(lambda: not server.server.fleet.handles["two"].holders.waiting)
         gate.touch()
         wait_until(lambda: state_of(server, "two") == "ready")
@@ -215,6 +234,77 @@ def test_a_load_that_failed_says_why_at_once_until_it_is_tried_again(
         assert post(server, **body("two")).status_code == 503 and starts(server, "two") == 2
         assert handle.failures.retry_at - first > NEVER / 2  # the next pause is longer
         assert post(server, **body("one")).status_code == 200
+
+
+def test_what_cannot_be_loaded_ends_nobody_and_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    """Files tell it, so no memory is asked for. Whole or streamed, it has a status; the log says it once."""
+    (tmp_path / "empty").mkdir()
+    sources = {
+        "gone": (str(tmp_path / "gone"), "its source does not exist"),
+        "empty": (str(tmp_path / "empty"), "its source has no config.json"),
+        "odd": ("no/such/thing", "'its source' is neither a directory nor a file here, nor a hub id"),
+        "absent": ("package://no_such_package/file.gguf", "the Python package no_such_package is not installed"),
+        "unsplit": ("random://olmoe?num_attention_heads=4", "models of the type olmoe are not divided here"),
+    }
+    sized = Script(model_dir=script.model_dir, token_ids=script.token_ids, weights_bytes=GIB // 2, kv_bytes=GIB // 2)
+    models: Any = (
+        dataclasses.replace(engine_config("one"), source="random://one"),
+        *(
+            EngineConfig(name=name, source=source, tensor_parallel=2 if name == "unsplit" else 1)
+            for name, (source, _) in sources.items()
+        ),
+    )
+    given: dict[str, Any] = {"models": models, "terms": dict.fromkeys(sources, ON_DEMAND), "at_once": PATIENCE}
+    with serving(monkeypatch, tmp_path, sized, memory_budget="1.6GiB", policy=policy(), **given) as server:
+        first = server.server.fleet.handles["one"].pid
+        for name, (source, said) in sources.items():
+            for stream in (False, True, False):
+                answer = post(server, **body(name, stream=stream))
+                message = answer.json()["error"]["message"]
+                assert answer.status_code == 503 and message.startswith(f"The model {name} could not be loaded: ")
+                assert said in message and str(tmp_path) not in message
+            assert server.console.getvalue().count(source) <= 1 and state_of(server, name) == "failed"
+        assert server.server.fleet.handles["one"].pid == first and state_of(server, "one") == "ready"
+        assert post(server, **body("one")).status_code == 200
+
+
+def test_one_that_is_downloaded_takes_nobodys_place_until_it_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    gate = tmp_path / "gate"
+    fails = {"load_fails": "the hub has no model org/three"}
+    sized = Script(
+        model_dir=script.model_dir, token_ids=script.token_ids, weights_bytes=GIB // 2, kv_bytes=GIB // 2,
+        gate=str(gate), by_model={"two": {"holds_load": True}, "three": fails},
+    )  # fmt: skip
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    models: Any = (
+        dataclasses.replace(engine_config("one"), source="random://one"),
+        *(EngineConfig(name=name, source=f"org/{name}") for name in ("two", "three")),
+    )
+    fetching = policy(fetch_command=(*FAKE_COMMAND, "fetch"), first_retry_delay=NEVER)
+    given: dict[str, Any] = {"models": models, "terms": {"two": ON_DEMAND, "three": ON_DEMAND}, "policy": fetching}
+    with serving(monkeypatch, tmp_path, sized, memory_budget="1.6GiB", **given) as server:
+        handles = server.server.fleet.handles
+        with patient.stream("POST", server.url + CHAT, json=body("two", stream=True)) as answer:
+            pieces = answer.iter_text()
+            seen = next(pieces)
+            while "loading: downloading, 80 %" not in seen:
+                seen += next(pieces)
+            # Nothing is ended for it meanwhile, and one that cannot be downloaded is told so at once.
+            assert post(server, **body("one")).status_code == 200 and state_of(server, "two") == "loading"
+            for _ in range(2):
+                assert "the hub has no model its source" in post(server, **body("three")).json()["error"]["message"]
+            assert server.events("fetch") and state_of(server, "one") == "ready"
+            gate.touch()
+            seen += "".join(pieces)
+        assert text_of(seen) == TEXT and (state_of(server, "one"), state_of(server, "two")) == ("unloaded", "ready")
+        assert [entry["model"] for entry in server.events("fetch")] == ["two", "three"], (
+            "a failure is not tried at once"
+        )
+        assert handles["three"].failures.is_too_soon
 
 
 def test_a_death_while_loading_is_told_to_all_who_wait(
@@ -262,6 +352,31 @@ def test_the_end_of_the_server_is_told_to_those_who_wait_for_a_load(
         whole, streamed = asyncio.run(scenario(server))
         assert whole.status_code == 503 and "shutting down" in whole.text
         assert "shutting down" in streamed.text and streamed.text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(("patience", "then"), [(NEVER, "loading"), (0.2, "unloaded")])
+def test_for_one_that_nobody_waits_for_any_more_nothing_is_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script, patience: float, then: str
+) -> None:
+    """While it waits for memory. Who comes again soon finds its place kept."""
+    sized = Script(
+        model_dir=script.model_dir, token_ids=script.token_ids, weights_bytes=GIB // 2, kv_bytes=GIB // 2,
+        holds={7: 1}, gate=str(tmp_path / "gate"),
+    )  # fmt: skip
+    chosen = policy(patience=patience)
+    with serving(monkeypatch, tmp_path, sized, memory_budget="1.6GiB", policy=chosen) as server:
+        first = server.handle.pid
+        with patient.stream("POST", server.url + CHAT, json=body("one", stream=True, seed=7)) as busy:
+            pieces = busy.iter_text()
+            next(pieces)
+            assert post(server, **body("two", timeout=0.3)).status_code == 408
+            wait_until(lambda: state_of(server, "two") == then)
+            assert not server.handle.is_closed
+            (tmp_path / "gate").touch()
+            "".join(pieces)
+        assert (state_of(server, "one"), state_of(server, "two")) == ("ready", then)
+        assert server.handle.pid == first
+        assert post(server, **body("two")).status_code == 200 and state_of(server, "one") == "unloaded"
 
 
 # ---- with less memory than all models need
