@@ -2,26 +2,23 @@
 
     python -m scripts.run_tests [--slow] [pytest's own arguments]
 
-What runs no model runs beside each other, a file at a time on each core. Models come after it and alone, since the
-threads of two of them would fight for the cores. Without --slow what needs minutes is left out, with it all else is,
-and pages in a browser are alone too, since they are asked what they do in time.
+Most tests run beside each other, a file at a time on each core, and with one thread of torch's each, since the threads
+of two models would fight for the cores. What comes after them runs alone: whole servers with real models, and in the
+slow run pages in a browser too, since they are asked what they do in time. Without --slow what needs minutes is left
+out, with it all else is.
 Where the arguments name files or folders of tests, just those run, in one go.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BESIDE_EACH_OTHER = (
-    "tests/server",
-    "tests/engine/grammar",
-    "tests/engine/sampling",
-    "tests/engine/scheduling",
-    "tests/engine/weights",
-)
-SLOW_BESIDE_EACH_OTHER = ("tests/engine/grammar", "tests/engine/kernels", "tests/server/openapi")
+BESIDE_EACH_OTHER = ("tests/server", "tests/engine")
+SLOW_BESIDE_EACH_OTHER = ("tests/engine", "tests/server/openapi")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 PASSED, NOTHING_CHOSEN = 0, 5
 """Exit codes of pytest."""
 
@@ -57,7 +54,9 @@ def main() -> int:
     arguments = [argument for argument in arguments if argument != "--slow"]
     codes = []
     for chosen in runs(slow, arguments):
-        codes.append(subprocess.run([sys.executable, "-m", "pytest", *chosen], cwd=ROOT, check=False).returncode)
+        environment = os.environ | (ONE_THREAD if "--numprocesses=auto" in chosen else {})
+        command = [sys.executable, "-m", "pytest", *chosen]
+        codes.append(subprocess.run(command, cwd=ROOT, check=False, env=environment).returncode)
     return verdict(codes)
 
 

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from engine.errors import HeadraceError
 from engine.messages import EngineInfo
+from server.commands.table import readable_memory
 from server.config.sampling_defaults import SamplingDefaults
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import ModelState
@@ -139,10 +140,10 @@ def memory_line(info: EngineInfo) -> str:
         ("weights", info.weights_bytes), ("a step", info.activation_bytes), ("graphs", info.graph_bytes),
         ("images", info.image_bytes),
     )  # fmt: skip
-    taken = "".join(f"{name} {_size(num_bytes)}, " for name, num_bytes in parts if num_bytes)
+    taken = "".join(f"{name} {readable_memory(num_bytes)}, " for name, num_bytes in parts if num_bytes)
     contexts = info.kv_tokens / info.context
     return (
-        f"{taken}KV cache {_size(info.kv_bytes)}: {info.kv_tokens:,} tokens,"
+        f"{taken}KV cache {readable_memory(info.kv_bytes)}: {info.kv_tokens:,} tokens,"
         f" {contexts:.1f} contexts of {info.context:,}"
     )
 
@@ -162,7 +163,3 @@ def _count(number: int) -> str:
         if number >= unit:
             return f"{number / unit:.3g} {name}"
     return str(number)
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"

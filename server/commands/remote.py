@@ -7,7 +7,7 @@ from typing import Any, TextIO
 from urllib.parse import quote
 
 from server.commands.running import RunningServer, add_url, state_words
-from server.commands.table import readable_size, write_table
+from server.commands.table import readable_memory, write_table
 
 
 def add_remote_parsers(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -57,7 +57,7 @@ def print_models(models: list[dict[str, Any]], out: TextIO, *, now: float) -> No
                 model["id"],
                 state_words(model),
                 model["load"],
-                "-" if memory is None else readable_size(memory),
+                "-" if memory is None else readable_memory(memory),
                 model.get("device") or "-",
                 str(model.get("context_length") or "-"),
                 str(model["requests"]),

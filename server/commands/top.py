@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.commands.running import RunningServer, state_words
-from server.commands.table import readable_size
+from server.commands.table import readable_memory
 
 _SERIES = re.compile(r"headrace_(\w+?)(?:\{(.*)\})? (\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -139,7 +139,7 @@ def _row(model: dict[str, Any], sample: Sample, before: Sample | None) -> dict[s
     cells = (
         name,
         state_words(model),
-        "-" if memory is None else readable_size(memory),
+        "-" if memory is None else readable_memory(memory),
         f"{sample.of('requests_running', name):.0f}",
         f"{sample.of('requests_waiting', name):.0f}",
         f"{sample.of('kv_blocks', name, 'owned') / total:.0%}" if total else "-",
@@ -157,5 +157,5 @@ def _server_line(sample: Sample, before: Sample | None) -> str:
             parts.append(f"{1000 * seconds:.0f} ms {what}")
     for (series, *labels), budget in sample.metrics.items():
         if series == "memory_budget_bytes" and (granted := sample.of("memory_granted_bytes", *labels)):
-            parts.append(f"{readable_size(granted)} of {readable_size(budget)} on {labels[0]}")
+            parts.append(f"{readable_memory(granted)} of {readable_memory(budget)} on {labels[0]}")
     return ", ".join(parts)

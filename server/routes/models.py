@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from engine.config import EngineConfig
 from engine.messages import EngineInfo
 from server.context import ServerContext
 from server.edge.auth import Caller
@@ -53,14 +54,21 @@ def describe(fleet: Fleet, handle: EngineHandle) -> dict[str, Any]:
     }
     if handle.state is ModelState.LOADING and handle.progress is not None:
         entry["progress"] = {"stage": handle.progress.stage, "fraction": handle.progress.fraction}
-    return entry | (dict.fromkeys(_LEARNED) if info is None else _learned(handle, info))
+    return entry | (_told(handle.config) if info is None else _learned(handle, info))
 
 
 _LEARNED = (
     "context_length", "max_model_len", "architecture", "capabilities", "generation_config", "kv_cache_tokens",
     "weights_bytes", "kv_bytes", "load_seconds", "dtype", "device", "tensor_parallel",
 )  # fmt: skip
-"""What is null until a model has been loaded."""
+"""What an engine says of its model."""
+
+
+def _told(config: EngineConfig) -> dict[str, Any]:
+    """What the settings say of a model that has not been loaded; the rest is null."""
+    device = None if config.device == "auto" else config.device
+    settings = {"context_length": config.context, "max_model_len": config.context, "device": device}
+    return dict.fromkeys(_LEARNED) | settings | {"tensor_parallel": config.tensor_parallel}
 
 
 def _learned(handle: EngineHandle, info: EngineInfo) -> dict[str, Any]:

@@ -54,6 +54,20 @@ def test_on_a_terminal_a_bar_is_redrawn_and_lines_do_not_tear_it() -> None:
     )
 
 
+def test_an_error_of_a_model_is_said_once_until_it_is_well() -> None:
+    stream = io.StringIO()
+    console = Console(stream)
+    for _ in range(3):
+        console.error(ConfigError("gone"), "a")
+    console.error(ConfigError("gone"), "b")
+    console.error(ConfigError("still gone"), "a")
+    console.error(ConfigError("gone"), "a")
+    console.forget_error("a")
+    console.error(ConfigError("gone"), "a")
+    said = ["a: gone", "b: gone", "a: still gone", "a: gone", "a: gone"]
+    assert stream.getvalue().splitlines() == [f"headrace: {line}" for line in said]
+
+
 def test_nothing_is_drawn_once_it_is_loaded() -> None:
     stream = Terminal()
     handle = handle_at("reading", 0.5)

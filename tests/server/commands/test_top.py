@@ -12,7 +12,7 @@ from server.commands.top import Sample, parse_metrics, picture
 from tests.server.fakes import Script, wait_until
 from tests.server.routes.test_on_demand import body, post, serving
 
-MODEL: dict[str, Any] = {"id": 'org/"odd"', "state": "ready", "memory_bytes": 2 * 10**9}
+MODEL: dict[str, Any] = {"id": 'org/"odd"', "state": "ready", "memory_bytes": 2 * 2**30}
 
 
 def metrics(tokens: int, count: int, total: float) -> dict[tuple[str, ...], float]:
@@ -24,7 +24,8 @@ def metrics(tokens: int, count: int, total: float) -> dict[tuple[str, ...], floa
         f'headrace_time_to_first_token_seconds_sum{{model="{name}"}} {total}\n'
         f'headrace_time_to_first_token_seconds_count{{model="{name}"}} {count - 1}\n'
         'headrace_time_to_first_token_seconds_count{model="other"} 1\n'
-        'headrace_memory_budget_bytes{device="cpu"} 4000000000\nheadrace_memory_granted_bytes{device="cpu"} 2e9\n'
+        'headrace_memory_budget_bytes{device="cpu"} 4294967296\n'
+        'headrace_memory_granted_bytes{device="cpu"} 2147483648\n'
     )
 
 
@@ -38,7 +39,7 @@ def test_rates_and_means_are_of_what_came_since_the_last_picture() -> None:
     first = Sample(10.0, [MODEL], metrics(100, 10, 1.0))
     assert "100 ms to the first token" in drawn(first, None) and "0.0" in drawn(first, None)
     text = drawn(Sample(12.0, [MODEL], metrics(150, 20, 4.0)), first)
-    assert "300 ms to the first token" in text and "2.0 GB of 4.0 GB on cpu" in text
+    assert "300 ms to the first token" in text and "2.00 GiB of 4.00 GiB on cpu" in text
     assert 'org/"odd"' in text and "25%" in text and " 25.0 " in text
     # A model that was loaded anew counts from zero.
     assert " 4.0 " in drawn(Sample(12.0, [MODEL], metrics(8, 10, 1.0)), first)
@@ -49,7 +50,7 @@ def test_an_unloaded_model_has_dashes() -> None:
     assert "unloaded" in text and text.count("-") == 2
 
 
-@pytest.mark.parametrize(("width", "missing"), [(140, 0), (80, 1), (60, 2), (46, 5)])
+@pytest.mark.parametrize(("width", "missing"), [(140, 0), (80, 1), (62, 2), (46, 5)])
 def test_a_narrow_terminal_leaves_columns_out_instead_of_cutting_numbers(width: int, missing: int) -> None:
     models = [
         {"id": f"SomeOrganisation/Model-{size}B-Instruct", "state": "ready", "memory_bytes": 2e9} for size in (1, 2)

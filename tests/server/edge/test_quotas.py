@@ -51,6 +51,23 @@ def test_requests_come_back_one_by_one() -> None:
     refusal(account)
 
 
+def test_a_limit_of_nothing_is_never_reset() -> None:
+    account = Account(entry(requests_per_minute=0, tokens_per_minute=5), Clock())
+    told = dict(account.headers())
+    assert told[b"x-ratelimit-limit-requests"] == told[b"x-ratelimit-remaining-requests"] == b"0"
+    assert b"x-ratelimit-reset-requests" not in told and told[b"x-ratelimit-reset-tokens"] == b"0ms"
+    assert "Retry-After" not in refusal(account).headers
+
+
+def test_answers_at_once_are_counted_in_words() -> None:
+    account = Account(entry(concurrent_answers=1), Clock())
+    assert str(refusal(account, answers=2)) == (
+        "This key may have 1 answer at once and has 0 now, and this request asks for 2"
+    )
+    account.hold(1)
+    assert str(refusal(account, answers=1)) == "This key may have 1 answer at once and has 1 now"
+
+
 def test_tokens_are_reserved_and_settled() -> None:
     clock = Clock()
     account = Account(entry(tokens_per_minute=600), clock)

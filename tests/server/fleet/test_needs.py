@@ -1,6 +1,7 @@
 """What a model needs: from its files, from what is declared, from what was measured; and what there is to have."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -8,6 +9,7 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.errors import ConfigError
+from engine.sizing.fit import RANK_BYTES
 from server.fleet import devices
 from server.fleet.devices import DeviceMemory, budgets
 from server.fleet.needs import PROCESS_BYTES, Needs
@@ -51,6 +53,24 @@ def test_what_is_not_known_is_estimated(tmp_path: Path) -> None:
     assert full.num_bytes == 8 * GIB and full.kv == GIB - PROCESS_BYTES
     large = needs(tmp_path, "8GiB").find(EngineConfig(name="m", source="org/away"), size=9 * GIB)
     assert large.num_bytes > 8 * GIB and large.at_most(8 * GIB).num_bytes == 8 * GIB
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "weights"),
+    [
+        ("random://Llama-3.1-8B", {}, 2 * 8_030_261_248),
+        ("random://Llama-3.1-8B", {"dtype": "float32"}, 4 * 8_030_261_248),
+        ("random://Llama-3.1-8B?num_hidden_layers=1", {}, 2 * (2 * 128_256 * 4096 + 4096 + 218_112_000)),
+        ("meta-llama/Meta-Llama-3.1-8B-Instruct", {"device": "cuda", "tensor_parallel": 2}, 8_030_261_248),
+        ("random://llama?hidden_size=64", {}, 25 * GIB // 2),  # the other sizes are transformers' own
+    ],
+)
+def test_what_lies_in_no_file_is_counted_by_its_configuration(
+    tmp_path: Path, source: str, settings: dict[str, Any], weights: int
+) -> None:
+    config = EngineConfig(name="m", source=source, memory="1GiB", **settings)
+    beside = RANK_BYTES if config.tensor_parallel > 1 else 0
+    assert needs(tmp_path, "50GiB").find(config).rest == weights + PROCESS_BYTES + beside
 
 
 def test_what_was_measured_holds_for_the_next_server(tmp_path: Path) -> None:

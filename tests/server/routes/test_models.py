@@ -1,5 +1,6 @@
 """What /v1/models says of a model is so."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -8,12 +9,12 @@ import pytest
 from engine.config import EngineConfig
 from server.config.sampling_defaults import SamplingDefaults
 from server.fleet.capabilities import capabilities
-from server.fleet.policy import Terms
+from server.fleet.policy import Residence, Terms
 from server.prompt.tokenizer import ChatTokenizer
 from server.protocol.model_shapes import ModelListShape
 from tests.server import patient
 from tests.server.conftest import Load
-from tests.server.fakes import Script, running_server
+from tests.server.fakes import Script, engine_config, running_server
 from tests.server.texts import needs_shared
 
 
@@ -48,3 +49,17 @@ def test_defaults_are_shown_applied_and_logged(
     assert (model.sampling_defaults.temperature, model.sampling_defaults.top_k) == (0.5, 7)
     lines = [record.getMessage() for record in caplog.records if "sampling defaults" in record.getMessage()]
     assert lines == ["model fake: sampling defaults: temperature 0.5, top_k 7; its generation_config.json names none"]
+
+
+def test_settings_are_told_before_the_first_load(
+    smollm2_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = dataclasses.replace(engine_config("later"), context=4096, device="cuda:1")
+    models = (engine_config(), given, engine_config("bare"))
+    on_demand = Terms(residence=Residence(load="on_demand"))
+    terms = {"later": on_demand, "bare": on_demand}
+    script = Script(model_dir=str(smollm2_dir), token_ids=[504])
+    with running_server(monkeypatch, tmp_path, script, models=models, terms=terms, memory_budget="9GiB") as server:
+        listed = ModelListShape.model_validate_json(patient.get(f"{server.url}/v1/models").content).data
+    told = {model.id: (model.context_length, model.max_model_len, model.device, model.dtype) for model in listed}
+    assert told["later"] == (4096, 4096, "cuda:1", None) and told["bare"] == (None, None, None, None)
