@@ -1,6 +1,6 @@
 """The kernels for CUDA built for an architecture, which needs no GPU.
 
-    python -m tests.engine.kernels.built_kernels PART PARTS CAPABILITY [FILE [KERNEL...]]
+    python -m tests.engine.kernels.built_kernels PART PARTS CAPABILITY [FILE]
 
 Builds every PARTS-th kernel from the PART-th on, and prints a `Line` of JSON for each: attention that figures are known
 of, and what is in a FILE that `real_launches` has written, all of it or just those named.
@@ -162,9 +162,8 @@ def build(launch: Launch, capability: int) -> tuple[int, Assembly]:
 def main() -> int:
     """Build this part."""
     part, parts, capability = map(int, sys.argv[1:4])
-    file, kernels = Path(sys.argv[4]) if len(sys.argv) > 4 else None, set(sys.argv[5:])
-    chosen = [one for one in all_launches(capability, file) if not kernels or one[1].name in kernels]
-    for name, launch in chosen[part::parts]:
+    file = Path(sys.argv[4]) if len(sys.argv) > 4 else None
+    for name, launch in list(all_launches(capability, file))[part::parts]:
         shared, found = build(launch, capability)
         programs = programs_per_processor(capability, found, shared, launch.options["num_warps"])
         names = list(launch.signature)

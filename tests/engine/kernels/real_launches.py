@@ -1,6 +1,6 @@
 """What the recommended models launch: `python -m tests.engine.kernels.real_launches FILE` writes it, pickled.
 
-Their widths and vocabularies are their own; layers are as few as have all kinds.
+A few of them stand for all but under HEADRACE_SOAK=1. Their widths and vocabularies are their own; layers are as few as have all kinds.
 """
 
 import json
@@ -14,10 +14,13 @@ from unittest import mock
 from engine.sizing import steps
 from engine.weights.random_model import shipped_config
 from tests.engine.kernels.noted import Noted, load, noting
+from tests.soaking import SOAK
 
 MODELS = ("SmolLM2-135M-Instruct", "Gemma-2-2b", "DeepSeek-R1-Distill-Qwen-1.5B", "Llama-3.1-8B", "Phi-4",
           "Qwen2.5-Coder-32B", "Qwen2.5-7B", "Llama-3.3-70B", "DeepSeek-R1")  # fmt: skip
 """Qwen2.5-VL-7B has the decoder of Qwen2.5-7B, Llama-3.2-11B-Vision that of Llama-3.1-8B."""
+FEW_MODELS = ("SmolLM2-135M-Instruct", "Gemma-2-2b", "Llama-3.1-8B", "DeepSeek-R1")
+"""Of each kind of attention; `make soak` takes them all."""
 LAYERS = 3
 """Of FP8, of a mixture if there is one, and the last, which stays in 16 bits."""
 BLOCKS = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
@@ -50,7 +53,7 @@ def launches() -> Noted:
     """Of all models, in 16 bits and in FP8: quantised at load, or as DeepSeek-R1's own checkpoint has it."""
     few_sizes = mock.patch.object(steps, "TOKEN_SIZES", (64, 512))  # plain steps have the others
     with noting() as noted, tempfile.TemporaryDirectory() as work, few_sizes:
-        for name in MODELS:
+        for name in MODELS if SOAK else FEW_MODELS:
             config, is_mixture = config_of(name), name == "DeepSeek-R1"
             blocks = {"quantization_config": BLOCKS} if is_mixture else {}
             for form in (config, config | blocks):

@@ -13,14 +13,12 @@ import pytest
 pytest.importorskip("triton", reason="needs triton, which comes with torch for CUDA and with make test on Linux")
 
 from tests.engine.kernels.built_kernels import Line
-from tests.soaking import SOAK, marked_for_soak
+from tests.soaking import marked_for_soak
 
 SHARED_BYTES = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 """Most shared memory of a block, by compute capability (CUDA C++ Programming Guide, technical specifications)."""
-AT_LENGTH = (80, 100, 120)
-"""Built by `make soak` alone: no kernel is another there, and none has less room than 8.9."""
-HEAVY = {"attend_kernel", "grouped_product_kernel", "few_rows_kernel", "block_product_kernel"}
-"""Kernels that fill a processor. 8.9 is asked about no others but by `make soak`."""
+IN_SHORT = 90
+"""Built with each change; the others by `make soak` alone, since no kernel is another there."""
 MANY = 30
 PUT_AWAY = 32
 """Bytes of a thread that the assembler may put away so that 128 registers suffice, and a program more finds room.
@@ -60,7 +58,7 @@ def lines_of(*command: str) -> list[list[Any]]:
     def half(part: str) -> list[list[Any]]:
         done = subprocess.run(
             [sys.executable, "-m", program, part, "2", *arguments], capture_output=True, text=True,
-            timeout=1780, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            timeout=3380, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
@@ -70,7 +68,8 @@ def lines_of(*command: str) -> list[list[Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.soak
+@pytest.mark.timeout(3400)
 def test_kernels_do_what_their_references_do() -> None:
     results = lines_of("tests.engine.kernels.interpreted_kernels")
     assert len(results) > MANY
@@ -93,18 +92,17 @@ def launches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "capability",
     [
-        marked_for_soak(one) if one in AT_LENGTH else pytest.param(one, marks=[pytest.mark.slow, pytest.mark.soak])
+        pytest.param(one, marks=[pytest.mark.slow, pytest.mark.soak]) if one == IN_SHORT else marked_for_soak(one)
         for one in SHARED_BYTES
     ],
 )
 def test_kernels_fit_into_the_processors(capability: int, launches: Path) -> None:
-    kernels = HEAVY if capability == 89 and not SOAK else ()
-    command = ("tests.engine.kernels.built_kernels", str(capability), str(launches), *kernels)
+    command = ("tests.engine.kernels.built_kernels", str(capability), str(launches))
     results = [Line(*line) for line in lines_of(*command)]
     assert len(results) > MANY
     # Triton turns nothing into e4m3 for an older processor, and the engine refuses FP8 there.
     assert any("fp8e4nv" in line.name for line in results) == (capability >= 89)
-    wanted = kernels or DEPENDENT - (FP8_KERNELS if capability < 89 else set())
+    wanted = DEPENDENT - (FP8_KERNELS if capability < 89 else set())
     assert {line.kernel for line in results} >= wanted
     may_spill = [line for line in results if line.registers <= 128 or capability == 120]
     assert not [line for line in results if line.stack > (PUT_AWAY if line in may_spill else 0)], "spilled"
@@ -122,9 +120,11 @@ def test_kernels_fit_into_the_processors(capability: int, launches: Path) -> Non
         assert built["attention, 128, group of 4, five stages"].shared >= 4 * TILE_BYTES, "two of each"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("family", ["deepseek_v2@fp8+kv8", "qwen2_5_vl"])
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param("deepseek_v2@fp8+kv8", marks=[pytest.mark.slow, pytest.mark.soak]), marked_for_soak("qwen2_5_vl")],
+)
 def test_nothing_is_built_while_an_engine_serves(family: str) -> None:
     """Of requests; of steps it is in `test_forms`."""
     done = subprocess.run(
