@@ -3,7 +3,7 @@
     python -m tests.engine.kernels.built_kernels PART PARTS CAPABILITY [FILE]
 
 Builds every PARTS-th kernel from the PART-th on, and prints a `Line` of JSON for each: attention that figures are known
-of, and what is in a FILE that `real_launches` has written, all of it or just those named.
+of, and what is in a FILE that `real_launches` has written.
 """
 
 import itertools

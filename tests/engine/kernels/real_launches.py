@@ -1,6 +1,7 @@
 """What the recommended models launch: `python -m tests.engine.kernels.real_launches FILE` writes it, pickled.
 
-A few of them stand for all but under HEADRACE_SOAK=1. Their widths and vocabularies are their own; layers are as few as have all kinds.
+A few of them stand for all but under HEADRACE_SOAK=1. Their widths and vocabularies are their own; layers are as few as
+have all kinds.
 """
 
 import json
