@@ -28,6 +28,8 @@ from engine.weights.random_model import random_model_dir, told_fields
 Kind = Literal["hub", "directory", "gguf", "random"]
 State = Literal["ready", "to download", "missing"]
 
+_ODD = (OSError, RuntimeError, ValueError, ImportError)
+"""What unreadable files, unknown users and odd package names raise."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -67,6 +69,7 @@ def resolve(
     before any are converted, and may raise. Raises `ModelLoadError`, with a hint, for a source that is missing,
     unreadable, gated or unsafe.
     """
+    check_source(source)
     if source.startswith("random://"):
         return ResolvedModel(random_model_dir(source.removeprefix("random://")), "random")
     if source.startswith("package://"):
@@ -85,19 +88,22 @@ def fetch(repo: str, revision: str | None, progress: Progress = no_progress) -> 
 
 
 def check_source(source: str) -> None:
-    """Raise `ModelLoadError` where this machine's files tell that a source cannot be loaded; `resolve` says the same.
+    """Raise `ModelLoadError` where this machine's files tell that a source cannot be loaded, as `resolve` does.
 
     Without network and without torch: what is to be downloaded is judged when it is there, and of a random model it is
     not asked whether transformers has it.
     """
-    if source.startswith("random://"):
-        told_fields(source.removeprefix("random://"))
-    elif source.startswith("package://"):
-        _check_path(_package_file(source), source)
-    elif is_path(source):
-        _check_path(_file(source), source)
-    else:
-        _check_hub_id(source)
+    try:
+        if source.startswith("random://"):
+            told_fields(source.removeprefix("random://"))
+        elif source.startswith("package://"):
+            _check_path(_package_file(source), source)
+        elif is_path(source):
+            _check_path(_file(source), source)
+        else:
+            _check_hub_id(source)
+    except _ODD as error:
+        raise ModelLoadError(f"{source} cannot be looked at: {error}") from error
 
 
 def describe(source: str, revision: str | None = None) -> SourceState:
@@ -112,7 +118,7 @@ def describe(source: str, revision: str | None = None) -> SourceState:
         _check_hub_id(source)
     except ModelLoadError as error:
         return SourceState("gguf" if source.endswith(".gguf") else "directory", error.message, None, "missing")
-    except (OSError, RuntimeError, ValueError) as error:  # unreadable files, unknown users, odd package names
+    except _ODD as error:
         return SourceState("directory", f"{source} cannot be looked at: {error}", None, "missing")
     snapshot = hub.cached_snapshot(source, revision)
     if snapshot is None:
@@ -176,7 +182,6 @@ def _resolve_path(
     path: Path, source: str, progress: Progress, check_size: Callable[[int], None] | None
 ) -> ResolvedModel:
     """A GGUF file is converted only if there is a `check_size`."""
-    _check_path(path, source)
     if path.is_dir():
         return ResolvedModel(path.resolve(), "directory")
     try:

@@ -27,8 +27,12 @@ async def download(handle: EngineHandle, directory: Path, policy: FleetPolicy) -
 
     The process has its socket in `directory`, and is ended where this is cancelled.
     """
+    spawning = asyncio.create_task(EngineProcess.spawn(handle.config, directory, policy.fetch_command))
     try:
-        process = await EngineProcess.spawn(handle.config, directory, policy.fetch_command)
+        process = await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        await (await spawning).stop(0.0)  # a process that nobody knows of would go on
+        raise
     except OSError as error:
         raise ModelLoadError(f"the download cannot be started: {error.strerror or error}") from error
     process.client.on_loading = handle.note_loading

@@ -56,7 +56,7 @@ class Fleet:
         return [handle for name, handle in self.handles.items() if name not in self.residency.too_large]
 
     async def start(self) -> None:
-        """Begin to load the models that are to be loaded at start; returns once there are processes for them."""
+        """Begin to load the models of the start; returns once there are processes for them, or for their downloads."""
         self._directory = PrivateDirectory()
         for handle in self.at_start:
             self.residency.want(handle, may_end=False)

@@ -5,13 +5,14 @@ all left keeps its place for a while, should they come again, but nothing is end
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from engine.errors import ConfigError, HeadraceError, ModelLoadError
+from engine.errors import HeadraceError, ModelLoadError
 from engine.sizing.split import check_ranks
 from server.fleet.books import Wish
 from server.fleet.fetching import download, is_to_download
@@ -20,6 +21,8 @@ from server.fleet.handle import EngineHandle
 from server.fleet.needs import Need, Needs
 from server.fleet.policy import FleetPolicy
 from server.fleet.tasks import Tasks
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -146,23 +149,34 @@ class Wishes:
                     wanted.download = self._tasks.begin(self._download(wanted), f"download of {handle.name}")
                     return
             await self._find_need(wanted)
-        except (ConfigError, ModelLoadError) as error:
-            if self._is_wanted(wanted):
-                del self._wanted[handle.name]
-                handle.refuse(ModelLoadError(error.message, hint=error.hint))
+        except HeadraceError as error:
+            self._refuse(wanted, error)
+        except Exception:  # nobody shall wait for ever
+            logger.exception("what %s needs could not be found out", handle.name)
+            self._refuse(wanted, ModelLoadError("what it needs could not be found out"))
+
+    def _refuse(self, wanted: _Wanted, error: HeadraceError) -> None:
+        if self._is_wanted(wanted):
+            del self._wanted[wanted.handle.name]
+            wanted.handle.refuse(ModelLoadError(error.message, hint=error.hint))
 
     async def _download(self, wanted: _Wanted) -> None:
         handle = wanted.handle
         try:
             await download(handle, self._directory, self._policy)
-        except HeadraceError as error:
             if self._is_wanted(wanted):
-                del self._wanted[handle.name]
-                handle.fail(error)
-            return
+                handle.expect()
+                await self._find_need(wanted)
+        except HeadraceError as error:
+            self._fail(wanted, error)
+        except Exception:
+            logger.exception("the download of %s failed unexpectedly", handle.name)
+            self._fail(wanted, ModelLoadError("its download failed unexpectedly"))
+
+    def _fail(self, wanted: _Wanted, error: HeadraceError) -> None:
         if self._is_wanted(wanted):
-            handle.expect()
-            await self._find_need(wanted)
+            del self._wanted[wanted.handle.name]
+            wanted.handle.fail(error)
 
     async def _find_need(self, wanted: _Wanted) -> None:
         handle = wanted.handle

