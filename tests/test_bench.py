@@ -12,13 +12,13 @@ import torch
 
 from bench import image_load, tower
 from bench.gpu import __main__ as suite
-from bench.gpu import images
+from bench.gpu import engines, images
 from bench.gpu.forms import config_of, is_stored, text_config
 from bench.gpu.idle import LISTED, idle_shares, longest_of
 from bench.gpu.job import Job, Options, run_job
 from bench.gpu.limits import loaded_costs
 from bench.gpu.rank_costs import link_of, rank_costs, room_on
-from bench.gpu.report import rows_of
+from bench.gpu.report import measured, rows_of
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.costs import Ceilings, Costs
@@ -106,6 +106,21 @@ def test_the_measurement_of_gpus_keeps_its_books(
     assert found[f"{TINY} server"]["start"]["first_answer_seconds"] > 0
     lines = capsys.readouterr().out.rstrip().splitlines()
     assert lines[-1].startswith("|") and len(lines) > sum(len(parts) for parts in found.values())
+
+
+def test_sleep_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only GPUs have a use for it; what is not packed for a CPU can be put away there too."""
+
+    def unfused(spec: str, device: torch.device, **options: Any) -> EngineConfig:
+        return replace(config_of(spec, device, **options), fusion=False)
+
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(engines, "config_of", unfused)
+    bench = engines.EngineBench(TINY, torch.device("cpu"), None, context=64, max_num_seqs=2)
+    found = bench.sleep(8)
+    bench.close()
+    assert all(found[f"{name}_seconds"] > 0 for name in ("sleep", "wake", "first_token"))
+    assert found["host_bytes"] > 0 and "awake in" in measured("sleep", found)
 
 
 SHARED = "Llama-3.1-8B?hidden_size=64&intermediate_size=64&num_hidden_layers=2&vocab_size=300&num_attention_heads=4"

@@ -32,14 +32,14 @@ from server.benchmarks.record import circumstances, table, write_json
 MODELS = ("Llama-3.1-8B", "Llama-3.1-8B@fp8", "Llama-3.1-8B@fp8+kv8", "Qwen2.5-1.5B", "Qwen2.5-VL-7B",
           "Llama-3.2-11B-Vision", "gemma-2-2b", "phi-4", "Qwen2.5-32B")  # fmt: skip
 PEERS = ("Llama-3.1-8B",)
-ENGINE_PARTS = ("decode", "prefill", "idle", "images", "burst", "offline")
+ENGINE_PARTS = ("decode", "prefill", "idle", "images", "burst", "offline", "sleep")
 PARTS = ("ceilings", "attention", "experts", "linears", *ENGINE_PARTS, "peer", "server")
 SHARED_MODELS = ("Llama-3.3-70B", "Llama-3.3-70B@fp8files", "DeepSeek-R1@fp8files",
                  "DeepSeek-R1?num_hidden_layers=9@fp8files")  # fmt: skip
 """Of the part `ranks`; the last one for GPUs that do not hold the whole, with six layers of experts."""
 SHARED_PARTS = ("ceilings", "ranks")
 SHARED_BATCHES = (1, 8, 64)
-SHORT = {"Llama-3.1-8B@fp8+kv8": ("offline",), "Qwen2.5-VL-7B": ("decode", "images"),
+SHORT = {"Llama-3.1-8B@fp8+kv8": ("offline", "sleep"), "Qwen2.5-VL-7B": ("decode", "images"),
          "Llama-3.2-11B-Vision": ("decode", "images")}  # fmt: skip
 """Models of which by default only some parts are measured, for time."""
 JOB_SECONDS = {"device": 300.0, "sums": 120.0, "ranks": 300.0, "engine": 240.0, "peer": 75.0, "server": 120.0}

@@ -155,6 +155,22 @@ class EngineBench:
         tokens = self.finish()
         return tokens / (time.perf_counter() - began)
 
+    def sleep(self, prompt_tokens: int) -> dict[str, float]:
+        """What it takes to put the model away and to bring it back, and until the first token of a prompt then."""
+        synchronize(self._device)
+        began = time.perf_counter()
+        freed, kept = self.engine.sleep()
+        synchronize(self._device)
+        asleep = time.perf_counter()
+        self.engine.wake()
+        synchronize(self._device)
+        awake = time.perf_counter()
+        self.add(prompt_tokens, 1)
+        self.finish()
+        first = time.perf_counter() - awake
+        return {"sleep_seconds": asleep - began, "wake_seconds": awake - asleep, "first_token_seconds": first,
+                "freed_bytes": freed, "host_bytes": kept}  # fmt: skip
+
     def close(self) -> None:
         """Release what runs beside the engine."""
         self.engine.close()

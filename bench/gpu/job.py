@@ -213,6 +213,8 @@ def run_engine(job: Job, device: Any, emit: Emit) -> None:
         attempt(emit, "burst", lambda: {"tokens_per_second": bench.burst(*options.burst), "requests": options.burst[0]})
     if "offline" in job.parts:
         attempt(emit, "offline", lambda: bench.offline(options.offline_seconds, options.answer, options.answer))
+    if "sleep" in job.parts and device.type == "cuda":  # on a CPU a model is unloaded instead
+        attempt(emit, "sleep", lambda: bench.sleep(options.context))
     bench.close()
 
 

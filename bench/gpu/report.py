@@ -23,6 +23,9 @@ def measured(part: str, one: dict[str, Any]) -> str:
         return f"{one['seconds']:.1f} s" + (", launches are dependent" if one.get("dependent_launches") else "")
     if part == "start":
         return f"{one['first_answer_seconds']:.1f} s to the first answer"
+    if part == "sleep":
+        awake = f"awake in {one['wake_seconds']:.2f} s, first token {one['first_token_seconds']:.2f} s later"
+        return f"asleep in {one['sleep_seconds']:.2f} s, {awake} ({one['host_bytes'] / 2**30:.1f} GiB)"
     if part == "image encode":
         return f"{one['milliseconds']:.1f} ms ({one['tokens']:.0f} tokens)"
     if part == "image first token":
