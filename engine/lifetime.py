@@ -11,18 +11,21 @@ from pathlib import Path
 import psutil
 
 PR_SET_PDEATHSIG = 1
+PARENT_VARIABLE = "HEADRACE_PARENT"
+"""Process id of the one that started this one: it may have ended before this one's first line."""
 _libc = ctypes.CDLL(None)
 
 
 def child_environment() -> dict[str, str]:
     """This process's environment, with our packages importable from wherever this process found them.
 
-    Without traces of Rust's panics: where memory is at its end, writing one can wait for a lock for ever.
+    It tells whose child it is for (`die_with_parent`). Without traces of Rust's panics: where memory is at its end,
+    writing one can wait for a lock for ever.
     """
     root = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
     path = f"{root}{os.pathsep}{path}" if path else root
-    return {**os.environ, "PYTHONPATH": path, "RUST_BACKTRACE": "0"}
+    return {**os.environ, "PYTHONPATH": path, "RUST_BACKTRACE": "0", PARENT_VARIABLE: str(os.getpid())}
 
 
 def give_memory_back() -> None:
@@ -63,8 +66,11 @@ def ending_unheard() -> Iterator[None]:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent ends, however that ends."""
-    parent = os.getppid()
+    """Ask the kernel to kill this process when its parent ends, however that ends; end now if it has ended already.
+
+    To be called once. What this process starts does not inherit who its own parent is.
+    """
+    parent = int(os.environ.pop(PARENT_VARIABLE, "") or os.getppid())
     if sys.platform == "linux":
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:

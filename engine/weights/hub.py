@@ -38,17 +38,12 @@ def download(repo: str, revision: str | None, progress: Progress) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    progress(f"downloading {repo}", None)
+    stage = f"downloading {repo}"
+    progress(stage, None)
+    wanted: dict[str, Any] = {"revision": revision, "allow_patterns": _WANTED, "ignore_patterns": _UNWANTED}
     try:
-        return Path(
-            snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=_WANTED,
-                ignore_patterns=_UNWANTED,
-                tqdm_class=_reporter(f"downloading {repo}", progress),
-            )
-        )
+        size = _missing_bytes(repo, wanted)
+        return Path(snapshot_download(repo, **wanted, tqdm_class=_reporter(stage, progress, size)))
     except GatedRepoError as error:
         raise ModelLoadError(
             f"{repo} is gated: its licence must be accepted on its page on the hub",
@@ -56,7 +51,7 @@ def download(repo: str, revision: str | None, progress: Progress) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelLoadError(
-            f"the hub has no model {repo}, or it is private",
+            f"the hub does not have {repo}, or it is private",
             hint="Check the spelling; for a private model set HF_TOKEN.",
         ) from error
     except RevisionNotFoundError as error:
@@ -70,9 +65,25 @@ def download(repo: str, revision: str | None, progress: Progress) -> Path:
         ) from error
 
 
-def _reporter(stage: str, progress: Progress) -> type[Any]:
-    """A tqdm class that tells `progress` about bytes and shows nothing."""
+def _missing_bytes(repo: str, wanted: dict[str, Any]) -> int:
+    """What is to be downloaded; 0 where the hub's client does not tell. Raises as the download does."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        files: Any = snapshot_download(repo, **wanted, dry_run=True)
+    except TypeError:  # an older client cannot be asked
+        return 0
+    return sum(file.file_size or 0 for file in files if file.will_download)
+
+
+def _reporter(stage: str, progress: Progress, size: int) -> type[Any]:
+    """A tqdm class that tells `progress` how many of `size` bytes have come, and shows nothing.
+
+    The hub's client has several bars, whose totals grow as it begins with files.
+    """
     from tqdm.auto import tqdm
+
+    furthest = 0.0
 
     class Reporter(tqdm):  # type: ignore[misc]
         """Takes part in the hub's download as its progress bar."""
@@ -84,9 +95,11 @@ def _reporter(stage: str, progress: Progress) -> type[Any]:
             self._done = 0.0
 
         def update(self, n: float | None = 1) -> bool | None:
+            nonlocal furthest
             self._done += n or 0
-            if self._counts_bytes and self.total:
-                progress(stage, min(1.0, self._done / self.total))
+            if self._counts_bytes and size and self._done > furthest:
+                furthest = self._done
+                progress(stage, min(1.0, furthest / size))
             return None
 
     return Reporter

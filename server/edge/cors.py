@@ -18,6 +18,8 @@ _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _EXPOSED = ", ".join(
     (
         "retry-after",
+        "retry-after-ms",
+        "x-should-retry",
         "x-headrace-relaxed",
         "x-headrace-unused",
         "x-request-id",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engine.config import EngineConfig
 from engine.errors import EngineDeadError, ModelLoadError
+from engine.lifetime import describe_exit
 from engine.weights.sources import check_source, describe
 from server.fleet.deaths import end_when_silent
 from server.fleet.engine_process import EngineProcess
@@ -42,8 +43,8 @@ async def download(handle: EngineHandle, directory: Path, policy: FleetPolicy) -
     try:
         await process.client.wait_ready()  # which it never is: it ends
     except EngineDeadError as error:
-        if await process.wait() != 0:
-            raise ModelLoadError(f"{error} while downloading") from error
+        if (code := await process.wait()) != 0:
+            raise ModelLoadError(f"the download of {handle.name} {process.reason or describe_exit(code)}") from error
     finally:
         watchdog.cancel()
         await process.stop(0.0)

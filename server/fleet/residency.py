@@ -200,7 +200,8 @@ class Residency:
         for name in moves.load:
             self._load(self._handles[name])
         for name in self.grants:
-            self._handles[name].close(closed=name in moves.close)
+            if (need := self.grants.of(name)) is not None and need.device == device:
+                self._handles[name].close(closed=name in moves.close)
         for name in wished:
             if name in self._wishes and self._handles[name].progress is None:
                 self._handles[name].expect(WAITING)

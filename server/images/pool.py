@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from engine.frames import HEADER, MAX_FRAME_BYTES, frame_of
-from engine.lifetime import child_environment
+from engine.lifetime import PARENT_VARIABLE, child_environment
 from server.images.messages import ImageFailed, ImageRefused, ImageReply, PreparedImage, PrepareImage, decode_reply
 from server.protocol.errors import internal_error, overloaded
 
@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "server.images.worker")
 RETRY_SECONDS = 5
-_KEPT_VARIABLES = ("PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "RUST_BACKTRACE")
+_KEPT_VARIABLES = (
+    "PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "RUST_BACKTRACE", PARENT_VARIABLE
+)  # fmt: skip
 """What of our environment decoders may see: no keys and no tokens."""
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -81,11 +82,17 @@ def test_an_incomplete_snapshot_is_fetched_again(hub_cache: Path, monkeypatch: p
     assert describe("org/name").state == "to download"
     asked: list[dict[str, Any]] = []
 
-    def fetch(repo: str, **options: Any) -> str:
+    def fetch(repo: str, **options: Any) -> str | list[SimpleNamespace]:
         asked.append(options)
-        bar = options["tqdm_class"](unit="B", total=8, disable=False)
-        bar.update(2)
-        bar.update(6)
+        if options.get("dry_run"):
+            sizes = {5: False, 2: True, 6: True}
+            return [SimpleNamespace(file_size=size, will_download=missing) for size, missing in sizes.items()]
+        bars = [options["tqdm_class"](unit="B", total=total, disable=False) for total in (2, 8)]
+        files = options["tqdm_class"](unit="it", total=2)
+        for done in (2, 6):  # of a small file first, then of a large one
+            files.update(1)
+            for bar in bars:
+                bar.update(done)
         (snapshot / "model-2-of-2.safetensors").touch()
         return str(snapshot)
 
@@ -100,7 +107,7 @@ def test_an_incomplete_snapshot_is_fetched_again(hub_cache: Path, monkeypatch: p
     ("error", "said", "hint"),
     [
         (http_error(errors.GatedRepoError), "gated", "HF_TOKEN"),
-        (http_error(errors.RepositoryNotFoundError), "has no model", "spelling"),
+        (http_error(errors.RepositoryNotFoundError), "does not have org/name", "spelling"),
         (http_error(errors.RevisionNotFoundError), "no revision", ""),
         (errors.LocalEntryNotFoundError("offline"), "could not be downloaded", "local directory"),
         (ConnectionError("no route"), "could not be downloaded", "network"),

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from engine.config import EngineConfig
 from server.commands.top import parse_metrics
+from server.fleet import wishes
 from server.fleet.policy import ModelState, Residence, Terms
 from server.routes import loading
 from tests.clocks import PATIENCE
@@ -274,7 +276,7 @@ def test_one_that_is_downloaded_takes_nobodys_place_until_it_is_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
 ) -> None:
     gate = tmp_path / "gate"
-    fails = {"load_fails": "the hub has no model org/three"}
+    fails = {"load_fails": "the hub does not have org/three"}
     sized = Script(
         model_dir=script.model_dir, token_ids=script.token_ids, weights_bytes=GIB // 2, kv_bytes=GIB // 2,
         gate=str(gate), by_model={"two": {"holds_load": True}, "three": fails},
@@ -296,7 +298,7 @@ def test_one_that_is_downloaded_takes_nobodys_place_until_it_is_there(
             # Nothing is ended for it meanwhile, and one that cannot be downloaded is told so at once.
             assert post(server, **body("one")).status_code == 200 and state_of(server, "two") == "loading"
             for _ in range(2):
-                assert "the hub has no model its source" in post(server, **body("three")).json()["error"]["message"]
+                assert "the hub does not have its source" in post(server, **body("three")).json()["error"]["message"]
             assert server.events("fetch") and state_of(server, "one") == "ready"
             gate.touch()
             seen += "".join(pieces)
@@ -352,6 +354,30 @@ def test_the_end_of_the_server_is_told_to_those_who_wait_for_a_load(
         whole, streamed = asyncio.run(scenario(server))
         assert whole.status_code == 503 and "shutting down" in whole.text
         assert "shutting down" in streamed.text and streamed.text.endswith("data: [DONE]\n\n")
+
+
+def test_one_that_is_unloaded_while_its_files_are_looked_at_is_not_downloaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    looking, seen = threading.Event(), threading.Event()
+
+    def look(config: EngineConfig) -> bool:
+        looking.set()
+        assert seen.wait(PATIENCE)
+        return config.name == "two"
+
+    monkeypatch.setattr(wishes, "is_to_download", look)
+    fetching = policy(fetch_command=(*FAKE_COMMAND, "fetch"))
+    seen.set()
+    with serving(monkeypatch, tmp_path, script, policy=fetching) as server:
+        seen.clear()
+        looking.clear()
+        assert post(server, **body("two", timeout=0.2)).status_code == 408 and looking.wait(PATIENCE)
+        assert patient.post(f"{server.url}/admin/models/two/unload").json()["state"] == "unloaded"
+        seen.set()
+        assert post(server, **body("one")).status_code == 200
+        assert state_of(server, "two") == "unloaded" and not server.events("fetch")
+        assert post(server, **body("two")).status_code == 200 and len(server.events("fetch")) == 1
 
 
 @pytest.mark.parametrize(("patience", "then"), [(NEVER, "loading"), (0.2, "unloaded")])

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import pytest
 from server.commands.cli import main
 from server.fleet.handle import EngineHandle
 from server.fleet.needs import PROCESS_BYTES
+from server.fleet.policy import FleetPolicy
+from tests.clocks import PATIENCE
 from tests.server import patient
-from tests.server.fakes import RunningServer, Script, wait_until
+from tests.server.fakes import FAST_POLICY, RunningServer, Script, wait_until
 from tests.server.routes.test_admin import admin, events
-from tests.server.routes.test_on_demand import body, post, script, serving, starts, state_of
+from tests.server.routes.test_on_demand import body, policy, post, script, serving, starts, state_of
 
 __all__ = ["script"]
 GIB = 2**30
@@ -24,7 +27,13 @@ GIB = 2**30
 
 @contextmanager
 def on_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script, *, mib: int = 4096, **more: Any
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    script: Script,
+    *,
+    mib: int = 4096,
+    chosen: FleetPolicy = FAST_POLICY,
+    **more: Any,
 ) -> Iterator[tuple[RunningServer, EngineHandle]]:
     """Two models of 1 GiB and a KV cache of as much on a GPU with so much memory; the first of them."""
     tool = tmp_path / "nvidia-smi"
@@ -34,11 +43,37 @@ def on_a_gpu(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     fields = {"model_dir": script.model_dir, "token_ids": script.token_ids, "device": "cuda:0"}
     played = Script(**fields | {"weights_bytes": GIB, "kv_bytes": GIB, "log": str(tmp_path / "log")} | more)  # type: ignore[arg-type]
-    with serving(monkeypatch, tmp_path, played) as server:
+    with serving(monkeypatch, tmp_path, played, policy=chosen) as server:
         one, residency = server.server.fleet.handles["one"], server.server.fleet.residency
         whole = played.weights_bytes + played.kv_bytes + PROCESS_BYTES
         wait_until(lambda: residency.grants.taken("cuda:0") == whole)
         yield server, one
+
+
+def test_one_that_waits_long_has_the_next_turn_on_its_device_whatever_becomes_of_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    """What is decided of the CPU lets nobody in to a model of the GPU that is closed for another."""
+    held = {"holds": {7: 1}, "gate": str(tmp_path / "gate")}
+    with (
+        on_a_gpu(monkeypatch, tmp_path, script, chosen=policy(patience=0.1), **held) as (server, one),
+        ThreadPoolExecutor() as pool,
+    ):
+        first = pool.submit(post, server, **body("one", seed=7))
+        wait_until(lambda: len(one.holders.active) == 1)
+        second = pool.submit(post, server, **body("two"))
+        wait_until(lambda: one.is_closed)
+        third = pool.submit(post, server, **body("one", seed=8))
+        wait_until(lambda: len(one.holders.waiting) == 1)
+        changes: list[bool] = []
+        with monkeypatch.context() as watching:
+            watching.setattr(one, "_on_change", lambda handle: changes.append(handle.is_closed))
+            for _ in range(3):
+                server.call(server.server.fleet.residency._move_all)
+        assert not changes and one.is_closed and len(one.holders.active) == len(one.holders.waiting) == 1
+        Path(held["gate"]).touch()  # type: ignore[arg-type]
+        assert [answer.result(PATIENCE).status_code for answer in (first, second, third)] == [200] * 3
+        assert starts(server, "two") == 1 and starts(server, "one") == 2
 
 
 def test_a_sleeper_makes_room_and_is_woken_by_who_asks(
