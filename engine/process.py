@@ -196,14 +196,20 @@ def serve(engine: "Engine", pipe: Pipe, info: EngineInfo) -> int:
             return 1
 
 
-def main() -> int:
-    """Entry point of the process."""
+def begin() -> tuple[EngineConfig, Pipe]:
+    """What this process is to do, and the pipe to the one that started it and without which it ends."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the API process decides
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     config = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineConfig)
     pipe = Pipe(sys.argv[1], Pulse(int(sys.argv[2]) if sys.argv[2:] else None))
     pipe.pulse.begin()
+    return config, pipe
+
+
+def main() -> int:
+    """Entry point of the process."""
+    config, pipe = begin()
     try:
         engine, info = load_engine(config, pipe)
     except HeadraceError as error:

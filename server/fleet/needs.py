@@ -22,8 +22,8 @@ from engine.config import EngineConfig, parse_memory
 from engine.messages import EngineInfo
 from engine.sizing.fit import RANK_BYTES
 from engine.sizing.formulas import shape_of
+from engine.sizing.shape import Storage
 from engine.weights.checkpoint import read_config
-from engine.weights.random_model import shipped_config
 from engine.weights.sources import describe, told_config
 from server.fleet.devices import CPU, DeviceMemory
 
@@ -190,13 +190,14 @@ def _growth(config: EngineConfig) -> float:
 
 def _counted(config: EngineConfig) -> int | None:
     """Bytes of weights that lie in no file here, by the configuration that is told; None where that is not enough."""
-    told = told_config(config.source, config.revision) or shipped_config(config.source)
+    told = told_config(config.source, config.revision)
     shape = None if told is None else shape_of(told)
-    if shape is None:
+    if told is None or shape is None:
         return None
-    return shape.weight_bytes(
-        4 if config.dtype == "float32" else 2, "quantized" if config.quantization == "fp8" else "plain"
-    )
+    storage: Storage = "quantized" if config.quantization == "fp8" else "plain"
+    if told.get("quantization_config") and config.quantization != "none":
+        storage = "stored"
+    return shape.weight_bytes(4 if config.dtype == "float32" else 2, storage)
 
 
 def _key(config: EngineConfig, here: int | None) -> str:

@@ -11,7 +11,7 @@ _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{4,}\b")
 
 
 def public_reason(handle: EngineHandle) -> str:
-    """A model's error in one line; its source is called by the model's name, other files by theirs.
+    """A model's error in one line; its source is called so, other files by their names.
 
     What a file of the model made it say is shown in terminals too, so nothing that could steer one is left in.
     """

@@ -145,10 +145,10 @@ class Wishes:
         try:
             if not handle.is_away:
                 await asyncio.to_thread(check_ranks, handle.config)
-                is_away = await asyncio.to_thread(is_to_download, handle.config)
+                is_elsewhere = await asyncio.to_thread(is_to_download, handle.config)
                 if not self._is_wanted(wanted):
                     return
-                if is_away:
+                if is_elsewhere:
                     wanted.download = self._tasks.begin(self._download(wanted), f"download of {handle.name}")
                     return
             await self._find_need(wanted)

@@ -54,24 +54,27 @@ def test_one_that_waits_long_has_the_next_turn_on_its_device_whatever_becomes_of
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
 ) -> None:
     """What is decided of the CPU lets nobody in to a model of the GPU that is closed for another."""
-    held = {"holds": {7: 1}, "gate": str(tmp_path / "gate")}
+    gate = tmp_path / "gate"
+    held = {"holds": {7: 1}, "gate": str(gate)}
     with (
         on_a_gpu(monkeypatch, tmp_path, script, chosen=policy(patience=0.1), **held) as (server, one),
         ThreadPoolExecutor() as pool,
     ):
         first = pool.submit(post, server, **body("one", seed=7))
-        wait_until(lambda: len(one.holders.active) == 1)
-        second = pool.submit(post, server, **body("two"))
-        wait_until(lambda: one.is_closed)
-        third = pool.submit(post, server, **body("one", seed=8))
-        wait_until(lambda: len(one.holders.waiting) == 1)
-        changes: list[bool] = []
-        with monkeypatch.context() as watching:
-            watching.setattr(one, "_on_change", lambda handle: changes.append(handle.is_closed))
-            for _ in range(3):
-                server.call(server.server.fleet.residency._move_all)
-        assert not changes and one.is_closed and len(one.holders.active) == len(one.holders.waiting) == 1
-        Path(held["gate"]).touch()  # type: ignore[arg-type]
+        try:
+            wait_until(lambda: len(one.holders.active) == 1)
+            second = pool.submit(post, server, **body("two"))
+            wait_until(lambda: one.is_closed)
+            third = pool.submit(post, server, **body("one", seed=8))
+            wait_until(lambda: len(one.holders.waiting) == 1)
+            changes: list[bool] = []
+            with monkeypatch.context() as watching:
+                watching.setattr(one, "_on_change", lambda handle: changes.append(handle.is_closed))
+                for _ in range(3):
+                    server.call(server.server.fleet.residency._move_all)
+            assert not changes and one.is_closed and len(one.holders.active) == len(one.holders.waiting) == 1
+        finally:  # else nobody could be waited for
+            gate.touch()
         assert [answer.result(PATIENCE).status_code for answer in (first, second, third)] == [200] * 3
         assert starts(server, "two") == 1 and starts(server, "one") == 2
 
