@@ -159,6 +159,7 @@ class Residency:
                     await self._wake.wait()
             self._wake.clear()
             again_at = self._move_all()
+            await asyncio.sleep(0)  # so that requests go on even where each decision brings about the next
 
     async def _sort_out(self) -> None:
         """Find those that are too large. Models of the start are tried whatever their files look like."""
