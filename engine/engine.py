@@ -9,10 +9,9 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-import torch
-
 from engine.errors import EngineDeadError
 from engine.execution.flight import Runner, Step
+from engine.failing import Failing
 from engine.landing import Landing
 from engine.messages import AddImage, AddRequest, AskCached, EngineStats, SequenceOutput
 from engine.onlookers import Onlookers
@@ -29,10 +28,6 @@ if TYPE_CHECKING:
     from engine.models.image_encoder import ImageEncoder
 
 logger = logging.getLogger(__name__)
-
-NEVER_HEALS = "could not create a primitive"
-"""What oneDNN says where it lacks memory for the code of a product. It says so of that shape for ever, also once there
-is memory again: `python -m tests.chaos.play`, fault "failed allocation"."""
 
 
 class Engine:
@@ -69,6 +64,7 @@ class Engine:
         self._sequences: dict[int, list[Sequence]] = {}
         self._outbox = Outbox()
         self._landing = Landing(runner, scheduler, self._outbox, self._sequences)
+        self._failing = Failing(scheduler, self._landing)
         self._reception = Reception(
             scheduler,
             self._outbox,
@@ -81,8 +77,6 @@ class Engine:
             encoder=encoder,
         )
         self._num_steps = 0
-        self.failure: str | None = None
-        """Why steps will go on failing in this process, so that another should take its place."""
         self.is_asleep = False
         """Whether the model is put away; there are no steps then."""
         self._landed_at = 0.0
@@ -98,6 +92,11 @@ class Engine:
     def context(self) -> int:
         """Most tokens of one sequence, prompt included."""
         return self._reception.context
+
+    @property
+    def failure(self) -> str | None:
+        """Why steps will go on failing in this process, so that another should take its place."""
+        return self._failing.for_good
 
     def add(self, request: AddRequest) -> None:
         """Queue a request; a refusal becomes its output of the next step."""
@@ -158,7 +157,7 @@ class Engine:
         if former is not None:
             self._land(former)
         if error is not None:
-            self._fail_step(rows, error)
+            self._failing.at_launch(rows, error)
         if launched is not None and not self._sample(launched):
             launched = None
         if launched is not None and not self._overlap:
@@ -239,9 +238,7 @@ class Engine:
         try:
             step.sample()
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                self._lower_budget(step.rows)
-            self._fail_rows(step.rows, error)
+            self._failing.at_sampling(step.rows, error)
             return False
         return True
 
@@ -250,7 +247,7 @@ class Engine:
         try:
             landed = step.land()
         except Exception as error:
-            self._fail_rows(step.rows, error)
+            self._failing.at_landing(step.rows, error)
             return
         self._observe(step)
         for row in step.rows:
@@ -260,7 +257,7 @@ class Engine:
             try:
                 self._landing.land(row, landed)
             except EngineDeadError as error:
-                self.failure = str(error)
+                self._failing.at_landing(step.rows, error)
                 return
             except Exception:
                 logger.exception("request %d failed after a step", row.sequence.request_id)
@@ -276,34 +273,6 @@ class Engine:
         )
         self._landed_at = now
         self._scheduler.max_prefill_tokens = self._pacer.budget
-
-    def _fail_step(self, rows: list[Scheduled], error: Exception) -> None:
-        """Fail all rows of a step that was not launched, unless it lacked memory and can be smaller."""
-        if NEVER_HEALS in str(error):
-            self.failure = str(error).partition("\n")[0]
-        if not isinstance(error, torch.OutOfMemoryError) or not self._lower_budget(rows):
-            self._fail_rows(rows, error)
-
-    def _lower_budget(self, rows: list[Scheduled]) -> bool:
-        """After a step that lacked memory: give back what is held in vain, and make steps smaller if they can be."""
-        torch.cuda.empty_cache()  # nothing where CUDA is not in use
-        if not self._scheduler.lower_budget():
-            return False
-        logger.warning(
-            "a step of %d tokens ran out of memory; from now on a step has at most %d",
-            sum(row.num_tokens for row in rows),
-            self._scheduler.max_batched_tokens,
-        )
-        return True
-
-    def _fail_rows(self, rows: list[Scheduled], error: Exception) -> None:
-        if isinstance(error, EngineDeadError):
-            self.failure = str(error)  # whoever waits is told so when the process ends
-            return
-        logger.error("a step of %d rows failed", len(rows), exc_info=error)
-        for row in rows:
-            if row.is_current:
-                self._landing.fail(row.sequence, "internal error while computing this request")
 
     def _rest(self) -> None:
         """Nothing was scheduled and nothing is under way: check the books.

@@ -37,6 +37,11 @@ class LayerCache:
         """A cache whose values are the first `v_dim` numbers of its keys."""
         return cls(k, k[..., :v_dim], is_latent=True)
 
+    def wipe(self, slots: torch.Tensor) -> None:
+        """Zero what slots hold; `slots` int64 on the device."""
+        for part in self.parts:
+            part.view(torch.uint8)[:, slots] = 0
+
     @property
     def parts(self) -> tuple[torch.Tensor, ...]:
         """The tensors that have memory of their own."""

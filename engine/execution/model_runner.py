@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,13 +23,14 @@ from engine.execution.example_steps import largest_step, on_device, plain_step
 from engine.execution.footprint import peak_bytes
 from engine.execution.graphs import FIELDS
 from engine.execution.launched import StepInFlight
+from engine.execution.logits import compute_logits
 from engine.execution.mixed_graphs import input_room
 from engine.execution.padded_steps import PaddedSteps
 from engine.execution.probing import cpu_kernels, offsets_of_keys, probed_layers
 from engine.execution.put_away import PutAway, tensors_of
 from engine.execution.recording import Recorder
-from engine.execution.sight import Seen, Sight, blindness, given, make_sight
-from engine.models.cross_attention import cross_inputs, looking
+from engine.execution.sight import Rehearsed, Seen, Sight, blindness, make_sight
+from engine.models.cross_attention import looking
 from engine.models.latent_attention import attend_on_latents
 from engine.models.load_check import CHECK_BLOCKS
 from engine.models.loaded import LoadedModel
@@ -38,14 +38,12 @@ from engine.models.loader import load
 from engine.models.quantized import round_activations
 from engine.models.rotary import freeze_rotary
 from engine.models.surgery import Surgery
-from engine.sampling.sampler import PendingSample, Sampled, Sampler
+from engine.sampling.sampler import PendingSample, Sampled
+from engine.sampling.select import make_sampler
 from engine.scheduling.scheduled import Scheduled
 from engine.scheduling.sequence import Sequence
 from engine.sizing.cache import LayerShape, bytes_per_token, overhead_bytes
 from engine.sizing.steps import graphs_bytes, scored_bytes, step_forms, step_limits, unordered_bytes
-
-if TYPE_CHECKING:
-    from engine.sampling.device_sampler import DeviceSampler
 
 logger = logging.getLogger(__name__)
 
@@ -74,20 +72,9 @@ class ModelRunner:
         """What was changed in transformers' model."""
         if self.loaded.fp8_linears and self.device.type == "cpu":
             self.notes.append("FP8 products are computed in plain torch on a CPU, slower than without them")
-        self.sight = make_sight(self.loaded, config.context or self.loaded.max_context, ranks)
-        self.notes += attend_on_latents(self.loaded, ranks)
-        shapes = probed_layers(self.loaded, self._logits)
-        problem = problem_of(shapes, self.loaded.text_config, self.dtype, self.kv_dtype, config.block_size)
-        self.attention: Choice = select_attention(config, problem, self.device, progress, ranks)
-        self.attention_name = self.attention.attention
-        self.kernels = cpu_kernels(self.attention_name, shapes, self.dtype, progress, self.notes)
-        self.backend: AttentionBackend = make_backend(
-            self.attention_name, problem, self.device, self.kernels, self.limits.max_batched_tokens
-        )
-        self.sampler = self._make_sampler()
         self._block_size = config.block_size
         self._records = self.device.type == "cuda" if config.graphs is None else bool(config.graphs)
-        self._key_offsets = offsets_of_keys(config, self.loaded, problem, shapes, progress, self.notes)
+        shapes = self._choose(config, progress)
         self._prepare(shapes, config, progress)
         self._allocate(shapes, config, progress)
         self.builder = BatchBuilder(
@@ -105,6 +92,25 @@ class ModelRunner:
             # All kernels are others then, so nothing is built for good before.
             choose_dependent(self.device, None if self.padded is None else self.padded.put_one, ranks)
             self.warm_up(progress)
+
+    def _choose(self, config: EngineConfig, progress: Progress) -> dict[int, LayerShape]:
+        """Who computes what for this model: images, attention, sampling. The layers that attend."""
+        self.sight = make_sight(self.loaded, config.context or self.loaded.max_context, self._ranks)
+        self.notes += attend_on_latents(self.loaded, self._ranks)
+        shapes = probed_layers(self.loaded, self._logits)
+        problem = problem_of(shapes, self.loaded.text_config, self.dtype, self.kv_dtype, config.block_size)
+        self.attention: Choice = select_attention(config, problem, self.device, progress, self._ranks)
+        self.attention_name = self.attention.attention
+        self.kernels = cpu_kernels(self.attention_name, shapes, self.dtype, progress, self.notes)
+        self.backend: AttentionBackend = make_backend(
+            self.attention_name, problem, self.device, self.kernels, self.limits.max_batched_tokens
+        )
+        self.sampler = make_sampler(
+            self.device, max_num_seqs=self.limits.max_num_seqs, vocab_size=self.loaded.vocab_size,
+            has_triton=self.attention_name == "triton",
+        )  # fmt: skip
+        self._key_offsets = offsets_of_keys(config, self.loaded, problem, shapes, progress, self.notes)
+        return shapes
 
     def forward(self, rows: list[Scheduled]) -> StepInFlight:
         """Launch the forward pass of one step. On a CUDA device it still runs when this returns."""
@@ -196,8 +202,7 @@ class ModelRunner:
         slots = (np.array(blocks)[:, None] * block_size + np.arange(block_size)).ravel()
         index = torch.from_numpy(slots).to(self.device)
         for cache in self.caches.values():
-            for part in cache.parts:
-                part.view(torch.uint8)[:, index] = 0
+            cache.wipe(index)
 
     def _forward(self, batch: ForwardBatch, host: HostBatch | None = None) -> torch.Tensor:
         seen = Seen()
@@ -207,33 +212,10 @@ class ModelRunner:
             return self._logits(batch.input_ids, batch.positions, batch.logits_index, seen)
 
     def _logits(
-        self,
-        input_ids: torch.Tensor,
-        positions: torch.Tensor,
-        index: torch.Tensor,
-        seen: Seen | None = None,
+        self, input_ids: torch.Tensor, positions: torch.Tensor, index: torch.Tensor, seen: Seen | None = None
     ) -> torch.Tensor:
-        """Logits `[R, V]` of tokens `[T]` that have `seen` images, or none."""
-        seen = seen or Seen()
-        inputs = {"input_ids": input_ids} if seen.embedded is None else {"inputs_embeds": seen.embedded}
-        with given(self.model.get_decoder(), seen.of_decoder):
-            output = self.model(
-                **{name: tensor.unsqueeze(0) for name, tensor in inputs.items()},
-                position_ids=positions.unsqueeze(-2),
-                attention_mask=None,
-                use_cache=False,
-                logits_to_keep=index,
-                **(cross_inputs(seen.looks, input_ids) if seen.looks else {}),
-            )
-        return torch.as_tensor(output.logits[0])
-
-    def _make_sampler(self) -> "Sampler | DeviceSampler":
-        size = {"max_num_seqs": self.limits.max_num_seqs, "vocab_size": self.loaded.vocab_size}
-        if self.attention_name != "triton" and self.device.type == "cpu":
-            return Sampler(**size, device=self.device)
-        from engine.sampling.device_sampler import DeviceSampler  # an installation for CPUs has no triton
-
-        return DeviceSampler(**size, device=self.device)
+        """See `compute_logits`."""
+        return compute_logits(self.model, input_ids, positions, index, seen or Seen())
 
     def _make_padded(self, *, is_lazy: bool) -> PaddedSteps | None:
         is_hindered = self._records and self.device.type == "cuda" and not self.backend.capturable
@@ -275,27 +257,20 @@ class ModelRunner:
             self._rehearse_images(self.sight)
         self.graph_bytes = 0
         if self.device.type == "cuda":
-            largest = self.activation_bytes
-            self.activation_bytes += scored_bytes(self.loaded.vocab_size)
             if self._records:
                 self.graph_bytes = graphs_bytes(self.limits, self.loaded.vocab_size, self.dtype.itemsize)
             if config.graphs == "lazy":
-                self.graph_bytes += unordered_bytes(self.limits, largest)
+                self.graph_bytes += unordered_bytes(self.limits, self.activation_bytes)
+            self.activation_bytes += scored_bytes(self.loaded.vocab_size)
 
     def _rehearse_images(self, sight: Sight) -> None:
-        failure = None
-        try:
-            image = sight.rehearse()
+        image = sight.try_rehearsal(self._agree)
+        if isinstance(image, Rehearsed):
             # Steps run between the slices of an image, not in them.
             self.activation_bytes = max(self.activation_bytes + image.between, image.peak)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # of a checkpoint whose tower is not as its family's
-            logger.exception("no image can be encoded")
-            failure = type(error).__name__
-        if not self._agree(failure is None):
-            self.notes.append(f"it answers text alone: its tower does not run ({failure})")
-            self.sight = None
+            return
+        self.notes.append(f"it answers text alone: its tower does not run ({image})")
+        self.sight = None
 
     @torch.inference_mode()
     def rehearse(self, caches: dict[int, LayerCache]) -> Sampled:
@@ -333,6 +308,5 @@ class ModelRunner:
             shapes, num_blocks=size.num_blocks, block_size=self._block_size, dtype=self.kv_dtype, device=self.device,
             key_offsets=self._key_offsets,
         )  # fmt: skip
-        self.kv_bytes = (
-            token_bytes * size.num_blocks * self._block_size * (1 if self._ranks is None else self._ranks.size)
-        )
+        num_ranks = 1 if self._ranks is None else self._ranks.size
+        self.kv_bytes = token_bytes * size.num_blocks * self._block_size * num_ranks

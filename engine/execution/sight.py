@@ -4,6 +4,7 @@ Two kinds of models: in most, tokens stand for an image and get its embeddings; 
 tokens look at images, whose keys and values then belong to the memory of the sequences that run.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from engine.scheduling.images import PromptImage, looks_of, rows_of
 from engine.scheduling.scheduled import Scheduled
 from engine.sizing.towers import embeddings_room, looks_room
 from engine.weights.seeing import PROCESSING_FILES, says_how
+
+logger = logging.getLogger(__name__)
 
 SHARED_TYPES = frozenset({"qwen2_5_vl", "mllama", "gemma3"})
 """Models whose images can be shared among ranks: rank 0 encodes them without the embeddings of tokens, which are
@@ -135,6 +138,18 @@ class Sight:
 
         peak = peak_bytes(encode, self.encoder.device)
         return Rehearsed(peak, held)
+
+    def try_rehearsal(self, agree: Callable[[bool], bool]) -> Rehearsed | str:
+        """`rehearse`, or what failed; then no rank encodes images."""
+        found, failure = None, "on another rank"
+        try:
+            found = self.rehearse()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of a checkpoint whose tower is not as its family's
+            logger.exception("no image can be encoded")
+            failure = type(error).__name__
+        return found if agree(found is not None) and found is not None else failure
 
     def encode(self, row: Scheduled, seconds: float | None = None) -> bool:
         """Encode the images that a row has to do with, for about so many seconds; whether all are there.
