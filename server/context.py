@@ -93,6 +93,8 @@ def not_ready(handle: EngineHandle) -> ApiError:
             reason = "is shutting down"
         case ModelState.UNLOADED | ModelState.UNLOADING:
             reason = "was unloaded"
+        case ModelState.READY if handle.is_closed:
+            reason = "takes no new requests until another has been loaded, which has waited long for its memory"
         case _:
             stage = "" if handle.progress is None else f" ({stage_words(handle)})"
             reason = f"is loading{stage}"
@@ -107,6 +109,8 @@ def not_ready(handle: EngineHandle) -> ApiError:
 
 def stage_words(handle: EngineHandle) -> str:
     """Where the load of a model stands, in one line: `reading weights, 40 %`."""
+    if handle.state is ModelState.READY and handle.is_closed:
+        return "waiting until another model has been loaded"
     if handle.state is not ModelState.LOADING or handle.progress is None:
         return handle.state.value
     stage = " ".join(handle.progress.stage.split())

@@ -8,11 +8,13 @@ Nothing is counted here: what others have counted is read when somebody asks.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import msgspec
 from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from engine.messages import EngineStats
 from server.fleet.handle import EngineHandle
 from server.fleet.residency import Residency
 from server.images.service import ImageService
@@ -21,9 +23,10 @@ from server.vllm_names import under_vllm_names
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
+_WAITING = "Sequences that wait for their first step or were preempted, and requests that wait for their model."
 _ENGINE_GAUGES = (
     ("requests_running", "num_running", "Sequences in the engine's steps."),
-    ("requests_waiting", "num_waiting", "Sequences that wait for their first step or were preempted."),
+    ("requests_waiting", "num_waiting", _WAITING),
 )
 _ENGINE_COUNTERS = (
     ("engine_steps", "steps", "Steps of the engine."),
@@ -121,7 +124,7 @@ def _model_part(handles: list[EngineHandle]) -> Iterator[Metric]:
 
 
 def _engine_part(handles: list[EngineHandle]) -> Iterator[Metric]:
-    stats = {handle.name: handle.supervision.stats for handle in handles}
+    stats = {handle.name: _stats(handle) for handle in handles}
     for name, attribute, text in _ENGINE_GAUGES:
         yield _gauge(name, text, {model: getattr(value, attribute) for model, value in stats.items()})
     for name, attribute, text in _ENGINE_COUNTERS:
@@ -133,6 +136,12 @@ def _engine_part(handles: list[EngineHandle]) -> Iterator[Metric]:
         for state in _BLOCK_STATES:
             blocks.add_metric((model, state), getattr(value, f"blocks_{state}"))
     yield blocks
+
+
+def _stats(handle: EngineHandle) -> EngineStats:
+    """What its engines have counted; who waits for its load has not come to one yet."""
+    stats = handle.supervision.stats
+    return msgspec.structs.replace(stats, num_waiting=stats.num_waiting + len(handle.holders.waiting))
 
 
 def _memory_part(residency: Residency | None) -> Iterator[Metric]:

@@ -61,8 +61,8 @@ class Deaths:
         if has_been_ready:
             minutes = self._policy.crash_window / 60
             return EngineDeadError(
-                f"{error}; that was death {self._policy.max_crashes} within {minutes:g} minutes, so it stays down",
-                hint="load it again once the cause is found; the engine's last lines are in the log",
+                f"{error}; that was death {self._policy.max_crashes} within {minutes:g} minutes, so it is left alone",
+                hint="find the cause (the engine's last lines are in the log), then load it again",
             )
         if isinstance(error, EngineDeadError):
             hint = "the lines above say what it was doing; if it was killed, give it less with --context or --memory"

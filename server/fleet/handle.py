@@ -55,6 +55,8 @@ class EngineHandle:
         """Why the model has failed or is being restarted."""
         self.failures = Failures(policy)
         """Of loads, since the last that did not fail."""
+        self.is_missing = False
+        """Whether it has failed, and has not been ready or given up since."""
         self.info: EngineInfo | None = None
         """What the engine said of itself; that of the last load stays when the model is unloaded."""
         self.tokenizer: ChatTokenizer | None = None
@@ -97,6 +99,16 @@ class EngineHandle:
         """Whether the model is loaded and its engine was heard of lately."""
         client = self.client
         return client is not None and time.monotonic() - client.last_heard < self._policy.stale_after
+
+    @property
+    def standing(self) -> str:
+        """Its state as it is told: a ready model may be `stalled`, its engine silent, or `yielding`.
+
+        The latter takes no new requests until another has been loaded that waits for its memory.
+        """
+        if self.state is not ModelState.READY:
+            return self.state.value
+        return "stalled" if not self.is_live else "yielding" if self.is_closed else "ready"
 
     @property
     def is_asleep(self) -> bool:
@@ -174,7 +186,7 @@ class EngineHandle:
         self.retire()
         await self._end()
         self.tokenizer = self.progress = self.error = None
-        self.is_closed = False
+        self.is_closed = self.is_missing = False
         self._set(ModelState.LOADING if self.holders.waiting else ModelState.UNLOADED)
 
     def fail(self, error: HeadraceError) -> None:
@@ -186,11 +198,13 @@ class EngineHandle:
     def refuse(self, error: HeadraceError) -> None:
         """It is not loaded: who waits is told. Nothing was tried, so the next who asks may find it otherwise."""
         self.error = error
+        self.is_missing = True
         self._set(ModelState.FAILED)
 
     def give_up(self) -> None:
         """It is not loaded after all, though it was expected to be."""
         self.progress = self.error = None
+        self.is_missing = False
         self._set(ModelState.ASLEEP if self.is_away else ModelState.UNLOADED)
 
     def announce_end(self) -> None:
@@ -227,6 +241,7 @@ class EngineHandle:
             logger.info("model %s: %s", self.name, line)
         self.info = info
         self.error = None
+        self.is_missing = False
         if not again:
             self.ready_since = time.monotonic()
             self.failures.forget()

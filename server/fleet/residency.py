@@ -26,6 +26,7 @@ from server.fleet.movers import Movers
 from server.fleet.needs import Need, Needs
 from server.fleet.policy import FleetPolicy, ModelState
 from server.fleet.pools import find_pools, pooled
+from server.fleet.retries import Retries
 from server.fleet.tasks import Tasks
 from server.fleet.turns import Turns
 from server.fleet.wishes import Wishes
@@ -62,6 +63,7 @@ class Residency:
         self._needs: Needs
         self._movers: Movers
         self._turns = Turns()
+        self._retries = Retries(handles.values(), policy)
         self._wake = asyncio.Event()
         self._tasks = Tasks()
         self._wishes = Wishes(policy, self.grants, self._sizes, self.look)
@@ -172,7 +174,12 @@ class Residency:
             logger.info("too large for this server, and so not listed: %s", ", ".join(sorted(self.too_large)))
 
     def _move_all(self) -> float:
-        again_at = self._wishes.forget_left(time.monotonic())
+        now = time.monotonic()
+        failed, retry_at = self._retries.due(now)
+        for handle in failed:
+            logger.info("trying to load model %s again", handle.name)
+            self.want(handle, may_end=False)
+        again_at = min(retry_at, self._wishes.forget_left(now))
         again_at = min(again_at, *(self._move(device) for device in self.grants.budgets))
         self._is_over = any(self.grants.free(device) < 0 for device in self.grants.budgets)
         return again_at

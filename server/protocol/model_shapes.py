@@ -4,6 +4,11 @@ from typing import Any, Literal
 
 from server.protocol.shapes import Shape
 
+ModelStanding = Literal[
+    "unloaded", "loading", "ready", "yielding", "stalled", "restarting", "asleep", "unloading", "failed", "stopped"
+]
+"""Where a model stands, as `EngineHandle.standing` tells it."""
+
 
 class CapabilitiesShape(Shape):
     """What can be asked of a model."""
@@ -41,7 +46,7 @@ class ModelShape(Shape):
     object: Literal["model"]
     created: int
     owned_by: str
-    state: Literal["unloaded", "loading", "ready", "restarting", "asleep", "unloading", "failed", "stopped"]
+    state: ModelStanding
     load: Literal["startup", "on_demand", "pinned"]
     last_used: int | None
     memory_bytes: int | None
@@ -74,10 +79,7 @@ class HealthShape(Shape):
     """Where the server stands, and each of its models."""
 
     status: Literal["ready", "loading", "restarting", "stalled", "failed", "stopped", "draining"]
-    models: dict[
-        str,
-        Literal["stalled", "unloaded", "loading", "ready", "restarting", "asleep", "unloading", "failed", "stopped"],
-    ]
+    models: dict[str, ModelStanding]
     progress: dict[str, LoadProgressShape] | None = None
 
 

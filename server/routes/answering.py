@@ -85,7 +85,8 @@ class Answer(Response):
         context = self._context
 
         async def wait(lease: Lease, is_stream: bool) -> None:
-            await (tell_until_loaded(lease, writer) if is_stream else wait_until_loaded(lease, context.load_wait))
+            with self._deadline.loading(lease.handle):
+                await (tell_until_loaded(lease, writer) if is_stream else wait_until_loaded(lease, context.load_wait))
 
         context.admission.check(owner=self._caller.salt)
         context.check_queues(self._caller)

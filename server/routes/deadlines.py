@@ -11,10 +11,14 @@ What runs within is cancelled when the time is up, and the block raises the `Api
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
+from server.context import not_ready
 from server.edge.queues import ModelQueue
 from server.edge.quotas import NO_RETRY
+from server.fleet.handle import EngineHandle
 from server.protocol.errors import ApiError
 
 
@@ -29,6 +33,7 @@ class Deadline:
         self._total: float | None = None
         self._is_asked = False
         self._waits_until: float | None = None
+        self._loading: EngineHandle | None = None
 
     async def __aenter__(self) -> "Deadline":
         await self._timeout.__aenter__()
@@ -51,6 +56,13 @@ class Deadline:
         self._total = min(limits, default=None)
         self._is_asked = asked is not None and asked == self._total
         self._arm()
+
+    @contextmanager
+    def loading(self, handle: EngineHandle) -> Iterator[None]:
+        """Inside it waits for its model, which goes on loading when the time is up: who comes again may be answered."""
+        self._loading = handle
+        yield
+        self._loading = None  # not where it was cancelled, for then this is the reason
 
     def wait(self) -> None:
         """From now on it waits for its turn."""
@@ -83,6 +95,8 @@ class Deadline:
         ends_at, waits_until = self._ends_at, self._waits_until
         if waits_until is not None and (ends_at is None or waits_until < ends_at):
             return waited_too_long(self._queue)
+        if self._loading is not None and not self._is_asked:
+            return not_ready(self._loading)
         limit = "the request's timeout" if self._is_asked else "the limit of this server"
         return ApiError(
             408 if self._is_asked else 504,

@@ -21,7 +21,7 @@ async def health(request: Request) -> JSONResponse:
     A model that comes and goes as it is asked for says nothing of the server, nor does one that was put away since.
     """
     context: ServerContext = request.app.state.context
-    states = {handle.name: _state(handle) for handle in context.fleet.listed}
+    states = {handle.name: handle.standing for handle in context.fleet.listed}
     status = _status(context)
     if status == "ready":
         return JSONResponse({"status": status, "models": states})
@@ -70,7 +70,7 @@ def _status(context: ServerContext) -> str:
     """Where the server stands: the worst of the models that it began with."""
     if context.admission.draining:
         return "draining"
-    return _worst(_state(handle) for handle in context.fleet.at_start if _counts(handle))
+    return _worst(handle.standing for handle in context.fleet.at_start if _counts(handle))
 
 
 def _has_full_queues(context: ServerContext) -> bool:
@@ -79,13 +79,9 @@ def _has_full_queues(context: ServerContext) -> bool:
     return bool(queues) and all(queue.is_full for queue in queues)
 
 
-def _state(handle: EngineHandle) -> str:
-    return "stalled" if handle.state is ModelState.READY and not handle.is_live else handle.state.value
-
-
 def _counts(handle: EngineHandle) -> bool:
-    """Loading counts until the model has been loaded once; then it is loaded again because somebody asks for it."""
-    return handle.state is not ModelState.LOADING or handle.info is None
+    """Loading counts until the model has been loaded once, and after it has failed; else somebody has asked for it."""
+    return handle.state is not ModelState.LOADING or handle.info is None or handle.is_missing
 
 
 def _worst(states: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ router = APIRouter()
 
 @router.get("/v1/models", summary="List the models")
 async def list_models(request: Request) -> JSONResponse:
-    """Every model that this server can load and the key may use, loaded or not."""
+    """Every model that this server has room for and the key may use, loaded or not."""
     context: ServerContext = request.app.state.context
     caller: Caller = request.state.caller
     listed = [handle for handle in context.fleet.listed if context.is_for(handle, caller)]
@@ -44,7 +44,7 @@ def describe(fleet: Fleet, handle: EngineHandle) -> dict[str, Any]:
         "object": "model",
         "created": handle.created,
         "owned_by": "headrace",
-        "state": handle.state.value,
+        "state": handle.standing,
         "load": handle.terms.residence.load,
         "last_used": None if last_used is None else round(time.time() - (time.monotonic() - last_used)),
         "memory_bytes": None if need is None else need.num_bytes,

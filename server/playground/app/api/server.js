@@ -70,7 +70,7 @@ export function stateWords({ state, progress }) {
  * Whether a model can be asked: one that is not loaded is, by being asked.
  * @param {Model | undefined} model
  */
-export const takesRequests = (model) => link.value !== "unreachable" && ["ready", "asleep", "unloaded"].includes(model?.state ?? "");
+export const takesRequests = (model) => link.value !== "unreachable" && ["ready", "yielding", "asleep", "unloaded"].includes(model?.state ?? "");
 
 const SETTLED = ["ready", "asleep", "failed", "unloaded"];
 const POLL_MS = 1000;
