@@ -103,8 +103,11 @@ def ready_banner(
 ) -> str:
     """Where the server is, what it serves, and how to try it: in a browser if it has pages, and with one command.
 
-    `url` has no trailing slash; with `unix_socket` it is asked there.
+    Of the `handles`, which are those of the start, some may have failed. `url` has no trailing slash; with
+    `unix_socket` it is asked there.
     """
+    handles = list(handles)
+    failed = [handle.name for handle in handles if handle.is_missing]
     served = [(handle.info, handle.terms.defaults) for handle in handles if handle.info is not None]
     lines = [f"Headrace {version} is ready at {url}/v1" + (f" on the socket {unix_socket}" if unix_socket else "")]
     for info, defaults in served:
@@ -116,6 +119,8 @@ def ready_banner(
         if defaults != SamplingDefaults():
             lines.append(f"  defaults  {defaults}, where a request does not say (models.yaml)")
         lines += [f"  note      {note}" for note in info.notes]
+    if failed:
+        lines.append(f"  missing   {', '.join(failed)}: could not be loaded, and will be tried again")
     if served:
         body = json.dumps(
             {"model": served[0][0].name, "messages": [{"role": "user", "content": "What is the capital of France?"}]}

@@ -210,13 +210,12 @@ class HeadraceServer:
         """Wait for the loads of the start and print what came of them; whether the server is of any use."""
         await self.fleet.wait_settled()
         loaded = self.fleet.at_start
-        ready = [handle for handle in loaded if handle.state is ModelState.READY]
         if loaded and all(handle.state is ModelState.FAILED for handle in loaded):
             return False
         self._console.line(
             ready_banner(
                 public_url(self._listener),
-                ready,
+                loaded,
                 unix_socket=self._settings.unix_socket,
                 version=version(),
                 needs_key=self.keys.needed,

@@ -6,9 +6,9 @@ import logging
 
 import msgspec
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, ModelLoadError
 from engine.messages import Loading
-from server.commands.banner import Console, ConsoleHandler, memory_line
+from server.commands.banner import Console, ConsoleHandler, memory_line, ready_banner
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import FleetPolicy, ModelState
 from tests.server.fakes import engine_config
@@ -101,3 +101,12 @@ def test_one_line_says_what_takes_which_memory() -> None:
     cuda = msgspec.structs.replace(cpu, activation_bytes=3 * 2**29, graph_bytes=2**29, image_bytes=2**28)
     line = "weights 256 MiB, a step 1.50 GiB, graphs 512 MiB, images 256 MiB, KV cache 1.00 GiB:"
     assert memory_line(cuda).startswith(line)
+
+
+def test_what_failed_is_no_part_of_what_is_ready() -> None:
+    handle = handle_at("reading", None)
+    banner = ready_banner("http://here", [handle], version="1", needs_key=False)
+    assert banner == "Headrace 1 is ready at http://here/v1"
+    handle.refuse(ModelLoadError("there is no such directory"))
+    lines = ready_banner("http://here", [handle], version="1", needs_key=False).splitlines()
+    assert lines[1:] == ["  missing   m: could not be loaded, and will be tried again"]
