@@ -1,5 +1,6 @@
 """Container, compose file and manifests fit the server and each other: routes, options, ports, names, series."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,16 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
     (provider,) = provisioned["dashboards"]["providers"]
     shown = [origin for place, origin in places.items() if Path(place).parent == Path(provider["options"]["path"])]
     assert shown == ["./deploy/grafana-dashboard.json"]  # tests/test_seeing.py holds it to what a server writes
+
+
+def test_the_dashboard_shows_several_instances_of_one_model() -> None:
+    dashboard = json.loads((ROOT / "deploy" / "grafana-dashboard.json").read_text())
+    for target in [target for panel in dashboard["panels"] for target in panel["targets"]]:
+        query = target["expr"]
+        # Matched by fewer labels than tell instances apart, Prometheus refuses the whole query.
+        assert "instance" in query or not re.search(r"\bon\s*\(", query), query
+        if not query.startswith(("sum", "histogram_quantile")):
+            assert "{{instance}}" in target["legendFormat"], "lines of several instances would have one name"
 
 
 # ---- Kubernetes
