@@ -4,15 +4,18 @@ import argparse
 import http.client
 import json
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from engine.errors import ConfigError, HeadraceError
 
 URL_VARIABLE = "HEADRACE_URL"
 KEY_VARIABLES = ("HEADRACE_ADMIN_API_KEY", "HEADRACE_API_KEY")
 DEFAULT_URL = "http://127.0.0.1:8000"
+UNIX_SCHEME = "unix"
+"""Of the address of a server that listens on a socket of the file system: unix:///run/headrace.sock."""
 SECONDS = 60.0
 """Silence of a server after which it is given up; while a model loads it says something every few seconds."""
 
@@ -23,7 +26,8 @@ class RemoteError(HeadraceError):
 
 def add_url(parser: argparse.ArgumentParser) -> None:
     """The option that says which server is asked."""
-    parser.add_argument("--url", help=f"the server's address [{URL_VARIABLE}, else {DEFAULT_URL}]")
+    at = f"{UNIX_SCHEME}:///PATH of a server with --unix-socket PATH"
+    parser.add_argument("--url", help=f"the server's address, or {at} [{URL_VARIABLE}, else {DEFAULT_URL}]")
 
 
 def state_words(model: dict[str, Any]) -> str:
@@ -35,20 +39,43 @@ def state_words(model: dict[str, Any]) -> str:
     return str(progress["stage"]) + ("" if fraction is None else f", {round(100 * fraction)} %")
 
 
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a socket of the file system."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket, each time that there is no connection."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(SECONDS)
+        self.sock.connect(self._path)
+
+
+def _connection_to(url: str) -> tuple[http.client.HTTPConnection, str]:
+    """A connection, not made yet, and what paths begin with there. Raises `ValueError` for what is no address."""
+    parts = urlsplit(url)
+    if parts.scheme == UNIX_SCHEME:
+        if parts.netloc or not parts.path.strip("/"):
+            raise ValueError("three slashes and a path follow unix:")
+        return _UnixConnection(unquote(parts.path)), ""
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("it begins with http://, https:// or unix:// and names a place")
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    return kind(parts.hostname, parts.port, timeout=SECONDS), parts.path.rstrip("/")
+
+
 class RunningServer:
     """One connection to a running server."""
 
     def __init__(self, url: str | None) -> None:
         self._url = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
-        parts = urlsplit(self._url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{self._url!r} is no address of a server", hint=f"for example {DEFAULT_URL}")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         try:
-            self._connection = kind(parts.hostname, parts.port, timeout=SECONDS)
+            self._connection, self._prefix = _connection_to(self._url)
         except ValueError as error:
-            raise ConfigError(f"{self._url!r} is no address of a server: {error}") from error
-        self._prefix = parts.path.rstrip("/")
+            hint = f"for example {DEFAULT_URL} or {UNIX_SCHEME}:///run/headrace.sock"
+            raise ConfigError(f"{self._url!r} is no address of a server: {error}", hint=hint) from error
 
     def __enter__(self) -> "RunningServer":
         return self

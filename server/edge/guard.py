@@ -165,13 +165,18 @@ class Edge:
     def _check_admin(self, exchange: "_Exchange", caller: Caller) -> None:
         """Only operators get to the admin's routes, and no page of another site in an operator's browser."""
         if not caller.may("admin"):
-            needed = "a key of --admin-api-key, or one with the right admin"
-            if not self._keys.needed:
-                needed = "to come from the server's own machine, or a key"
-            raise _not_permitted(f"Loading and unloading models needs {needed}")
+            raise _not_permitted(f"Loading and unloading models needs {self._what_admin_needs(exchange)}")
         origin = exchange.headers.get("origin")
         if origin is not None and origin.partition("://")[2] != exchange.headers.get("host", ""):
             raise _not_permitted("Pages of other sites may not load and unload models")
+
+    def _what_admin_needs(self, exchange: "_Exchange") -> str:
+        if self._keys.needed:
+            return "a key of --admin-api-key, or one with the right admin"
+        if exchange.scope.get("client") is None:
+            # Whoever is behind a proxy comes by this socket too, so it does not tell who is on this machine.
+            return "a key over a socket of the file system; start the server with --admin-api-key or --keys"
+        return "to come from the server's own machine, or a key"
 
 
 def _check_right(caller: Caller, right: Right) -> None:
