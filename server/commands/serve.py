@@ -263,6 +263,15 @@ class HeadraceServer:
         finally:
             watching.cancel()
 
+    def _on_hangup(self) -> Callable[[], None]:
+        """What SIGHUP does, which tells a server to read again what it has read, or that its terminal has gone."""
+        if self._keys_watch is not None:
+            return self._keys_watch.reload
+        if os.isatty(0) and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            # The kernel tells of it, and the shell often once more, which is not to cut the end short.
+            return lambda: None if self._stop.is_set() else self.stop()
+        return lambda: self._console.line("SIGHUP: there is no file of keys (--keys) that could be read again")
+
     @contextlib.contextmanager
     def _handle_signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
@@ -270,8 +279,7 @@ class HeadraceServer:
             return
         loop = asyncio.get_running_loop()
         handlers: dict[int, Callable[[], None]] = {signal.SIGINT: self.stop, signal.SIGTERM: self.stop}
-        if self._keys_watch is not None:
-            handlers[signal.SIGHUP] = self._keys_watch.reload
+        handlers[signal.SIGHUP] = self._on_hangup()
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         try:
