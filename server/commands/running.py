@@ -137,5 +137,6 @@ class RunningServer:
         return RemoteError(message, hint=hint)
 
     def _broken(self, error: Exception) -> RemoteError:
+        self._connection.close()  # nothing more can be read from it; the next question makes another
         reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
         return RemoteError(f"{self._url} cannot be asked: {reason}", hint="name another server with --url")

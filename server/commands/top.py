@@ -3,7 +3,7 @@
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from server.commands.running import RunningServer, state_words
+from server.commands.running import RemoteError, RunningServer, state_words
 from server.commands.table import readable_memory
 
 _SERIES = re.compile(r"headrace_(\w+?)(?:\{(.*)\})? (\S+)")
@@ -65,7 +65,7 @@ class Sample:
 
 
 def run(url: str | None, *, once: bool = False) -> int:
-    """Draw until interrupted, or `once`; the exit code. Raises `HeadraceError` if the server cannot be asked.
+    """Draw until interrupted, or `once`; the exit code. Raises `HeadraceError` if the server cannot be asked at first.
 
     What is no terminal gets one picture: there nothing could be drawn anew.
     """
@@ -74,13 +74,33 @@ def run(url: str | None, *, once: bool = False) -> int:
         if once or not console.is_terminal:
             console.print(picture(take(server, time.monotonic), None, console.width))
             return 0
-        before: Sample | None = None
-        with Live(console=console, auto_refresh=False, screen=True) as live:
+        seen = pictures(server, time.monotonic, lambda: console.width)
+        first = next(seen)  # before the screen is taken, so that its error stays to be read
+        with Live(first, console=console, auto_refresh=False, screen=True) as live:
             while True:
-                sample = take(server, time.monotonic)
-                live.update(picture(sample, before, console.width), refresh=True)
-                before = sample
+                live.refresh()
                 time.sleep(1.0)
+                live.update(next(seen))
+
+
+def pictures(server: RunningServer, clock: Callable[[], float], width: Callable[[], int]) -> Iterator[Group]:
+    """What is drawn, whenever the next one is asked for. Raises `HeadraceError` if that fails the first time.
+
+    Later the server may be away, as it is while it is restarted: that is said, with what was seen last below it.
+    """
+    last = take(server, clock)
+    before: Sample | None = None
+    while True:
+        yield picture(last, before, width())
+        before = last
+        while True:
+            try:
+                last = take(server, clock)
+                break
+            except RemoteError as error:
+                said = Text(f"The server does not answer, and is asked again every second: {error}", style="bold red")
+                yield Group(said, Text("This was seen last:"), picture(last, None, width()))
+                before = None  # a server that has been started anew counts from zero
 
 
 def take(server: RunningServer, clock: Callable[[], float]) -> Sample:

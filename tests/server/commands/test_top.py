@@ -1,14 +1,22 @@
 """What `headrace top` draws, from made-up samples and from a server that runs."""
 
 import io
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 
+from server.commands import running
 from server.commands.cli import main
-from server.commands.top import Sample, parse_metrics, picture
+from server.commands.running import RemoteError, RunningServer
+from server.commands.top import Sample, parse_metrics, picture, pictures
 from tests.server.fakes import Script, wait_until
 from tests.server.routes.test_on_demand import body, post, serving
 
@@ -29,10 +37,14 @@ def metrics(tokens: int, count: int, total: float) -> dict[tuple[str, ...], floa
     )
 
 
-def drawn(sample: Sample, before: Sample | None, width: int = 140) -> str:
+def shown(drawing: Group, width: int = 140) -> str:
     out = io.StringIO()
-    Console(file=out, width=width).print(picture(sample, before, width))
+    Console(file=out, width=width).print(drawing)
     return out.getvalue()
+
+
+def drawn(sample: Sample, before: Sample | None, width: int = 140) -> str:
+    return shown(picture(sample, before, width), width)
 
 
 def test_rates_and_means_are_of_what_came_since_the_last_picture() -> None:
@@ -75,3 +87,55 @@ def test_one_picture_of_a_server_that_runs(
         assert capsys.readouterr().out.splitlines()[2:] == text.splitlines()[2:]
     assert "0 requests, 0 refused" in text and "ms in all" in text
     assert "one" in text and "ready" in text and "two" in text and "unloaded" in text
+
+
+class Scripted(BaseHTTPRequestHandler):
+    """Answers with one model that has made a hundred tokens."""
+
+    def do_GET(self) -> None:
+        models = {"data": [{"id": "m", "state": "ready", "memory_bytes": None}]}
+        counts = 'headrace_generation_tokens_total{model="m"} 100\n'
+        body = (counts if self.path == "/metrics" else json.dumps(models)).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@contextmanager
+def scripted(port: int = 0) -> Iterator[int]:
+    with HTTPServer(("127.0.0.1", port), Scripted) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_server_that_is_away_for_a_while_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "SECONDS", 0.1)
+    with scripted() as port:
+        client = RunningServer(f"http://127.0.0.1:{port}")
+        seen = pictures(client, iter(range(10)).__next__, lambda: 140)
+        assert "ready" in shown(next(seen))
+    said = f"does not answer, and is asked again every second: http://127.0.0.1:{port} cannot be asked: "
+    assert said + "Connection refused" in shown(next(seen))
+    with socket.create_server(("127.0.0.1", port)):  # somebody listens, and answers nothing
+        for _ in range(2):
+            away = shown(next(seen))
+            assert said + "timed out" in away and "This was seen last:" in away and "ready" in away
+    with scripted(port):
+        back = shown(next(seen))
+        assert "does not answer" not in back and "ready" in back and "100.0" not in back
+        assert "does not answer" not in shown(next(seen))
+    seen.close()
+
+
+def test_a_server_that_cannot_be_asked_at_first_is_an_error() -> None:
+    with RunningServer("http://127.0.0.1:1") as nobody, pytest.raises(RemoteError, match="cannot be asked"):
+        next(pictures(nobody, float, lambda: 140))
