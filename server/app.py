@@ -27,7 +27,7 @@ from server.routes.generate import router as generate_router
 from server.routes.health import router as health_router
 from server.routes.models import router as models_router
 from server.routes.tokenize import router as tokenize_router
-from server.telemetry.record import Reporter
+from server.telemetry.record import Reporter, RequestRecord
 
 ROUTERS = (
     chat_router,
@@ -84,7 +84,7 @@ def build_app(
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error_response(error)
+    return _told(request, error)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
@@ -100,7 +100,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
             )
         case status:
             answer = ApiError(status, str(error.detail), code="http_error")
-    response = error_response(answer)
+    response = _told(request, answer)
     if error.headers:
         response.headers.update(error.headers)
     if response.headers.get("allow") == "GET":
@@ -109,7 +109,14 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
 
 
 async def _answer_unexpected(request: Request, error: Exception) -> Response:
-    return error_response(internal_error())
+    return _told(request, internal_error())
+
+
+def _told(request: Request, error: ApiError) -> Response:
+    """The answer, of which the line of the log has the code."""
+    record: RequestRecord = request.state.record
+    record.fail(error)
+    return error_response(error)
 
 
 def error_response(error: ApiError) -> Response:

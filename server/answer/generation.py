@@ -160,7 +160,7 @@ def _failure(output: SequenceOutput, prompt_param: str) -> ApiError:
     """`prompt_param` is the field that holds the prompt; the engine knows that of a chat only."""
     message = output.error or "The engine could not serve this request"
     if output.error_code == "overloaded":
-        return overloaded(message, retry_after=OVERLOADED_RETRY_SECONDS)
+        return overloaded(message, retry_after=OVERLOADED_RETRY_SECONDS, reason="engine_queue")
     if output.error_code == "context_length_exceeded":
         return context_length_exceeded(message, param=prompt_param)
     if output.error_param is not None:

@@ -20,7 +20,7 @@ from server.edge.auth import Caller, Keys
 from server.edge.cors import Cors
 from server.edge.http_protocol import EXTRA
 from server.edge.limits import RETRY_SECONDS, ClientGone
-from server.protocol.errors import ApiError, internal_error, overloaded
+from server.protocol.errors import DRAINING, ApiError, internal_error, overloaded
 from server.telemetry.counters import ServerCounters
 from server.telemetry.logs import with_fields
 from server.telemetry.record import Reporter, RequestRecord
@@ -83,7 +83,7 @@ class Edge:
         except ApiError as error:
             await exchange.answer(error)
         except asyncio.CancelledError:
-            await exchange.answer(overloaded("The server is shutting down", retry_after=RETRY_SECONDS))
+            await exchange.answer(overloaded("The server is shutting down", retry_after=RETRY_SECONDS, reason=DRAINING))
         except Exception:
             logger.exception("request %s failed unexpectedly", exchange.request_id)
             await exchange.answer(internal_error())
@@ -123,7 +123,9 @@ class Edge:
         if len(headers.raw) > MAX_HEADERS:
             raise ApiError(431, f"More than {MAX_HEADERS} headers", code="too_many_headers")
         if exchange.is_extra and path not in PROBED_PATHS:
-            raise overloaded("All connections of this server have requests", retry_after=RETRY_SECONDS)
+            raise overloaded(
+                "All connections of this server have requests", retry_after=RETRY_SECONDS, reason="max_connections"
+            )
         if self._hosts is not None and _host_name(headers.get("host", "")) not in self._hosts:
             raise ApiError(
                 403,
@@ -262,6 +264,7 @@ class _Exchange:
         """Send an error, if nothing was sent yet."""
         if self.status:
             return
+        self.record.fail(error)
         body = json.dumps(error.body()).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive
 
 from server.edge.rooms import Room
-from server.protocol.errors import ApiError, bad_request, overloaded
+from server.protocol.errors import DRAINING, ApiError, bad_request, overloaded
 
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 """UTF-8, and what is a part of it."""
@@ -100,7 +100,7 @@ class Admission:
         could.
         """
         if self.draining:
-            raise overloaded("The server is shutting down", retry_after=RETRY_SECONDS)
+            raise overloaded("The server is shutting down", retry_after=RETRY_SECONDS, reason=DRAINING)
         if cost > self.limits.max_requests:
             raise bad_request(
                 f"This request asks for {cost} answers, and this server gives {self.limits.max_requests} at once",
@@ -113,6 +113,7 @@ class Admission:
                 f"The server is full: {self.in_flight} of {self.limits.max_requests} places are taken{share},"
                 f" and this request needs {cost}",
                 retry_after=self.room.retry_after(missing),
+                reason="max_requests",
             )
 
     def admit(self, cost: int, owner: bytes = b"") -> Ticket:
@@ -140,7 +141,7 @@ class Admission:
             ) from None
         except TimeoutError:
             if self.draining:
-                raise overloaded("The server is shutting down", retry_after=RETRY_SECONDS) from None
+                raise overloaded("The server is shutting down", retry_after=RETRY_SECONDS, reason=DRAINING) from None
             raise ApiError(
                 408, f"The request body did not arrive within {self.limits.body_seconds:g} s", code="request_timeout"
             ) from None
@@ -164,7 +165,9 @@ class Admission:
                 if size > limit:
                     raise _BodyTooLargeError
                 if self.buffered > self.limits.max_buffered_bytes:
-                    raise overloaded("Too many large requests at once", retry_after=RETRY_SECONDS)
+                    raise overloaded(
+                        "Too many large requests at once", retry_after=RETRY_SECONDS, reason="large_bodies"
+                    )
                 parts.append(part)
                 if not message.get("more_body", False):
                     return b"".join(parts)

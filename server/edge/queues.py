@@ -80,7 +80,9 @@ class ModelQueue:
     def check(self, owner: bytes, answers: int = 1) -> None:
         """Raise `ApiError` 503, with Retry-After, if a request of so many answers finds no place."""
         if self.answers.used and (missing := self.answers.lacks(owner, answers)):
-            self._refuse(self.answers, missing, f"{self.answers.used} answers wait for it already", "answers")
+            self._refuse(
+                self.answers, missing, f"{self.answers.used} answers wait for it already", "answers", "max_queue"
+            )
         self.check_tokens(owner, 1)
 
     def enter(self, owner: bytes, answers: int) -> Place:
@@ -95,9 +97,9 @@ class ModelQueue:
             already = f"prompts of {self.tokens.used} tokens wait for it already"
             if tokens > 1:
                 already += f", and this one has {tokens}"
-            self._refuse(self.tokens, missing, already, "tokens")
+            self._refuse(self.tokens, missing, already, "tokens", "max_queue_tokens")
 
-    def _refuse(self, room: Room, missing: int, already: str, what: str) -> None:
+    def _refuse(self, room: Room, missing: int, already: str, what: str, limit: str) -> None:
         self.refused += 1
         seconds = room.retry_after(missing)
         share = "; a key may have half of what others leave" if room.is_shared() else ""
@@ -105,4 +107,5 @@ class ModelQueue:
             f"The queue of the model {self._model} is full: {already}, and its limit is {room.limit} {what}{share};"
             f" come again in {seconds} s",
             retry_after=seconds,
+            reason=limit,
         )

@@ -165,6 +165,7 @@ class Account:
                 type="tokens",
                 code="rate_limit_exceeded",
                 headers=dict(NO_RETRY),
+                reason="tokens_per_minute",
             )
         tokens = min(expected, bucket.limit)
         if (wait := bucket.seconds_until(tokens)) > 0:
@@ -205,6 +206,7 @@ class Account:
             type="requests",
             code="rate_limit_exceeded",
             headers=retry_headers(wait),
+            reason="concurrent_answers",
         )
 
 
@@ -233,4 +235,5 @@ def _limited(unit: Unit, limit: int, wait: float, asked: int = 1) -> ApiError:
         type=unit,
         code="rate_limit_exceeded",
         headers=retry_headers(wait),
+        reason=f"{unit}_per_minute",
     )

@@ -71,7 +71,9 @@ class ImagePool:
             async with asyncio.timeout(self._policy.wait_seconds):
                 await self._turns.acquire()
         except TimeoutError:
-            raise overloaded("Too many images are being looked at", retry_after=RETRY_SECONDS) from None
+            raise overloaded(
+                "Too many images are being looked at", retry_after=RETRY_SECONDS, reason="images"
+            ) from None
         process: asyncio.subprocess.Process | None = None
         try:
             process = await self._take()
@@ -116,7 +118,9 @@ class ImagePool:
                 process_group=0,
             )
         except OSError as error:
-            raise overloaded("No process can be started for images", retry_after=RETRY_SECONDS) from error
+            raise overloaded(
+                "No process can be started for images", retry_after=RETRY_SECONDS, reason="no_process"
+            ) from error
         self._all.add(process)
         return process
 

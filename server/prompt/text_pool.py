@@ -88,7 +88,9 @@ class TextPool:
             turn.cancel()
             self._wake()
             if isinstance(error, TimeoutError):
-                raise overloaded("Too many large requests are being read", retry_after=RETRY_SECONDS) from None
+                raise overloaded(
+                    "Too many large requests are being read", retry_after=RETRY_SECONDS, reason="long_texts"
+                ) from None
             raise
 
     def _wake(self) -> None:
@@ -114,7 +116,9 @@ class TextPool:
         try:
             process = await TextProcess.start(self.policy, is_large=is_large)
         except OSError as error:
-            raise overloaded("No process can be started for this request", retry_after=RETRY_SECONDS) from error
+            raise overloaded(
+                "No process can be started for this request", retry_after=RETRY_SECONDS, reason="no_process"
+            ) from error
         self._all.add(process)
         return process
 

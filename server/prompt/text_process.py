@@ -25,7 +25,7 @@ from server.prompt.text_messages import (
     TextRoute,
     decode_reply,
 )
-from server.protocol.errors import ApiError, internal_error, overloaded
+from server.protocol.errors import DRAINING, ApiError, internal_error, overloaded
 
 TEXT_COMMAND = (sys.executable, "-P", "-m", "server.routes.text_worker")
 ENDING_SECONDS = 5.0
@@ -190,4 +190,4 @@ class TextProcess:
 
 def shutting_down() -> ApiError:
     """503, for requests that are not answered because the server ends."""
-    return overloaded("The server is shutting down", retry_after=RETRY_SECONDS)
+    return overloaded("The server is shutting down", retry_after=RETRY_SECONDS, reason=DRAINING)

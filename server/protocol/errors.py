@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 MAX_ECHO_CHARS = 100
+DRAINING = "draining"
+"""The reason of refusals while the server ends, as `/health` calls it."""
 
 
 class ApiError(Exception):
-    """A request ends with this status and error body. `param` is the path of the field at fault."""
+    """A request ends with this status and error body. `param` is the path of the field at fault.
+
+    `reason` tells the log more than the code, which is for clients: a word of ours, and nothing of the request.
+    """
 
     def __init__(
         self,
@@ -28,6 +33,7 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         headers: dict[str, str] | None = None,
+        reason: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -36,6 +42,7 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.headers = headers or {}
+        self.reason = reason
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error object, ready for JSON."""
@@ -71,9 +78,10 @@ def context_length_exceeded(message: str, *, param: str = "messages") -> ApiErro
     return ApiError(400, message, param=param, code="context_length_exceeded")
 
 
-def overloaded(message: str, *, retry_after: int) -> ApiError:
-    """503: the server can take no more now. `retry_after` is in seconds."""
-    return ApiError(503, message, type="server_error", code="overloaded", headers={"Retry-After": str(retry_after)})
+def overloaded(message: str, *, retry_after: int, reason: str) -> ApiError:
+    """503: the server can take no more now. `retry_after` is in seconds, `reason` the limit's name for the log."""
+    headers = {"Retry-After": str(retry_after)}
+    return ApiError(503, message, type="server_error", code="overloaded", headers=headers, reason=reason)
 
 
 def internal_error() -> ApiError:

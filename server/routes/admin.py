@@ -13,11 +13,12 @@ from server.edge.sse import KEEP_ALIVE_SECONDS, DisconnectWatcher, EventWriter
 from server.fleet.handle import EngineHandle
 from server.fleet.policy import ModelState
 from server.protocol.admin_request import AdminRequest, read_admin_request
-from server.protocol.errors import ApiError, overloaded
+from server.protocol.errors import DRAINING, ApiError, overloaded
 from server.protocol.response import encode_json
 from server.routes.failures import as_api_error
 from server.routes.loading import wait_until_loaded
 from server.routes.models import describe
+from server.telemetry.record import RequestRecord
 
 router = APIRouter()
 
@@ -27,10 +28,10 @@ async def load_model(request: Request, name: str) -> Response:
     """Load it now, also one whose load has failed; the model once it is there, or an event at each stage."""
     context: ServerContext = request.app.state.context
     if context.admission.draining:
-        raise overloaded("The server is shutting down", retry_after=LOADING_RETRY_SECONDS)
-    handle = context.model(name, request.state.caller)
+        raise overloaded("The server is shutting down", retry_after=LOADING_RETRY_SECONDS, reason=DRAINING)
+    handle = _named(request, name)
     if (await _body(request)).stream:
-        return _Told(context, handle)
+        return _Told(request, handle)
     lease = context.fleet.lease(handle)
     try:
         with DisconnectWatcher(request.receive) as watcher:
@@ -44,11 +45,11 @@ async def load_model(request: Request, name: str) -> Response:
 async def unload_model(request: Request, name: str) -> Response:
     """End its process and wait until that has gone. A model that answers or is waited for is not ended: 409."""
     context: ServerContext = request.app.state.context
-    handle = context.model(name, request.state.caller)
+    handle = _named(request, name)
     is_stream = bool((await _body(request)).stream)
     _refuse_if_busy(handle, "unload it")
     context.fleet.residency.end(handle)
-    return await _once_put_away(context, handle, is_stream=is_stream)
+    return await _once_put_away(request, handle, is_stream=is_stream)
 
 
 @router.post("/admin/models/{name:path}/sleep", summary="Let a model sleep")
@@ -58,7 +59,7 @@ async def let_sleep(request: Request, name: str) -> Response:
     On a CPU, where that would free nothing, it is unloaded. A model that answers or is waited for is left alone: 409.
     """
     context: ServerContext = request.app.state.context
-    handle = context.model(name, request.state.caller)
+    handle = _named(request, name)
     is_stream = bool((await _body(request)).stream)
     _refuse_if_busy(handle, "let it sleep")
     if handle.state not in (ModelState.READY, ModelState.ASLEEP):
@@ -72,7 +73,15 @@ async def let_sleep(request: Request, name: str) -> Response:
             context.fleet.residency.sleep(handle)
         except ConfigError as error:
             raise ApiError(409, f"{error.message}; {error.hint}", code="no_room_to_sleep") from error
-    return await _once_put_away(context, handle, is_stream=is_stream)
+    return await _once_put_away(request, handle, is_stream=is_stream)
+
+
+def _named(request: Request, name: str) -> EngineHandle:
+    """The model of that name, which the line of the log has too. Raises `ApiError` 404."""
+    context: ServerContext = request.app.state.context
+    handle = context.model(name, request.state.caller)
+    request.state.record.model = handle.name
+    return handle
 
 
 def _refuse_if_busy(handle: EngineHandle, what: str) -> None:
@@ -82,9 +91,10 @@ def _refuse_if_busy(handle: EngineHandle, what: str) -> None:
         raise ApiError(409, f"The model {handle.name} has {requests}; {what} when they have ended", code="model_busy")
 
 
-async def _once_put_away(context: ServerContext, handle: EngineHandle, *, is_stream: bool) -> Response:
+async def _once_put_away(request: Request, handle: EngineHandle, *, is_stream: bool) -> Response:
+    context: ServerContext = request.app.state.context
     if is_stream:
-        return _Told(context, handle, loads=False)
+        return _Told(request, handle, loads=False)
     await context.fleet.wait_unloaded(handle)
     return JSONResponse(describe(context.fleet, handle))
 
@@ -105,9 +115,10 @@ async def _body(request: Request) -> AdminRequest:
 class _Told(Response):
     """A stream of the model at each stage, until it is loaded or, with `loads` false, unloaded."""
 
-    def __init__(self, context: ServerContext, handle: EngineHandle, *, loads: bool = True) -> None:
+    def __init__(self, request: Request, handle: EngineHandle, *, loads: bool = True) -> None:
         self.background = None
-        self._context = context
+        self._context: ServerContext = request.app.state.context
+        self._record: RequestRecord = request.state.record
         self._handle = handle
         self._loads = loads
 
@@ -130,7 +141,9 @@ class _Told(Response):
                 await writer.write(event if event != last else b": keep-alive\n\n")
                 last = event
         except (HeadraceError, ApiError) as error:
-            await writer.end(b"data: %b\n\n" % encode_json(as_api_error(error).body()))
+            told = as_api_error(error)
+            self._record.fail(told)
+            await writer.end(b"data: %b\n\n" % encode_json(told.body()))
             return
         await writer.end()
 

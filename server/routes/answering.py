@@ -71,7 +71,9 @@ class Answer(Response):
                 await Response(status_code=CLIENT_CLOSED_REQUEST)(scope, receive, send)
         except Exception as error:
             if writer.started:
-                await writer.end(_frame(encode_json(as_api_error(error).body())))
+                told = as_api_error(error)
+                self._record.fail(told)
+                await writer.end(_frame(encode_json(told.body())))
             elif isinstance(error, EngineDeadError | RequestError):
                 raise as_api_error(error) from error
             else:

@@ -3,7 +3,7 @@
 import logging
 
 from engine.errors import EngineDeadError, EngineStoppedError, RequestError
-from server.protocol.errors import ApiError, from_request_error, internal_error
+from server.protocol.errors import DRAINING, ApiError, from_request_error, internal_error
 
 logger = logging.getLogger(__name__)
 
@@ -18,18 +18,19 @@ def as_api_error(error: Exception) -> ApiError:
         case RequestError():
             return from_request_error(error)
         case EngineStoppedError():
-            return _engine_died("The server was told to end", STOPPED_RETRY_SECONDS)
+            return _engine_died("The server was told to end", STOPPED_RETRY_SECONDS, DRAINING)
         case EngineDeadError():
             return _engine_died("The engine of this model has ended unexpectedly", DIED_RETRY_SECONDS)
     logger.error("a request failed unexpectedly", exc_info=error)
     return internal_error()
 
 
-def _engine_died(reason: str, retry_after: int) -> ApiError:
+def _engine_died(why: str, retry_after: int, reason: str | None = None) -> ApiError:
     return ApiError(
         503,
-        f"{reason}; the request can be sent again",
+        f"{why}; the request can be sent again",
         type="server_error",
         code="engine_died",
         headers={"Retry-After": str(retry_after)},
+        reason=reason,
     )

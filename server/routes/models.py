@@ -32,7 +32,9 @@ async def list_models(request: Request) -> JSONResponse:
 async def get_model(request: Request, name: str) -> JSONResponse:
     """One model; its id may contain slashes."""
     context: ServerContext = request.app.state.context
-    return JSONResponse(describe(context.fleet, context.model(name, request.state.caller)))
+    handle = context.model(name, request.state.caller)
+    request.state.record.model = handle.name
+    return JSONResponse(describe(context.fleet, handle))
 
 
 def describe(fleet: Fleet, handle: EngineHandle) -> dict[str, Any]:

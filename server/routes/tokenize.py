@@ -71,6 +71,7 @@ async def _do_work(request: Request, route: TextRoute, held: list[Hold | Ticket 
 
     def choose(asked: Asked) -> Lease:
         handles.append(context.model(asked.model, caller))
+        request.state.record.model = handles[-1].name
         lease = context.lease(handles[-1])
         held.append(lease)
         return lease

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.protocol.errors import ApiError
+
 
 @dataclass(slots=True)
 class RequestRecord:
@@ -38,6 +40,16 @@ class RequestRecord:
     first_token: float | None = None
     finish: list[str] = field(default_factory=list)
     """How its choices ended, in order."""
+    error: str | None = None
+    """The code of the error that it was answered with, or that its stream ended with; never the message, which may
+    hold some of the request.
+    """
+    reason: str | None = None
+    """Which limit or state the error comes of, where its code leaves that open."""
+
+    def fail(self, error: ApiError) -> None:
+        """This error is what the client is told."""
+        self.error, self.reason = error.code or error.type, error.reason
 
     def end(self, status: int) -> None:
         """It has been answered."""
@@ -61,6 +73,8 @@ class RequestRecord:
             "first_token_seconds": _rounded(self.first_token),
             "seconds": _rounded(self.seconds),
             "finish_reason": ",".join(self.finish) or None,
+            "error": self.error,
+            "error_reason": self.reason,
         }
         return {name: value for name, value in known.items() if value is not None}
 
@@ -75,6 +89,8 @@ class RequestRecord:
             "queue": _short(self.queue),
             "first": _short(self.first_token),
             "finish": ",".join(self.finish) or None,
+            "error": self.error,
+            "reason": self.reason,
         }
         more = " ".join(f"{name}={value}" for name, value in named.items() if value is not None)
         return f"{self.method} {self.target} {self.status or 'gone'} in {self.seconds:.3f} s {more}"

@@ -97,6 +97,8 @@ def _attributes(record: RequestRecord) -> dict[str, Any]:
         "gen_ai.usage.output_tokens": record.completion_tokens,
         "headrace.cached_tokens": record.cached_tokens,
         "gen_ai.response.finish_reasons": record.finish or None,
+        "error.type": record.error,
+        "headrace.error_reason": record.reason,
     }
     return {name: value for name, value in known.items() if value is not None}
 

@@ -563,7 +563,7 @@ def test_any_bytes_are_refused(data: bytes) -> None:
 def test_error_helpers() -> None:
     from engine.errors import RequestError
 
-    assert overloaded("full", retry_after=3).headers == {"Retry-After": "3"}
+    assert overloaded("full", retry_after=3, reason="x").headers == {"Retry-After": "3"}
     assert unsupported("tools", "no").body()["error"]["code"] == "unsupported_parameter"
     converted = from_request_error(RequestError("bad", param="seed", code="c"))
     assert (converted.status, converted.param, converted.code) == (400, "seed", "c")

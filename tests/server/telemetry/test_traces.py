@@ -84,6 +84,7 @@ def test_probes_have_no_spans_and_refusals_no_stages(server: RunningServer, expo
     assert ask(server, max_tokens=-1) == 400
     (span,) = spans(exporter, 1)
     assert not span.events and span.attributes is not None and span.attributes["http.response.status_code"] == 400
+    assert span.attributes["error.type"] == "invalid_value"
 
 
 def test_spans_go_to_a_collector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smollm2_dir: Path) -> None:
