@@ -124,6 +124,12 @@ class Account:
                 self._buckets[unit] = Bucket(limit, self._clock)
 
     @property
+    def token_limit(self) -> int | None:
+        """Tokens a minute, None where there is no limit."""
+        bucket = self._buckets.get("tokens")
+        return None if bucket is None else bucket.limit
+
+    @property
     def is_fresh(self) -> bool:
         """Whether nothing is used of any limit."""
         return not self.answers and all(bucket.level >= bucket.limit for bucket in self._buckets.values())
@@ -160,8 +166,8 @@ class Account:
         if least > bucket.limit:
             raise ApiError(
                 429,
-                f"This request may take {least} tokens, its prompt and its answer together, and this key has"
-                f" {bucket.limit} a minute; shorten the prompt or lower max_tokens",
+                f"This request may take {least} tokens, and this key has {bucket.limit} a minute; shorten the prompt,"
+                " or ask for fewer or shorter answers",
                 type="tokens",
                 code="rate_limit_exceeded",
                 headers=dict(NO_RETRY),
@@ -218,12 +224,13 @@ def retry_headers(seconds: float) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes it: `120ms`, `1.5s`, `6m0s`."""
+    """As OpenAI writes it: `120ms`, `1.5s`, `6m0s`, `2h6m41s`."""
     milliseconds = math.ceil(seconds * 1000 - _ROUNDING)
     if milliseconds < 1000:
         return f"{milliseconds}ms"
     minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes}m" * bool(minutes) + f"{rest / 1000:g}s"
+    hours, rest_of_hour = divmod(minutes, 60)
+    return f"{hours}h" * bool(hours) + f"{rest_of_hour}m" * bool(minutes) + f"{rest / 1000:g}s"
 
 
 def _limited(unit: Unit, limit: int, wait: float, asked: int = 1) -> ApiError:

@@ -25,8 +25,6 @@ T = TypeVar("T")
 
 SMALLEST_NUCLEUS = 1e-9
 """A `top_p` of 0, which the likeliest token alone fulfils as well as this."""
-UNSAID_ANSWER_TOKENS = 512
-"""What an answer is expected to take of its key's tokens where the request does not say how long it may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +83,7 @@ class PromptPlan:
     cache_key: str | None = None
     """Prompts are cached for requests of the same key alone."""
     says_limit: bool = True
-    """Whether the request says how long its answers may be; else they may fill the context."""
-
-    @property
-    def least_tokens(self) -> int:
-        """What the prompt and its answers take if these are as long as the request says that they may be."""
-        return len(self.prompt_token_ids) + (self.n * self.params.max_tokens if self.says_limit else 0)
-
-    @property
-    def expected_tokens(self) -> int:
-        """The same, with a guess where the request does not say."""
-        guess = 0 if self.says_limit else self.n * min(self.params.max_tokens, UNSAID_ANSWER_TOKENS)
-        return self.least_tokens + guess
+    """Whether the request says how long its answers may be; else a default holds, or what the context leaves."""
 
     @property
     def num_image_tokens(self) -> int:
@@ -136,7 +123,6 @@ def plan_chat(
     return dataclasses.replace(
         plan,
         images=images,
-        says_limit=request.token_limit is not None,
         reading=answer.reading,
         spells=plan.logprobs,
         names_call=request.chosen.is_named,
@@ -223,6 +209,7 @@ def make_plan(
         priority=_or(request.priority, 0),
         prompt_param=prompt_param,
         echo=echo,
+        says_limit=request.token_limit is not None,
     )
 
 

@@ -98,6 +98,11 @@ class GenerationRequest(StrictModel):
         return value
 
     @property
+    def token_limit(self) -> int | None:
+        """How long an answer may be, None where the request does not say."""
+        return self.max_tokens
+
+    @property
     def stop_strings(self) -> tuple[str, ...]:
         """`stop` in its plural form, without repetitions; an empty text is no stop string."""
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []

@@ -24,6 +24,7 @@ from server.edge.sse import KEEP_ALIVE_SECONDS, DisconnectWatcher, EventWriter, 
 from server.fleet.handle import EngineHandle
 from server.fleet.lease import Lease
 from server.images.messages import PreparedImage
+from server.prompt.allowance import expected_tokens, least_tokens, within
 from server.prompt.plan import PromptPlan
 from server.protocol.errors import ApiError
 from server.protocol.hints import cache_salt
@@ -136,9 +137,9 @@ class Answer(Response):
     ) -> None:
         """Submit the prompts and send what comes of them."""
         self._check_priority(plans[0].priority)
-        self._reserved = self._caller.account.reserve(
-            sum(plan.least_tokens for plan in plans), sum(plan.expected_tokens for plan in plans)
-        )
+        account = self._caller.account
+        self._reserved = account.reserve(least_tokens(plans), expected_tokens(plans))
+        plans = within(plans, account.token_limit)
         generated: Generated | None = None
         try:
             self._place.bring(sum(len(plan.prompt_token_ids) for plan in plans))

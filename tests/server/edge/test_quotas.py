@@ -150,7 +150,8 @@ def test_a_new_limit_gets_nothing_back_that_was_not_taken_from_it() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0ms"), (0.0004, "1ms"), (0.12, "120ms"), (1, "1s"), (1.5, "1.5s"), (60, "1m0s"),
-                          (362.25, "6m2.25s")]
+                          (362.25, "6m2.25s"), (3599, "59m59s"), (3600, "1h0m0s"), (7601, "2h6m41s"),
+                          (90_061.5, "25h1m1.5s")]
 )  # fmt: skip
 def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -178,6 +178,55 @@ def test_who_does_not_say_how_long_an_answer_may_be_is_let_in(
         assert answer.status_code == 200 and remaining(answer, "tokens") > 40
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_request_takes_more_than_a_minute_s_tokens(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script, stream: bool
+) -> None:
+    """The model never ends by itself, and its context is far longer than what the key has a minute."""
+    endless = Script(model_dir=script.model_dir, token_ids=script.token_ids, context=8000)
+    n = 5
+    limits = {"few": 200, "tight": PROMPT + n, "none": PROMPT + n - 1}
+    keys: dict[str, dict[str, Any]] = {name: {"tokens_per_minute": limit} for name, limit in limits.items()}
+    with keyed(monkeypatch, tmp_path, endless, keys | {"any": {}}) as server:
+        if stream:
+            fields = {"stream": True, "stream_options": {"include_usage": True}}
+            answer = ask(server, "few", max_tokens=None, n=n, ignore_eos=True, **fields)
+            events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+            usage = events[-1]["usage"]
+            ends = [choice["finish_reason"] for event in events for choice in event["choices"]]
+            assert ends.count("length") == n
+        else:
+            whole = ask(server, "few", max_tokens=None, n=n, ignore_eos=True).json()
+            usage = whole["usage"]
+            assert [choice["finish_reason"] for choice in whole["choices"]] == ["length"] * n
+        assert usage["completion_tokens"] == n * ((200 - PROMPT) // n) and 195 <= usage["total_tokens"] <= 200
+        assert ask(server, "any", max_tokens=None, n=2).json()["usage"]["total_tokens"] > 15_000
+        assert ask(server, "tight", max_tokens=None, n=n).json()["usage"]["total_tokens"] == PROMPT + n
+        refused = ask(server, "none", max_tokens=None, n=n, stream=stream)
+        assert refused.status_code == 429 and refused.headers["x-should-retry"] == "false"
+
+
+def test_what_must_be_longer_than_a_minute_s_tokens_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    endless = Script(model_dir=script.model_dir, token_ids=script.token_ids, context=8000)
+    keys: dict[str, dict[str, Any]] = {name: {"tokens_per_minute": 200} for name in ("a", "b", "c")}
+    with keyed(monkeypatch, tmp_path, endless, keys) as server:
+        for fields in ({"min_tokens": 200 - PROMPT + 1}, {"n": 2, "min_tokens": 82}, {"max_tokens": 200}):
+            refused = ask(server, "a", **{"max_tokens": None} | fields)
+            assert refused.status_code == 429 and refused.headers["x-should-retry"] == "false", fields
+            assert "200 a minute" in error(refused)["message"]
+        whole = ask(server, "a", max_tokens=None, min_tokens=200 - PROMPT)
+        assert whole.json()["usage"]["total_tokens"] == 200
+        # Raw completions have a default, which is shared in the same way.
+        listed = ask(server, "b", "/v1/completions", prompt=[[1] * 10, [1] * 30, [1] * 40], n=3)
+        assert listed.json()["usage"] == {
+            "prompt_tokens": 80, "completion_tokens": 9 * 13, "total_tokens": 80 + 9 * 13
+        } | {key: value for key, value in listed.json()["usage"].items() if key.endswith("details")}  # fmt: skip
+        scored = ask(server, "c", "/v1/completions", prompt=[1] * 10, max_tokens=0, echo=True)
+        assert scored.json()["usage"]["total_tokens"] == 10
+
+
 def test_a_stream_that_is_cut_is_settled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script) -> None:
     endless = Script(model_dir=script.model_dir, token_ids=script.token_ids, holds={-1: 2}, context=10**6)
     keys = {"few": {"tokens_per_minute": 1000, "concurrent_answers": 4}}
