@@ -55,7 +55,9 @@ class ServerContext:
 
     def is_for(self, handle: EngineHandle, caller: Caller) -> bool:
         """Whether the caller may use a model."""
-        return caller.may_use(self.fleet.names_of(handle))
+        if caller.models is None:
+            return True
+        return any(handle.name in self.fleet.meant_by(entry) for entry in caller.models)
 
     def queue(self, handle: EngineHandle) -> ModelQueue:
         """What waits for a model."""

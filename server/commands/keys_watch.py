@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from engine.errors import HeadraceError
@@ -18,10 +19,11 @@ Stamp = tuple[int, int, int] | None
 class KeysWatch:
     """Keeps `keys` as the file has them. A file that cannot be read changes nothing, and the log says why."""
 
-    def __init__(self, path: Path, keys: Keys) -> None:
-        """The file was read into `keys` right before."""
+    def __init__(self, path: Path, keys: Keys, meant_by: Callable[[str], Collection[str]]) -> None:
+        """The file was read into `keys` right before. `meant_by` has the models that an entry of a key's means."""
         self._path = path
         self._keys = keys
+        self._meant_by = meant_by
         self._read_at = self._seen = self._stamp()
         self._told = asyncio.Event()
 
@@ -31,6 +33,7 @@ class KeysWatch:
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        self._warn()
         while True:
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
@@ -61,6 +64,13 @@ class KeysWatch:
             logger.exception("the keys stay as they were, since their file could not be read")
         else:
             logger.info("%s", _told_of(self._path, entries))
+            self._warn()
+
+    def _warn(self) -> None:
+        """Say which keys name models that are not here: to their users a slip of the pen looks like a missing model."""
+        for name, entries in self._keys.entries_without_model(self._meant_by).items():
+            named = ", ".join(map(repr, entries))
+            logger.warning("the key %s may use %s, which is no model of this server", name, named)
 
     def _stamp(self) -> Stamp:
         try:

@@ -103,7 +103,6 @@ class HeadraceServer:
     def __init__(self, settings: ServeSettings, keys: Keys, listener: socket.socket, console: Console) -> None:
         self._settings = settings
         self.keys = keys
-        self._keys_watch = None if settings.keys_file is None else KeysWatch(settings.keys_file, keys)
         self._listener = listener
         self._console = console
         self.admission = Admission(settings.limits)
@@ -117,6 +116,8 @@ class HeadraceServer:
             budget=settings.memory_budget,
             on_change=self._on_change,
         )
+        path = settings.keys_file
+        self._keys_watch = None if path is None else KeysWatch(path, keys, self.fleet.meant_by)
         self.queues = {
             name: ModelQueue(name, settings.queues.get(name, QueueLimits()), is_shared=keys.are_several)
             for name in self.fleet.handles

@@ -2,7 +2,8 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from engine.errors import ConfigError
 from server.config.settings import ModelSpec
@@ -13,8 +14,12 @@ ANY = "*"
 class ModelNames:
     """Aliases of models. An alias without `*` goes before all others, and of those the one with the longest text."""
 
-    def __init__(self, aliases: Mapping[str, str]) -> None:
-        """`aliases` has a model's full name for each."""
+    def __init__(self, aliases: Mapping[str, str], models: Iterable[str] = ()) -> None:
+        """`aliases` has a model's full name for each; `models` are the full names of those that need have none."""
+        self._names: dict[str, list[str]] = {full: [full] for full in (*models, *aliases.values())}
+        for alias, full in aliases.items():
+            self._names[full].append(alias)
+        self._meant: dict[str, frozenset[str]] = {}
         self._exact = {alias: name for alias, name in aliases.items() if ANY not in alias}
         patterns = sorted((alias for alias in aliases if ANY in alias), key=lambda alias: -len(alias.replace(ANY, "")))
         self._patterns = [(_pattern(alias), aliases[alias]) for alias in patterns]
@@ -25,9 +30,24 @@ class ModelNames:
             return known
         return next((full for pattern, full in self._patterns if pattern.fullmatch(name)), None)
 
-    def of(self, full: str) -> list[str]:
-        """All names of a model: its full one first, then its aliases without `*`."""
-        return [full, *(alias for alias, name in self._exact.items() if name == full)]
+    def meant_by(self, entry: str) -> frozenset[str]:
+        """The full names of the models that a key may use with this entry among its `models`.
+
+        An entry is a name, an alias, or a pattern (`*`, `?`, `[...]`) of either, aliases with `*` as they are written.
+        One that matches none means what a request under that name would get, by an alias with `*`: only then, since
+        an alias of any text would else give each key its model.
+        """
+        # Asked for with every request of such a key. What is remembered are entries of the operator's file.
+        if (known := self._meant.get(entry)) is None:
+            known = self._meant[entry] = self._find_meant(entry)
+        return known
+
+    def _find_meant(self, entry: str) -> frozenset[str]:
+        written = frozenset(
+            full for full, names in self._names.items() if any(fnmatchcase(name, entry) for name in names)
+        )
+        full = self.full(entry)
+        return written or frozenset(() if full is None else (full,))
 
 
 def with_served_names(specs: Sequence[ModelSpec], names: Sequence[str]) -> tuple[ModelSpec, ...]:

@@ -7,9 +7,8 @@ import hmac
 import ipaddress
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 from engine.errors import ConfigError
 from server.config.keys_file import ALL_RIGHTS, KeyEntry, Right
@@ -31,7 +30,7 @@ class Caller:
     """Separates what is cached of this caller's prompts from that of others."""
     rights: frozenset[Right] = ALL_RIGHTS
     models: tuple[str, ...] | None = None
-    """Patterns of the models it may use; None for all."""
+    """Names, aliases and patterns of the models it may use; None for all."""
     weight: float = 1.0
     """Its share of a model that several callers wait for."""
     lowest_priority: int | None = None
@@ -41,13 +40,6 @@ class Caller:
     def may(self, right: Right) -> bool:
         """Whether it has a right; those who may load and unload models have all."""
         return right in self.rights or "admin" in self.rights
-
-    def may_use(self, names: Iterable[str]) -> bool:
-        """Whether it may use the model that is called so."""
-        if self.models is None:
-            return True
-        names = list(names)
-        return any(fnmatchcase(name, pattern) for name in names for pattern in self.models)
 
 
 class Keys:
@@ -111,6 +103,13 @@ class Keys:
     def names(self) -> list[str]:
         """What the keys are called."""
         return [caller.name for caller in self._callers.values()]
+
+    def entries_without_model(self, meant_by: Callable[[str], Collection[str]]) -> dict[str, list[str]]:
+        """The entries among each key's models that mean none, by the key's name; `meant_by` tells what one means."""
+        found = {
+            who.name: [entry for entry in who.models or () if not meant_by(entry)] for who in self._callers.values()
+        }
+        return {name: entries for name, entries in found.items() if entries}
 
     def are_several(self) -> bool:
         """Whether there is more than one."""

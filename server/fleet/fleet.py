@@ -42,7 +42,7 @@ class Fleet:
             for config in configs
         }
         self.residency = Residency(self.handles, policy, budget=budget, sizes=sizes)
-        self._names = ModelNames(aliases or {})
+        self._names = ModelNames(aliases or {}, self.handles)
         self._directory: PrivateDirectory | None = None
 
     @property
@@ -73,9 +73,9 @@ class Fleet:
             handle = self.handles.get(full)
         return handle
 
-    def names_of(self, handle: EngineHandle) -> list[str]:
-        """What the model may be called."""
-        return self._names.of(handle.name)
+    def meant_by(self, entry: str) -> frozenset[str]:
+        """The full names of the models that an entry of a key's `models` means (`ModelNames.meant_by`)."""
+        return self._names.meant_by(entry)
 
     def lease(self, handle: EngineHandle) -> Lease:
         """Take hold of a model for a request, and have it loaded if it is not. To be released, whatever happens."""

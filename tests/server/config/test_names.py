@@ -42,6 +42,41 @@ def test_a_star_alone_is_every_name() -> None:
     assert ModelNames({}).full("x") is None
 
 
+@pytest.mark.parametrize(
+    ("entry", "models"),
+    [
+        ("org/small", {"org/small"}),
+        ("small", {"org/small"}),
+        ("org/*", {"org/small"}),
+        ("Small", set()),
+        ("s?all", {"org/small"}),
+        ("[st]mall", {"org/small"}),
+        ("none", set()),
+        ("gpt-*", {"any gpt", "four"}),
+        ("gpt-5", {"any gpt"}),
+        ("gpt-4o", {"four"}),
+        ("gpt-4*", {"four"}),
+        ("gpt-5*", {"any gpt"}),
+        ("gpt-4?-*", {"four"}),
+        ("*", {"org/small", "any gpt", "four", "bare"}),
+        ("any gpt", {"any gpt"}),
+        ("bare", {"bare"}),
+        ("", set()),
+    ],
+)
+def test_what_an_entry_of_a_key_means(entry: str, models: set[str]) -> None:
+    aliases = {"small": "org/small", "gpt-*": "any gpt", "gpt-4*": "four"}
+    names = ModelNames(aliases, ["org/small", "bare", "four"])
+    assert names.meant_by(entry) == models == names.meant_by(entry)
+
+
+def test_an_alias_of_any_text_opens_its_model_to_no_key_that_names_another() -> None:
+    names = ModelNames({"*": "large", "small-*": "small"}, ["small", "large"])
+    assert names.meant_by("small") == names.meant_by("small-2") == names.meant_by("sm*") == {"small"}
+    assert names.meant_by("gpt-4o") == names.meant_by("lar*") == {"large"}
+    assert names.meant_by("*") == {"small", "large"}
+
+
 def test_no_name_takes_long() -> None:
     names = ModelNames({"*a*a*a*a*a*a*a*a*b": "m"})
 

@@ -94,21 +94,16 @@ def test_the_same_key_twice_on_the_command_line_has_the_most_rights() -> None:
     assert caller is not None and caller.rights == ALL_RIGHTS
 
 
-@pytest.mark.parametrize(
-    ("patterns", "names", "may"),
-    [
-        (None, ["any"], True),
-        ((), ["any"], False),
-        (("small",), ["org/Small", "small"], True),
-        (("org/*",), ["org/Small", "small"], True),
-        (("org/*",), ["organisation"], False),
-        (("Small",), ["small"], False),
-        (("s?all", "x"), ["small"], True),
-    ],
-)
-def test_models_are_matched_by_all_their_names(patterns: tuple[str, ...] | None, names: list[str], may: bool) -> None:
-    caller = Keys(entries=[entry("a", models=patterns)]).caller(b"Bearer a", None)
-    assert caller is not None and caller.may_use(names) is may
+def test_entries_that_mean_no_model_are_told_by_the_name_of_their_key() -> None:
+    keys = Keys(
+        ["plain"],
+        entries=[
+            entry("any"), entry("none", models=()), entry("one", models=("small",)), entry("off", models=("smal", "x")),
+            entry("half", models=("small", "smal")),
+        ],
+    )  # fmt: skip
+    found = keys.entries_without_model(lambda text: {"small"} & {text})
+    assert found == {"off": ["smal", "x"], "half": ["smal"]}
 
 
 # ---- pages of other origins

@@ -100,6 +100,8 @@ def test_a_model_that_is_not_for_a_key_does_not_exist_for_it(
         "second": {"models": ["tw*"], "rights": ["admin"]},
         "none": {"models": []},
         "by_alias": {"models": ["nick"]},
+        "by_pattern": {"models": ["any-*"]},
+        "by_name": {"models": ["any-x"]},
     }
     with keyed(monkeypatch, tmp_path, script, keys, aliases={"nick": "two", "any-*": "one"}) as server:
         for key in ("second", "by_alias"):
@@ -114,6 +116,9 @@ def test_a_model_that_is_not_for_a_key_does_not_exist_for_it(
                 assert error(hidden)["message"].replace("'one'", "'ten'") == error(missing)["message"]
             assert ask(server, key, model="any-two").status_code == 404
             assert get(server, key, "/v1/models/one").status_code == 404
+        for key in ("by_pattern", "by_name"):
+            assert [model["id"] for model in get(server, key, "/v1/models").json()["data"]] == ["one"]
+            assert [ask(server, key, model=name).status_code for name in ("any-x", "one", "two")] == [200, 200, 404]
         long = [{"role": "user", "content": "a " * 30_000}]  # read in a process of its own
         assert ask(server, "second", model="one", messages=long).status_code == 404
         assert ask(server, "second", "/admin/models/one/unload").status_code == 404
@@ -343,6 +348,29 @@ def test_the_file_is_read_again_while_requests_run(
             assert hashlib.sha256(secret).hexdigest() not in caplog.text
 
 
+def test_a_key_for_models_that_are_not_here_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warnings() -> list[str]:
+        return [record.getMessage() for record in caplog.records if "no model of this server" in record.getMessage()]
+
+    keys: dict[str, dict[str, Any]] = {
+        "right": {"models": ["one"]},
+        "wrong": {"models": ["onne"]},
+        "no": {"models": []},
+    }
+    with keyed(monkeypatch, tmp_path, script, keys) as server:
+        wait_until(lambda: bool(warnings()))
+        assert warnings() == ["the key wrong may use 'onne', which is no model of this server"]
+        assert ask(server, "right").status_code == 200 and ask(server, "wrong").status_code == 404
+        assert len(warnings()) == 1
+        write_keys(tmp_path / "keys.yaml", later={"models": ["a\nb", "one"]}, right={})
+        wait_until(lambda: len(warnings()) == 2)
+        assert warnings()[1] == "the key later may use 'a\\nb', which is no model of this server"
+        for key in ("wrong", "later"):
+            assert hashlib.sha256(key.encode()).hexdigest() not in caplog.text
+
+
 def test_a_file_that_is_being_written_is_not_read(tmp_path: Path) -> None:
     """Half a file may be whole YAML, with half of the keys."""
 
@@ -353,11 +381,14 @@ def test_a_file_that_is_being_written_is_not_read(tmp_path: Path) -> None:
         def replace(self, entries: tuple[object, ...]) -> None:
             self.read.append(len(entries))
 
+        def entries_without_model(self, meant_by: object) -> dict[str, list[str]]:
+            return {}
+
     path = write_keys(tmp_path / "keys.yaml", a={})
     keys = Recorded()
 
     async def scenario() -> None:
-        watch = keys_watch.KeysWatch(path, keys)  # type: ignore[arg-type]
+        watch = keys_watch.KeysWatch(path, keys, lambda entry: ())  # type: ignore[arg-type]
         await watch.look()
         write_keys(path, a={}, b={})
         await watch.look()
