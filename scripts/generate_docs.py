@@ -212,7 +212,7 @@ def limits_table() -> str:
             f"{queue.max_queue} (`--max-queue`), {queue.max_queue_tokens} (`--max-queue-tokens`)",
             "503",
         ),
-        ("One key's part of these, where there are several", "half of what the others leave", "503"),
+        ("One key's part of these, where several may use models", "half of what the others leave", "503"),
         ("Wait for the first token", "none (`--queue-timeout`)", "503"),
         ("Time of a request in all", "none (`--request-timeout`, `timeout`)", "504, or an error in the stream"),
         ("Constraints that wait to be compiled, of one key", f"{MAX_QUEUED}, {MAX_SHARE}", "503"),

@@ -61,8 +61,12 @@ class Keys:
         self.needed = False
         """Whether requests need a key."""
         self._clock = clock
+        self._num_sharing = 0
+        """See `are_several`."""
         self._plain = {_checked(key): Caller(rights=_OF_PLAIN_KEYS) for key in keys}
-        self._plain |= {_checked(key): Caller(rights=ALL_RIGHTS) for key in admin_keys}
+        admins = {_checked(key): Caller(rights=ALL_RIGHTS) for key in admin_keys}
+        self._operators = frozenset(admins.keys() - self._plain.keys())
+        self._plain |= admins
         self._plain = {
             digest: Caller(name=f"api-key[{number}]", salt=_salt(digest), rights=caller.rights)
             for number, (digest, caller) in enumerate(self._plain.items())
@@ -97,6 +101,9 @@ class Keys:
             digest: account for digest, account in self._accounts.items() if digest in found or not account.is_fresh
         }
         self._callers = callers
+        self._num_sharing = sum(
+            "use" in who.rights and digest not in self._operators for digest, who in callers.items()
+        )
         self.needed = bool(self._plain) or entries is not None
 
     @property
@@ -112,8 +119,12 @@ class Keys:
         return {name: entries for name, entries in found.items() if entries}
 
     def are_several(self) -> bool:
-        """Whether there is more than one."""
-        return len(self._callers) > 1
+        """Whether more than one key asks models, so that what there is must be shared among them.
+
+        Keys that are given as `admin_keys` alone do not count, nor those that have not the right `use` by itself: room
+        for an operator, or for what reads metrics, would be taken from the only key that asks.
+        """
+        return self._num_sharing > 1
 
     def caller(self, authorization: bytes | None, client: str | None) -> Caller | None:
         """Who sends this `Authorization` header from the address `client`; None if a key is needed and it has none.

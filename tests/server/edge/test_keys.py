@@ -94,6 +94,34 @@ def test_the_same_key_twice_on_the_command_line_has_the_most_rights() -> None:
     assert caller is not None and caller.rights == ALL_RIGHTS
 
 
+@pytest.mark.parametrize(
+    ("plain", "admin", "file", "several"),
+    [
+        ([], [], None, False),
+        (["a"], [], None, False),
+        (["a", "b"], [], None, True),
+        (["a"], ["chief"], None, False),
+        (["a", "b"], ["b"], None, True),
+        (["a"], [], [{}], True),
+        ([], ["chief", "other"], [{}, {"rights": frozenset({"metrics"})}, {"rights": frozenset({"admin"})}], False),
+        ([], ["chief"], [{"rights": frozenset({"admin", "use"})}, {}], True),
+        ([], [], [{}, {"rights": frozenset()}], False),
+        ([], ["chief"], [], False),
+    ],
+)
+def test_only_keys_that_ask_models_share(
+    plain: list[str], admin: list[str], file: list[dict[str, object]] | None, several: bool
+) -> None:
+    entries = None if file is None else [entry(f"key-{number}", **fields) for number, fields in enumerate(file)]
+    keys = Keys(plain, admin, entries)
+    assert keys.are_several() is several
+    if entries is not None:
+        keys.replace([*entries, entry("more"), entry("further")])
+        assert keys.are_several()
+        keys.replace(entries)
+        assert keys.are_several() is several
+
+
 def test_entries_that_mean_no_model_are_told_by_the_name_of_their_key() -> None:
     keys = Keys(
         ["plain"],

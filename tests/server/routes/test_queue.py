@@ -17,7 +17,7 @@ from server.edge.queues import QueueLimits
 from tests.clocks import PATIENCE
 from tests.server import patient
 from tests.server.fakes import RunningServer, Script, wait_until
-from tests.server.routes.test_keys import ask, error, keyed
+from tests.server.routes.test_keys import ask, error, keyed, write_keys
 from tests.server.routes.test_on_demand import CHAT, MESSAGES, post, script, serving
 
 __all__ = ["script"]
@@ -219,6 +219,35 @@ def test_a_burst_of_one_key_leaves_room_for_another(
                 with asked(server, *[body(seed=HELD)] * 2, key="modest"):
                     assert ask(server, "modest").status_code == 503
                     gate.touch()
+            wait_until(lambda: is_idle(server))
+
+
+def test_a_key_that_asks_alone_has_the_whole_queue(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, held: Script
+) -> None:
+    """Keys of operators and for metrics leave it all to the one that asks, until there is another."""
+    keys: dict[str, dict[str, Any]] = {"team": {}, "prom": {"rights": ["metrics"]}, "ops": {"rights": ["admin"]}}
+    for name, more in (
+        ("queue", {"queues": {"one": QueueLimits(max_queue=6)}}),
+        ("all", {"limits": Limits(max_requests=6)}),
+    ):
+        directory = tmp_path / name
+        directory.mkdir()
+        gate = directory / "gate"
+        here = Script(model_dir=held.model_dir, token_ids=held.token_ids, gate=str(gate), holds=held.holds)
+        with keyed(monkeypatch, directory, here, keys, admin_keys=("chief",), **more) as server:
+            with asked(server, *[body(seed=HELD)] * 6, key="team"):
+                full = ask(server, "team")
+                assert full.status_code == 503 and "half" not in error(full)["message"]
+                write_keys(directory / "keys.yaml", **keys, second={})
+                wait_until(lambda: server.server.keys.are_several())
+                assert "half" in error(ask(server, "team"))["message"]
+                gate.touch()
+            wait_until(lambda: is_idle(server))
+            gate.unlink()
+            with asked(server, *[body(seed=HELD)] * 3, key="team"):
+                assert ask(server, "team").status_code == 503 and ask(server, "second").status_code == 200
+                gate.touch()
             wait_until(lambda: is_idle(server))
 
 
