@@ -106,7 +106,7 @@ def not_ready(handle: EngineHandle) -> ApiError:
         type="server_error",
         code="model_not_ready",
         headers={"Retry-After": str(LOADING_RETRY_SECONDS)} if waiting_helps else dict(NO_RETRY),
-        reason=handle.state.value,
+        reason=handle.standing,
     )
 
 
