@@ -4,17 +4,28 @@ The packages are an extra (`headrace[otel]`) and are imported only where traces 
 request has been answered, from what was written down of it, so tracing costs nothing while an answer goes on.
 """
 
+import logging
 import os
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from engine.errors import ConfigError
 from server.telemetry.record import RequestRecord
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+logger = logging.getLogger(__name__)
 
 EXPORT_SECONDS = 5.0
 """What the collector gets for an answer."""
+END_SECONDS = 2.0
+"""What the end of the server waits for it."""
+MAX_REASON_CHARS = 300
+_QUEUE_LOGGER = "opentelemetry.sdk._shared_internal"
+"""Says that spans are dropped, because too many wait for the collector."""
 _NANO = 1_000_000_000
 
 
@@ -56,8 +67,59 @@ class Traces:
         span.end(_at(record, record.seconds))
 
     def close(self) -> None:
-        """Send what is left; waits for that, so call it in a thread."""
-        self._provider.shutdown()
+        """Send what is left; waits for that, though not for long, so call it in a thread."""
+        # OpenTelemetry's own end gives the collector all the time of an answer, or more.
+        closing = threading.Thread(target=self._provider.shutdown, name="traces-end", daemon=True)
+        closing.start()
+        closing.join(END_SECONDS)
+        if closing.is_alive():
+            logger.warning("the collector did not take the last spans within %g s", END_SECONDS)
+
+
+class Delivery:
+    """An exporter that says once when it begins to fail, and once when it works again.
+
+    What the exporter within logs is kept back: that is several lines for each batch, as long as the collector is away.
+    """
+
+    def __init__(self, exporter: "SpanExporter") -> None:
+        self._exporter = exporter
+        self._fails = False
+        self._why = ""
+        self._loggers = [logging.getLogger(name) for name in (type(exporter).__module__, _QUEUE_LOGGER)]
+        for kept in self._loggers:
+            kept.addFilter(self._passes)
+
+    def export(self, spans: "Sequence[ReadableSpan]") -> "SpanExportResult":
+        """Send spans, and note what became of that."""
+        from opentelemetry.sdk.trace.export import SpanExportResult
+
+        self._why = ""
+        result = self._exporter.export(spans)
+        failed = result is not SpanExportResult.SUCCESS
+        if failed and not self._fails:
+            logger.warning("the collector does not take spans, which are lost: %s", self._why or "no reason given")
+        elif self._fails and not failed:
+            logger.info("the collector takes spans again")
+        self._fails = failed
+        return result
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Send what waits here, which is nothing of this class's own."""
+        return self._exporter.force_flush(timeout_millis)
+
+    def shutdown(self) -> None:
+        """End the exporter."""
+        self._exporter.shutdown()
+        for kept in self._loggers:
+            kept.removeFilter(self._passes)
+
+    def _passes(self, record: logging.LogRecord) -> bool:
+        """Whether a line of OpenTelemetry's goes to the log; the first that does not is the reason of a failure."""
+        if record.levelno < logging.WARNING or (record.name == _QUEUE_LOGGER and not self._fails):
+            return True
+        self._why = self._why or " ".join(record.getMessage().split())[:MAX_REASON_CHARS]
+        return False
 
 
 def open_traces(endpoint: str, version: str) -> Traces:
@@ -80,7 +142,8 @@ def span_processor(endpoint: str) -> "SpanProcessor":
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    return BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_SECONDS))
+    delivery = Delivery(OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_SECONDS))
+    return BatchSpanProcessor(cast("SpanExporter", delivery))  # it is one in all but its class, which is not here yet
 
 
 def _attributes(record: RequestRecord) -> dict[str, Any]:

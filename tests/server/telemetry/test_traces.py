@@ -1,20 +1,26 @@
 """Spans of requests, kept in memory or sent to a collector."""
 
+import logging
+import socket
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
 from engine.errors import ConfigError
 from server.telemetry import traces
+from server.telemetry.record import RequestRecord
+from tests.clocks import PATIENCE
 from tests.server import patient
 from tests.server.fakes import RunningServer, Script, running_server, wait_until
 
@@ -87,8 +93,9 @@ def test_probes_have_no_spans_and_refusals_no_stages(server: RunningServer, expo
     assert span.attributes["error.type"] == "invalid_value"
 
 
-def test_spans_go_to_a_collector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smollm2_dir: Path) -> None:
-    bodies: list[bytes] = []
+@contextmanager
+def collector(bodies: list[bytes]) -> Iterator[str]:
+    """A collector that keeps what it gets, and its address."""
 
     class Collector(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -101,18 +108,90 @@ def test_spans_go_to_a_collector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         def log_message(self, format: str, *args: object) -> None:
             return
 
-    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
-        thread = threading.Thread(target=collector.serve_forever)
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            url = f"http://127.0.0.1:{collector.server_port}/v1/traces"
-            script = Script(model_dir=str(smollm2_dir), token_ids=[504])
-            with running_server(monkeypatch, tmp_path, script, traces=url) as server:
-                assert ask(server) == 200
+            yield f"http://127.0.0.1:{server.server_port}/v1/traces"
         finally:
-            collector.shutdown()
+            server.shutdown()
             thread.join()
+
+
+def test_spans_go_to_a_collector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smollm2_dir: Path) -> None:
+    bodies: list[bytes] = []
+    script = Script(model_dir=str(smollm2_dir), token_ids=[504])
+    with collector(bodies) as url, running_server(monkeypatch, tmp_path, script, traces=url) as server:
+        assert ask(server) == 200
     assert any(b"gen_ai.request.model" in body for body in bodies), "the end of the server sends what is left"
+
+
+def a_record() -> RequestRecord:
+    record = RequestRecord("req-1", "GET", "/v1/models")
+    record.end(200)
+    return record
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+
+
+def test_a_collector_that_is_away_has_one_line_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(traces, "EXPORT_SECONDS", 2.0)  # time to try again once, of which OpenTelemetry has a line
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    processor = traces.span_processor(f"http://127.0.0.1:{port}/v1/traces")
+    spans = traces.Traces(processor, "1")
+    for _ in range(2):
+        spans.report(a_record())
+        assert processor.force_flush()
+    (line,) = lines(caplog)
+    assert line.startswith("WARNING the collector does not take spans, which are lost: ") and str(port) in line
+    spans.close()
+
+
+class FailsAtTimes(InMemorySpanExporter):
+    """An exporter to which a collector answers so, and that tells of each failure twice."""
+
+    def __init__(self, *answers: bool) -> None:
+        super().__init__()
+        self._answers = iter(answers)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if next(self._answers):
+            return SpanExportResult.SUCCESS
+        logging.getLogger(__name__).warning("the\nreason")
+        logging.getLogger(__name__).error("failed")
+        return SpanExportResult.FAILURE
+
+
+def test_each_time_that_it_goes_and_comes_back_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    answers = (True, False, False, True, True, False)
+    delivery = traces.Delivery(FailsAtTimes(*answers))
+    assert [delivery.export([]) is SpanExportResult.SUCCESS for _ in answers] == list(answers)
+    gone = "WARNING the collector does not take spans, which are lost: the reason"
+    assert lines(caplog) == [gone, "INFO the collector takes spans again", gone]
+    delivery.shutdown()
+    logging.getLogger(__name__).warning("somebody else's")
+    assert lines(caplog)[3:] == ["WARNING somebody else's"]
+
+
+def test_the_end_does_not_wait_long_for_a_collector_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(traces, "EXPORT_SECONDS", PATIENCE)
+    monkeypatch.setattr(traces, "END_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        spans = traces.open_traces(f"http://127.0.0.1:{silent.getsockname()[1]}/v1/traces", "1")
+        spans.report(a_record())
+        began = time.monotonic()
+        spans.close()
+        assert time.monotonic() - began < PATIENCE / 4
+    assert "did not take the last spans within 0.1 s" in caplog.text
 
 
 def test_a_server_without_the_packages_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
