@@ -155,24 +155,29 @@ class Account:
         self._check_answers(answers)
         return Hold(self, answers)
 
-    def reserve(self, least: int, expected: int) -> Reservation:
-        """Set aside what an answer is expected to take, if at `least` that much is within the limit at all.
-
-        Raises `ApiError` 429.
-        """
-        bucket = self._buckets.get("tokens")
-        if bucket is None:
-            return Reservation(None, expected)
-        if least > bucket.limit:
+    def check_tokens(self, least: int) -> None:
+        """Raise `ApiError` 429 for a request that may take more than a minute's tokens, however long it waits."""
+        limit = self.token_limit
+        if limit is not None and least > limit:
             raise ApiError(
                 429,
-                f"This request may take {least} tokens, and this key has {bucket.limit} a minute; shorten the prompt,"
-                " or ask for fewer or shorter answers",
+                f"This request may take {least} tokens, and this key has {limit} a minute; shorten the prompt, or ask"
+                " for fewer or shorter answers",
                 type="tokens",
                 code="rate_limit_exceeded",
                 headers=dict(NO_RETRY),
                 reason="tokens_per_minute",
             )
+
+    def reserve(self, least: int, expected: int) -> Reservation:
+        """Set aside what an answer is expected to take, if at `least` that much is within the limit at all.
+
+        Raises `ApiError` 429.
+        """
+        self.check_tokens(least)
+        bucket = self._buckets.get("tokens")
+        if bucket is None:
+            return Reservation(None, expected)
         tokens = min(expected, bucket.limit)
         if (wait := bucket.seconds_until(tokens)) > 0:
             raise _limited("tokens", bucket.limit, wait, tokens)

@@ -19,7 +19,7 @@ def least_tokens(plans: Sequence[PromptPlan]) -> int:
 
     Where it does not say, they are as short as they can be.
     """
-    return _prompt_tokens(plans) + sum(plan.n * _least_of_answer(plan) for plan in plans)
+    return _prompt_tokens(plans) + sum(plan.n * plan.least_answer_tokens for plan in plans)
 
 
 def expected_tokens(plans: Sequence[PromptPlan]) -> int:
@@ -48,10 +48,6 @@ def _prompt_tokens(plans: Sequence[PromptPlan]) -> int:
     return sum(len(plan.prompt_token_ids) for plan in plans)
 
 
-def _least_of_answer(plan: PromptPlan) -> int:
-    return plan.params.max_tokens if plan.says_limit else max(1, plan.params.min_tokens)
-
-
 def _guess_of_answer(plan: PromptPlan) -> int:
-    guess = plan.params.max_tokens if plan.says_limit else min(plan.params.max_tokens, UNSAID_ANSWER_TOKENS)
-    return max(guess, _least_of_answer(plan))
+    guess = 0 if plan.says_limit else min(plan.params.max_tokens, UNSAID_ANSWER_TOKENS)
+    return max(guess, plan.least_answer_tokens)

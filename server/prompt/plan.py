@@ -82,6 +82,8 @@ class PromptPlan:
     """Where in the prompt the tokens of each image begin, and how many there are to the last of them."""
     cache_key: str | None = None
     """Prompts are cached for requests of the same key alone."""
+    least_answer_tokens: int
+    """See `GenerationRequest`."""
     says_limit: bool = True
     """Whether the request says how long its answers may be; else a default holds, or what the context leaves."""
 
@@ -209,6 +211,7 @@ def make_plan(
         priority=_or(request.priority, 0),
         prompt_param=prompt_param,
         echo=echo,
+        least_answer_tokens=request.least_answer_tokens,
         says_limit=request.token_limit is not None,
     )
 

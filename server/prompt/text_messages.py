@@ -39,6 +39,8 @@ class BodyRead(msgspec.Struct, tag="body_read", frozen=True):
     """The images of its conversation, in order."""
     timeout: float | None = None
     """The seconds that it gives itself."""
+    answer_tokens: int = 0
+    """What its answers may take together at the least."""
 
 
 class MakePrompts(msgspec.Struct, tag="make", frozen=True):

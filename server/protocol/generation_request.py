@@ -103,6 +103,11 @@ class GenerationRequest(StrictModel):
         return self.max_tokens
 
     @property
+    def least_answer_tokens(self) -> int:
+        """What a key must allow an answer: as much as the request says, or if it does not say, the shortest answer."""
+        return max(1, self.min_tokens or 0) if self.token_limit is None else self.token_limit
+
+    @property
     def stop_strings(self) -> tuple[str, ...]:
         """`stop` in its plural form, without repetitions; an empty text is no stop string."""
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []

@@ -117,6 +117,8 @@ class Answer(Response):
         self._record.model = self._handle.name
         queue = context.queue(self._handle)
         self._deadline.limit(queue, asked.timeout)
+        # What the key never allows loads no model. The rest of its tokens is counted once there are prompts.
+        self._caller.account.check_tokens(asked.answer_tokens)
         self._held.append(self._caller.account.hold(asked.num_choices))
         self._held.append(context.admission.admit(asked.num_choices, owner))
         self._place = queue.enter(owner, asked.num_choices)

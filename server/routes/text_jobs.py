@@ -56,6 +56,8 @@ class TextJob:
     """The images of its conversation, in order."""
     timeout: float | None = None
     """The seconds that it gives itself."""
+    answer_tokens: int = 0
+    """What its answers may take together at the least."""
     plans: Callable[[Model], Iterator[PromptPlan]] | None = None
     """The prompts, one by one."""
     answer: Callable[[Model], Answered] | None = None
@@ -73,9 +75,11 @@ def _read_chat(raw: bytes, ignore_unknown: bool) -> TextJob:
         plan = plan_chat(chat, model.tokenizer, model.info, model.defaults, model.image_tokens)
         yield dataclasses.replace(plan, unused=(*ignored, *plan.unused), cache_key=chat.prompt_cache_key)
 
+    num_choices = chat.n or 1
     return TextJob(
-        chat.model, chat.n or 1, is_stream=bool(chat.stream), images=chat.images, timeout=chat.timeout, plans=plans
-    )
+        chat.model, num_choices, is_stream=bool(chat.stream), images=chat.images, timeout=chat.timeout,
+        answer_tokens=num_choices * chat.least_answer_tokens, plans=plans,
+    )  # fmt: skip
 
 
 def _read_completion(raw: bytes, ignore_unknown: bool) -> TextJob:
@@ -92,7 +96,10 @@ def _completion_job(request: CompletionRequest, ignored: tuple[str, ...]) -> Tex
             yield with_shown_prompt(dataclasses.replace(plan, unused=(*ignored, *plan.unused)), model.tokenizer)
 
     num_choices = (request.n or 1) * len(request.prompts)
-    return TextJob(request.model, num_choices, is_stream=bool(request.stream), timeout=request.timeout, plans=plans)
+    return TextJob(
+        request.model, num_choices, is_stream=bool(request.stream), timeout=request.timeout,
+        answer_tokens=num_choices * request.least_answer_tokens, plans=plans,
+    )  # fmt: skip
 
 
 def _read_tokenize(raw: bytes, ignore_unknown: bool) -> TextJob:

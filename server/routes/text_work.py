@@ -36,6 +36,10 @@ class Asked(Protocol):
     def timeout(self) -> float | None:
         """The seconds that it gives itself."""
 
+    @property
+    def answer_tokens(self) -> int:
+        """What its answers may take together at the least, before anything is known of its prompts."""
+
 
 Choose = Callable[[Asked], Lease]
 """From what a request asks for, a hold on the model to use. Raises `ApiError`."""

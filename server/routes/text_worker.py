@@ -81,7 +81,10 @@ class TextWorker:
         assert body is not None, "a body follows"
         self._job = READERS[question.route](body, question.ignore_unknown)
         job = self._job
-        write_message(self._sink, BodyRead(job.model, job.num_choices, job.is_stream, list(job.images), job.timeout))
+        read = BodyRead(
+            job.model, job.num_choices, job.is_stream, list(job.images), job.timeout, answer_tokens=job.answer_tokens
+        )
+        write_message(self._sink, read)
 
     def _make(self, question: MakePrompts) -> None:
         job, self._job = self._job, None

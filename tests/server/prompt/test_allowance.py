@@ -29,6 +29,7 @@ def plans_of(
             include_usage=False,
             continuous_usage=False,
             system_fingerprint="",
+            least_answer_tokens=context - length if says_limit else max(1, min_tokens),
             says_limit=says_limit,
         )
         for length in lengths

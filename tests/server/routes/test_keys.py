@@ -20,7 +20,7 @@ from server.edge.quotas import Bucket
 from server.fleet.handle import EngineHandle
 from tests.server import patient
 from tests.server.fakes import RunningServer, Script, wait_until
-from tests.server.routes.test_on_demand import CHAT, MESSAGES, TEXT, script, serving
+from tests.server.routes.test_on_demand import CHAT, MESSAGES, TEXT, script, serving, starts
 
 __all__ = ["script"]
 PROMPT = 37
@@ -230,6 +230,32 @@ def test_what_must_be_longer_than_a_minute_s_tokens_is_refused(
         } | {key: value for key, value in listed.json()["usage"].items() if key.endswith("details")}  # fmt: skip
         scored = ask(server, "c", "/v1/completions", prompt=[1] * 10, max_tokens=0, echo=True)
         assert scored.json()["usage"]["total_tokens"] == 10
+
+
+def test_what_a_key_never_allows_loads_no_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script
+) -> None:
+    long = "a " * 30_000  # read in a process of its own
+    never: list[tuple[str, dict[str, Any]]] = [
+        (CHAT, {"max_tokens": 101}),
+        (CHAT, {"max_tokens": None, "max_completion_tokens": 51, "n": 2}),
+        (CHAT, {"max_tokens": None, "min_tokens": 101}),
+        (CHAT, {"max_tokens": 101, "messages": [{"role": "user", "content": long}]}),
+        ("/v1/completions", {"prompt": ["a", "b", "c"], "max_tokens": 34}),
+        ("/", {"inputs": "a", "parameters": {"max_new_tokens": 101}}),
+    ]
+    keys = {"few": {"tokens_per_minute": 100}, "none": {"tokens_per_minute": 0}}
+    with keyed(monkeypatch, tmp_path, script, keys) as server:
+        for path, fields in never:
+            for stream in (False, True):
+                refused = ask(server, "few", path, model="two", stream=stream, **fields)
+                assert refused.status_code == 429 and refused.headers["x-should-retry"] == "false", fields
+                assert "100 a minute" in error(refused)["message"]
+                assert get(server, "few", "/v1/models/two").json()["state"] == "unloaded"
+        assert ask(server, "none", model="two").status_code == 429
+        assert starts(server, "two") == 0
+        assert ask(server, "few", model="two").status_code == 200
+        assert get(server, "few", "/v1/models/two").json()["state"] == "ready"
 
 
 def test_a_stream_that_is_cut_is_settled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Script) -> None:
