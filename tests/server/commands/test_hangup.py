@@ -22,7 +22,11 @@ ANSWER: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "stre
 
 
 def has_this_terminal() -> None:
-    """In a process that begins: its standard input is the terminal that sends it SIGHUP when it goes."""
+    """In a process that begins: its standard input is the terminal that sends it SIGHUP when it goes.
+
+    It listens to that even where the tests do not, as under nohup.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
