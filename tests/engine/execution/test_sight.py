@@ -135,3 +135,11 @@ def test_a_step_has_memory_beside_an_image_that_is_half_encoded(qwen: Eyes, monk
     runner.activation_bytes = 999
     runner._rehearse_images(runner.sight)
     assert runner.activation_bytes > 1000
+
+
+def test_no_rank_encodes_images_where_one_of_them_fails(qwen: Eyes, monkeypatch: pytest.MonkeyPatch) -> None:
+    sight: Any = make_engine(qwen.directory)._runner.sight  # type: ignore[attr-defined]
+    assert isinstance(sight.try_rehearsal(bool), sight_module.Rehearsed)
+    assert sight.try_rehearsal(lambda _: False) == "on another rank"
+    monkeypatch.setattr(sight.encoder, "encode", {}.__getitem__)
+    assert sight.try_rehearsal(bool) == "KeyError"
